@@ -1,0 +1,8 @@
+/* vshard.h - the whole stable interface of libvshard. Each area header below
+ * stands alone; read them in this order. */
+#ifndef VSHARD_H
+#define VSHARD_H
+
+#include <vshard/base.h>
+
+#endif /* VSHARD_H */

@@ -1,0 +1,88 @@
+/* kernel.h - the door of lib/kernel: arithmetic on vectors and codes.
+ *
+ * A struct vs_kernel holds one function for each job, each the fastest that runs
+ * on a CPU with the given bits. It is filled once, when an index is created, by a
+ * pure function of those bits, and is then only read: nothing is global, and a
+ * test can run any variant the machine can execute by passing fewer bits.
+ *
+ * The choice is made function by function, not table by table: CPUs combine the
+ * instruction sets freely, and a bundle of them would leave the best variant
+ * unused on a machine that lacks only an unrelated bit.
+ *
+ * The scalar variant of each function defines the right answer. Integer results
+ * are equal on every instruction set; float results are within the stated bound.
+ * Pointers to elements may have any alignment; pointers to codes are aligned to
+ * 64 bytes, and codes are padded with zeros to a multiple of 64 bytes. Nothing is
+ * read past the end. */
+#ifndef VS_KERNEL_H
+#define VS_KERNEL_H
+
+#include "base/base.h"
+
+/* The candidate pool of a graph search: the `cap` nearest rows seen so far, sorted
+ * by key. Two arrays, so that one compare covers eight or sixteen keys. */
+struct vs_pool {
+    int32_t *keys;   /* [cap + 16], ascending in [0, count) */
+    uint32_t *slots; /* [cap + 16]; VS_POOL_EXPANDED set once its edges were followed */
+    uint32_t count;
+    uint32_t cap;
+    uint32_t next; /* the first entry that may not be expanded yet, <= count */
+};
+
+#define VS_POOL_EXPANDED 0x80000000u
+
+/* Codes are 7-bit, 0..127, so that AVX2's 16-bit sums of two products cannot
+ * overflow. */
+struct vs_kernel {
+    /* Float32, squared distance and dot product. Relative error of l2sq, and error
+     * of dot relative to the sum of |a[i] * b[i]|: at most (dim + 2) * 2^-24. */
+    float (*l2sq_f32)(const float *a, const float *b, size_t dim);
+    float (*dot_f32)(const float *a, const float *b, size_t dim);
+
+    /* The same, one query to many rows: out[i] is for rows[i]. Each result is bit
+     * for bit what the one-to-one function of the same table gives. */
+    void (*l2sq_f32_many)(const float *query, const void *const *rows, size_t count, size_t dim,
+                          float *out);
+    void (*dot_f32_many)(const float *query, const void *const *rows, size_t count, size_t dim,
+                         float *out);
+
+    /* 8-bit elements, any alignment, dim <= 32768; exact. */
+    void (*l2sq_u8_many)(const uint8_t *query, const void *const *rows, size_t count, size_t dim,
+                         int32_t *out);
+    void (*l2sq_i8_many)(const int8_t *query, const void *const *rows, size_t count, size_t dim,
+                         int32_t *out);
+    void (*dot_u8_many)(const uint8_t *query, const void *const *rows, size_t count, size_t dim,
+                        int32_t *out);
+    void (*dot_i8_many)(const int8_t *query, const void *const *rows, size_t count, size_t dim,
+                        int32_t *out);
+
+    /* 7-bit codes, `bytes` a multiple of 64, at most 65536; exact. The query of
+     * dot_code_many is signed, -127..127. */
+    void (*l2sq_code_many)(const uint8_t *query, const void *const *rows, size_t count,
+                           size_t bytes, int32_t *out);
+    void (*dot_code_many)(const int8_t *query, const void *const *rows, size_t count, size_t bytes,
+                          int32_t *out);
+
+    /* out[i] = (x[i] - low[i]) * scale, in float32 without a fused multiply-add,
+     * clamped to 0..127, then rounded to the nearest integer, ties to even. Equal
+     * on every instruction set, because each element stands alone. */
+    void (*encode)(const float *x, const float *low, float scale, size_t dim, uint8_t *out);
+
+    /* The index of the first value that is NaN, infinite or above `limit` in
+     * magnitude; count if there is none. */
+    size_t (*find_unfit)(const float *x, size_t count, float limit);
+
+    /* Offers `count` candidates to the pool, in order. One whose key is below that of
+     * the last of a full pool, or any while it is not full, is inserted behind the
+     * entries whose keys are <= its own; what falls off the end is gone. Afterwards
+     * pool->next is at most the least position inserted at. */
+    void (*pool_push)(struct vs_pool *pool, const int32_t *keys, const uint32_t *slots,
+                      size_t count);
+
+    const char *name; /* static text for reports: the widest instruction set in use */
+};
+
+/* Fills in the fastest functions for a CPU with these VSHARD_CPU_* bits. */
+void vs_kernel_init(struct vs_kernel *kernel, uint32_t cpu);
+
+#endif

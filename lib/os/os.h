@@ -1,0 +1,36 @@
+/* os.h - the door of lib/os: the only room that speaks to the machine.
+ *
+ * Its other face, vshard_storage_posix(), is in <vshard/base.h>. */
+#ifndef VS_OS_H
+#define VS_OS_H
+
+#include "base/base.h"
+
+/* What this CPU and its operating system can run: VSHARD_CPU_* bits. */
+uint32_t vs_os_cpu(void);
+
+/* Memory nodes of this machine; 1 where that is unknown. */
+uint32_t vs_os_numa_nodes(void);
+
+/* Gives the processor to others for a moment, inside a short wait. */
+void vs_os_yield(void);
+
+/* ---- storage, blocking ----
+ * For calls that save or open files: each submits one request and waits for it.
+ * `storage` may be NULL: POSIX files. Returns the request's status. */
+int vs_io_open(const struct vshard_storage *storage, const char *path, uint32_t flags,
+               uint64_t *file, uint64_t *bytes);
+int vs_io_close(const struct vshard_storage *storage, uint64_t file);
+/* Reads exactly count bytes; ECORRUPT when the file ends before. */
+int vs_io_read(const struct vshard_storage *storage, uint64_t file, uint64_t offset, void *buffer,
+               size_t count);
+int vs_io_write(const struct vshard_storage *storage, uint64_t file, uint64_t offset,
+                const void *buffer, size_t count);
+int vs_io_sync(const struct vshard_storage *storage, uint64_t file);
+int vs_io_rename(const struct vshard_storage *storage, const char *path, const char *path_to);
+int vs_io_remove(const struct vshard_storage *storage, const char *path);
+int vs_io_sync_dir(const struct vshard_storage *storage, const char *path);
+int vs_io_map(const struct vshard_storage *storage, uint64_t file, size_t bytes, void **buffer);
+int vs_io_unmap(const struct vshard_storage *storage, void *buffer, size_t bytes);
+
+#endif
