@@ -1,0 +1,116 @@
+/* encode.c - floats to 7-bit codes, and the search for values no code can hold.
+ *
+ * Replicas compare codes byte for byte, so every variant and every compiler must
+ * give the same ones. Each element stands alone, and each operation is rounded
+ * to float32 as IEEE 754 says: one difference, one product, a clamp, and a
+ * rounding to the nearest integer, ties to even. Nothing may be fused. */
+#include <float.h>
+
+#include "kernel/topics.h"
+
+VS_NO_FUSING
+
+/* ---- scalar ---- */
+
+static void scalar_encode(const float *x, const float *low, float scale, size_t dim, uint8_t *out)
+{
+    /* Above 2^23 a float32 has no fraction: adding 1.5 * 2^23 rounds as the
+     * machine rounds, to even, and leaves the integer in the last bits. */
+    const float magic = 0x1.8p23f;
+
+    for (size_t i = 0; i < dim; i++) {
+        float v = (x[i] - low[i]) * scale;
+        v = v > 0 ? v : 0;
+        v = v < 127 ? v : 127;
+        out[i] = (uint8_t)((v + magic) - magic);
+    }
+}
+
+/* The comparison is written so that a NaN fails it. */
+static bool fits(float x, float limit)
+{
+    return x <= limit && x >= -limit;
+}
+
+/* An infinite or NaN limit still lets no infinity through. */
+static float finite(float limit)
+{
+    return limit < FLT_MAX ? limit : FLT_MAX;
+}
+
+static size_t scalar_find_unfit(const float *x, size_t count, float limit)
+{
+    size_t i = 0;
+
+    limit = finite(limit);
+    while (i < count && fits(x[i], limit))
+        i++;
+    return i;
+}
+
+#if defined(__x86_64__)
+#include "kernel/x86.h"
+
+/* ---- AVX2 ---- */
+
+/* Eight codes as 32-bit integers. max(v, 0) takes the second when v is NaN, as
+ * the scalar comparison does. */
+AVX2 VS_STEP __m256i avx2_code(__m256 x, __m256 low, __m256 scale)
+{
+    __m256 v = _mm256_mul_ps(_mm256_sub_ps(x, low), scale);
+    v = _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(127));
+    return _mm256_cvtps_epi32(v);
+}
+
+AVX2 static void avx2_encode(const float *x, const float *low, float scale, size_t dim,
+                             uint8_t *out)
+{
+    const __m256 s = _mm256_set1_ps(scale);
+    size_t i = 0;
+
+    for (; i + 16 <= dim; i += 16) {
+        __m256i a = avx2_code(_mm256_loadu_ps(x + i), _mm256_loadu_ps(low + i), s);
+        __m256i b = avx2_code(_mm256_loadu_ps(x + i + 8), _mm256_loadu_ps(low + i + 8), s);
+        a = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+        _mm_storeu_si128((void *)(out + i), _mm_packus_epi16(_mm256_castsi256_si128(a),
+                                                             _mm256_extracti128_si256(a, 1)));
+    }
+    scalar_encode(x + i, low + i, scale, dim - i, out + i);
+}
+
+AVX2 static size_t avx2_find_unfit(const float *x, size_t count, float limit)
+{
+    const __m256 most = _mm256_set1_ps(finite(limit)), sign = _mm256_set1_ps(-0.0f);
+    size_t i = 0;
+
+    for (; i + 8 <= count; i += 8) {
+        __m256 v = _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i));
+        uint32_t bad = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(v, most, _CMP_NLE_UQ));
+        if (bad)
+            return i + (size_t)__builtin_ctz(bad);
+    }
+    return i + scalar_find_unfit(x + i, count - i, limit);
+}
+
+#endif /* x86-64 */
+
+uint32_t vs_kernel_pick_encode(struct vs_kernel *kernel, uint32_t cpu)
+{
+    static const struct {
+        uint32_t needs;
+        void (*encode)(const float *, const float *, float, size_t, uint8_t *);
+        size_t (*find_unfit)(const float *, size_t, float);
+    } variants[] = {
+#if defined(__x86_64__)
+        { VSHARD_CPU_AVX2, avx2_encode, avx2_find_unfit },
+#endif
+        { 0, scalar_encode, scalar_find_unfit },
+    };
+    size_t i = 0;
+
+    while ((cpu & variants[i].needs) != variants[i].needs)
+        i++; /* the last row needs nothing */
+    kernel->encode = variants[i].encode;
+    kernel->find_unfit = variants[i].find_unfit;
+    return variants[i].needs;
+}

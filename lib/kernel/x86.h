@@ -1,0 +1,65 @@
+/* x86.h - private to lib/kernel: what the AVX2 and AVX-512 variants share. */
+#ifndef VS_KERNEL_X86_H
+#define VS_KERNEL_X86_H
+
+#include <immintrin.h>
+
+#include "kernel/topics.h"
+
+#define AVX2    VS_TARGET("avx2,fma")
+#define AVXVNNI VS_TARGET("avx2,fma,avxvnni")
+#define AVX512  VS_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")
+#define VNNI    VS_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+
+/* ---- sums ----
+ * Four vectors to the four sums of their lanes. Adding neighbours first lets the
+ * four share their steps, which is why rows are taken in fours. */
+AVX2 VS_STEP __m128 sum4_ps(__m256 a, __m256 b, __m256 c, __m256 d)
+{
+    __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+}
+
+AVX2 VS_STEP __m128i sum4_epi32(__m256i a, __m256i b, __m256i c, __m256i d)
+{
+    __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+}
+
+AVX512 VS_STEP __m256 halves_ps(__m512 v)
+{
+    return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+}
+
+AVX512 VS_STEP __m256i halves_epi32(__m512i v)
+{
+    return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+}
+
+/* ---- ends ----
+ * All ones in the first n lanes of eight, n < 8. */
+AVX2 VS_STEP __m256i first_lanes(size_t n)
+{
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
+}
+
+/* The last `left` elements of a run of `count` bytes, left < 32, zeros beside
+ * them. AVX2 has no masked load of bytes: where there are 32 bytes, the last 32
+ * are loaded and those already seen are cleared. */
+AVX2 VS_STEP __m256i last_bytes(const void *run, size_t count, size_t left)
+{
+    static const uint8_t mask[64] = { [32] = 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+                                      255,        255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+                                      255,        255, 255, 255, 255, 255, 255, 255, 255, 255 };
+    const uint8_t *bytes = run;
+    uint8_t few[32] = { 0 };
+
+    if (count >= 32)
+        return _mm256_and_si256(_mm256_loadu_si256((const void *)(bytes + count - 32)),
+                                _mm256_loadu_si256((const void *)(mask + left)));
+    memcpy(few, bytes, left);
+    return _mm256_loadu_si256((const void *)few);
+}
+
+#endif
