@@ -80,13 +80,11 @@ struct vshard_allocator {
     void *ctx;
 };
 
-enum { /* how to read a struct vshard_log_field */
-    VSHARD_FIELD_INTEGER = 0,
-    VSHARD_FIELD_REAL = 1,
-    VSHARD_FIELD_TEXT = 2
-};
+/* How to read a struct vshard_log_field. */
+enum { VSHARD_FIELD_INTEGER = 0, VSHARD_FIELD_REAL = 1, VSHARD_FIELD_TEXT = 2 };
 
-enum { /* how loud an event is */
+/* How loud an event is. */
+enum {
     VSHARD_LOG_ERROR = 0, /* something was lost or refused that should not be */
     VSHARD_LOG_WARN = 1,  /* the caller's call was refused, or a limit is near */
     VSHARD_LOG_INFO = 2,  /* rare and normal: opened, saved, trained */
@@ -138,25 +136,40 @@ struct vshard_entropy {
     void *ctx;
 };
 
+/* Fills in the default entropy hook: libsodium's generator, or the operating
+ * system's in a build without libsodium. It keeps no state of its own.
+ *
+ *   entropy   [out]
+ *
+ * Returns   0, EINVAL, EIO (libsodium found no source of randomness)
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API int vshard_entropy_default(struct vshard_entropy *entropy);
+
 /* ==== 3. Storage ======================================================= */
 
-enum { /* what a struct vshard_io asks for */
+/* What a struct vshard_io asks for. */
+enum {
     VSHARD_IO_OPEN = 1,     /* path, flags            -> file, count = its bytes */
     VSHARD_IO_CLOSE = 2,    /* file */
     VSHARD_IO_READ = 3,     /* file, offset, buffer, count -> count read, short only at the end */
     VSHARD_IO_WRITE = 4,    /* file, offset, buffer, count -> all of it, or a status */
-    VSHARD_IO_SYNC = 5,     /* file: contents and length are durable afterwards */
+    VSHARD_IO_SYNC = 5,     /* file: contents and length are durable afterwards; after a failure
+                               nobody knows what is, and syncing again does not help */
     VSHARD_IO_RESIZE = 6,   /* file, offset = new length in bytes; new bytes read as zero */
     VSHARD_IO_RENAME = 7,   /* path -> path_to, replacing it in one step */
     VSHARD_IO_REMOVE = 8,   /* path */
     VSHARD_IO_SYNC_DIR = 9, /* path of a directory: its entries are durable afterwards */
-    VSHARD_IO_LIST = 10,    /* path of a directory, buffer, count -> names, each ended by a
-                               zero byte, and count used; E2BIG when they do not fit */
-    VSHARD_IO_MAP = 11,     /* file, count = bytes -> buffer, read-only; ENOTSUP is allowed */
+    VSHARD_IO_LIST = 10,    /* path of a directory, buffer, count -> names in byte order, each
+                               ended by a zero byte, and count used; E2BIG when they do not
+                               fit, with the count that would do */
+    VSHARD_IO_MAP = 11,     /* file, count = bytes from its start, at least 1 -> buffer, read-only;
+                               E2BIG when the file is shorter; ENOTSUP is allowed */
     VSHARD_IO_UNMAP = 12    /* buffer, count */
 };
 
-enum { /* flags of VSHARD_IO_OPEN; without WRITE the file is opened for reading */
+/* Flags of VSHARD_IO_OPEN; without WRITE, and then without the others, for reading. */
+enum {
     VSHARD_IO_OPEN_WRITE = 1,
     VSHARD_IO_OPEN_CREATE = 2,    /* make it if it is not there */
     VSHARD_IO_OPEN_EXCLUSIVE = 4, /* with CREATE: EEXIST if it is there */
@@ -166,23 +179,23 @@ enum { /* flags of VSHARD_IO_OPEN; without WRITE the file is opened for reading 
 /* One storage request. The submitter fills it in, and neither moves nor touches
  * it until it is complete; storage then fills in `status` and the results. */
 struct vshard_io {
-    uint32_t op;        /* VSHARD_IO_* */
-    uint32_t flags;     /* of that op */
-    int32_t status;     /* [out] 0, EIO, ENOSPC, ENOTFOUND, EEXIST, ENOTSUP, ENOMEM, E2BIG */
-    uint32_t reserved;  /* 0 */
-    uint64_t file;      /* [out] of OPEN, [in] of the others: storage's name for a file */
-    uint64_t offset;    /* bytes from the start of the file */
-    uint64_t count;     /* bytes wanted, then bytes done */
-    void *buffer;       /* borrowed until complete */
-    const char *path;   /* ends in a zero byte; borrowed until complete */
+    uint32_t op;       /* VSHARD_IO_* */
+    uint32_t flags;    /* of that op */
+    int32_t status;    /* [out] 0, EINVAL, EIO, ENOSPC, ENOTFOUND, EEXIST, ENOTSUP, ENOMEM, E2BIG */
+    uint32_t reserved; /* 0 */
+    uint64_t file;     /* [out] of OPEN, [in] of the others: storage's name for a file */
+    uint64_t offset;   /* bytes from the start of the file */
+    uint64_t count;    /* bytes wanted, then bytes done */
+    void *buffer;      /* borrowed until complete */
+    const char *path;  /* ends in a zero byte; borrowed until complete */
     const char *path_to;
     /* Called once, when the request is complete, on any thread; may be NULL. */
     void (*done)(struct vshard_io *io);
     void *owner; /* the submitter's own; storage does not look at it */
 };
 
-/* Where bytes are kept. Requests on one file take effect in any order unless one
- * was complete before the other was submitted. Frozen, as the hooks above. */
+/* Where bytes are kept. Requests take effect in any order unless one was
+ * complete before the other was submitted. Frozen, as the hooks above. */
 struct vshard_storage {
     /* Takes a request. It may be complete before submit() returns. */
     void (*submit)(void *ctx, struct vshard_io *io);
@@ -193,12 +206,12 @@ struct vshard_storage {
 };
 
 /* Fills in the default: files of this machine, by POSIX. Each request is
- * complete when submit() returns. It keeps no state: any number of objects may
- * share it.
+ * complete when submit() returns. SYNC is fdatasync(). It keeps no state: any
+ * number of objects may share it.
  *
  *   storage   [out]
  *
- * Returns   0, EINVAL, ENOTSUP (a build without POSIX files)
+ * Returns   0, EINVAL
  * Thread    any
  * Since     0.1 */
 VSHARD_API int vshard_storage_posix(struct vshard_storage *storage);
@@ -234,7 +247,8 @@ VSHARD_API uint32_t vshard_version(void);
 #define VSHARD_VERSION_NUMBER \
     (VSHARD_VERSION_MAJOR * 1000000 + VSHARD_VERSION_MINOR * 1000 + VSHARD_VERSION_PATCH)
 
-enum { /* instruction sets, as bits of struct vshard_machine.cpu */
+/* Instruction sets, as bits of struct vshard_machine.cpu. */
+enum {
     VSHARD_CPU_AVX2 = 1 << 0,      /* with FMA and F16C */
     VSHARD_CPU_AVX512 = 1 << 1,    /* F, BW, VL, DQ */
     VSHARD_CPU_AVXVNNI = 1 << 2,   /* 256-bit VEX-encoded VNNI */
@@ -248,12 +262,12 @@ enum { /* instruction sets, as bits of struct vshard_machine.cpu */
 /* What the library found on this machine. Set `size`; the library fills in as
  * much as fits. */
 struct vshard_machine {
-    uint32_t size;           /* bytes in this struct; required */
-    uint32_t cpu;            /* [out] VSHARD_CPU_* */
-    uint32_t numa_nodes;     /* [out] memory nodes, at least 1 */
-    uint32_t packages;       /* [out] VSHARD_WITH_*: what this build was linked with */
-    const char *kernels;     /* [out] static text: the instruction sets in use, as "avx2" */
-    const char *version;     /* [out] static text, as "0.1.0" */
+    uint32_t size;       /* bytes in this struct; required */
+    uint32_t cpu;        /* [out] VSHARD_CPU_* */
+    uint32_t numa_nodes; /* [out] memory nodes, at least 1 */
+    uint32_t packages;   /* [out] VSHARD_WITH_*: what this build was linked with */
+    const char *kernels; /* [out] static text: the instruction sets in use, as "avx2" */
+    const char *version; /* [out] static text, as "0.1.0" */
 };
 
 enum { VSHARD_WITH_HWLOC = 1 << 0, VSHARD_WITH_SODIUM = 1 << 1, VSHARD_WITH_LZ4 = 1 << 2 };

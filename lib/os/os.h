@@ -12,6 +12,12 @@ uint32_t vs_os_cpu(void);
 /* Memory nodes of this machine; 1 where that is unknown. */
 uint32_t vs_os_numa_nodes(void);
 
+/* How many numbers a list such as "0-3,6" names, as Linux writes them; at least 1. */
+uint32_t vs_os_count_ranges(const char *text, size_t bytes);
+
+/* Fills `bytes` with unpredictable bytes of the operating system. Returns 0 or EIO. */
+int vs_os_entropy(void *bytes, size_t count);
+
 /* Gives the processor to others for a moment, inside a short wait. */
 void vs_os_yield(void);
 
@@ -27,9 +33,14 @@ int vs_io_read(const struct vshard_storage *storage, uint64_t file, uint64_t off
 int vs_io_write(const struct vshard_storage *storage, uint64_t file, uint64_t offset,
                 const void *buffer, size_t count);
 int vs_io_sync(const struct vshard_storage *storage, uint64_t file);
+int vs_io_resize(const struct vshard_storage *storage, uint64_t file, uint64_t bytes);
 int vs_io_rename(const struct vshard_storage *storage, const char *path, const char *path_to);
 int vs_io_remove(const struct vshard_storage *storage, const char *path);
 int vs_io_sync_dir(const struct vshard_storage *storage, const char *path);
+/* Fills `names` with the sorted names of a directory, each ended by a zero byte.
+ * *bytes is its room, then what was used; after E2BIG, the room it would take. */
+int vs_io_list(const struct vshard_storage *storage, const char *path, char *names, size_t *bytes);
+/* ECORRUPT when the file is shorter than `bytes`; ENOTSUP when it must be read instead. */
 int vs_io_map(const struct vshard_storage *storage, uint64_t file, size_t bytes, void **buffer);
 int vs_io_unmap(const struct vshard_storage *storage, void *buffer, size_t bytes);
 

@@ -1,0 +1,304 @@
+/* posix.c - the default storage: files of this machine.
+ *
+ * Every request is carried out inside submit(), on the calling thread, so there
+ * is nothing to wait for and nothing to remember: a file's name in the table is
+ * its descriptor, and the table has no state of its own.
+ *
+ * Durability. SYNC is fdatasync(2), which POSIX obliges to write the contents and
+ * whatever is needed to read them back, the length among it. It does not write
+ * the directory entry of a new or renamed file; that is SYNC_DIR. When either
+ * fails, the kernel may already have thrown away the pages it could not write and
+ * a second sync would succeed without them, so EIO from a sync is final: the file
+ * must be closed, and read back before anything in it is believed.
+ *
+ * Not here: retrying, caching, locks between processes, making directories. */
+
+/* Files above 2 GiB where off_t would have 32 bits; before the first header. */
+#ifndef _FILE_OFFSET_BITS
+#define _FILE_OFFSET_BITS 64
+#endif
+
+#include "os/os.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int status_of(int error)
+{
+    switch (error) {
+    case ENOENT:
+    case ENOTDIR: return VSHARD_ENOTFOUND;
+    case EEXIST:
+    case ENOTEMPTY: return VSHARD_EEXIST;
+    case ENOSPC:
+    case EDQUOT: return VSHARD_ENOSPC;
+    case EFBIG:
+    case EOVERFLOW:
+    case ENAMETOOLONG: return VSHARD_E2BIG;
+    case ENOMEM: return VSHARD_ENOMEM;
+    case ENOSYS:
+    case EOPNOTSUPP: return VSHARD_ENOTSUP;
+    case EINVAL: return VSHARD_EINVAL;
+    }
+    return VSHARD_EIO;
+}
+
+static int status_of_call(int result)
+{
+    return result == 0 ? VSHARD_OK : status_of(errno);
+}
+
+static int descriptor(const struct vshard_io *io)
+{
+    return io->file <= INT32_MAX ? (int)io->file : -1; /* -1: the call says EBADF */
+}
+
+/* Whether the range is one that off_t can hold. */
+static bool in_range(uint64_t offset, uint64_t count)
+{
+    const uint64_t limit = sizeof(off_t) >= 8 ? INT64_MAX : INT32_MAX;
+
+    return offset <= limit && count <= limit - offset && count <= SIZE_MAX;
+}
+
+static int open_flags(uint32_t flags)
+{
+    /* Not blocking matters only to what is not a plain file: opening a pipe by
+     * mistake must fail, not hang. */
+    int f = O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+
+    f |= flags & VSHARD_IO_OPEN_WRITE ? O_RDWR : O_RDONLY;
+    f |= flags & VSHARD_IO_OPEN_CREATE ? O_CREAT : 0;
+    f |= flags & VSHARD_IO_OPEN_EXCLUSIVE ? O_EXCL : 0;
+    f |= flags & VSHARD_IO_OPEN_TRUNCATE ? O_TRUNC : 0;
+    return f;
+}
+
+static int open_file(struct vshard_io *io)
+{
+    const uint32_t change =
+        VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_EXCLUSIVE | VSHARD_IO_OPEN_TRUNCATE;
+    struct stat st;
+    int fd;
+
+    if ((io->flags & ~(change | VSHARD_IO_OPEN_WRITE)) != 0 ||
+        ((io->flags & change) != 0 && (io->flags & VSHARD_IO_OPEN_WRITE) == 0))
+        return VSHARD_EINVAL;
+    do
+        fd = open(io->path, open_flags(io->flags), 0666);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0)
+        return status_of(errno);
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        close(fd);
+        return VSHARD_ENOTSUP;
+    }
+    io->file = (uint64_t)fd;
+    io->count = (uint64_t)st.st_size;
+    return VSHARD_OK;
+}
+
+static int close_file(struct vshard_io *io)
+{
+    /* The descriptor is gone even when close() was interrupted; trying again
+     * could close one that another thread has just been given. */
+    return close(descriptor(io)) == 0 || errno == EINTR ? VSHARD_OK : status_of(errno);
+}
+
+static int read_file(struct vshard_io *io)
+{
+    unsigned char *to = io->buffer;
+    uint64_t done = 0;
+
+    if (!in_range(io->offset, io->count))
+        return VSHARD_E2BIG;
+    while (done < io->count) {
+        ssize_t n = pread(descriptor(io), to + done, (size_t)(io->count - done),
+                          (off_t)(io->offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return status_of(errno);
+        if (n == 0)
+            break; /* the end of the file */
+        done += (uint64_t)n;
+    }
+    io->count = done;
+    return VSHARD_OK;
+}
+
+static int write_file(struct vshard_io *io)
+{
+    const unsigned char *from = io->buffer;
+    uint64_t done = 0;
+
+    if (!in_range(io->offset, io->count))
+        return VSHARD_E2BIG;
+    while (done < io->count) {
+        ssize_t n = pwrite(descriptor(io), from + done, (size_t)(io->count - done),
+                           (off_t)(io->offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? status_of(errno) : VSHARD_EIO;
+        done += (uint64_t)n;
+    }
+    return VSHARD_OK;
+}
+
+static int sync_file(struct vshard_io *io)
+{
+    int rc;
+
+    do {
+#if defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0
+        rc = fdatasync(descriptor(io));
+#else
+        rc = fsync(descriptor(io));
+#endif
+    } while (rc != 0 && errno == EINTR);
+    return status_of_call(rc);
+}
+
+static int resize_file(struct vshard_io *io)
+{
+    int rc;
+
+    if (!in_range(io->offset, 0))
+        return VSHARD_E2BIG;
+    do
+        rc = ftruncate(descriptor(io), (off_t)io->offset);
+    while (rc != 0 && errno == EINTR);
+    return status_of_call(rc);
+}
+
+static int sync_dir(struct vshard_io *io)
+{
+    int fd, rc, error;
+
+    do
+        fd = open(io->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0)
+        return status_of(errno);
+    do
+        rc = fsync(fd);
+    while (rc != 0 && errno == EINTR);
+    error = errno;
+    close(fd);
+    return rc == 0 ? VSHARD_OK : status_of(error);
+}
+
+/* Puts a name into its place among those in [0, used), which are sorted. */
+static void insert_name(char *names, size_t used, const char *name, size_t bytes)
+{
+    size_t at = 0;
+
+    while (at < used && strcmp(names + at, name) < 0)
+        at += strlen(names + at) + 1;
+    memmove(names + at + bytes, names + at, used - at);
+    memcpy(names + at, name, bytes);
+}
+
+/* Sorted, so that whoever reads a directory meets its files in the same order on
+ * every machine. Sorting by insertion, in the caller's buffer, needs no memory;
+ * the directories this library keeps have tens of entries. */
+static int list_dir(struct vshard_io *io)
+{
+    DIR *dir = opendir(io->path);
+    uint64_t used = 0;
+    struct dirent *entry;
+
+    if (dir == NULL)
+        return status_of(errno);
+    for (errno = 0; (entry = readdir(dir)) != NULL; errno = 0) {
+        size_t bytes = strlen(entry->d_name) + 1;
+
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        if (used + bytes <= io->count)
+            insert_name(io->buffer, (size_t)used, entry->d_name, bytes);
+        used += bytes; /* goes on counting when the buffer is full */
+    }
+    if (errno != 0) {
+        int error = errno;
+
+        closedir(dir);
+        return status_of(error);
+    }
+    closedir(dir);
+    if (used > io->count) {
+        io->count = used;
+        return VSHARD_E2BIG;
+    }
+    io->count = used;
+    return VSHARD_OK;
+}
+
+static int map_file(struct vshard_io *io)
+{
+    struct stat st;
+    void *p;
+
+    if (io->count == 0 || io->offset != 0)
+        return VSHARD_EINVAL;
+    if (fstat(descriptor(io), &st) != 0)
+        return status_of(errno);
+    /* A page past the end could be mapped, but touching it would be a SIGBUS. */
+    if (!in_range(0, io->count) || io->count > (uint64_t)st.st_size)
+        return VSHARD_E2BIG;
+    p = mmap(NULL, (size_t)io->count, PROT_READ, MAP_SHARED, descriptor(io), 0);
+    if (p == MAP_FAILED)
+        return status_of(errno);
+    io->buffer = p;
+    return VSHARD_OK;
+}
+
+static int perform(struct vshard_io *io)
+{
+    switch (io->op) {
+    case VSHARD_IO_OPEN: return open_file(io);
+    case VSHARD_IO_CLOSE: return close_file(io);
+    case VSHARD_IO_READ: return read_file(io);
+    case VSHARD_IO_WRITE: return write_file(io);
+    case VSHARD_IO_SYNC: return sync_file(io);
+    case VSHARD_IO_RESIZE: return resize_file(io);
+    case VSHARD_IO_RENAME: return status_of_call(rename(io->path, io->path_to));
+    case VSHARD_IO_REMOVE: return status_of_call(unlink(io->path));
+    case VSHARD_IO_SYNC_DIR: return sync_dir(io);
+    case VSHARD_IO_LIST: return list_dir(io);
+    case VSHARD_IO_MAP: return map_file(io);
+    case VSHARD_IO_UNMAP: return status_of_call(munmap(io->buffer, (size_t)io->count));
+    }
+    return VSHARD_ENOTSUP;
+}
+
+static void submit(void *ctx, struct vshard_io *io)
+{
+    const int saved = errno; /* the host's, not ours to change */
+
+    (void)ctx;
+    io->status = perform(io);
+    errno = saved;
+    if (io->done != NULL)
+        io->done(io);
+}
+
+static void wait_for(void *ctx, struct vshard_io *io)
+{
+    (void)ctx;
+    (void)io; /* was complete when submit() returned */
+}
+
+int vshard_storage_posix(struct vshard_storage *storage)
+{
+    if (storage == NULL)
+        return VSHARD_EINVAL;
+    *storage = (struct vshard_storage){ submit, wait_for, NULL, NULL };
+    return VSHARD_OK;
+}

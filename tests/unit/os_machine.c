@@ -1,0 +1,63 @@
+/* os_machine.c - memory nodes, and unpredictable bytes. */
+#include <criterion/criterion.h>
+
+#include "os/os.h"
+
+Test(os_machine, counts_the_nodes_a_list_names)
+{
+    static const struct {
+        const char *text;
+        uint32_t nodes;
+    } cases[] = { { "0\n", 1 },   { "0-3\n", 4 },      { "0-3,6\n", 5 },  { "0,2,4\n", 3 },
+                  { "", 1 },      { "\n", 1 },         { "nonsense", 1 }, { "3-1\n", 1 },
+                  { "0-1,", 2 },  { "0-1,8-11\n", 6 }, { "5", 1 },        { "-3\n", 1 },
+                  { "1-2-3", 2 }, { "7,\n", 1 } };
+
+    for (size_t i = 0; i < VS_COUNT(cases); i++)
+        cr_expect_eq(vs_os_count_ranges(cases[i].text, strlen(cases[i].text)), cases[i].nodes,
+                     "\"%s\"", cases[i].text);
+}
+
+Test(os_machine, has_at_least_one_node_and_few)
+{
+    uint32_t nodes = vs_os_numa_nodes();
+
+    cr_expect(nodes >= 1 && nodes <= 1024, "%u nodes", nodes);
+    vs_os_yield();
+}
+
+/* Counts the places that stay the same byte over 16 draws: for true randomness
+ * that is 2^-120 a place, for a byte that is never written it is certain. */
+static void expect_every_byte_drawn(const struct vshard_entropy *entropy, size_t count)
+{
+    unsigned char first[1030], next[1030], seen[1030] = { 0 };
+
+    cr_assert_eq(entropy->fill(entropy->ctx, first, count), 0);
+    for (int draw = 0; draw < 16; draw++) {
+        cr_assert_eq(entropy->fill(entropy->ctx, next, count), 0);
+        for (size_t i = 0; i < count; i++)
+            seen[i] |= first[i] != next[i];
+    }
+    for (size_t i = 0; i < count; i++)
+        cr_expect(seen[i], "byte %zu of %zu", i, count);
+}
+
+static int fill_os(void *ctx, void *bytes, size_t count)
+{
+    (void)ctx;
+    return vs_os_entropy(bytes, count);
+}
+
+Test(os_machine, draws_every_byte_it_is_asked_for)
+{
+    static const size_t counts[] = { 0, 1, 255, 256, 257, 512, 1030 };
+    const struct vshard_entropy os = { fill_os, NULL };
+    struct vshard_entropy standard;
+
+    cr_assert_eq(vshard_entropy_default(NULL), VSHARD_EINVAL);
+    cr_assert_eq(vshard_entropy_default(&standard), VSHARD_OK);
+    for (size_t i = 0; i < VS_COUNT(counts); i++) {
+        expect_every_byte_drawn(&os, counts[i]);
+        expect_every_byte_drawn(&standard, counts[i]);
+    }
+}
