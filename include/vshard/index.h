@@ -1,0 +1,331 @@
+/* index.h - vectors, searchable by distance.
+ *
+ * An index holds vectors of one dimension, each under a 64-bit id of the caller's
+ * choice, and finds those nearest to a query. It lives in one process. It can be
+ * saved to a file and opened again, by copying the file into memory or by mapping
+ * it. Nothing here knows about shards or networks. */
+#ifndef VSHARD_INDEX_H
+#define VSHARD_INDEX_H
+
+#include <vshard/base.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A set of vectors of one dimension, searchable by distance. */
+struct vshard_index;
+
+/* ==== 1. What an index is made of ====================================== */
+
+enum {                         /* how the index finds neighbours */
+       VSHARD_FAMILY_HNSW = 0, /* a navigable graph: fast, approximate */
+       VSHARD_FAMILY_FLAT = 1  /* a scan of all rows: exact */
+};
+
+enum {                          /* what distance means; smaller is always nearer */
+       VSHARD_METRIC_L2SQ = 0,  /* squared Euclidean distance */
+       VSHARD_METRIC_IP = 1,    /* inner product, negated */
+       VSHARD_METRIC_COSINE = 2 /* 1 - cosine of the angle, 0..2 */
+};
+
+enum {                         /* the type of a vector's elements, given, stored and returned */
+       VSHARD_ELEMENT_F32 = 0, /* float, finite, |x| <= VSHARD_VALUE_MAX */
+       VSHARD_ELEMENT_U8 = 1,  /* uint8_t */
+       VSHARD_ELEMENT_I8 = 2   /* int8_t */
+};
+
+#define VSHARD_VALUE_MAX  1e15f       /* so that no distance overflows a float */
+#define VSHARD_LENGTH_MIN 1e-15       /* cosine only: a shorter vector has no direction */
+#define VSHARD_DIM_MAX    32768       /* so that integer distances fit in 31 bits */
+#define VSHARD_K_MAX      4096        /* answers to one query */
+#define VSHARD_EF_MAX     16384       /* width of the beam */
+#define VSHARD_ROWS_MAX   0x7fffffffu /* rows in one index */
+#define VSHARD_ID_NONE    UINT64_MAX  /* the one id that cannot be used */
+
+/* Set `size` to sizeof(struct vshard_index_options), zero the rest, and fill in
+ * what you care about: in every field, zero means the default. */
+struct vshard_index_options {
+    uint32_t size;            /* bytes in this struct; required */
+    uint32_t dim;             /* elements in a vector, 1..32768; required */
+    uint32_t family;          /* VSHARD_FAMILY_*; default HNSW */
+    uint32_t metric;          /* VSHARD_METRIC_*; default L2SQ */
+    uint32_t element;         /* VSHARD_ELEMENT_*; default F32 */
+    uint32_t m;               /* HNSW: a row keeps up to 2m edges, 4..128; default 32 */
+    uint32_t ef_construction; /* HNSW: candidates weighed per insert, 8..4096; default 200 */
+    uint32_t ef_search;       /* HNSW: width of the beam, 1..16384; default 100 */
+    uint32_t train_rows;      /* HNSW: rows scanned exactly until a graph is built over
+                                 them, 256..65536; default 2048 */
+    uint32_t flags;           /* none yet; 0 */
+    uint64_t seed;            /* equal calls with equal seeds build equal indexes */
+    const struct vshard_allocator *allocator; /* copied; default: the C library's heap */
+    const struct vshard_logger *logger;       /* copied; default: silence */
+    const struct vshard_executor *executor;   /* copied; default: the calling thread */
+    const struct vshard_storage *storage;     /* copied; default: POSIX files */
+};
+
+/* Creates an empty index.
+ *
+ * An HNSW index scans its rows exactly until it holds train_rows of them. It then
+ * derives 8-bit codes from these rows and builds the graph on integer distances
+ * between codes, so that equal calls with an equal seed give an equal index on
+ * every instruction set and any number of threads.
+ *
+ *   options   borrowed for the call
+ *   index     [out] the new index, or NULL on failure; the caller ends it with
+ *             vshard_index_destroy()
+ *
+ * Returns   0, EINVAL, ENOMEM, EVERSION
+ * Thread    any
+ * Source    Malkov & Yashunin 2018, Algorithms 2 and 4, on one layer: a small set
+ *           of entry rows, scanned, replaces the upper layers
+ * Since     0.1 */
+VSHARD_API int vshard_index_create(const struct vshard_index_options *options,
+                                   struct vshard_index **index);
+
+/* Frees the index and all it owns. NULL is a no-op.
+ *
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API void vshard_index_destroy(struct vshard_index *index);
+
+/* ==== 2. Rows ========================================================== */
+
+/* Adds vectors, copying them; an id that is there already gets the new vector.
+ * Of an id that stands twice in one call, the last counts.
+ *
+ *   ids       uint64 [count], any but VSHARD_ID_NONE; borrowed
+ *   vectors   element [count x dim], row-major, any alignment; borrowed
+ *
+ * All or nothing: on failure the index is unchanged. Large calls are faster than
+ * many small ones, and use the executor.
+ *
+ * Returns   0, EINVAL (NaN, infinite or above VSHARD_VALUE_MAX; a vector shorter
+ *           than VSHARD_LENGTH_MIN under cosine; VSHARD_ID_NONE), ENOMEM, E2BIG
+ *           (more than VSHARD_ROWS_MAX rows), ENOTSUP (a mapped index)
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_index_add(struct vshard_index *index, const uint64_t *ids,
+                                const void *vectors, size_t count);
+
+/* Removes rows. An id that is not there is passed over. A removed row is never
+ * answered again; its edges are repaired, and its memory reused, a fixed number of
+ * rows at a time, by later calls of add and remove, or at once by
+ * vshard_index_maintain().
+ *
+ *   ids       uint64 [count]; borrowed
+ *   removed   [out] how many were there; may be NULL
+ *
+ * Returns   0, EINVAL, ENOMEM, ENOTSUP (a mapped index); on failure no row is removed
+ * Thread    exclusive
+ * Source    Singh et al. 2021 (FreshDiskANN), Algorithm 4, with reverse edges
+ * Since     0.1 */
+VSHARD_API int vshard_index_remove(struct vshard_index *index, const uint64_t *ids, size_t count,
+                                   size_t *removed);
+
+/* Copies vectors out as they were given to add.
+ *
+ *   ids       uint64 [count]; borrowed
+ *   vectors   [out] element [count x dim], row-major; an absent row is left untouched
+ *   found     [out] uint8 [count], 1 where the id is there; may be NULL
+ *
+ * Returns   0, EINVAL, ENOTFOUND (at least one id is absent), ECORRUPT (mapped)
+ * Thread    shared
+ * Since     0.1 */
+VSHARD_API int vshard_index_fetch(struct vshard_index *index, const uint64_t *ids, size_t count,
+                                  void *vectors, uint8_t *found);
+
+/* Rows that can be found; 0 for NULL.
+ *
+ * Thread    shared
+ * Since     0.1 */
+VSHARD_API uint64_t vshard_index_count(const struct vshard_index *index);
+
+/* ==== 3. Search ======================================================== */
+
+/* One answer. An array element: it will never get another field. */
+struct vshard_hit {
+    uint64_t id;       /* VSHARD_ID_NONE where there are fewer answers than k */
+    float distance;    /* +infinity where there are fewer answers than k */
+    uint32_t reserved; /* 0 */
+};
+
+enum {                         /* struct vshard_search_options.flags */
+       VSHARD_SEARCH_EXACT = 1 /* scan every row */
+};
+
+/* What a search did. The library fills in as much as `size` says fits. */
+struct vshard_search_info {
+    uint32_t size;        /* bytes in this struct; required */
+    uint32_t reserved;    /* 0 */
+    uint64_t distances;   /* [out] distances computed, over all queries of the call */
+    uint64_t hops;        /* [out] rows whose edges were followed */
+    uint64_t exact_scans; /* [out] queries answered by scanning every row */
+};
+
+/* Options of one search call: nothing here is kept in the index. */
+struct vshard_search_options {
+    uint32_t size;                   /* bytes in this struct; required */
+    uint32_t ef_search;              /* HNSW: width of the beam, 1..16384; default: the index's.
+                                        At least k is used. More finds more, and costs more */
+    uint32_t flags;                  /* VSHARD_SEARCH_*; default none */
+    uint32_t reserved;               /* 0 */
+    uint32_t *found;                 /* [out] [count], the answers of each query; may be NULL */
+    struct vshard_search_info *info; /* [out] may be NULL */
+};
+
+/* Finds the nearest rows to each query.
+ *
+ *   queries   element [count x dim], row-major, any alignment; borrowed
+ *   k         answers wanted for each query, 1..4096
+ *   hits      [out] [count x k], row-major, nearest first, ties by smaller id. Each
+ *             query gets min(k, rows) answers; the rest of its row is filled with
+ *             VSHARD_ID_NONE
+ *   options   borrowed; NULL for all defaults
+ *
+ * The distances of the answers are computed on the stored elements. With
+ * e = (dim + 4) * 2^-24, for F32: an L2SQ is right to a relative e, an IP to e times
+ * the sum of |a[i] * b[i]|, a COSINE to 2e, and all to 1e-30. For 8-bit elements the
+ * sums are exact and rounded once to float. Answers of a flat index, or with
+ * VSHARD_SEARCH_EXACT, are the exact nearest by these distances.
+ *
+ * Returns   0, EINVAL, ENOMEM, EVERSION, ECORRUPT (a mapped file is damaged); on
+ *           failure hits and found are unspecified
+ * Thread    shared
+ * Source    Malkov & Yashunin 2018, Algorithms 2 and 5
+ * Since     0.1 */
+VSHARD_API int vshard_index_search(struct vshard_index *index, const void *queries, size_t count,
+                                   size_t k, struct vshard_hit *hits,
+                                   const struct vshard_search_options *options);
+
+/* ==== 4. Files ========================================================= */
+
+/* Writes the index to a file. It is written under path + ".tmp", synced, renamed
+ * and the directory synced: a crash leaves the old file or the new one, whole. One
+ * save at a time to one path.
+ *
+ *   path      ends in a zero byte, at most 4000 bytes; borrowed
+ *
+ * Returns   0, EINVAL, ENOMEM, EIO, ENOSPC, ENOTFOUND (no such directory); on
+ *           failure the file at `path` is as it was
+ * Thread    shared
+ * Since     0.1 */
+VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
+
+enum {                        /* struct vshard_open_options.flags */
+       VSHARD_OPEN_MAPPED = 1 /* map the file: opens in milliseconds, shares memory between
+                                 processes, and is read-only */
+};
+
+/* How to open a file. Zero means the default in every field. */
+struct vshard_open_options {
+    uint32_t size;                            /* bytes in this struct; required */
+    uint32_t flags;                           /* VSHARD_OPEN_*; default: copy into memory */
+    const struct vshard_allocator *allocator; /* copied; default: the C library's heap */
+    const struct vshard_logger *logger;       /* copied; default: silence */
+    const struct vshard_executor *executor;   /* copied; default: the calling thread */
+    const struct vshard_storage *storage;     /* copied; default: POSIX files */
+};
+
+/* Opens a saved index: it answers as the one that was saved, bit for bit.
+ *
+ * Structure, lengths and row ids are verified before use. A copied file is verified
+ * whole. Of a mapped file, each group of 1,024 rows is verified when it is first
+ * touched. A mapped file must not be changed or cut in place while it is open;
+ * vshard_index_save() never does that, because it replaces the file by renaming.
+ *
+ *   path      ends in a zero byte, at most 4000 bytes; borrowed
+ *   options   borrowed; NULL for all defaults
+ *   index     [out] the index, or NULL on failure
+ *
+ * Returns   0, EINVAL, ENOMEM, EIO, ENOTFOUND, ECORRUPT, ENOTSUP (this storage
+ *           cannot map), EVERSION (options or file of a newer library)
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API int vshard_index_open(const char *path, const struct vshard_open_options *options,
+                                 struct vshard_index **index);
+
+/* ==== 5. Health ======================================================== */
+
+/* Numbers about an index. The library fills in as much as `size` says fits. */
+struct vshard_index_stats {
+    uint32_t size;            /* bytes in this struct; required */
+    uint32_t dim;             /* [out] as created, like the next seven */
+    uint32_t family;          /* [out] */
+    uint32_t metric;          /* [out] */
+    uint32_t element;         /* [out] */
+    uint32_t m;               /* [out] 0 for a flat index */
+    uint32_t ef_construction; /* [out] */
+    uint32_t ef_search;       /* [out] */
+    uint32_t train_rows;      /* [out] */
+    uint32_t trained;         /* [out] 1 once there is a graph */
+    uint32_t mapped;          /* [out] 1 if read from a mapped file */
+    uint32_t entries;         /* [out] rows where a search may start */
+    uint64_t rows;            /* [out] rows that can be found */
+    uint64_t removed_rows;    /* [out] removed, their edges not yet repaired */
+    uint64_t free_rows;       /* [out] ready to be used again */
+    uint64_t heap_bytes;      /* [out] all memory held through the allocator */
+    uint64_t mapped_bytes;    /* [out] bytes of the mapped file */
+    uint64_t element_bytes;   /* [out] of heap_bytes or mapped_bytes: vectors as given */
+    uint64_t code_bytes;      /* [out] likewise: codes */
+    uint64_t edge_bytes;      /* [out] likewise: the graph */
+    uint64_t id_bytes;        /* [out] likewise: ids and the map from ids to rows */
+    uint64_t scratch_bytes;   /* [out] of heap_bytes: buffers of searches and builds */
+};
+
+/* Reports numbers about an index.
+ *
+ * Returns   0, EINVAL
+ * Thread    shared
+ * Since     0.1 */
+VSHARD_API int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *stats);
+
+/* What vshard_index_check() found. */
+struct vshard_index_check {
+    uint32_t size;        /* bytes in this struct; required */
+    uint32_t reserved;    /* 0 */
+    uint64_t rows;        /* [out] live rows looked at */
+    uint64_t edges;       /* [out] edges looked at */
+    uint64_t bad_edges;   /* [out] edges to no row, to itself, or twice to one row */
+    uint64_t bad_ids;     /* [out] rows that their id does not lead to */
+    uint64_t unreachable; /* [out] live rows that no search can reach */
+};
+
+/* Verifies the whole index: the checksums of a mapped file, every edge, the way from
+ * every id to its row and back, and that every live row can be reached.
+ *
+ *   report    [out] may be NULL
+ *
+ * Returns   0, EINVAL, ENOMEM, ECORRUPT (a checksum, an edge or an id is wrong).
+ *           Unreachable rows are reported, and are no error: they are found by an
+ *           exact search, and by fetch
+ * Thread    shared
+ * Since     0.1 */
+VSHARD_API int vshard_index_check(struct vshard_index *index, struct vshard_index_check *report);
+
+/* A 64-bit hash of the structure: options, codes, vectors, edges, ids, free rows,
+ * entries and the place of the repair. Two indexes made by equal calls have equal
+ * digests, on every instruction set and any number of threads.
+ *
+ *   digest    [out]
+ *
+ * Returns   0, EINVAL, ECORRUPT (a mapped file is damaged)
+ * Thread    shared
+ * Since     0.1 */
+VSHARD_API int vshard_index_digest(struct vshard_index *index, uint64_t *digest);
+
+/* Repairs edges around removed rows and frees them for reuse.
+ *
+ *   budget     rows to look at; 0 for as many as it takes
+ *   remaining  [out] removed rows still to be repaired; may be NULL
+ *
+ * Returns   0, EINVAL, ENOMEM, ENOTSUP (a mapped index)
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_index_maintain(struct vshard_index *index, uint64_t budget,
+                                     uint64_t *remaining);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* VSHARD_INDEX_H */

@@ -1,0 +1,51 @@
+/* column.h - rows of equal size, addressed by slot, that never move.
+ *
+ * A column is a table of extents of 1,024 rows. Growing it adds extents and never
+ * touches those that are there, so a reader's pointer stays good beside a writer;
+ * the table itself is replaced when it is full, and the old ones are kept until
+ * the end (together they are smaller than the last). */
+#ifndef VS_COLUMN_H
+#define VS_COLUMN_H
+
+#include "base/base.h"
+
+#include <stdatomic.h>
+
+enum { VS_EXTENT_SHIFT = 10, VS_EXTENT_ROWS = 1 << VS_EXTENT_SHIFT };
+
+struct vs_block;
+
+struct vs_column {
+    unsigned char *_Atomic *_Atomic table; /* [table_cap] first byte of each extent */
+    size_t stride;                         /* bytes from one row to the next */
+    uint32_t extents;                      /* extents that have memory */
+    uint32_t table_cap;
+    struct vs_block *blocks; /* what to free at the end: extents and old tables */
+    size_t heap_bytes;
+};
+
+static inline void *vs_column_at(const struct vs_column *c, uint32_t slot)
+{
+    unsigned char *_Atomic *table = atomic_load_explicit(&c->table, memory_order_acquire);
+    unsigned char *extent =
+        atomic_load_explicit(&table[slot >> VS_EXTENT_SHIFT], memory_order_relaxed);
+
+    return extent + (size_t)(slot & (VS_EXTENT_ROWS - 1)) * c->stride;
+}
+
+static inline uint32_t vs_extents_for(uint64_t rows)
+{
+    return (uint32_t)((rows + VS_EXTENT_ROWS - 1) >> VS_EXTENT_SHIFT);
+}
+
+void vs_column_init(struct vs_column *c, size_t stride);
+void vs_column_fini(struct vs_column *c, const struct vshard_allocator *a);
+
+/* Makes room for slots [0, rows), not zeroed. On failure the column is as it was. */
+int vs_column_reserve(struct vs_column *c, uint64_t rows, const struct vshard_allocator *a);
+
+/* Lays the column over memory that somebody else owns: rows from `bytes` on. */
+int vs_column_map(struct vs_column *c, void *bytes, uint64_t rows,
+                  const struct vshard_allocator *a);
+
+#endif

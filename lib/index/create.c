@@ -1,0 +1,224 @@
+/* create.c - the index's life: options, layout, stats, end. */
+#include "index/state.h"
+
+static const struct limit {
+    const char *name;
+    size_t at;
+    uint32_t least, most, normal;
+} limits[] = {
+#define FIELD(name, least, most, normal)                                        \
+    {                                                                           \
+#name, offsetof(struct vshard_index_options, name), least, most, normal \
+    }
+    FIELD(dim, 1, VSHARD_DIM_MAX, 0),
+    FIELD(family, 0, VSHARD_FAMILY_FLAT, 0),
+    FIELD(metric, 0, VSHARD_METRIC_COSINE, 0),
+    FIELD(element, 0, VSHARD_ELEMENT_I8, 0),
+    FIELD(m, M_MIN, M_MAX, M_DEFAULT),
+    FIELD(ef_construction, EF_CONSTRUCTION_MIN, EF_CONSTRUCTION_MAX, EF_CONSTRUCTION_DEFAULT),
+    FIELD(ef_search, 1, VSHARD_EF_MAX, EF_SEARCH_DEFAULT),
+    FIELD(train_rows, TRAIN_ROWS_MIN, TRAIN_ROWS_MAX, TRAIN_ROWS_DEFAULT),
+    FIELD(flags, 0, 0, 0),
+#undef FIELD
+};
+
+/* Puts defaults in place of zeros; EINVAL names the first field out of range. */
+static int check_options(struct vshard_index_options *o)
+{
+    for (size_t i = 0; i < VS_COUNT(limits); i++) {
+        uint32_t value;
+
+        memcpy(&value, (char *)o + limits[i].at, sizeof value);
+        if (value == 0)
+            value = limits[i].normal;
+        if (value < limits[i].least || value > limits[i].most)
+            return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", limits[i].name, value,
+                             value < limits[i].least ? limits[i].least : limits[i].most);
+        memcpy((char *)o + limits[i].at, &value, sizeof value);
+    }
+    if (o->executor != NULL && (o->executor->width < 1 || o->executor->width > WIDTH_MAX))
+        return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "executor.width",
+                         o->executor->width, WIDTH_MAX);
+    return VSHARD_OK;
+}
+
+static void copy_hooks(struct vshard_index *x, const struct vshard_index_options *o)
+{
+    if (o->allocator != NULL) {
+        x->allocator_copy = *o->allocator;
+        x->allocator = &x->allocator_copy;
+    }
+    if (o->logger != NULL) {
+        x->logger_copy = *o->logger;
+        x->logger = &x->logger_copy;
+    }
+    if (o->storage != NULL) {
+        x->storage_copy = *o->storage;
+        x->storage = &x->storage_copy;
+    }
+    x->strand_count = 1;
+    if (o->executor != NULL) {
+        x->executor = *o->executor;
+        x->strand_count = x->executor.width;
+    }
+}
+
+/* An element row is padded to 4 bytes; where elements are walked as codes, to 16, so
+ * that a row does not straddle more lines than it must. */
+static size_t element_stride(const struct vshard_index *x)
+{
+    size_t bytes = x->dim * vs_element_bytes(x), align = vs_elements_are_codes(x) ? 16 : 4;
+
+    return (bytes + align - 1) / align * align;
+}
+
+static void lay_out(struct vshard_index *x)
+{
+    bool graph = x->family == VSHARD_FAMILY_HNSW;
+
+    x->degree = graph ? 2 * x->m : 0;
+    x->free_head = x->repair.removed_head = x->repair.dying_head = VS_SLOT_NONE;
+    vs_column_init(&x->elements, element_stride(x));
+    vs_column_init(&x->codes, graph && !vs_elements_are_codes(x) ? x->quantizer.code_bytes : 0);
+    vs_column_init(&x->edges, x->degree * sizeof(uint32_t));
+    vs_column_init(&x->rows, sizeof(struct vs_row));
+    vs_column_init(&x->entries, sizeof(uint32_t));
+    x->traversal = vs_elements_are_codes(x) ? &x->elements : &x->codes;
+    vs_idmap_init(&x->ids, &x->rows);
+}
+
+/* Makes an empty index of options that were read. */
+int vs_index_new(const struct vshard_index_options *given, struct vshard_index **out)
+{
+    struct vshard_index_options o = *given;
+    struct vshard_index *x;
+    int rc = check_options(&o);
+
+    if (rc < 0)
+        return rc;
+    x = vs_alloc_zeroed(o.allocator, sizeof *x);
+    if (x == NULL)
+        return vs_refuse(o.logger, VSHARD_ENOMEM, "create.refused", "memory", sizeof *x, 0);
+    copy_hooks(x, &o);
+    x->dim = o.dim;
+    x->family = o.family;
+    x->metric = o.metric;
+    x->element = o.element;
+    x->m = o.m;
+    x->ef_construction = o.ef_construction;
+    x->ef_search = o.ef_search;
+    x->train_rows = o.train_rows;
+    x->seed = o.seed;
+    vs_kernel_init(&x->kernel, vs_os_cpu());
+    rc = vs_quantizer_init(x);
+    if (rc == VSHARD_OK)
+        rc = vs_readers_init(x);
+    lay_out(x);
+    if (rc < 0) {
+        vs_refuse(x->logger, rc, "create.refused", "memory", 0, 0);
+        vshard_index_destroy(x);
+        return rc;
+    }
+    *out = x;
+    return VSHARD_OK;
+}
+
+int vshard_index_create(const struct vshard_index_options *options, struct vshard_index **index)
+{
+    struct vshard_index_options o;
+    int rc;
+
+    if (index == NULL)
+        return VSHARD_EINVAL;
+    *index = NULL;
+    rc = vs_options_read(&o, sizeof o, options,
+                         VS_SIZE_THROUGH(struct vshard_index_options, storage));
+    if (rc < 0)
+        return rc;
+    return vs_index_new(&o, index);
+}
+
+void vshard_index_destroy(struct vshard_index *x)
+{
+    struct vshard_allocator copy;
+    const struct vshard_allocator *a;
+
+    if (x == NULL)
+        return;
+    copy = x->allocator_copy; /* the index is gone before its memory is freed */
+    a = x->allocator ? &copy : NULL;
+    vs_build_fini(x);
+    vs_strands_fini(x);
+    vs_repair_fini(x);
+    vs_readers_fini(x);
+    vs_idmap_fini(&x->ids, a);
+    vs_column_fini(&x->elements, a);
+    vs_column_fini(&x->codes, a);
+    vs_column_fini(&x->edges, a);
+    vs_column_fini(&x->rows, a);
+    vs_column_fini(&x->entries, a);
+    vs_quantizer_fini(x);
+    vs_mapping_close(x);
+    vs_free(a, x, sizeof *x);
+}
+
+uint64_t vshard_index_count(const struct vshard_index *index)
+{
+    return index ? index->live : 0;
+}
+
+static uint64_t scratch_bytes(const struct vshard_index *x)
+{
+    uint64_t bytes = WIDTH_MAX * sizeof *x->readers;
+    uint64_t links = (uint64_t)x->build.batch_cap * x->degree;
+
+    for (uint32_t i = 0; i < WIDTH_MAX; i++)
+        bytes += x->readers[i].scratch.bytes;
+    for (uint32_t i = 0; x->strands != NULL && i < x->strand_count; i++)
+        bytes += sizeof *x->strands + x->strands[i].bytes;
+    bytes += links * (2 * sizeof(struct vs_link) + sizeof(uint32_t));
+    bytes += x->repair.marks_words * sizeof *x->repair.marks;
+    return bytes;
+}
+
+/* Bytes of a column's rows, in memory or in the mapped file. */
+static uint64_t column_bytes(const struct vshard_index *x, const struct vs_column *c)
+{
+    if (x->mapping.bytes != NULL)
+        return (uint64_t)atomic_load(&x->slot_count) * c->stride;
+    return c->heap_bytes;
+}
+
+int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *stats)
+{
+    const struct vshard_index *x = index;
+    struct vshard_index_stats s = { 0 };
+
+    if (x == NULL)
+        return VSHARD_EINVAL;
+    s.dim = x->dim;
+    s.family = x->family;
+    s.metric = x->metric;
+    s.element = x->element;
+    s.m = x->degree / 2;
+    s.ef_construction = x->ef_construction;
+    s.ef_search = x->ef_search;
+    s.train_rows = x->train_rows;
+    s.trained = atomic_load(&x->trained);
+    s.mapped = x->mapping.bytes != NULL;
+    s.entries = atomic_load(&x->entry_count);
+    s.rows = x->live;
+    s.removed_rows = x->removed;
+    s.free_rows = x->free_count;
+    s.element_bytes = column_bytes(x, &x->elements);
+    s.code_bytes = column_bytes(x, &x->codes);
+    s.edge_bytes = column_bytes(x, &x->edges);
+    s.id_bytes = column_bytes(x, &x->rows) + x->ids.cap * sizeof *x->ids.table;
+    s.scratch_bytes = scratch_bytes(x);
+    s.mapped_bytes = x->mapping.count;
+    s.heap_bytes = sizeof *x + x->elements.heap_bytes + x->codes.heap_bytes + x->edges.heap_bytes +
+                   x->rows.heap_bytes + x->entries.heap_bytes + x->ids.cap * sizeof *x->ids.table +
+                   x->quantizer.code_dim * sizeof(float) + s.scratch_bytes;
+    return vs_report_write(stats, &s, sizeof s,
+                           VS_SIZE_THROUGH(struct vshard_index_stats, scratch_bytes));
+}

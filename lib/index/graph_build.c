@@ -1,0 +1,427 @@
+/* graph_build.c - edges for new rows, and edges back to them.
+ *
+ * Rows are linked in batches, so that many threads can work and the result does not
+ * depend on how many there are (ParlayANN, Manohar et al. 2024):
+ *
+ *   1. Each new row searches the graph as it was before the batch, and is compared
+ *      with all other rows of the batch. Of what it finds it keeps a diverse few.
+ *      Nothing is written that another row of the batch reads.
+ *   2. The new rows' edges are written. Each edge asks for one back; these are
+ *      sorted by target, and each target is worked on by one thread.
+ *
+ * A diverse few: candidates are taken nearest first, and one is passed over when a
+ * row already taken is nearer to it than it is to the new row (Malkov & Yashunin
+ * 2018, Algorithm 4). Free places are then filled with the nearest passed over.
+ *
+ * A new row takes three quarters of its places, and a full list is cut to three
+ * quarters, so that the next edges back find room: a list is then pruned once in 16
+ * edges and not for each.
+ *
+ * Equal vectors would fill each other's lists and be an island. At most a quarter of
+ * a list goes to rows at distance 0 while there are others. */
+#include "index/state.h"
+
+enum {
+    BATCH_MIN = 64,   /* rows in a batch, while the graph is small */
+    BATCH_MAX = 1024, /* and when it is large */
+    BATCH_SHARE = 32, /* else this part of the rows that are linked */
+    COMPARE = 16,     /* rows taken that a candidate is compared with at once */
+    RADIX_BITS = 11,
+    RADIX = 1 << RADIX_BITS
+};
+
+static uint32_t kept_edges(const struct vshard_index *x)
+{
+    return x->degree / 4 * 3;
+}
+
+/* Rows to link at once: more would search a graph that lacks too many of them. */
+uint32_t vs_build_batch(const struct vshard_index *x)
+{
+    uint64_t share = (x->live + x->removed) / BATCH_SHARE;
+
+    return share < BATCH_MIN ? BATCH_MIN : share > BATCH_MAX ? BATCH_MAX : (uint32_t)share;
+}
+
+/* ---- buffers ---- */
+
+static void free_links(struct vshard_index *x)
+{
+    struct vs_build *b = &x->build;
+    size_t links = (size_t)b->batch_cap * x->degree;
+
+    vs_free(x->allocator, b->link_counts, b->batch_cap * sizeof *b->link_counts);
+    vs_free(x->allocator, b->links, links * sizeof *b->links);
+    vs_free(x->allocator, b->sorted, links * sizeof *b->sorted);
+    vs_free(x->allocator, b->groups, (links + 1) * sizeof *b->groups);
+    memset(b, 0, sizeof *b);
+}
+
+static int reserve_links(struct vshard_index *x, uint32_t batch)
+{
+    struct vs_build *b = &x->build;
+    size_t links = (size_t)batch * x->degree;
+
+    if (batch <= b->batch_cap)
+        return VSHARD_OK;
+    free_links(x);
+    b->batch_cap = batch;
+    b->link_counts = vs_alloc(x->allocator, batch * sizeof *b->link_counts);
+    b->links = vs_alloc(x->allocator, links * sizeof *b->links);
+    b->sorted = vs_alloc(x->allocator, links * sizeof *b->sorted);
+    b->groups = vs_alloc(x->allocator, (links + 1) * sizeof *b->groups);
+    if (b->link_counts && b->links && b->sorted && b->groups)
+        return VSHARD_OK;
+    free_links(x);
+    return VSHARD_ENOMEM;
+}
+
+/* Gets all memory that linking `rows` rows needs, after the columns were reserved. */
+int vs_build_reserve(struct vshard_index *x, uint64_t rows)
+{
+    uint32_t pool = x->ef_construction > 4 * x->degree ? x->ef_construction : 4 * x->degree;
+    uint32_t batch = rows < BATCH_MIN ? BATCH_MIN : rows < BATCH_MAX ? (uint32_t)rows : BATCH_MAX;
+    int rc = reserve_links(x, batch);
+
+    return rc < 0 ? rc : vs_strands_reserve(x, pool);
+}
+
+void vs_build_fini(struct vshard_index *x)
+{
+    free_links(x);
+}
+
+/* ---- choosing ---- */
+
+/* True if one of the rows taken, s->rows[0, taken), is nearer to the candidate than
+ * `key`. Uses s->keys. */
+static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint32_t candidate,
+                        int32_t key, uint32_t taken)
+{
+    const struct vs_query q = { .code = vs_code_at(x, candidate), .space = vs_build_space(x) };
+
+    for (uint32_t first = 0; first < taken; first += COMPARE) {
+        uint32_t count = taken - first < COMPARE ? taken - first : COMPARE;
+
+        vs_keys(x, &q, s->rows + first, count, s->keys);
+        for (uint32_t i = 0; i < count; i++) {
+            if (s->keys[i] < key)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Takes a diverse few, at most `want`, of s->pool, whose keys are distances from one
+ * row, and moves them to its front. Uses s->rows, s->keys and s->slots. */
+static void choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t want)
+{
+    struct vs_pool *p = &s->pool;
+    uint32_t taken = 0, passed = 0, equal = 0;
+    uint32_t *chosen = s->slots, *rest = s->slots + want; /* positions in the pool */
+
+    for (uint32_t i = 0; i < p->count && taken < want; i++) {
+        bool crowded = p->keys[i] == 0 && ++equal > want / 4;
+
+        if (crowded || passed_over(x, s, p->slots[i], p->keys[i], taken)) {
+            if (passed < want)
+                rest[passed++] = i;
+        } else {
+            s->rows[taken] = vs_code_at(x, p->slots[i]);
+            chosen[taken++] = i;
+        }
+    }
+    for (uint32_t i = 0; i < passed && taken < want; i++)
+        chosen[taken++] = rest[i];
+
+    /* Positions are below `want` too early to overwrite what is still needed, so the
+     * chosen pass through the other arrays. */
+    for (uint32_t i = 0; i < taken; i++) {
+        s->keys[i] = p->keys[chosen[i]];
+        rest[i] = p->slots[chosen[i]];
+    }
+    memcpy(p->keys, s->keys, taken * sizeof *p->keys);
+    memcpy(p->slots, rest, taken * sizeof *p->slots);
+    p->count = taken;
+}
+
+/* Drops removed rows from the pool, and the marks of the walk from the others. */
+static void keep_live(const struct vshard_index *x, struct vs_pool *p)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < p->count; i++) {
+        uint32_t slot = p->slots[i] & ~VS_POOL_EXPANDED;
+        uint32_t state = vs_row_state(x, slot);
+
+        if (state == VS_ROW_REMOVED || state == VS_ROW_DYING)
+            continue;
+        p->keys[kept] = p->keys[i];
+        p->slots[kept++] = slot;
+    }
+    p->count = kept;
+}
+
+static void write_edges(struct vshard_index *x, uint32_t slot, const uint32_t *to, uint32_t count)
+{
+    _Atomic uint32_t *edges = vs_edges_at(x, slot);
+
+    for (uint32_t i = 0; i < x->degree; i++)
+        atomic_store_explicit(&edges[i], i < count ? to[i] : VS_SLOT_NONE, memory_order_relaxed);
+}
+
+static uint32_t read_edges(const struct vshard_index *x, uint32_t slot, uint32_t *out)
+{
+    const _Atomic uint32_t *edges = vs_edges_at(x, slot);
+    uint32_t count = 0;
+
+    while (count < x->degree) {
+        uint32_t to = atomic_load_explicit(&edges[count], memory_order_relaxed);
+
+        if (to == VS_SLOT_NONE)
+            break;
+        out[count++] = to;
+    }
+    return count;
+}
+
+static bool contains(const uint32_t *list, uint32_t count, uint32_t slot)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (list[i] == slot)
+            return true;
+    }
+    return false;
+}
+
+/* Offers s->slots[0, count) to the pool, by their keys from the query. */
+static void offer(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                  uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        s->rows[i] = vs_code_at(x, s->slots[i]);
+        __builtin_prefetch(s->rows[i]);
+        __builtin_prefetch((const char *)s->rows[i] + 64);
+    }
+    vs_keys(x, q, s->rows, count, s->keys);
+    x->kernel.pool_push(&s->pool, s->keys, s->slots, count);
+}
+
+/* ---- phase 1: where a new row belongs ---- */
+
+static void offer_mates(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                        uint32_t self)
+{
+    const struct vs_build *b = &x->build;
+    uint32_t gathered = 0;
+
+    for (uint32_t i = 0; i < b->count; i++) {
+        if (i == self)
+            continue;
+        s->slots[gathered++] = b->slots[i];
+        if (gathered == s->list_cap) {
+            offer(x, q, s, gathered);
+            gathered = 0;
+        }
+    }
+    offer(x, q, s, gathered);
+}
+
+static void find_edges(void *arg, uint32_t item, uint32_t strand)
+{
+    struct vshard_index *x = arg;
+    struct vs_build *b = &x->build;
+    struct vs_scratch *s = &x->strands[strand];
+    uint32_t slot = b->slots[item];
+    struct vs_link *links = b->links + (size_t)item * x->degree;
+    const struct vs_query q = { .code = vs_code_at(x, slot), .space = vs_build_space(x) };
+
+    /* Cannot fail: only a mapped index can, and that has no writer. */
+    vs_graph_walk(x, &q, s, x->ef_construction);
+    offer_mates(x, &q, s, item);
+    keep_live(x, &s->pool);
+    choose(x, s, kept_edges(x));
+    for (uint32_t i = 0; i < s->pool.count; i++)
+        links[i] = (struct vs_link){ s->pool.slots[i], s->pool.keys[i], slot };
+    b->link_counts[item] = s->pool.count;
+}
+
+/* ---- phase 2: edges back ---- */
+
+/* Writes the edges of the batch's rows, and moves all links to the front. */
+static uint32_t write_own_edges(struct vshard_index *x)
+{
+    struct vs_build *b = &x->build;
+    uint32_t total = 0;
+
+    for (uint32_t i = 0; i < b->count; i++) {
+        const struct vs_link *links = b->links + (size_t)i * x->degree;
+        _Atomic uint32_t *edges = vs_edges_at(x, b->slots[i]);
+
+        for (uint32_t j = 0; j < x->degree; j++)
+            atomic_store_explicit(&edges[j], j < b->link_counts[i] ? links[j].target : VS_SLOT_NONE,
+                                  memory_order_relaxed);
+        memmove(b->links + total, links, b->link_counts[i] * sizeof *links);
+        total += b->link_counts[i];
+    }
+    return total;
+}
+
+/* Sorts by target, and keeps the order of the batch within one target. */
+static void sort_links(struct vs_build *b, uint32_t count, uint32_t slots)
+{
+    for (uint32_t shift = 0; shift == 0 || slots >> shift != 0; shift += RADIX_BITS) {
+        uint32_t first[RADIX + 1] = { 0 };
+        struct vs_link *swap = b->links;
+
+        for (uint32_t i = 0; i < count; i++)
+            first[(b->links[i].target >> shift) % RADIX + 1]++;
+        for (uint32_t i = 0; i < RADIX; i++)
+            first[i + 1] += first[i];
+        for (uint32_t i = 0; i < count; i++)
+            b->sorted[first[(b->links[i].target >> shift) % RADIX]++] = b->links[i];
+        b->links = b->sorted;
+        b->sorted = swap;
+    }
+}
+
+static uint32_t group_links(struct vs_build *b, uint32_t count)
+{
+    uint32_t groups = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (i == 0 || b->links[i].target != b->links[i - 1].target)
+            b->groups[groups++] = i;
+    }
+    b->groups[groups] = count;
+    return groups;
+}
+
+/* Adds edges to one target: appended while there is room, else all are weighed
+ * again, and a diverse few stay. */
+static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
+{
+    struct vshard_index *x = arg;
+    struct vs_build *b = &x->build;
+    struct vs_scratch *s = &x->strands[strand];
+    const struct vs_link *link = b->links + b->groups[item];
+    const struct vs_link *end = b->links + b->groups[item + 1];
+    uint32_t target = link->target, *edges = s->slots;
+    uint32_t count = read_edges(x, target, edges), added = 0;
+    const struct vs_query q = { .code = vs_code_at(x, target), .space = vs_build_space(x) };
+
+    s->pool.count = s->pool.next = 0;
+    s->pool.cap = 4 * x->degree;
+    for (; link < end; link++) {
+        if (contains(edges, count, link->source))
+            continue;
+        x->kernel.pool_push(&s->pool, &link->key, &link->source, 1);
+        added++;
+    }
+    if (added == 0)
+        return;
+    if (count + added > x->degree) {
+        offer(x, &q, s, count);
+        keep_live(x, &s->pool);
+        choose(x, s, kept_edges(x));
+        write_edges(x, target, s->pool.slots, s->pool.count);
+        return;
+    }
+    for (uint32_t i = 0; i < s->pool.count; i++)
+        edges[count++] = s->pool.slots[i];
+    write_edges(x, target, edges, count);
+}
+
+static void link_back(struct vshard_index *x, uint32_t links)
+{
+    struct vs_build *b = &x->build;
+
+    sort_links(b, links, atomic_load(&x->slot_count));
+    vs_parallel(x, group_links(b, links), add_edges_back, x);
+}
+
+/* Links rows that have codes and are not live yet. */
+void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count)
+{
+    x->build.slots = slots;
+    x->build.count = count;
+    vs_parallel(x, count, find_edges, x);
+    link_back(x, write_own_edges(x));
+}
+
+/* ---- around removed rows ---- */
+
+static bool is_live(const struct vshard_index *x, uint32_t slot)
+{
+    return vs_row_state(x, slot) == VS_ROW_LIVE;
+}
+
+/* Offers the rows of `from` that are live, not `self` and not offered before. */
+static void offer_unseen(const struct vshard_index *x, const struct vs_query *q,
+                         struct vs_scratch *s, const uint32_t *from, uint32_t count, uint32_t self)
+{
+    uint32_t unseen = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t *word = &s->visited[from[i] / 64], bit = 1ull << (from[i] % 64);
+
+        if (from[i] == self || (*word & bit) != 0 || !is_live(x, from[i]))
+            continue;
+        *word |= bit;
+        s->slots[unseen++] = from[i];
+    }
+    offer(x, q, s, unseen);
+}
+
+/* New edges for one row: its live neighbours, and the live neighbours of those that
+ * were removed, compete for its places. Each newcomer is asked for an edge back. */
+static void replace_edges(void *arg, uint32_t item, uint32_t strand)
+{
+    struct vshard_index *x = arg;
+    struct vs_build *b = &x->build;
+    struct vs_scratch *s = &x->strands[strand];
+    uint32_t slot = b->slots[item], before[2 * M_MAX], of_removed[2 * M_MAX];
+    uint32_t count = read_edges(x, slot, before), newcomers = 0;
+    struct vs_link *links = b->links + (size_t)item * x->degree;
+    const struct vs_query q = { .code = vs_code_at(x, slot), .space = vs_build_space(x) };
+
+    memset(s->visited, 0, (atomic_load(&x->slot_count) / 64 + 1) * sizeof *s->visited);
+    s->pool.count = s->pool.next = 0;
+    s->pool.cap = 4 * x->degree;
+    offer_unseen(x, &q, s, before, count, slot);
+    for (uint32_t i = 0; i < count; i++) {
+        if (!is_live(x, before[i])) {
+            uint32_t n = read_edges(x, before[i], of_removed);
+            offer_unseen(x, &q, s, of_removed, n, slot);
+        }
+    }
+    choose(x, s, count);
+    write_edges(x, slot, s->pool.slots, s->pool.count);
+    for (uint32_t i = 0; i < s->pool.count; i++) {
+        if (!contains(before, count, s->pool.slots[i]))
+            links[newcomers++] = (struct vs_link){ s->pool.slots[i], s->pool.keys[i], slot };
+    }
+    b->link_counts[item] = newcomers;
+}
+
+static uint32_t pack_links(struct vshard_index *x)
+{
+    struct vs_build *b = &x->build;
+    uint32_t total = 0;
+
+    for (uint32_t i = 0; i < b->count; i++) {
+        memmove(b->links + total, b->links + (size_t)i * x->degree,
+                b->link_counts[i] * sizeof *b->links);
+        total += b->link_counts[i];
+    }
+    return total;
+}
+
+/* Replaces the removed rows among the neighbours of these live rows. */
+void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t count)
+{
+    x->build.slots = slots;
+    x->build.count = count;
+    vs_parallel(x, count, replace_edges, x);
+    link_back(x, pack_links(x));
+}

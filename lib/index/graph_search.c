@@ -1,0 +1,215 @@
+/* graph_search.c - the walk over the graph: best first, on integer keys.
+ *
+ * The pool holds the ef nearest rows seen so far. Each step follows the edges of the
+ * two nearest whose edges were not followed yet, keeps the rows not seen before, and
+ * offers them to the pool; the walk ends when the edges of all in the pool were
+ * followed (Malkov & Yashunin 2018, Algorithm 2).
+ *
+ * What makes it fast is the order of memory accesses, since a code that is not in
+ * cache costs ten times its arithmetic:
+ *
+ *   - rows seen before are dropped without a branch that could be mispredicted;
+ *   - all codes of a step are requested before the first is used;
+ *   - two rows a step give more requests to overlap, at the price of a few rows that
+ *     one at a time would not have visited;
+ *   - while this step's keys are computed, the edges of the rows most likely to be
+ *     next are already on their way.
+ *
+ * It starts at the nearest of the entry rows, which are scanned. */
+#include "index/state.h"
+
+enum {
+    BEAM = 2,       /* rows whose edges are followed in one step */
+    STARTS = 4,     /* entry rows the walk begins with */
+    LINE = 64,      /* bytes of a cache line */
+    CODE_LINES = 8, /* of a code: the rest follows in order, and the machine sees that */
+    RERANK_MIN = 32 /* rows whose exact distances are computed, at least */
+};
+
+static void prefetch(const void *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += LINE)
+        __builtin_prefetch((const char *)p + i);
+}
+
+static void request_codes(const struct vshard_index *x, struct vs_scratch *s, uint32_t count)
+{
+    size_t bytes = x->traversal->stride;
+
+    if (bytes > (size_t)CODE_LINES * LINE)
+        bytes = (size_t)CODE_LINES * LINE;
+    for (uint32_t i = 0; i < count; i++) {
+        s->rows[i] = vs_code_at(x, s->slots[i]);
+        prefetch(s->rows[i], bytes);
+    }
+}
+
+/* Appends the neighbours of `slot` that were not seen yet to s->slots. */
+static uint32_t gather(const struct vshard_index *x, struct vs_scratch *s, uint32_t slot,
+                       uint32_t count)
+{
+    const _Atomic uint32_t *edges = vs_edges_at(x, slot);
+    uint64_t *visited = s->visited;
+    uint32_t *out = s->slots;
+
+    for (uint32_t i = 0; i < x->degree; i++) {
+        uint32_t to = atomic_load_explicit(&edges[i], memory_order_relaxed);
+        uint64_t word, bit;
+
+        if (to == VS_SLOT_NONE)
+            break;
+        word = visited[to / 64];
+        bit = 1ull << (to % 64);
+        visited[to / 64] = word | bit;
+        out[count] = to;
+        count += (word & bit) == 0;
+    }
+    return count;
+}
+
+static bool next_nearest(struct vs_pool *pool, uint32_t *slot)
+{
+    while (pool->next < pool->count && (pool->slots[pool->next] & VS_POOL_EXPANDED))
+        pool->next++;
+    if (pool->next == pool->count)
+        return false;
+    *slot = pool->slots[pool->next];
+    pool->slots[pool->next++] |= VS_POOL_EXPANDED;
+    return true;
+}
+
+/* Requests the edges of the rows that the next step will most likely follow. */
+static void look_ahead(const struct vshard_index *x, const struct vs_pool *pool)
+{
+    uint32_t found = 0;
+
+    for (uint32_t i = pool->next; i < pool->count && found < BEAM; i++) {
+        if (!(pool->slots[i] & VS_POOL_EXPANDED)) {
+            prefetch(vs_column_at(&x->edges, pool->slots[i]), x->edges.stride);
+            found++;
+        }
+    }
+}
+
+static int verify_gathered(const struct vshard_index *x, const uint32_t *slots, uint32_t count)
+{
+    if (x->mapping.bytes == NULL)
+        return VSHARD_OK;
+    for (uint32_t i = 0; i < count; i++) {
+        int rc = vs_touch(x, slots[i]);
+
+        if (rc < 0)
+            return rc;
+    }
+    return VSHARD_OK;
+}
+
+static int offer_gathered(const struct vshard_index *x, const struct vs_query *q,
+                          struct vs_scratch *s, uint32_t count)
+{
+    int rc = verify_gathered(x, s->slots, count);
+
+    if (rc < 0)
+        return rc;
+    request_codes(x, s, count);
+    vs_keys(x, q, s->rows, count, s->keys);
+    x->kernel.pool_push(&s->pool, s->keys, s->slots, count);
+    s->distance_count += count;
+    return VSHARD_OK;
+}
+
+/* Offers the nearest of the entry rows. */
+static int start(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s)
+{
+    uint32_t entries = atomic_load_explicit(&x->entry_count, memory_order_acquire);
+    int32_t keys[STARTS + 16];
+    uint32_t slots[STARTS + 16];
+    struct vs_pool nearest = { keys, slots, 0, STARTS, 0 };
+
+    for (uint32_t first = 0; first < entries; first += s->list_cap) {
+        uint32_t count = entries - first < s->list_cap ? entries - first : s->list_cap;
+        int rc;
+
+        for (uint32_t i = 0; i < count; i++)
+            s->slots[i] = *(const uint32_t *)vs_column_at(&x->entries, first + i);
+        rc = verify_gathered(x, s->slots, count);
+        if (rc < 0)
+            return rc;
+        for (uint32_t i = 0; i < count; i++)
+            s->rows[i] = vs_code_at(x, s->slots[i]);
+        vs_keys(x, q, s->rows, count, s->keys);
+        x->kernel.pool_push(&nearest, s->keys, s->slots, count);
+        s->distance_count += count;
+    }
+    for (uint32_t i = 0; i < nearest.count; i++)
+        s->visited[slots[i] / 64] |= 1ull << (slots[i] % 64);
+    x->kernel.pool_push(&s->pool, keys, slots, nearest.count);
+    return VSHARD_OK;
+}
+
+/* Fills s->pool with the ef nearest rows that the walk meets, of any state. */
+int vs_graph_walk(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                  uint32_t ef)
+{
+    uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire);
+    uint32_t slot, count;
+    int rc;
+
+    memset(s->visited, 0, (slots / 64 + 1) * sizeof *s->visited);
+    s->pool.count = s->pool.next = 0;
+    s->pool.cap = ef;
+    rc = start(x, q, s);
+    while (rc == VSHARD_OK && next_nearest(&s->pool, &slot)) {
+        count = gather(x, s, slot, 0);
+        s->hop_count++;
+        for (int i = 1; i < BEAM && next_nearest(&s->pool, &slot); i++) {
+            count = gather(x, s, slot, count);
+            s->hop_count++;
+        }
+        rc = offer_gathered(x, q, s, count);
+        look_ahead(x, &s->pool);
+    }
+    return rc;
+}
+
+static void offer_exact(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                        struct vs_top *top, uint32_t count)
+{
+    vs_distances(x, q, s, count);
+    for (uint32_t i = 0; i < count; i++)
+        vs_top_offer(top, (struct vs_candidate){ s->distances[i], s->slots[i],
+                                                 vs_row_at(x, s->slots[i])->id });
+}
+
+/* Offers the nearest live rows of the pool, by their exact distances. */
+static void rerank(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                   struct vs_top *top, uint32_t want)
+{
+    uint32_t gathered = 0;
+
+    for (uint32_t i = 0; i < s->pool.count && want > 0; i++) {
+        uint32_t slot = s->pool.slots[i] & ~VS_POOL_EXPANDED;
+
+        if (vs_row_state(x, slot) != VS_ROW_LIVE)
+            continue;
+        prefetch(vs_column_at(&x->elements, slot), x->elements.stride);
+        s->slots[gathered++] = slot;
+        want--;
+        if (gathered == s->list_cap) {
+            offer_exact(x, q, s, top, gathered);
+            gathered = 0;
+        }
+    }
+    offer_exact(x, q, s, top, gathered);
+}
+
+int vs_graph_search(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                    struct vs_top *top, uint32_t ef)
+{
+    uint32_t want = 2 * top->cap < RERANK_MIN ? RERANK_MIN : 2 * top->cap;
+    int rc = vs_graph_walk(x, q, s, ef);
+
+    if (rc == VSHARD_OK)
+        rerank(x, q, s, top, want);
+    return rc;
+}

@@ -1,0 +1,288 @@
+/* image.c - the bytes of an index file.
+ *
+ * All integers are little-endian; floats are IEEE 754. The file is a header and seven
+ * sections in this order, each beginning at a multiple of 4,096 bytes, with zeros
+ * between; their lengths follow from the header.
+ *
+ *     header      512 bytes
+ *     low         float [code_dim]             the quantiser
+ *     entries     uint32 [entry_count]         slots where a search may start
+ *     sums        uint64 [4 x extents]         checksum of each extent, by column
+ *     rows        16 bytes [slot_count]        id 8, inverse length 4, state 4
+ *     elements    stride bytes [slot_count]    vectors as given, padded with zeros
+ *     codes       code_bytes [slot_count]      once trained, and if elements are not
+ *                                              codes themselves
+ *     edges       uint32 [slot_count x 2m]     once trained
+ *
+ *     header       0   8   magic "VSHARDIX"
+ *                  8   4   version of this format, 1
+ *                 12   4   bytes of the header, 512
+ *                 16  32   dim, family, metric, element, m, ef_construction,
+ *                          ef_search, train_rows: 4 each
+ *                 48   8   seed
+ *                 56   4   1 if trained
+ *                 60   4   entry_count
+ *                 64   8   slot_count
+ *                 72  24   rows that are live, removed (or dying), free: 8 each
+ *                 96  12   first slot of the chains free, removed, dying: 4 each;
+ *                          0xffffffff ends a chain
+ *                108   8   repair: 1 if a pass is under way, its cursor: 4 each
+ *                116   4   scale, a float
+ *                120   8   square of the greatest length (IP), a double
+ *                128  24   checksums of low, entries, sums: 8 each
+ *                152 352   zeros
+ *                504   8   checksum of bytes 0..503
+ *
+ * An extent is 1,024 rows of one column, the last one what is left. Checksums are
+ * XXH3-64 with seed 0. They vouch for each other: the header's for the sums', and the
+ * sums for all rows; so the header's checksum stands for the whole index, and is its
+ * digest.
+ *
+ * Not here: the order of writing, syncing and renaming, which is save.c. */
+#include "index/image.h"
+
+#include <math.h>
+
+static const unsigned char magic[8] = { 'V', 'S', 'H', 'A', 'R', 'D', 'I', 'X' };
+
+enum {
+    AT_OPTIONS = 16,
+    AT_SEED = 48,
+    AT_TRAINED = 56,
+    AT_ENTRIES = 60,
+    AT_SLOTS = 64,
+    AT_COUNTS = 72,
+    AT_CHAINS = 96,
+    AT_REPAIR = 108,
+    AT_SCALE = 116,
+    AT_RADIUS2 = 120,
+    AT_SUMS = 128,
+    AT_ZEROS = 152,
+    AT_CHECKSUM = 504
+};
+
+static float load_float(const unsigned char *p)
+{
+    uint32_t bits = vs_load32(p);
+    float v;
+
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+static double load_double(const unsigned char *p)
+{
+    uint64_t bits = vs_load64(p);
+    double v;
+
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+static void store_float(unsigned char *p, float v)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &v, sizeof bits);
+    vs_store32(p, bits);
+}
+
+static void store_double(unsigned char *p, double v)
+{
+    uint64_t bits;
+
+    memcpy(&bits, &v, sizeof bits);
+    vs_store64(p, bits);
+}
+
+size_t vs_image_stride(const struct vshard_index *x, int column)
+{
+    bool trained = atomic_load(&x->trained);
+
+    switch (column) {
+    case 0: return x->rows.stride;
+    case 1: return x->elements.stride;
+    case 2: return trained ? x->codes.stride : 0;
+    default: return trained ? x->edges.stride : 0;
+    }
+}
+
+struct vs_column *vs_image_column(struct vshard_index *x, int column)
+{
+    struct vs_column *columns[IMAGE_COLUMNS] = { &x->rows, &x->elements, &x->codes, &x->edges };
+
+    return columns[column];
+}
+
+static uint64_t aligned(uint64_t bytes)
+{
+    return (bytes + IMAGE_ALIGN - 1) / IMAGE_ALIGN * IMAGE_ALIGN;
+}
+
+void vs_image_layout(const struct vshard_index *x, struct vs_image_layout *out)
+{
+    uint64_t slots = atomic_load(&x->slot_count), at = IMAGE_ALIGN;
+
+    out->extents = vs_extents_for(slots);
+    out->low = at;
+    at += aligned(x->quantizer.code_dim * sizeof(float));
+    out->entries = at;
+    at += aligned(atomic_load(&x->entry_count) * sizeof(uint32_t));
+    out->sums = at;
+    at += aligned((uint64_t)out->extents * IMAGE_COLUMNS * sizeof(uint64_t));
+    for (int i = 0; i < IMAGE_COLUMNS; i++) {
+        out->column[i] = at;
+        at += aligned(slots * vs_image_stride(x, i));
+    }
+    out->end = at;
+}
+
+uint32_t vs_image_rows(const struct vshard_index *x, uint32_t extent)
+{
+    uint32_t left = atomic_load(&x->slot_count) - extent * VS_EXTENT_ROWS;
+
+    return left < VS_EXTENT_ROWS ? left : VS_EXTENT_ROWS;
+}
+
+void vs_image_sums(struct vshard_index *x, unsigned char *sums, uint32_t extents)
+{
+    for (int i = 0; i < IMAGE_COLUMNS; i++) {
+        size_t stride = vs_image_stride(x, i);
+
+        for (uint32_t e = 0; e < extents; e++) {
+            uint64_t sum = 0;
+
+            if (stride > 0)
+                sum = vs_checksum(vs_column_at(vs_image_column(x, i), e * VS_EXTENT_ROWS),
+                                  vs_image_rows(x, e) * stride, 0);
+            vs_store64(sums + ((size_t)i * extents + e) * 8, sum);
+        }
+    }
+}
+
+/* The entries may lie in several extents, so their checksum is chained. */
+static uint64_t entries_sum(struct vshard_index *x)
+{
+    uint32_t count = atomic_load(&x->entry_count);
+    uint64_t sum = 0;
+
+    for (uint32_t first = 0; first < count; first += VS_EXTENT_ROWS) {
+        uint32_t n = count - first < VS_EXTENT_ROWS ? count - first : VS_EXTENT_ROWS;
+
+        sum = vs_checksum(vs_column_at(&x->entries, first), n * sizeof(uint32_t), sum);
+    }
+    return sum;
+}
+
+void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned char *header)
+{
+    const uint32_t options[] = { x->dim, x->family,          x->metric,    x->element,
+                                 x->m,   x->ef_construction, x->ef_search, x->train_rows };
+    uint32_t extents = vs_extents_for(atomic_load(&x->slot_count));
+
+    memset(header, 0, IMAGE_HEADER_BYTES);
+    memcpy(header, magic, sizeof magic);
+    vs_store32(header + 8, IMAGE_VERSION);
+    vs_store32(header + 12, IMAGE_HEADER_BYTES);
+    for (size_t i = 0; i < VS_COUNT(options); i++)
+        vs_store32(header + AT_OPTIONS + 4 * i, options[i]);
+    vs_store64(header + AT_SEED, x->seed);
+    vs_store32(header + AT_TRAINED, atomic_load(&x->trained));
+    vs_store32(header + AT_ENTRIES, atomic_load(&x->entry_count));
+    vs_store64(header + AT_SLOTS, atomic_load(&x->slot_count));
+    vs_store64(header + AT_COUNTS, x->live);
+    vs_store64(header + AT_COUNTS + 8, x->removed);
+    vs_store64(header + AT_COUNTS + 16, x->free_count);
+    vs_store32(header + AT_CHAINS, x->free_head);
+    vs_store32(header + AT_CHAINS + 4, x->repair.removed_head);
+    vs_store32(header + AT_CHAINS + 8, x->repair.dying_head);
+    vs_store32(header + AT_REPAIR, x->repair.active);
+    vs_store32(header + AT_REPAIR + 4, x->repair.cursor);
+    store_float(header + AT_SCALE, x->quantizer.scale);
+    store_double(header + AT_RADIUS2, x->quantizer.radius2);
+    vs_store64(header + AT_SUMS,
+               vs_checksum(x->quantizer.low, x->quantizer.code_dim * sizeof(float), 0));
+    vs_store64(header + AT_SUMS + 8, entries_sum(x));
+    vs_store64(header + AT_SUMS + 16, vs_checksum(sums, (size_t)extents * IMAGE_COLUMNS * 8, 0));
+    vs_store64(header + AT_CHECKSUM, vs_checksum(header, AT_CHECKSUM, 0));
+}
+
+static bool all_zero(const unsigned char *p, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (p[i] != 0)
+            return false;
+    }
+    return true;
+}
+
+int vs_image_decode(const unsigned char *header, struct vs_image *out)
+{
+    uint32_t *const options[] = { &out->options.dim,       &out->options.family,
+                                  &out->options.metric,    &out->options.element,
+                                  &out->options.m,         &out->options.ef_construction,
+                                  &out->options.ef_search, &out->options.train_rows };
+
+    memset(out, 0, sizeof *out);
+    if (memcmp(header, magic, sizeof magic) != 0)
+        return VSHARD_ECORRUPT;
+    out->digest = vs_load64(header + AT_CHECKSUM);
+    if (out->digest != vs_checksum(header, AT_CHECKSUM, 0))
+        return VSHARD_ECORRUPT;
+    if (vs_load32(header + 8) != IMAGE_VERSION)
+        return VSHARD_EVERSION;
+    if (vs_load32(header + 12) != IMAGE_HEADER_BYTES ||
+        !all_zero(header + AT_ZEROS, AT_CHECKSUM - AT_ZEROS))
+        return VSHARD_ECORRUPT;
+    out->options.size = sizeof out->options;
+    for (size_t i = 0; i < VS_COUNT(options); i++)
+        *options[i] = vs_load32(header + AT_OPTIONS + 4 * i);
+    out->options.seed = vs_load64(header + AT_SEED);
+    out->trained = vs_load32(header + AT_TRAINED);
+    out->entry_count = vs_load32(header + AT_ENTRIES);
+    out->slot_count = vs_load64(header + AT_SLOTS);
+    out->live = vs_load64(header + AT_COUNTS);
+    out->removed = vs_load64(header + AT_COUNTS + 8);
+    out->free_count = vs_load64(header + AT_COUNTS + 16);
+    out->free_head = vs_load32(header + AT_CHAINS);
+    out->removed_head = vs_load32(header + AT_CHAINS + 4);
+    out->dying_head = vs_load32(header + AT_CHAINS + 8);
+    out->active = vs_load32(header + AT_REPAIR);
+    out->cursor = vs_load32(header + AT_REPAIR + 4);
+    out->scale = load_float(header + AT_SCALE);
+    out->radius2 = load_double(header + AT_RADIUS2);
+    out->low_sum = vs_load64(header + AT_SUMS);
+    out->entries_sum = vs_load64(header + AT_SUMS + 8);
+    out->sums_sum = vs_load64(header + AT_SUMS + 16);
+    return VSHARD_OK;
+}
+
+static bool edges_valid(const struct vshard_index *x, uint32_t extent)
+{
+    uint32_t slots = atomic_load(&x->slot_count);
+    size_t count = (size_t)vs_image_rows(x, extent) * x->degree;
+    const uint32_t *edges = vs_column_at(&x->edges, extent * VS_EXTENT_ROWS);
+
+    for (size_t i = 0; i < count; i++) {
+        if (edges[i] >= slots && edges[i] != VS_SLOT_NONE)
+            return false;
+    }
+    return true;
+}
+
+static bool codes_valid(const struct vshard_index *x, uint32_t extent)
+{
+    size_t words = (size_t)vs_image_rows(x, extent) * x->codes.stride / 8;
+    const uint64_t *codes = vs_column_at(&x->codes, extent * VS_EXTENT_ROWS);
+    uint64_t any = 0;
+
+    for (size_t i = 0; i < words; i++)
+        any |= codes[i];
+    return (any & 0x8080808080808080u) == 0;
+}
+
+bool vs_image_extent_valid(const struct vshard_index *x, uint32_t extent)
+{
+    return (vs_image_stride(x, 2) == 0 || codes_valid(x, extent)) &&
+           (vs_image_stride(x, 3) == 0 || edges_valid(x, extent));
+}

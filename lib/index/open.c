@@ -1,0 +1,391 @@
+/* open.c - an index from a file: verified, never trusted.
+ *
+ * The header and the small sections are verified at once, and so is every row's id
+ * and state, because the map from ids is made of them. Vectors, codes and edges are
+ * verified extent by extent: all of them when the file is copied, each at first touch
+ * when it is mapped. A checksum finds accidents; what a forger could still do is
+ * bounded by the checks of image.c and below: every slot that a file names is there. */
+#include "index/image.h"
+
+#include <math.h>
+
+struct opening {
+    const char *path;
+    const struct vshard_open_options *options;
+    struct vs_image image;
+    struct vs_image_layout layout;
+    struct vshard_index *x;
+    uint64_t file, file_bytes;
+    unsigned char *sums; /* copied; NULL when mapped */
+};
+
+static int damaged(const struct opening *o, const char *what)
+{
+    const struct vs_field fields[] = { { "path", o->path, 0 }, { "section", what, 0 } };
+
+    vs_log(o->options->logger, VSHARD_LOG_ERROR, "open.corrupt", fields, VS_COUNT(fields));
+    return VSHARD_ECORRUPT;
+}
+
+static int read_header(struct opening *o)
+{
+    unsigned char header[IMAGE_HEADER_BYTES];
+    int rc;
+
+    if (o->file_bytes < sizeof header)
+        return damaged(o, "header");
+    rc = vs_io_read(o->options->storage, o->file, 0, header, sizeof header);
+    if (rc == VSHARD_OK)
+        rc = vs_image_decode(header, &o->image);
+    if (rc == VSHARD_ECORRUPT)
+        return damaged(o, "header");
+    o->image.options.allocator = o->options->allocator;
+    o->image.options.logger = o->options->logger;
+    o->image.options.executor = o->options->executor;
+    o->image.options.storage = o->options->storage;
+    return rc;
+}
+
+static bool counts_valid(const struct vs_image *i)
+{
+    return i->trained <= 1 && i->active <= 1 && i->slot_count <= VSHARD_ROWS_MAX &&
+           (!i->trained || i->options.family == VSHARD_FAMILY_HNSW) &&
+           (i->trained || (i->removed == 0 && i->entry_count == 0 && !i->active)) &&
+           i->live <= i->slot_count && i->removed <= i->slot_count - i->live &&
+           i->free_count == i->slot_count - i->live - i->removed &&
+           i->entry_count <= i->slot_count && i->cursor <= i->slot_count && isfinite(i->scale) &&
+           isfinite(i->radius2);
+}
+
+/* An empty index with the header's options; refused options are damage here. */
+static int make_index(struct opening *o)
+{
+    const struct vs_image *i = &o->image;
+    int rc;
+
+    if (!counts_valid(i))
+        return damaged(o, "header");
+    rc = vs_index_new(&i->options, &o->x);
+    if (rc == VSHARD_EINVAL)
+        return damaged(o, "options");
+    if (rc < 0)
+        return rc;
+    atomic_store(&o->x->trained, i->trained);
+    atomic_store(&o->x->slot_count, (uint32_t)i->slot_count);
+    atomic_store(&o->x->entry_count, i->entry_count);
+    o->x->live = i->live;
+    o->x->removed = i->removed;
+    o->x->free_count = i->free_count;
+    o->x->free_head = i->free_head;
+    o->x->repair.removed_head = i->removed_head;
+    o->x->repair.dying_head = i->dying_head;
+    o->x->repair.active = i->active;
+    o->x->repair.cursor = i->cursor;
+    o->x->quantizer.scale = i->scale;
+    o->x->quantizer.radius2 = i->radius2;
+    vs_image_layout(o->x, &o->layout);
+    return o->layout.end == o->file_bytes ? VSHARD_OK : damaged(o, "length");
+}
+
+/* ---- small sections: copied in both ways of opening ---- */
+
+static int read_low(struct opening *o)
+{
+    struct vs_quantizer *z = &o->x->quantizer;
+    size_t bytes = z->code_dim * sizeof(float);
+    int rc = vs_io_read(o->x->storage, o->file, o->layout.low, z->low, bytes);
+
+    if (rc < 0)
+        return rc;
+    if (vs_checksum(z->low, bytes, 0) != o->image.low_sum)
+        return damaged(o, "low");
+    return o->x->kernel.find_unfit(z->low, z->code_dim, __FLT_MAX__) == z->code_dim
+               ? VSHARD_OK
+               : damaged(o, "low");
+}
+
+static int read_entries(struct opening *o)
+{
+    uint32_t count = o->image.entry_count;
+    uint64_t sum = 0;
+    int rc = vs_column_reserve(&o->x->entries, (uint64_t)count + 1, o->x->allocator);
+
+    for (uint32_t first = 0; rc == VSHARD_OK && first < count; first += VS_EXTENT_ROWS) {
+        uint32_t n = count - first < VS_EXTENT_ROWS ? count - first : VS_EXTENT_ROWS;
+        void *entries = vs_column_at(&o->x->entries, first);
+
+        rc = vs_io_read(o->x->storage, o->file, o->layout.entries + first * sizeof(uint32_t),
+                        entries, n * sizeof(uint32_t));
+        if (rc == VSHARD_OK)
+            sum = vs_checksum(entries, n * sizeof(uint32_t), sum);
+    }
+    if (rc == VSHARD_OK && sum != o->image.entries_sum)
+        return damaged(o, "entries");
+    return rc;
+}
+
+static bool sums_match(const struct opening *o, const unsigned char *sums)
+{
+    return vs_checksum(sums, (size_t)o->layout.extents * IMAGE_COLUMNS * 8, 0) == o->image.sums_sum;
+}
+
+static bool extent_matches(const struct vshard_index *x, const unsigned char *sums,
+                           uint32_t extents, int column, uint32_t extent)
+{
+    size_t stride = vs_image_stride(x, column);
+    const struct vs_column *c = vs_image_column((struct vshard_index *)x, column);
+    uint64_t sum = 0;
+
+    if (stride > 0)
+        sum = vs_checksum(vs_column_at(c, extent * VS_EXTENT_ROWS),
+                          vs_image_rows(x, extent) * stride, 0);
+    return sum == vs_load64(sums + ((size_t)column * extents + extent) * 8);
+}
+
+/* ---- rows: what the small numbers of the header promise ---- */
+
+/* Walks a chain of slots; true if it has `count` members, all of this state. */
+static bool chain_valid(const struct vshard_index *x, uint32_t slot, uint32_t state, uint64_t count)
+{
+    uint32_t slots = atomic_load(&x->slot_count);
+
+    for (; count > 0; count--) {
+        const struct vs_row *row;
+
+        if (slot >= slots)
+            return false;
+        row = vs_row_at(x, slot);
+        if (atomic_load(&row->state) != state || row->id > UINT32_MAX)
+            return false;
+        slot = (uint32_t)row->id;
+    }
+    return slot == VS_SLOT_NONE;
+}
+
+static int read_ids(struct opening *o)
+{
+    struct vshard_index *x = o->x;
+    uint32_t slots = atomic_load(&x->slot_count);
+    uint64_t seen[VS_ROW_DYING + 1] = { 0 };
+    int rc = vs_idmap_reserve(&x->ids, x->live, x->allocator);
+
+    if (rc < 0)
+        return rc;
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        const struct vs_row *row = vs_row_at(x, slot);
+        uint32_t state = atomic_load(&row->state);
+
+        if (state > VS_ROW_DYING || !isfinite(row->inverse_length))
+            return damaged(o, "rows");
+        if (++seen[state] > x->live && state == VS_ROW_LIVE)
+            return damaged(o, "rows");
+        if (state == VS_ROW_LIVE &&
+            (row->id == VSHARD_ID_NONE || vs_idmap_put(&x->ids, row->id, slot) != VS_SLOT_NONE))
+            return damaged(o, "rows");
+    }
+    if (seen[VS_ROW_LIVE] != x->live ||
+        !chain_valid(x, x->free_head, VS_ROW_FREE, seen[VS_ROW_FREE]) ||
+        !chain_valid(x, x->repair.removed_head, VS_ROW_REMOVED, seen[VS_ROW_REMOVED]) ||
+        !chain_valid(x, x->repair.dying_head, VS_ROW_DYING, seen[VS_ROW_DYING]))
+        return damaged(o, "rows");
+    for (uint32_t i = 0; i < o->image.entry_count; i++) {
+        uint32_t slot = *(uint32_t *)vs_column_at(&x->entries, i);
+
+        if (slot >= slots || vs_row_state(x, slot) == VS_ROW_FREE)
+            return damaged(o, "entries");
+    }
+    return VSHARD_OK;
+}
+
+/* ---- copied ---- */
+
+static int read_column(struct opening *o, int column)
+{
+    struct vshard_index *x = o->x;
+    struct vs_column *c = vs_image_column(x, column);
+    size_t stride = vs_image_stride(x, column);
+    uint64_t at = o->layout.column[column];
+    int rc;
+
+    if (stride == 0)
+        return VSHARD_OK;
+    rc = vs_column_reserve(c, o->image.slot_count, x->allocator);
+    for (uint32_t e = 0; rc == VSHARD_OK && e < o->layout.extents; e++) {
+        size_t bytes = vs_image_rows(x, e) * stride;
+
+        rc = vs_io_read(x->storage, o->file, at, vs_column_at(c, e * VS_EXTENT_ROWS), bytes);
+        if (rc == VSHARD_OK && !extent_matches(x, o->sums, o->layout.extents, column, e))
+            return damaged(o, "columns");
+        at += bytes;
+    }
+    return rc;
+}
+
+/* The repair's marks are not in the file: they say what the states say. */
+static int restore_marks(struct opening *o)
+{
+    struct vs_repair *r = &o->x->repair;
+    int rc = r->active ? vs_repair_reserve(o->x, 0) : VSHARD_OK;
+
+    if (rc < 0 || !r->active)
+        return rc;
+    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE;
+         slot = (uint32_t)vs_row_at(o->x, slot)->id)
+        r->marks[slot / 64] |= 1ull << (slot % 64);
+    return VSHARD_OK;
+}
+
+static int copy_in(struct opening *o)
+{
+    size_t bytes = (size_t)o->layout.extents * IMAGE_COLUMNS * 8;
+    int rc;
+
+    o->sums = vs_alloc(o->x->allocator, bytes);
+    if (o->sums == NULL)
+        return VSHARD_ENOMEM;
+    rc = vs_io_read(o->x->storage, o->file, o->layout.sums, o->sums, bytes);
+    if (rc == VSHARD_OK && !sums_match(o, o->sums))
+        rc = damaged(o, "sums");
+    for (int i = 0; rc == VSHARD_OK && i < IMAGE_COLUMNS; i++)
+        rc = read_column(o, i);
+    vs_free(o->x->allocator, o->sums, bytes);
+    for (uint32_t e = 0; rc == VSHARD_OK && e < o->layout.extents; e++) {
+        if (!vs_image_extent_valid(o->x, e))
+            rc = damaged(o, "columns");
+    }
+    if (rc == VSHARD_OK)
+        rc = read_ids(o);
+    return rc == VSHARD_OK ? restore_marks(o) : rc;
+}
+
+/* ---- mapped ---- */
+
+static int map_in(struct opening *o)
+{
+    struct vs_mapping *m = &o->x->mapping;
+    void *bytes;
+    int rc = vs_io_map(o->x->storage, o->file, o->file_bytes, &bytes);
+
+    if (rc < 0)
+        return rc;
+    m->bytes = bytes;
+    m->count = o->file_bytes;
+    m->file = o->file;
+    m->extents = o->layout.extents;
+    m->sums = m->bytes + o->layout.sums;
+    m->verified = vs_alloc_zeroed(o->x->allocator, m->extents * sizeof *m->verified);
+    if (m->verified == NULL)
+        return VSHARD_ENOMEM;
+    if (!sums_match(o, m->sums))
+        return damaged(o, "sums");
+    for (int i = 0; rc == VSHARD_OK && i < IMAGE_COLUMNS; i++) {
+        if (vs_image_stride(o->x, i) > 0)
+            rc = vs_column_map(vs_image_column(o->x, i), m->bytes + o->layout.column[i],
+                               o->image.slot_count, o->x->allocator);
+    }
+    for (uint32_t e = 0; rc == VSHARD_OK && e < m->extents; e++) {
+        if (!extent_matches(o->x, m->sums, m->extents, 0, e))
+            rc = damaged(o, "rows");
+    }
+    return rc == VSHARD_OK ? read_ids(o) : rc;
+}
+
+/* Verifies what was not yet: vectors, codes and edges of one extent. Two threads may
+ * do the same one at once, which costs time and nothing else. */
+int vs_mapping_verify(const struct vshard_index *x, uint32_t extent)
+{
+    const struct vs_mapping *m = &x->mapping;
+    const struct vs_field fields[] = { { "extent", NULL, extent } };
+    bool good = true;
+
+    for (int i = 1; i < IMAGE_COLUMNS; i++)
+        good = good && extent_matches(x, m->sums, m->extents, i, extent);
+    if (!good || !vs_image_extent_valid(x, extent)) {
+        vs_log(x->logger, VSHARD_LOG_ERROR, "index.corrupt", fields, VS_COUNT(fields));
+        return VSHARD_ECORRUPT;
+    }
+    atomic_store_explicit(&m->verified[extent], 1, memory_order_release);
+    return VSHARD_OK;
+}
+
+void vs_mapping_close(struct vshard_index *x)
+{
+    struct vs_mapping *m = &x->mapping;
+
+    if (m->bytes == NULL)
+        return;
+    vs_free(x->allocator, (void *)m->verified, m->extents * sizeof *m->verified);
+    vs_io_unmap(x->storage, m->bytes, m->count);
+    vs_io_close(x->storage, m->file);
+    m->bytes = NULL;
+}
+
+/* ---- the call ---- */
+
+static int read_file(struct opening *o)
+{
+    bool mapped = o->options->flags & VSHARD_OPEN_MAPPED;
+    int rc = read_header(o);
+
+    if (rc == VSHARD_OK)
+        rc = make_index(o);
+    if (rc == VSHARD_OK)
+        rc = read_low(o);
+    if (rc == VSHARD_OK)
+        rc = read_entries(o);
+    if (rc == VSHARD_OK)
+        rc = mapped ? map_in(o) : copy_in(o);
+    return rc;
+}
+
+static int open_file(struct opening *o)
+{
+    int rc = vs_io_open(o->options->storage, o->path, 0, &o->file, &o->file_bytes);
+
+    if (rc < 0)
+        return rc;
+    rc = read_file(o);
+    if (o->x == NULL || o->x->mapping.bytes == NULL)
+        vs_io_close(o->options->storage, o->file);
+    return rc;
+}
+
+static int read_options(const struct vshard_open_options *given, struct vshard_open_options *o)
+{
+    int rc = VSHARD_OK;
+
+    *o = (struct vshard_open_options){ .size = sizeof *o };
+    if (given != NULL)
+        rc = vs_options_read(o, sizeof *o, given,
+                             VS_SIZE_THROUGH(struct vshard_open_options, storage));
+    if (rc == VSHARD_OK && (o->flags & ~(uint32_t)VSHARD_OPEN_MAPPED))
+        return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "flags", o->flags,
+                         VSHARD_OPEN_MAPPED);
+    return rc;
+}
+
+int vshard_index_open(const char *path, const struct vshard_open_options *options,
+                      struct vshard_index **index)
+{
+    struct vshard_open_options read;
+    struct opening o = { .path = path, .options = &read };
+    int rc;
+
+    if (index == NULL)
+        return VSHARD_EINVAL;
+    *index = NULL;
+    rc = read_options(options, &read);
+    if (rc < 0)
+        return rc;
+    if (path == NULL || path[0] == 0 || strlen(path) > PATH_MAX_BYTES)
+        return vs_refuse(read.logger, VSHARD_EINVAL, "open.refused", "path: bytes",
+                         path ? (int64_t)strlen(path) : 0, PATH_MAX_BYTES);
+    rc = open_file(&o);
+    if (rc < 0) {
+        vs_refuse(read.logger, rc, "open.failed", path, 0, 0);
+        vshard_index_destroy(o.x);
+        return rc;
+    }
+    *index = o.x;
+    return VSHARD_OK;
+}

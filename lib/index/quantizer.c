@@ -1,0 +1,267 @@
+/* quantizer.c - from a vector to its 7-bit code, and 1 / length.
+ *
+ * A graph is built and walked on codes, so they decide the structure that replicas
+ * must agree on. Every step here is therefore elementwise, or a sum in one fixed
+ * order: 16 sums of float64, row by row of 16 elements, added up in pairs. A product
+ * of two floats is exact in float64, so fusing it with the addition changes nothing,
+ * and no compiler or instruction set can change the result.
+ *
+ * The code of x is round((x[i] - low[i]) * scale), clamped to 0..127. One scale for
+ * all dimensions makes squared distances between codes proportional to those between
+ * vectors; each dimension has its own low, which differences do not see, so that the
+ * range is spent around the mean of that dimension.
+ *
+ *   L2SQ     the vector itself
+ *   COSINE   the vector divided by its length: half the squared distance is 1 - cos
+ *   IP       for building, the vector with sqrt(radius2 - length^2) spread over 16
+ *            more dimensions: then all points lie on one sphere, and nearness in L2
+ *            is nearness in inner product (Bachrach et al. 2014). A query is coded
+ *            as signed numbers, zero in the 16, and its key is the negated dot
+ *            product, which needs no low: that adds the same to every row.
+ *
+ * The scale is chosen from a sample of the first rows so that 1 in 1,000 elements is
+ * clamped: a few far elements would otherwise take the resolution from all others. */
+#include "index/state.h"
+
+#include <math.h>
+
+/* Elements kept when the scale is chosen: more does not change the third digit. */
+enum { SAMPLE_MAX = 1 << 20, CODE_MAX = 127, CLAMPED_ONE_IN = 1000 };
+
+double vs_sum_squares(const float *v, size_t dim)
+{
+    double sum[16] = { 0 };
+    size_t i = 0;
+
+    for (; i + 16 <= dim; i += 16) {
+        for (size_t j = 0; j < 16; j++)
+            sum[j] += (double)v[i + j] * v[i + j];
+    }
+    for (size_t j = 0; i + j < dim; j++)
+        sum[j] += (double)v[i + j] * v[i + j];
+    for (size_t width = 8; width > 0; width /= 2) {
+        for (size_t j = 0; j < width; j++)
+            sum[j] += sum[j + width];
+    }
+    return sum[0];
+}
+
+void vs_widen(const struct vshard_index *x, const void *elements, float *out)
+{
+    if (x->element == VSHARD_ELEMENT_F32) {
+        memcpy(out, elements, x->dim * sizeof *out);
+    } else if (x->element == VSHARD_ELEMENT_U8) {
+        for (size_t i = 0; i < x->dim; i++)
+            out[i] = ((const uint8_t *)elements)[i];
+    } else {
+        for (size_t i = 0; i < x->dim; i++)
+            out[i] = ((const int8_t *)elements)[i];
+    }
+}
+
+/* 1 / length under cosine, else 1; EINVAL for a vector that has no direction. */
+int vs_length_check(const struct vshard_index *x, const void *elements, float *vector,
+                    float *inverse_length)
+{
+    double length;
+
+    *inverse_length = 1.0f;
+    if (x->metric != VSHARD_METRIC_COSINE)
+        return VSHARD_OK;
+    vs_widen(x, elements, vector);
+    length = sqrt(vs_sum_squares(vector, x->dim));
+    if (length < VSHARD_LENGTH_MIN)
+        return VSHARD_EINVAL;
+    *inverse_length = (float)(1.0 / length);
+    return VSHARD_OK;
+}
+
+/* What codes are made of: code_dim floats. */
+static void code_vector(const struct vshard_index *x, const void *elements, float inverse_length,
+                        float *out)
+{
+    vs_widen(x, elements, out);
+    if (x->metric == VSHARD_METRIC_COSINE) {
+        for (size_t i = 0; i < x->dim; i++)
+            out[i] = out[i] * inverse_length;
+    } else if (x->metric == VSHARD_METRIC_IP) {
+        double rest = x->quantizer.radius2 - vs_sum_squares(out, x->dim);
+        float each = rest > 0 ? (float)sqrt(rest / IP_EXTRA_DIMS) : 0.0f;
+
+        for (size_t i = 0; i < IP_EXTRA_DIMS; i++)
+            out[x->dim + i] = each;
+    }
+}
+
+void vs_encode_row(const struct vshard_index *x, const void *elements, float inverse_length,
+                   float *vector, unsigned char *code)
+{
+    const struct vs_quantizer *z = &x->quantizer;
+
+    code_vector(x, elements, inverse_length, vector);
+    x->kernel.encode(vector, z->low, z->scale, z->code_dim, code);
+    memset(code + z->code_dim, 0, z->code_bytes - z->code_dim);
+}
+
+/* Not replicated, so plain float arithmetic will do. */
+void vs_encode_dot_query(const struct vshard_index *x, const float *query, int8_t *code)
+{
+    float greatest = 0.0f, scale;
+
+    for (size_t i = 0; i < x->dim; i++)
+        greatest = fmaxf(greatest, fabsf(query[i]));
+    scale = greatest > 0.0f ? CODE_MAX / greatest : 0.0f;
+    memset(code, 0, x->quantizer.code_bytes);
+    for (size_t i = 0; i < x->dim; i++)
+        code[i] = (int8_t)lrintf(query[i] * scale);
+}
+
+int vs_quantizer_init(struct vshard_index *x)
+{
+    struct vs_quantizer *z = &x->quantizer;
+
+    z->code_dim = x->dim + (x->metric == VSHARD_METRIC_IP ? IP_EXTRA_DIMS : 0);
+    z->code_bytes = (z->code_dim + 63) / 64 * 64;
+    z->low = vs_alloc_zeroed(x->allocator, z->code_dim * sizeof *z->low);
+    return z->low ? VSHARD_OK : VSHARD_ENOMEM;
+}
+
+void vs_quantizer_fini(struct vshard_index *x)
+{
+    vs_free(x->allocator, x->quantizer.low, x->quantizer.code_dim * sizeof(float));
+}
+
+/* The value that `rank` others are not above (Hoare's selection). */
+static float nth(float *v, size_t count, size_t rank)
+{
+    size_t first = 0, last = count - 1;
+
+    while (first < last) {
+        float pivot = v[first + (last - first) / 2];
+        size_t i = first, j = last;
+
+        for (;;) {
+            while (v[i] < pivot)
+                i++;
+            while (v[j] > pivot)
+                j--;
+            if (i >= j)
+                break;
+            float t = v[i];
+            v[i++] = v[j];
+            v[j--] = t;
+        }
+        if (rank <= j)
+            last = j;
+        else
+            first = j + 1;
+    }
+    return v[rank];
+}
+
+/* Buffers of one training, got before anything changes. */
+struct vs_training {
+    float *vector; /* [code_dim] */
+    double *sum;   /* [code_dim] */
+    float *sample; /* [sample_cap] distances from the mean */
+    size_t sample_cap, sample_count, rows;
+};
+
+static bool next_row(const struct vshard_index *x, uint32_t *slot)
+{
+    uint32_t count = atomic_load(&x->slot_count);
+
+    while (*slot < count && vs_row_state(x, *slot) != VS_ROW_LIVE)
+        ++*slot;
+    return *slot < count;
+}
+
+static void find_radius(struct vshard_index *x, struct vs_training *t)
+{
+    for (uint32_t slot = 0; next_row(x, &slot); slot++) {
+        double square;
+
+        vs_widen(x, vs_column_at(&x->elements, slot), t->vector);
+        square = vs_sum_squares(t->vector, x->dim);
+        if (square > x->quantizer.radius2)
+            x->quantizer.radius2 = square;
+    }
+}
+
+static void find_means(struct vshard_index *x, struct vs_training *t)
+{
+    for (uint32_t slot = 0; next_row(x, &slot); slot++) {
+        code_vector(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length,
+                    t->vector);
+        for (size_t i = 0; i < x->quantizer.code_dim; i++)
+            t->sum[i] += (double)t->vector[i];
+        t->rows++;
+    }
+    for (size_t i = 0; i < x->quantizer.code_dim; i++)
+        x->quantizer.low[i] = (float)(t->sum[i] / (double)t->rows);
+}
+
+static void find_scale(struct vshard_index *x, struct vs_training *t)
+{
+    struct vs_quantizer *z = &x->quantizer;
+    size_t step = (t->rows * z->code_dim + t->sample_cap - 1) / t->sample_cap, row = 0;
+    float half;
+
+    for (uint32_t slot = 0; next_row(x, &slot); slot++) {
+        if (row++ % step != 0)
+            continue;
+        code_vector(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length,
+                    t->vector);
+        for (size_t i = 0; i < z->code_dim && t->sample_count < t->sample_cap; i++)
+            t->sample[t->sample_count++] = fabsf(t->vector[i] - z->low[i]);
+    }
+    half = nth(t->sample, t->sample_count, t->sample_count - 1 - t->sample_count / CLAMPED_ONE_IN);
+    if (half < 1e-30f) /* all rows are equal: any scale codes them alike */
+        half = 1.0f;
+    z->scale = (float)CODE_MAX / (2.0f * half);
+    for (size_t i = 0; i < z->code_dim; i++)
+        z->low[i] = z->low[i] - half;
+}
+
+int vs_training_begin(struct vshard_index *x, struct vs_training **out)
+{
+    size_t dims = x->quantizer.code_dim;
+    struct vs_training *t = vs_alloc_zeroed(x->allocator, sizeof *t);
+
+    *out = t;
+    if (t == NULL)
+        return VSHARD_ENOMEM;
+    t->sample_cap = x->train_rows * dims < SAMPLE_MAX ? x->train_rows * dims : SAMPLE_MAX;
+    t->vector = vs_alloc(x->allocator, dims * sizeof *t->vector);
+    t->sum = vs_alloc_zeroed(x->allocator, dims * sizeof *t->sum);
+    t->sample = vs_alloc(x->allocator, t->sample_cap * sizeof *t->sample);
+    if (t->vector == NULL || t->sum == NULL || t->sample == NULL) {
+        vs_training_end(x, t);
+        *out = NULL;
+        return VSHARD_ENOMEM;
+    }
+    return VSHARD_OK;
+}
+
+void vs_training_end(struct vshard_index *x, struct vs_training *t)
+{
+    size_t dims = x->quantizer.code_dim;
+
+    if (t == NULL)
+        return;
+    vs_free(x->allocator, t->sample, t->sample_cap * sizeof *t->sample);
+    vs_free(x->allocator, t->sum, dims * sizeof *t->sum);
+    vs_free(x->allocator, t->vector, dims * sizeof *t->vector);
+    vs_free(x->allocator, t, sizeof *t);
+}
+
+void vs_quantizer_train(struct vshard_index *x, struct vs_training *t)
+{
+    if (vs_elements_are_codes(x))
+        return;
+    x->quantizer.radius2 = 0;
+    if (x->metric == VSHARD_METRIC_IP)
+        find_radius(x, t);
+    find_means(x, t);
+    find_scale(x, t);
+}

@@ -1,0 +1,218 @@
+/* repair.c - edges around removed rows.
+ *
+ * A removed row is not found any more, but walks still pass through it, because
+ * taking it out at once would tear a hole. When enough have gathered, a pass begins:
+ * it goes over all slots, and each live row with an edge to a removed one chooses
+ * new edges among its live neighbours and the live neighbours of the removed ones,
+ * and the newcomers are asked for an edge back (Singh et al. 2021, Algorithm 4; the
+ * edges back keep rows from losing their last edge in). At the end of the pass
+ * nothing leads to the removed rows, and their slots are free.
+ *
+ * Add and remove move the pass on by a fixed number of slots for each row they
+ * change, so no call is long, and the place of the pass depends on the calls alone.
+ * It ends before as many rows are removed again as began it.
+ *
+ * New edges only ever lead to live rows; so nothing behind the cursor leads to a row
+ * that the pass will free. */
+#include "index/state.h"
+
+enum {
+    BEGIN_MIN = 1000,    /* removed rows that begin a pass, at least */
+    BEGIN_ONE_IN = 64,   /* and as a part of all slots */
+    SLOTS_PER_ROW = 256, /* looked at for each row that a call changes */
+    GATHER = 1024        /* rows relinked at once */
+};
+
+static uint64_t begin_at(const struct vshard_index *x)
+{
+    uint64_t share = atomic_load(&x->slot_count) / BEGIN_ONE_IN;
+
+    return share < BEGIN_MIN ? BEGIN_MIN : share;
+}
+
+/* Gets all memory that vs_repair_run() may need when `changed` more rows may have
+ * been removed. */
+int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
+{
+    struct vs_repair *r = &x->repair;
+    size_t words = (size_t)x->rows.extents * VS_EXTENT_ROWS / 64;
+    uint64_t *marks;
+
+    if (x->family == VSHARD_FAMILY_FLAT || (!r->active && x->removed + changed < begin_at(x)))
+        return VSHARD_OK;
+    if (words > r->marks_words) {
+        words += words / 8;
+        marks = vs_alloc_zeroed(x->allocator, words * sizeof *marks);
+        if (marks == NULL)
+            return VSHARD_ENOMEM;
+        if (r->marks != NULL)
+            memcpy(marks, r->marks, r->marks_words * sizeof *marks);
+        vs_free(x->allocator, r->marks, r->marks_words * sizeof *marks);
+        r->marks = marks;
+        r->marks_words = words;
+    }
+    return vs_build_reserve(x, GATHER);
+}
+
+void vs_repair_fini(struct vshard_index *x)
+{
+    vs_free(x->allocator, x->repair.marks, x->repair.marks_words * sizeof *x->repair.marks);
+}
+
+/* Notes that a live row was removed. Its id must not lead to it any more. */
+void vs_repair_retire(struct vshard_index *x, uint32_t slot)
+{
+    struct vs_row *row = vs_row_at(x, slot);
+
+    atomic_store_explicit(&row->state, VS_ROW_REMOVED, memory_order_release);
+    row->id = x->repair.removed_head;
+    x->repair.removed_head = slot;
+    x->removed++;
+    x->live--;
+}
+
+static bool is_marked(const struct vs_repair *r, uint32_t slot)
+{
+    return r->marks[slot / 64] >> (slot % 64) & 1;
+}
+
+static void begin(struct vshard_index *x)
+{
+    struct vs_repair *r = &x->repair;
+
+    r->active = 1;
+    r->cursor = 0;
+    r->dying_head = r->removed_head;
+    r->removed_head = VS_SLOT_NONE;
+    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE;
+         slot = (uint32_t)vs_row_at(x, slot)->id) {
+        atomic_store(&vs_row_at(x, slot)->state, VS_ROW_DYING);
+        r->marks[slot / 64] |= 1ull << (slot % 64);
+    }
+}
+
+/* Takes the rows that are about to be freed out of the entries. */
+static void drop_entries(struct vshard_index *x)
+{
+    uint32_t count = atomic_load(&x->entry_count), kept = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t slot = *(uint32_t *)vs_column_at(&x->entries, i);
+
+        if (!is_marked(&x->repair, slot))
+            *(uint32_t *)vs_column_at(&x->entries, kept++) = slot;
+    }
+    atomic_store_explicit(&x->entry_count, kept, memory_order_release);
+}
+
+/* There must be an entry while there is a row. */
+static void ensure_entry(struct vshard_index *x)
+{
+    uint32_t slots = atomic_load(&x->slot_count);
+
+    if (atomic_load(&x->entry_count) > 0)
+        return;
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        if (vs_row_state(x, slot) == VS_ROW_LIVE) {
+            *(uint32_t *)vs_column_at(&x->entries, 0) = slot;
+            atomic_store_explicit(&x->entry_count, 1, memory_order_release);
+            return;
+        }
+    }
+}
+
+static void finish(struct vshard_index *x)
+{
+    struct vs_repair *r = &x->repair;
+    uint32_t slot = r->dying_head;
+
+    drop_entries(x);
+    ensure_entry(x);
+    vs_readers_drain(x);
+    while (slot != VS_SLOT_NONE) {
+        uint32_t next = (uint32_t)vs_row_at(x, slot)->id;
+
+        r->marks[slot / 64] &= ~(1ull << (slot % 64));
+        vs_slot_free(x, slot);
+        x->removed--;
+        slot = next;
+    }
+    r->dying_head = VS_SLOT_NONE;
+    r->active = 0;
+}
+
+static bool needs_repair(const struct vshard_index *x, uint32_t slot)
+{
+    const _Atomic uint32_t *edges = vs_edges_at(x, slot);
+
+    if (vs_row_state(x, slot) != VS_ROW_LIVE)
+        return false;
+    for (uint32_t i = 0; i < x->degree; i++) {
+        uint32_t to = atomic_load_explicit(&edges[i], memory_order_relaxed);
+
+        if (to == VS_SLOT_NONE)
+            return false;
+        if (is_marked(&x->repair, to))
+            return true;
+    }
+    return false;
+}
+
+/* Moves the pass on by at most `quota` slots. */
+static uint64_t step(struct vshard_index *x, uint64_t quota)
+{
+    struct vs_repair *r = &x->repair;
+    uint32_t slots[GATHER], count = 0, end = atomic_load(&x->slot_count);
+    uint64_t looked = 0;
+
+    for (; r->cursor < end && looked < quota; r->cursor++, looked++) {
+        if (!needs_repair(x, r->cursor))
+            continue;
+        slots[count++] = r->cursor;
+        if (count == GATHER) {
+            vs_build_relink(x, slots, count);
+            count = 0;
+        }
+    }
+    vs_build_relink(x, slots, count);
+    if (r->cursor >= end)
+        finish(x);
+    return looked;
+}
+
+/* The share of the repair that falls to a call that changed `changed` rows. */
+void vs_repair_run(struct vshard_index *x, uint64_t changed)
+{
+    uint64_t quota = changed * SLOTS_PER_ROW;
+
+    if (!atomic_load(&x->trained))
+        return;
+    while (quota > 0 && (x->repair.active || x->removed >= begin_at(x))) {
+        if (!x->repair.active)
+            begin(x);
+        quota -= step(x, quota);
+    }
+}
+
+int vshard_index_maintain(struct vshard_index *index, uint64_t budget, uint64_t *remaining)
+{
+    int rc;
+
+    if (index == NULL)
+        return VSHARD_EINVAL;
+    if (index->mapping.bytes != NULL)
+        return vs_refuse(index->logger, VSHARD_ENOTSUP, "maintain.refused", "index: mapped", 1, 0);
+    rc = vs_repair_reserve(index, UINT64_MAX / 2);
+    if (rc < 0)
+        return vs_refuse(index->logger, rc, "maintain.refused", "memory", 0, 0);
+    if (budget == 0)
+        budget = UINT64_MAX;
+    while (budget > 0 && (index->repair.active || index->removed > 0)) {
+        if (!index->repair.active)
+            begin(index);
+        budget -= step(index, budget);
+    }
+    if (remaining != NULL)
+        *remaining = index->removed;
+    return VSHARD_OK;
+}

@@ -1,0 +1,445 @@
+/* rows.c - add, remove and fetch.
+ *
+ * Add is all or nothing: it verifies all it was given, then gets all memory it can
+ * need, and only then changes the index, by steps that cannot fail. */
+#include "index/state.h"
+
+/* What one add is about to do. */
+struct plan {
+    const uint64_t *ids;
+    const unsigned char *vectors;
+    size_t vector_bytes;
+    uint32_t *order; /* [count] rows of the call that count, in order */
+    uint32_t count;  /* of them; rows overridden later in the call do not */
+    size_t order_cap;
+    uint32_t *slots; /* [slot_cap] where they were put */
+    size_t slot_cap;
+    uint32_t flat;    /* how many of them come before there is a graph */
+    bool trains;      /* and whether they make it to train_rows */
+    uint32_t dropped; /* flat: chain of the slots that were replaced */
+    struct vs_training *training;
+};
+
+/* ---- verifying ---- */
+
+static int refuse_add(const struct vshard_index *x, int status, const char *argument, size_t row)
+{
+    const struct vs_field fields[] = { { "argument", argument, 0 },
+                                       { "row", NULL, (int64_t)row },
+                                       { "status", vshard_strerror(status), 0 } };
+
+    vs_log(x->logger, VSHARD_LOG_WARN, "add.refused", fields, VS_COUNT(fields));
+    return status;
+}
+
+static int check_vectors(struct vshard_index *x, const uint64_t *ids, const unsigned char *vectors,
+                         size_t count, float *widened)
+{
+    size_t bytes = x->dim * vs_element_bytes(x);
+
+    for (size_t i = 0; i < count; i++) {
+        const void *vector = vectors + i * bytes;
+        float inverse_length;
+
+        if (ids[i] == VSHARD_ID_NONE)
+            return refuse_add(x, VSHARD_EINVAL, "ids: VSHARD_ID_NONE", i);
+        if (x->element == VSHARD_ELEMENT_F32 &&
+            x->kernel.find_unfit(vector, x->dim, VSHARD_VALUE_MAX) < x->dim)
+            return refuse_add(x, VSHARD_EINVAL, "vectors: not finite, or above VSHARD_VALUE_MAX",
+                              i);
+        if (vs_length_check(x, vector, widened, &inverse_length) != VSHARD_OK)
+            return refuse_add(x, VSHARD_EINVAL, "vectors: shorter than VSHARD_LENGTH_MIN", i);
+    }
+    return VSHARD_OK;
+}
+
+static int check_add(struct vshard_index *x, const uint64_t *ids, const void *vectors, size_t count)
+{
+    float *widened;
+    size_t bytes;
+    int rc;
+
+    if (ids == NULL || vectors == NULL)
+        return vs_refuse(x->logger, VSHARD_EINVAL, "add.refused",
+                         ids == NULL ? "ids: NULL" : "vectors: NULL", 0, 0);
+    if (x->mapping.bytes != NULL)
+        return vs_refuse(x->logger, VSHARD_ENOTSUP, "add.refused", "index: mapped", 1, 0);
+    if (count > VSHARD_ROWS_MAX || atomic_load(&x->slot_count) > VSHARD_ROWS_MAX - count ||
+        !vs_bytes(&bytes, count, x->dim * vs_element_bytes(x)))
+        return vs_refuse(x->logger, VSHARD_E2BIG, "add.refused", "count", (int64_t)count,
+                         VSHARD_ROWS_MAX - (int64_t)x->live);
+    widened = vs_alloc(x->allocator, x->quantizer.code_dim * sizeof *widened);
+    if (widened == NULL)
+        return vs_refuse(x->logger, VSHARD_ENOMEM, "add.refused", "memory", 0, 0);
+    rc = check_vectors(x, ids, vectors, count, widened);
+    vs_free(x->allocator, widened, x->quantizer.code_dim * sizeof *widened);
+    return rc;
+}
+
+/* ---- planning ---- */
+
+/* Marks each row whose id comes again later, by a table of positions. */
+static int find_last(struct vshard_index *x, struct plan *p, size_t count)
+{
+    uint64_t cap = 16, mask;
+    uint32_t *table;
+
+    while (cap < 2 * count)
+        cap *= 2;
+    mask = cap - 1;
+    table = vs_alloc(x->allocator, cap * sizeof *table);
+    if (table == NULL)
+        return VSHARD_ENOMEM;
+    memset(table, 0xff, cap * sizeof *table);
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t at = vs_mix64(p->ids[i]) & mask;
+
+        p->order[i] = i;
+        while (table[at] != VS_SLOT_NONE && p->ids[table[at]] != p->ids[i])
+            at = (at + 1) & mask;
+        if (table[at] != VS_SLOT_NONE)
+            p->order[table[at]] = VS_SLOT_NONE;
+        table[at] = i;
+    }
+    vs_free(x->allocator, table, cap * sizeof *table);
+    for (uint32_t i = 0; i < count; i++) {
+        if (p->order[i] != VS_SLOT_NONE)
+            p->order[p->count++] = p->order[i];
+    }
+    return VSHARD_OK;
+}
+
+/* How many rows go in before there is a graph, and whether one is made then. */
+static void plan_training(const struct vshard_index *x, struct plan *p)
+{
+    uint64_t live = x->live;
+
+    if (x->family == VSHARD_FAMILY_FLAT) {
+        p->flat = p->count;
+        return;
+    }
+    if (atomic_load(&x->trained))
+        return;
+    for (; p->flat < p->count && live < x->train_rows; p->flat++)
+        live += vs_idmap_find(&x->ids, p->ids[p->order[p->flat]]) == VS_SLOT_NONE;
+    p->trains = live >= x->train_rows;
+}
+
+static bool is_entry(const struct vshard_index *x, uint64_t id)
+{
+    return vs_mix64(id ^ x->seed) % ENTRY_ONE_IN == 0;
+}
+
+static uint64_t count_entries(const struct vshard_index *x, const struct plan *p)
+{
+    uint64_t entries = atomic_load(&x->entry_count) + 1;
+    uint32_t slots = p->trains ? atomic_load(&x->slot_count) : 0;
+
+    for (uint32_t i = 0; i < p->count; i++)
+        entries += is_entry(x, p->ids[p->order[i]]);
+    for (uint32_t slot = 0; slot < slots; slot++)
+        entries += is_entry(x, vs_row_at(x, slot)->id);
+    return entries;
+}
+
+static int reserve_rows(struct vshard_index *x, struct plan *p)
+{
+    uint64_t spare = x->free_count < p->count ? x->free_count : p->count;
+    uint64_t slots = atomic_load(&x->slot_count) + p->count - spare;
+    int rc = vs_column_reserve(&x->elements, slots, x->allocator);
+
+    if (rc == VSHARD_OK)
+        rc = vs_column_reserve(&x->rows, slots, x->allocator);
+    if (rc == VSHARD_OK)
+        rc = vs_idmap_reserve(&x->ids, x->live + p->count, x->allocator);
+    if (rc == VSHARD_OK)
+        rc = vs_strands_reserve(x, 0);
+    if (rc < 0 || (!p->trains && !atomic_load(&x->trained)))
+        return rc;
+    if (x->codes.stride > 0)
+        rc = vs_column_reserve(&x->codes, slots, x->allocator);
+    if (rc == VSHARD_OK)
+        rc = vs_column_reserve(&x->edges, slots, x->allocator);
+    if (rc == VSHARD_OK)
+        rc = vs_column_reserve(&x->entries, count_entries(x, p), x->allocator);
+    if (rc == VSHARD_OK)
+        rc = vs_build_reserve(x, p->trains ? x->train_rows + p->count : p->count);
+    if (rc == VSHARD_OK && p->trains)
+        rc = vs_training_begin(x, &p->training);
+    if (rc == VSHARD_OK)
+        rc = vs_repair_reserve(x, p->count);
+    return rc;
+}
+
+static int plan_add(struct vshard_index *x, struct plan *p, size_t count)
+{
+    int rc;
+
+    p->order_cap = count;
+    p->order = vs_alloc(x->allocator, count * sizeof *p->order);
+    if (p->order == NULL)
+        return VSHARD_ENOMEM;
+    rc = find_last(x, p, count);
+    if (rc < 0)
+        return rc;
+    plan_training(x, p);
+    p->slot_cap = p->count > x->train_rows ? p->count : x->train_rows;
+    p->slots = vs_alloc(x->allocator, p->slot_cap * sizeof *p->slots);
+    if (p->slots == NULL)
+        return VSHARD_ENOMEM;
+    return reserve_rows(x, p);
+}
+
+static void plan_fini(struct vshard_index *x, struct plan *p)
+{
+    vs_training_end(x, p->training);
+    vs_free(x->allocator, p->slots, p->slot_cap * sizeof *p->slots);
+    vs_free(x->allocator, p->order, p->order_cap * sizeof *p->order);
+}
+
+/* ---- doing ---- */
+
+struct store {
+    struct vshard_index *x;
+    const struct plan *plan;
+    uint32_t first;
+};
+
+/* Copies one row in, and codes it if there are codes. */
+static void store_row(void *arg, uint32_t item, uint32_t strand)
+{
+    const struct store *st = arg;
+    struct vshard_index *x = st->x;
+    const struct plan *p = st->plan;
+    uint32_t from = p->order[st->first + item], slot = p->slots[st->first + item];
+    const void *vector = p->vectors + (size_t)from * p->vector_bytes;
+    struct vs_row *row = vs_row_at(x, slot);
+    unsigned char *to = vs_column_at(&x->elements, slot);
+    float *widened = x->strands[strand].vector;
+
+    memcpy(to, vector, p->vector_bytes);
+    memset(to + p->vector_bytes, 0, x->elements.stride - p->vector_bytes);
+    vs_length_check(x, vector, widened, &row->inverse_length);
+    row->id = p->ids[from];
+    if (atomic_load(&x->trained) && x->codes.stride > 0)
+        vs_encode_row(x, to, row->inverse_length, widened, vs_column_at(&x->codes, slot));
+}
+
+static void store_rows(struct vshard_index *x, struct plan *p, uint32_t first, uint32_t count)
+{
+    struct store st = { x, p, first };
+
+    for (uint32_t i = 0; i < count; i++)
+        p->slots[first + i] = vs_slot_take(x);
+    vs_parallel(x, count, store_row, &st);
+}
+
+static void add_entry(struct vshard_index *x, uint32_t slot)
+{
+    uint32_t count = atomic_load(&x->entry_count);
+
+    if (count > 0 && !is_entry(x, vs_row_at(x, slot)->id))
+        return;
+    *(uint32_t *)vs_column_at(&x->entries, count) = slot;
+    atomic_store_explicit(&x->entry_count, count + 1, memory_order_release);
+}
+
+/* Lets a row be found, and returns the slot of the one that it replaces. */
+static uint32_t publish(struct vshard_index *x, uint32_t slot)
+{
+    struct vs_row *row = vs_row_at(x, slot);
+
+    atomic_store_explicit(&row->state, VS_ROW_LIVE, memory_order_release);
+    x->live++;
+    return vs_idmap_put(&x->ids, row->id, slot);
+}
+
+/* Without a graph nothing leads to a row that is gone, so its slot is free at once,
+ * except that readers may still be looking at it: slots are chained up, and freed
+ * together. */
+static void drop_row(struct vshard_index *x, uint32_t slot, uint32_t *chain)
+{
+    struct vs_row *row = vs_row_at(x, slot);
+
+    atomic_store_explicit(&row->state, VS_ROW_FREE, memory_order_release);
+    row->id = *chain;
+    *chain = slot;
+    x->live--;
+}
+
+static void free_dropped(struct vshard_index *x, uint32_t chain)
+{
+    if (chain != VS_SLOT_NONE)
+        vs_readers_drain(x);
+    while (chain != VS_SLOT_NONE) {
+        uint32_t next = (uint32_t)vs_row_at(x, chain)->id;
+
+        vs_slot_free(x, chain);
+        chain = next;
+    }
+}
+
+static void add_flat(struct vshard_index *x, struct plan *p)
+{
+    store_rows(x, p, 0, p->flat);
+    for (uint32_t i = 0; i < p->flat; i++) {
+        uint32_t old = publish(x, p->slots[i]);
+
+        if (old != VS_SLOT_NONE)
+            drop_row(x, old, &p->dropped);
+    }
+}
+
+static void encode_row(void *arg, uint32_t item, uint32_t strand)
+{
+    const struct store *st = arg;
+    struct vshard_index *x = st->x;
+    uint32_t slot = st->plan->slots[item];
+
+    if (x->codes.stride > 0)
+        vs_encode_row(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length,
+                      x->strands[strand].vector, vs_column_at(&x->codes, slot));
+}
+
+/* Links rows in batches, and lets them be entries. */
+static void link_rows(struct vshard_index *x, const uint32_t *slots, uint32_t count)
+{
+    for (uint32_t first = 0, batch; first < count; first += batch) {
+        batch = vs_build_batch(x);
+        if (batch > x->build.batch_cap)
+            batch = x->build.batch_cap;
+        if (batch > count - first)
+            batch = count - first;
+        vs_build_link(x, slots + first, batch);
+        for (uint32_t i = 0; i < batch; i++)
+            add_entry(x, slots[first + i]);
+    }
+}
+
+/* Makes the graph over the rows that are there. They stay to be found by scanning
+ * until it is whole. */
+static void train(struct vshard_index *x, struct plan *p)
+{
+    struct store st = { x, p, 0 };
+    uint32_t slots = atomic_load(&x->slot_count), count = 0;
+
+    vs_quantizer_train(x, p->training);
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        memset(vs_column_at(&x->edges, slot), 0xff, x->edges.stride);
+        if (x->codes.stride > 0)
+            memset(vs_column_at(&x->codes, slot), 0, x->codes.stride);
+        if (vs_row_state(x, slot) == VS_ROW_LIVE)
+            p->slots[count++] = slot;
+    }
+    vs_parallel(x, count, encode_row, &st);
+    link_rows(x, p->slots, count);
+    atomic_store_explicit(&x->trained, 1, memory_order_release);
+}
+
+static void add_linked(struct vshard_index *x, struct plan *p)
+{
+    for (uint32_t first = p->flat, batch; first < p->count; first += batch) {
+        batch = vs_build_batch(x);
+        if (batch > x->build.batch_cap)
+            batch = x->build.batch_cap;
+        if (batch > p->count - first)
+            batch = p->count - first;
+        store_rows(x, p, first, batch);
+        vs_build_link(x, p->slots + first, batch);
+        for (uint32_t i = 0; i < batch; i++) {
+            uint32_t old = publish(x, p->slots[first + i]);
+
+            add_entry(x, p->slots[first + i]);
+            if (old != VS_SLOT_NONE)
+                vs_repair_retire(x, old);
+        }
+    }
+}
+
+int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void *vectors,
+                     size_t count)
+{
+    struct plan p = { .ids = ids, .vectors = vectors, .dropped = VS_SLOT_NONE };
+    int rc;
+
+    if (index == NULL)
+        return VSHARD_EINVAL;
+    if (count == 0)
+        return VSHARD_OK;
+    rc = check_add(index, ids, vectors, count);
+    if (rc < 0)
+        return rc;
+    p.vector_bytes = index->dim * vs_element_bytes(index);
+    rc = plan_add(index, &p, count);
+    if (rc == VSHARD_OK) {
+        add_flat(index, &p);
+        if (p.trains)
+            train(index, &p);
+        add_linked(index, &p);
+        free_dropped(index, p.dropped);
+        vs_repair_run(index, p.count);
+    } else {
+        vs_refuse(index->logger, rc, "add.refused", "memory", 0, 0);
+    }
+    plan_fini(index, &p);
+    return rc;
+}
+
+/* ---- remove and fetch ---- */
+
+int vshard_index_remove(struct vshard_index *index, const uint64_t *ids, size_t count,
+                        size_t *removed)
+{
+    uint32_t dropped = VS_SLOT_NONE;
+    size_t done = 0;
+    int rc;
+
+    if (index == NULL || (ids == NULL && count > 0))
+        return VSHARD_EINVAL;
+    if (index->mapping.bytes != NULL)
+        return vs_refuse(index->logger, VSHARD_ENOTSUP, "remove.refused", "index: mapped", 1, 0);
+    rc = vs_repair_reserve(index, count);
+    if (rc < 0)
+        return vs_refuse(index->logger, rc, "remove.refused", "memory", 0, 0);
+    for (size_t i = 0; i < count; i++) {
+        uint32_t slot = vs_idmap_remove(&index->ids, ids[i]);
+
+        if (slot == VS_SLOT_NONE)
+            continue;
+        if (atomic_load(&index->trained))
+            vs_repair_retire(index, slot);
+        else
+            drop_row(index, slot, &dropped);
+        done++;
+    }
+    free_dropped(index, dropped);
+    vs_repair_run(index, done);
+    if (removed != NULL)
+        *removed = done;
+    return VSHARD_OK;
+}
+
+int vshard_index_fetch(struct vshard_index *index, const uint64_t *ids, size_t count, void *vectors,
+                       uint8_t *found)
+{
+    size_t bytes;
+    int rc = VSHARD_OK;
+
+    if (index == NULL || (count > 0 && (ids == NULL || vectors == NULL)))
+        return VSHARD_EINVAL;
+    bytes = index->dim * vs_element_bytes(index);
+    for (size_t i = 0; i < count; i++) {
+        uint32_t slot = vs_idmap_find(&index->ids, ids[i]);
+
+        if (found != NULL)
+            found[i] = slot != VS_SLOT_NONE;
+        if (slot == VS_SLOT_NONE) {
+            rc = VSHARD_ENOTFOUND;
+            continue;
+        }
+        if (vs_touch(index, slot) < 0)
+            return VSHARD_ECORRUPT;
+        memcpy((unsigned char *)vectors + i * bytes, vs_column_at(&index->elements, slot), bytes);
+    }
+    return rc;
+}

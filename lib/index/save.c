@@ -1,0 +1,149 @@
+/* save.c - an index into a file, whole or not at all.
+ *
+ * Everything goes under a temporary name, is synced, takes the place of the old file
+ * by renaming, and the directory is synced. A crash at any moment leaves the old file
+ * or the new one. Not here: what the bytes mean, which is image.c. */
+#include "index/image.h"
+
+struct saving {
+    struct vshard_index *x;
+    struct vs_image_layout layout;
+    unsigned char *sums;
+    size_t sums_bytes;
+    char *temporary; /* path + ".tmp" */
+    char *directory; /* of path */
+    size_t path_bytes;
+    uint64_t file;
+};
+
+static const char suffix[] = ".tmp";
+
+static int make_names(struct saving *s, const char *path)
+{
+    size_t n = strlen(path), at = n;
+
+    s->path_bytes = n + sizeof suffix + 2;
+    s->temporary = vs_alloc(s->x->allocator, s->path_bytes);
+    s->directory = vs_alloc(s->x->allocator, s->path_bytes);
+    if (s->temporary == NULL || s->directory == NULL)
+        return VSHARD_ENOMEM;
+    memcpy(s->temporary, path, n);
+    memcpy(s->temporary + n, suffix, sizeof suffix);
+    while (at > 0 && path[at - 1] != '/')
+        at--;
+    if (at == 0) {
+        memcpy(s->directory, ".", 2);
+    } else {
+        memcpy(s->directory, path, at);
+        s->directory[at] = 0;
+    }
+    return VSHARD_OK;
+}
+
+static int write_entries(struct saving *s)
+{
+    uint32_t count = atomic_load(&s->x->entry_count);
+    int rc = VSHARD_OK;
+
+    for (uint32_t first = 0; rc == VSHARD_OK && first < count; first += VS_EXTENT_ROWS) {
+        uint32_t n = count - first < VS_EXTENT_ROWS ? count - first : VS_EXTENT_ROWS;
+
+        rc = vs_io_write(s->x->storage, s->file, s->layout.entries + first * sizeof(uint32_t),
+                         vs_column_at(&s->x->entries, first), n * sizeof(uint32_t));
+    }
+    return rc;
+}
+
+static int write_column(struct saving *s, int column)
+{
+    size_t stride = vs_image_stride(s->x, column);
+    uint64_t at = s->layout.column[column];
+    int rc = VSHARD_OK;
+
+    for (uint32_t e = 0; stride > 0 && rc == VSHARD_OK && e < s->layout.extents; e++) {
+        size_t bytes = vs_image_rows(s->x, e) * stride;
+
+        rc = vs_io_write(s->x->storage, s->file, at,
+                         vs_column_at(vs_image_column(s->x, column), e * VS_EXTENT_ROWS), bytes);
+        at += bytes;
+    }
+    return rc;
+}
+
+static int write_all(struct saving *s)
+{
+    const struct vshard_storage *storage = s->x->storage;
+    unsigned char header[IMAGE_HEADER_BYTES];
+    static const unsigned char last = 0;
+    int rc;
+
+    vs_image_sums(s->x, s->sums, s->layout.extents);
+    vs_image_encode(s->x, s->sums, header);
+    /* The file ends at a multiple of the alignment. This goes first, because some
+     * section's own last byte may lie there. */
+    rc = vs_io_write(storage, s->file, s->layout.end - 1, &last, 1);
+    if (rc == VSHARD_OK)
+        rc = vs_io_write(storage, s->file, 0, header, sizeof header);
+    if (rc == VSHARD_OK)
+        rc = vs_io_write(storage, s->file, s->layout.low, s->x->quantizer.low,
+                         s->x->quantizer.code_dim * sizeof(float));
+    if (rc == VSHARD_OK)
+        rc = write_entries(s);
+    if (rc == VSHARD_OK && s->layout.extents > 0)
+        rc = vs_io_write(storage, s->file, s->layout.sums, s->sums,
+                         (size_t)s->layout.extents * IMAGE_COLUMNS * 8);
+    for (int i = 0; rc == VSHARD_OK && i < IMAGE_COLUMNS; i++)
+        rc = write_column(s, i);
+    return rc == VSHARD_OK ? vs_io_sync(storage, s->file) : rc;
+}
+
+static int write_and_rename(struct saving *s, const char *path)
+{
+    const struct vshard_storage *storage = s->x->storage;
+    uint64_t bytes;
+    int closed, rc;
+
+    rc = vs_io_open(storage, s->temporary,
+                    VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_TRUNCATE,
+                    &s->file, &bytes);
+    if (rc < 0)
+        return rc;
+    rc = write_all(s);
+    closed = vs_io_close(storage, s->file);
+    if (rc == VSHARD_OK)
+        rc = closed;
+    if (rc == VSHARD_OK)
+        rc = vs_io_rename(storage, s->temporary, path);
+    if (rc < 0) {
+        vs_io_remove(storage, s->temporary);
+        return rc;
+    }
+    return vs_io_sync_dir(storage, s->directory);
+}
+
+int vshard_index_save(struct vshard_index *index, const char *path)
+{
+    struct saving s = { .x = index };
+    int rc;
+
+    if (index == NULL || path == NULL)
+        return VSHARD_EINVAL;
+    if (path[0] == 0 || strlen(path) > PATH_MAX_BYTES)
+        return vs_refuse(index->logger, VSHARD_EINVAL, "save.refused", "path: bytes",
+                         (int64_t)strlen(path), PATH_MAX_BYTES);
+    vs_image_layout(index, &s.layout);
+    s.sums_bytes = (size_t)s.layout.extents * IMAGE_COLUMNS * 8;
+    s.sums = vs_alloc(index->allocator, s.sums_bytes);
+    rc = s.sums == NULL ? VSHARD_ENOMEM : make_names(&s, path);
+    if (rc == VSHARD_OK && index->mapping.bytes != NULL)
+        rc = vshard_index_check(index, NULL); /* so that damage is not given a new checksum */
+    if (rc == VSHARD_OK)
+        rc = write_and_rename(&s, path);
+    if (rc < 0)
+        vs_log(index->logger, VSHARD_LOG_ERROR, "save.failed",
+               (struct vs_field[]){ { "path", path, 0 }, { "status", vshard_strerror(rc), 0 } }, 2);
+    vs_free(index->allocator, s.directory, s.path_bytes);
+    vs_free(index->allocator, s.temporary, s.path_bytes);
+    vs_free(index->allocator, s.sums, s.sums_bytes);
+    return rc;
+}

@@ -1,0 +1,188 @@
+/* scratch.c - the buffers of one search or one build task, and the list of the
+ * nearest. Buffers grow to what the largest call needed and then stay, so that a
+ * search allocates nothing once it has run. */
+#include "index/state.h"
+
+enum { POOL_SPARE = 16 }; /* pool_push stores whole vectors past the end */
+
+/* A larger array in place of an old one; NULL, and the old one kept, without memory. */
+static void *grown(struct vshard_index *x, struct vs_scratch *s, void *old, size_t old_bytes,
+                   size_t new_bytes)
+{
+    void *p = vs_alloc_zeroed(x->allocator, new_bytes);
+
+    if (p == NULL)
+        return NULL;
+    vs_free(x->allocator, old, old_bytes);
+    s->bytes += new_bytes - old_bytes;
+    return p;
+}
+
+/* Both arrays or neither, so that they always have one capacity. */
+static int grow_pool(struct vshard_index *x, struct vs_scratch *s, uint32_t cap)
+{
+    size_t old = s->pool_cap ? (s->pool_cap + POOL_SPARE) * sizeof(int32_t) : 0;
+    size_t bytes = (cap + POOL_SPARE) * sizeof(int32_t);
+    int32_t *keys = vs_alloc_zeroed(x->allocator, bytes);
+    uint32_t *slots = vs_alloc_zeroed(x->allocator, bytes);
+
+    if (keys == NULL || slots == NULL) {
+        vs_free(x->allocator, keys, bytes);
+        vs_free(x->allocator, slots, bytes);
+        return VSHARD_ENOMEM;
+    }
+    vs_free(x->allocator, s->pool.keys, old);
+    vs_free(x->allocator, s->pool.slots, old);
+    s->pool.keys = keys;
+    s->pool.slots = slots;
+    s->pool_cap = cap;
+    s->bytes += 2 * (bytes - old);
+    return VSHARD_OK;
+}
+
+static uint32_t list_cap(const struct vshard_index *x)
+{
+    return 4 * x->degree > LIST_MIN ? 4 * x->degree : LIST_MIN;
+}
+
+static int make_lists(struct vshard_index *x, struct vs_scratch *s)
+{
+    uint32_t cap = list_cap(x);
+
+    if (s->slots == NULL)
+        s->slots = grown(x, s, NULL, 0, cap * sizeof *s->slots);
+    if (s->rows == NULL)
+        s->rows = grown(x, s, NULL, 0, cap * sizeof *s->rows);
+    if (s->keys == NULL)
+        s->keys = grown(x, s, NULL, 0, cap * sizeof *s->keys);
+    if (s->distances == NULL)
+        s->distances = grown(x, s, NULL, 0, cap * sizeof *s->distances);
+    if (s->vector == NULL)
+        s->vector = grown(x, s, NULL, 0, x->quantizer.code_dim * sizeof *s->vector);
+    if (s->code == NULL)
+        s->code = grown(x, s, NULL, 0, x->quantizer.code_bytes);
+    if (!s->slots || !s->rows || !s->keys || !s->distances || !s->vector || !s->code)
+        return VSHARD_ENOMEM;
+    s->list_cap = cap;
+    return VSHARD_OK;
+}
+
+static int grow_visited(struct vshard_index *x, struct vs_scratch *s)
+{
+    size_t words = (size_t)x->rows.extents * VS_EXTENT_ROWS / 64;
+    uint64_t *visited;
+
+    if (words <= s->visited_words)
+        return VSHARD_OK;
+    words += words / 8; /* not again for each extent */
+    visited = grown(x, s, s->visited, s->visited_words * sizeof *visited, words * sizeof *visited);
+    if (visited == NULL)
+        return VSHARD_ENOMEM;
+    s->visited = visited;
+    s->visited_words = words;
+    return VSHARD_OK;
+}
+
+static int grow_top(struct vshard_index *x, struct vs_scratch *s, uint32_t cap)
+{
+    struct vs_candidate *top = grown(x, s, s->top, s->top_cap * sizeof *top, cap * sizeof *top);
+
+    if (top == NULL)
+        return VSHARD_ENOMEM;
+    s->top = top;
+    s->top_cap = cap;
+    return VSHARD_OK;
+}
+
+int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t pool_cap,
+                       uint32_t top_cap)
+{
+    int rc = s->list_cap ? VSHARD_OK : make_lists(x, s);
+
+    if (rc == VSHARD_OK)
+        rc = grow_visited(x, s);
+    if (rc == VSHARD_OK && pool_cap > s->pool_cap)
+        rc = grow_pool(x, s, pool_cap);
+    if (rc == VSHARD_OK && top_cap > s->top_cap)
+        rc = grow_top(x, s, top_cap);
+    return rc;
+}
+
+void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
+{
+    const struct vshard_allocator *a = x->allocator;
+    uint32_t cap = list_cap(x);
+
+    vs_free(a, s->visited, s->visited_words * sizeof *s->visited);
+    vs_free(a, s->pool.keys, (s->pool_cap + POOL_SPARE) * sizeof *s->pool.keys);
+    vs_free(a, s->pool.slots, (s->pool_cap + POOL_SPARE) * sizeof *s->pool.slots);
+    vs_free(a, s->slots, cap * sizeof *s->slots);
+    vs_free(a, s->rows, cap * sizeof *s->rows);
+    vs_free(a, s->keys, cap * sizeof *s->keys);
+    vs_free(a, s->distances, cap * sizeof *s->distances);
+    vs_free(a, s->vector, x->quantizer.code_dim * sizeof *s->vector);
+    vs_free(a, s->code, x->quantizer.code_bytes);
+    vs_free(a, s->top, s->top_cap * sizeof *s->top);
+    memset(s, 0, sizeof *s);
+}
+
+/* ---- the nearest few ---- */
+
+bool vs_nearer(const struct vs_candidate *a, const struct vs_candidate *b)
+{
+    if (a->distance != b->distance)
+        return a->distance < b->distance;
+    return a->id < b->id;
+}
+
+static void sift_down(struct vs_candidate *items, uint32_t count, uint32_t at)
+{
+    struct vs_candidate c = items[at];
+
+    for (;;) {
+        uint32_t child = 2 * at + 1;
+
+        if (child >= count)
+            break;
+        if (child + 1 < count && vs_nearer(&items[child], &items[child + 1]))
+            child++;
+        if (!vs_nearer(&c, &items[child]))
+            break;
+        items[at] = items[child];
+        at = child;
+    }
+    items[at] = c;
+}
+
+void vs_top_offer(struct vs_top *top, struct vs_candidate c)
+{
+    uint32_t at;
+
+    if (top->count == top->cap) {
+        if (!vs_nearer(&c, &top->items[0]))
+            return;
+        top->items[0] = c;
+        sift_down(top->items, top->count, 0);
+        return;
+    }
+    for (at = top->count++; at > 0; at = (at - 1) / 2) {
+        struct vs_candidate *parent = &top->items[(at - 1) / 2];
+
+        if (!vs_nearer(parent, &c))
+            break;
+        top->items[at] = *parent;
+    }
+    top->items[at] = c;
+}
+
+/* Nearest first. */
+void vs_top_sort(struct vs_top *top)
+{
+    for (uint32_t n = top->count; n > 1; n--) {
+        struct vs_candidate farthest = top->items[0];
+
+        top->items[0] = top->items[n - 1];
+        sift_down(top->items, n - 1, 0);
+        top->items[n - 1] = farthest;
+    }
+}

@@ -1,0 +1,154 @@
+/* search.c - one call, many queries. */
+#include "index/state.h"
+
+/* Widens the beam until there are `want` answers; what even a wide beam cannot reach
+ * is found by scanning. So k answers come back whenever k rows are there. */
+static int search_graph(struct vshard_index *x, const struct vs_query *q, struct vs_reader *r,
+                        struct vs_top *top, uint32_t ef)
+{
+    uint64_t want = x->live < top->cap ? x->live : top->cap;
+    int rc;
+
+    for (;;) {
+        rc = vs_graph_search(x, q, &r->scratch, top, ef);
+        if (rc < 0 || top->count >= want || ef >= VSHARD_EF_MAX)
+            return rc;
+        ef = 2 * ef > VSHARD_EF_MAX ? VSHARD_EF_MAX : 2 * ef;
+        top->count = 0;
+        rc = vs_scratch_reserve(x, &r->scratch, ef, 0);
+        if (rc < 0)
+            return rc;
+    }
+}
+
+struct request {
+    uint32_t ef;
+    uint32_t flags;
+    size_t k;
+    uint64_t exact_scans;
+};
+
+static int search_one(struct vshard_index *x, struct vs_reader *r, const void *query,
+                      struct request *want, struct vs_top *top)
+{
+    struct vs_query q;
+    int rc = vs_query_check(x, query, &r->scratch, &q);
+    bool graph = atomic_load_explicit(&x->trained, memory_order_acquire) &&
+                 !(want->flags & VSHARD_SEARCH_EXACT);
+
+    top->count = 0;
+    if (rc == VSHARD_OK && graph) {
+        rc = search_graph(x, &q, r, top, want->ef);
+        graph = top->count >= (x->live < want->k ? x->live : want->k);
+    }
+    if (rc == VSHARD_OK && !graph) {
+        top->count = 0;
+        want->exact_scans++;
+        rc = vs_flat_search(x, &q, &r->scratch, top);
+    }
+    vs_top_sort(top);
+    return rc;
+}
+
+static void write_hits(const struct vs_top *top, size_t k, struct vshard_hit *hits)
+{
+    for (size_t i = 0; i < k; i++) {
+        if (i < top->count)
+            hits[i] = (struct vshard_hit){ top->items[i].id, top->items[i].distance, 0 };
+        else
+            hits[i] = (struct vshard_hit){ VSHARD_ID_NONE, __builtin_inff(), 0 };
+    }
+}
+
+static int search_all(struct vshard_index *x, struct vs_reader *r, const unsigned char *queries,
+                      size_t count, struct request *want, struct vshard_hit *hits, uint32_t *found)
+{
+    size_t bytes = x->dim * vs_element_bytes(x);
+    int rc = vs_scratch_reserve(x, &r->scratch, want->ef, (uint32_t)want->k);
+
+    for (size_t i = 0; rc == VSHARD_OK && i < count; i++) {
+        struct vs_top top = { r->scratch.top, 0, (uint32_t)want->k };
+
+        rc = search_one(x, r, queries + i * bytes, want, &top);
+        write_hits(&top, want->k, hits + i * want->k);
+        if (found != NULL)
+            found[i] = top.count;
+    }
+    return rc;
+}
+
+static int refuse(const struct vshard_index *x, const char *argument, uint64_t value,
+                  uint64_t limit)
+{
+    return vs_refuse(x->logger, VSHARD_EINVAL, "search.refused", argument, (int64_t)value,
+                     (int64_t)limit);
+}
+
+static int check_search(const struct vshard_index *x, size_t count, size_t k,
+                        const struct vshard_search_options *o)
+{
+    size_t bytes;
+
+    if (k == 0 || k > VSHARD_K_MAX)
+        return refuse(x, "k", k, VSHARD_K_MAX);
+    if (!vs_bytes(&bytes, count, k * sizeof(struct vshard_hit)) ||
+        !vs_bytes(&bytes, count, x->dim * vs_element_bytes(x)))
+        return refuse(x, "count", count, SIZE_MAX / (k * sizeof(struct vshard_hit)));
+    if (o->ef_search > VSHARD_EF_MAX)
+        return refuse(x, "ef_search", o->ef_search, VSHARD_EF_MAX);
+    if (o->flags & ~(uint32_t)VSHARD_SEARCH_EXACT)
+        return refuse(x, "flags", o->flags, VSHARD_SEARCH_EXACT);
+    return VSHARD_OK;
+}
+
+/* Zeros before the search, which also tells whether `info` can be filled in. */
+static int report(const struct vs_scratch *s, const struct request *want,
+                  struct vshard_search_info *info)
+{
+    struct vshard_search_info ours = { .exact_scans = want->exact_scans };
+
+    if (s != NULL) {
+        ours.distances = s->distance_count;
+        ours.hops = s->hop_count;
+    }
+
+    if (info == NULL)
+        return VSHARD_OK;
+    return vs_report_write(info, &ours, sizeof ours,
+                           VS_SIZE_THROUGH(struct vshard_search_info, exact_scans));
+}
+
+int vshard_index_search(struct vshard_index *index, const void *queries, size_t count, size_t k,
+                        struct vshard_hit *hits, const struct vshard_search_options *options)
+{
+    struct vshard_search_options o = { .size = sizeof o };
+    struct request want = { 0 };
+    struct vs_reader *r;
+    int rc = VSHARD_OK;
+
+    if (index == NULL || (count > 0 && (queries == NULL || hits == NULL)))
+        return VSHARD_EINVAL;
+    if (options != NULL)
+        rc = vs_options_read(&o, sizeof o, options,
+                             VS_SIZE_THROUGH(struct vshard_search_options, info));
+    if (rc == VSHARD_OK)
+        rc = check_search(index, count, k, &o);
+    if (rc == VSHARD_OK)
+        rc = report(NULL, &want, o.info);
+    if (rc < 0)
+        return rc;
+    want.flags = o.flags;
+    want.k = k;
+    want.ef = o.ef_search ? o.ef_search : index->ef_search;
+    if (want.ef < k)
+        want.ef = (uint32_t)k;
+
+    r = vs_reader_enter(index);
+    r->scratch.distance_count = r->scratch.hop_count = 0;
+    rc = search_all(index, r, queries, count, &want, hits, o.found);
+    report(&r->scratch, &want, o.info);
+    vs_reader_leave(r);
+    if (rc == VSHARD_ENOMEM)
+        vs_refuse(index->logger, rc, "search.refused", "memory", 0, 0);
+    return rc;
+}

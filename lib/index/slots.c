@@ -1,0 +1,40 @@
+/* slots.c - which slots are free. They form a chain through vs_row.id, last freed
+ * first used: an order that depends only on the calls, as replicas need. */
+#include "index/state.h"
+
+/* The slot must be in no edge, no entry and no reader's hands. Its bytes are wiped:
+ * what was removed is neither in memory nor in the next file. */
+void vs_slot_free(struct vshard_index *x, uint32_t slot)
+{
+    struct vs_row *row = vs_row_at(x, slot);
+
+    memset(vs_column_at(&x->elements, slot), 0, x->elements.stride);
+    if (atomic_load(&x->trained)) {
+        if (x->codes.stride > 0)
+            memset(vs_column_at(&x->codes, slot), 0, x->codes.stride);
+        memset(vs_column_at(&x->edges, slot), 0xff, x->edges.stride);
+    }
+    atomic_store_explicit(&row->state, VS_ROW_FREE, memory_order_release);
+    row->inverse_length = 0.0f;
+    row->id = x->free_head;
+    x->free_head = slot;
+    x->free_count++;
+}
+
+/* A free slot, or a new one, for which there must be room. */
+uint32_t vs_slot_take(struct vshard_index *x)
+{
+    uint32_t slot = x->free_head;
+
+    if (slot == VS_SLOT_NONE) {
+        slot = atomic_load_explicit(&x->slot_count, memory_order_relaxed);
+        atomic_init(&vs_row_at(x, slot)->state, VS_ROW_FREE);
+        if (x->edges.extents > 0)
+            memset(vs_column_at(&x->edges, slot), 0xff, x->edges.stride);
+        atomic_store_explicit(&x->slot_count, slot + 1, memory_order_release);
+        return slot;
+    }
+    x->free_head = (uint32_t)vs_row_at(x, slot)->id;
+    x->free_count--;
+    return slot;
+}

@@ -1,0 +1,303 @@
+/* state.h - private to lib/index: the index itself, and what its files share.
+ *
+ * A row lives in one slot: its element vector, its code, its edges and its id are
+ * the same slot of four columns. Slots are numbered from 0, without gaps; a removed
+ * row's slot is used again.
+ *
+ *   elements   the vector as given
+ *   codes      quantised to 7 bits an element, padded to 64 bytes (quantizer.c);
+ *              absent where 8-bit elements are their own code
+ *   edges      uint32 [degree], slots; VS_SLOT_NONE after the last
+ *   rows       id, 1 / length, state
+ *
+ * What decides structure (codes, keys, edges) is integer arithmetic or acts on one
+ * element at a time, so it is equal on every instruction set; floats only order the
+ * final answer. */
+#ifndef VS_INDEX_STATE_H
+#define VS_INDEX_STATE_H
+
+#include "base/base.h"
+#include "index/column.h"
+#include "index/idmap.h"
+#include "index/index.h"
+#include "kernel/kernel.h"
+#include "os/os.h"
+
+enum {
+    M_MIN = 4,
+    M_MAX = 128,
+    M_DEFAULT = 32,
+    EF_CONSTRUCTION_MIN = 8,
+    EF_CONSTRUCTION_MAX = 4096,
+    EF_CONSTRUCTION_DEFAULT = 200,
+    EF_SEARCH_DEFAULT = 100,
+    TRAIN_ROWS_MIN = 256,
+    TRAIN_ROWS_MAX = 65536,
+    TRAIN_ROWS_DEFAULT = 2048,
+    PATH_MAX_BYTES = 4000,
+    WIDTH_MAX = 256, /* host threads in one call, and readers at once */
+    LIST_MIN = 512,  /* rows handled by one kernel call, at most */
+    IP_EXTRA_DIMS = 16
+};
+
+/* A row where searches may start: one of this many, chosen by a hash of its id. */
+enum { ENTRY_ONE_IN = 512 };
+
+/* ---- codes (quantizer.c) ---- */
+struct vs_quantizer {
+    float *low;          /* [code_dim] what code 0 stands for */
+    float scale;         /* codes in one unit of the input */
+    double radius2;      /* IP: square of the greatest length that is spread out */
+    uint32_t code_dim;   /* dim, and IP_EXTRA_DIMS more for IP */
+    uint32_t code_bytes; /* code_dim rounded up to 64 */
+};
+
+/* ---- one caller's buffers (scratch.c) ---- */
+struct vs_candidate {
+    float distance;
+    uint32_t slot;
+    uint64_t id;
+};
+
+/* The nearest `cap` of the candidates offered, as a heap with the farthest on top. */
+struct vs_top {
+    struct vs_candidate *items;
+    uint32_t count;
+    uint32_t cap;
+};
+
+struct vs_scratch {
+    uint64_t *visited; /* one bit a slot */
+    size_t visited_words;
+    struct vs_pool pool;
+    uint32_t pool_cap; /* room in pool */
+    uint32_t list_cap; /* room in the next three */
+    uint32_t *slots;
+    const void **rows;
+    int32_t *keys;
+    float *distances;         /* [list_cap] */
+    struct vs_candidate *top; /* [top_cap] */
+    uint32_t top_cap;
+    float *vector;           /* [code_dim] */
+    unsigned char *code;     /* [code_bytes] */
+    size_t bytes;            /* allocated, all together */
+    uint64_t distance_count; /* what the caller's calls did */
+    uint64_t hop_count;
+};
+
+/* ---- readers (reader.c) ---- */
+struct vs_reader {
+    _Atomic uint32_t busy;  /* claimed by a call */
+    _Atomic uint64_t epoch; /* the epoch it reads in; 0 outside */
+    struct vs_scratch scratch;
+    char apart[64]; /* so that neighbours do not share a line */
+};
+
+/* ---- removed rows (repair.c) ---- */
+struct vs_repair {
+    uint32_t active;       /* a pass over the slots is under way */
+    uint32_t cursor;       /* the next slot it looks at */
+    uint32_t dying_head;   /* chain of the rows it will free, through vs_row.id */
+    uint32_t removed_head; /* chain of the rows that wait for the next pass */
+    uint64_t *marks;       /* one bit a slot: dying */
+    size_t marks_words;
+};
+
+/* ---- inserting (graph_build.c) ---- */
+struct vs_link { /* the edge target -> source is to be added */
+    uint32_t target;
+    int32_t key;
+    uint32_t source;
+};
+
+struct vs_build {
+    uint32_t batch_cap;     /* rows linked at once, at most */
+    uint32_t *link_counts;  /* [batch_cap] */
+    struct vs_link *links;  /* [batch_cap x degree] */
+    struct vs_link *sorted; /* likewise */
+    uint32_t *groups;       /* [batch_cap x degree + 1] first link of each target */
+    const uint32_t *slots;  /* the rows of the batch at hand */
+    uint32_t count;
+};
+
+/* ---- a mapped file (open.c) ---- */
+struct vs_mapping {
+    unsigned char *bytes; /* NULL for an index in memory */
+    size_t count;
+    uint64_t file;
+    const unsigned char *sums;  /* [columns][extents] checksums, in the mapping */
+    _Atomic uint32_t *verified; /* [extents] 1 once an extent was verified */
+    uint32_t extents;
+};
+
+struct vshard_index {
+    struct vshard_allocator allocator_copy;
+    struct vshard_logger logger_copy;
+    struct vshard_storage storage_copy;
+    struct vshard_executor executor; /* run is NULL: the calling thread */
+    const struct vshard_allocator *allocator;
+    const struct vshard_logger *logger;
+    const struct vshard_storage *storage;
+
+    uint32_t dim, family, metric, element;
+    uint32_t degree; /* 2m */
+    uint32_t m, ef_construction, ef_search, train_rows;
+    uint64_t seed;
+    struct vs_kernel kernel;
+
+    struct vs_column elements, codes, edges, rows;
+    const struct vs_column *traversal; /* codes, or elements that are their own code */
+    struct vs_column entries;          /* uint32: the slots where a search may start */
+    _Atomic uint32_t entry_count;
+    _Atomic uint32_t slot_count; /* slots in use or free */
+    _Atomic uint32_t trained;    /* there are codes and edges */
+    uint64_t live, removed, free_count;
+    uint32_t free_head; /* chain of free slots, through vs_row.id */
+    struct vs_idmap ids;
+    struct vs_quantizer quantizer;
+    struct vs_repair repair;
+    struct vs_build build;
+    struct vs_mapping mapping;
+
+    _Atomic uint64_t epoch;
+    struct vs_reader *readers;  /* [WIDTH_MAX] */
+    struct vs_scratch *strands; /* [strand_count] buffers of the writer's tasks */
+    uint32_t strand_count;
+};
+
+/* A query, prepared. */
+struct vs_query {
+    const void *elements;
+    float inverse_length;
+    const void *code; /* what keys are computed against */
+    uint32_t space;   /* SPACE_* */
+};
+
+enum { /* how keys are computed; smaller is nearer */
+       SPACE_CODE_L2 = 0,
+       SPACE_CODE_DOT = 1, /* the query is a signed code, the key the negated product */
+       SPACE_U8_L2 = 2,
+       SPACE_I8_L2 = 3
+};
+
+static inline struct vs_row *vs_row_at(const struct vshard_index *x, uint32_t slot)
+{
+    return vs_column_at(&x->rows, slot);
+}
+
+static inline uint32_t vs_row_state(const struct vshard_index *x, uint32_t slot)
+{
+    return atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire);
+}
+
+static inline _Atomic uint32_t *vs_edges_at(const struct vshard_index *x, uint32_t slot)
+{
+    return vs_column_at(&x->edges, slot);
+}
+
+static inline const void *vs_code_at(const struct vshard_index *x, uint32_t slot)
+{
+    return vs_column_at(x->traversal, slot);
+}
+
+static inline size_t vs_element_bytes(const struct vshard_index *x)
+{
+    return x->element == VSHARD_ELEMENT_F32 ? 4 : 1;
+}
+
+/* Elements that need no code of their own: 8 bits, and an integer distance. */
+static inline int vs_elements_are_codes(const struct vshard_index *x)
+{
+    return x->element != VSHARD_ELEMENT_F32 && x->metric == VSHARD_METRIC_L2SQ;
+}
+
+/* create.c */
+int vs_index_new(const struct vshard_index_options *o, struct vshard_index **out);
+
+/* quantizer.c */
+int vs_quantizer_init(struct vshard_index *x);
+void vs_quantizer_fini(struct vshard_index *x);
+struct vs_training;
+int vs_training_begin(struct vshard_index *x, struct vs_training **out);
+void vs_training_end(struct vshard_index *x, struct vs_training *t);
+void vs_quantizer_train(struct vshard_index *x, struct vs_training *t);
+double vs_sum_squares(const float *v, size_t dim);
+void vs_widen(const struct vshard_index *x, const void *elements, float *out);
+int vs_length_check(const struct vshard_index *x, const void *elements, float *vector,
+                    float *inverse_length);
+void vs_encode_row(const struct vshard_index *x, const void *elements, float inverse_length,
+                   float *vector, unsigned char *code);
+void vs_encode_dot_query(const struct vshard_index *x, const float *query, int8_t *code);
+
+/* keys.c: distances, in codes and exact */
+void vs_keys(const struct vshard_index *x, const struct vs_query *q, const void *const *rows,
+             size_t count, int32_t *out);
+void vs_distances(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                  size_t count);
+int vs_query_check(const struct vshard_index *x, const void *query, struct vs_scratch *s,
+                   struct vs_query *out);
+uint32_t vs_build_space(const struct vshard_index *x);
+
+/* scratch.c */
+int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t pool_cap,
+                       uint32_t top_cap);
+void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s);
+bool vs_nearer(const struct vs_candidate *a, const struct vs_candidate *b);
+void vs_top_offer(struct vs_top *top, struct vs_candidate c);
+void vs_top_sort(struct vs_top *top);
+
+/* reader.c */
+int vs_readers_init(struct vshard_index *x);
+void vs_readers_fini(struct vshard_index *x);
+struct vs_reader *vs_reader_enter(struct vshard_index *x);
+void vs_reader_leave(struct vs_reader *r);
+void vs_readers_drain(struct vshard_index *x);
+
+/* parallel.c: runs fn(arg, item, strand) once for each item; a strand is one thread
+ * of the executor, and has scratch of its own. */
+void vs_parallel(struct vshard_index *x, uint32_t count,
+                 void (*fn)(void *arg, uint32_t item, uint32_t strand), void *arg);
+int vs_strands_reserve(struct vshard_index *x, uint32_t pool_cap);
+void vs_strands_fini(struct vshard_index *x);
+
+/* flat.c */
+int vs_flat_search(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                   struct vs_top *top);
+
+/* graph_search.c */
+int vs_graph_walk(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                  uint32_t ef);
+int vs_graph_search(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                    struct vs_top *top, uint32_t ef);
+
+/* graph_build.c */
+int vs_build_reserve(struct vshard_index *x, uint64_t rows);
+void vs_build_fini(struct vshard_index *x);
+uint32_t vs_build_batch(const struct vshard_index *x);
+void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count);
+void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t count);
+
+/* repair.c */
+int vs_repair_reserve(struct vshard_index *x, uint64_t changed);
+void vs_repair_retire(struct vshard_index *x, uint32_t slot);
+void vs_repair_run(struct vshard_index *x, uint64_t quota);
+void vs_repair_fini(struct vshard_index *x);
+
+/* slots.c */
+void vs_slot_free(struct vshard_index *x, uint32_t slot);
+uint32_t vs_slot_take(struct vshard_index *x);
+
+/* open.c */
+int vs_mapping_verify(const struct vshard_index *x, uint32_t extent);
+void vs_mapping_close(struct vshard_index *x);
+
+/* In a mapped index each extent is verified when it is first touched. */
+static inline int vs_touch(const struct vshard_index *x, uint32_t slot)
+{
+    if (x->mapping.bytes == NULL ||
+        atomic_load_explicit(&x->mapping.verified[slot >> VS_EXTENT_SHIFT], memory_order_acquire))
+        return VSHARD_OK;
+    return vs_mapping_verify(x, slot >> VS_EXTENT_SHIFT);
+}
+
+#endif
