@@ -1,17 +1,25 @@
 /* pool.c - offers candidates to the sorted pool of a graph search.
  *
  * Most candidates are no better than the last entry, and which ones cannot be
- * predicted. So no branch depends on a single key:
+ * predicted; a branch on a key costs more than the rest. So:
  *
- *   1. those below the last key when the call began are gathered, branch-free;
- *   2. each finds its place by comparing it with every key: a count of the keys
- *      that are <= its own, which on sorted keys is its position;
- *   3. what lies behind moves up by one, a vector at a time.
+ *   1. vectors of keys are compared with the last entry; of those below it, as
+ *      many as a vector has lanes form a group;
+ *   2. each finds its rank: how many keys of the pool are <= its own. A few
+ *      halvings and a count over 64 keys, without a branch;
+ *   3. the group is kept sorted in a register. Its n-th goes to position rank + n;
+ *   4. from the last vector of the pool down to the first that changes, each is
+ *      put together from the old entries and the group, by a permutation that
+ *      the bits of the group's positions in it select.
  *
- * A gathered candidate that has been overtaken meanwhile finds its place at
- * `cap`, in the spare entries, which is to say nowhere. What lies behind the last
- * entry is INT32_MAX or fell off the end, so none of it is below the last key:
- * whole vectors may be compared, and a count above `count` means the end. */
+ * So an entry moves once for a whole group, and nothing is loaded that has just
+ * been stored at another offset, which would wait for the store to leave the
+ * pipeline: inserting one by one spends most of its time so.
+ *
+ * A candidate overtaken by its own group ends beyond `cap`, in the spare entries,
+ * which is to say nowhere. What lies behind the last entry, as far as a vector
+ * reaches, is INT32_MAX or fell off the end: never below the last key. So whole
+ * vectors may be compared, and a rank above `count` means the end. */
 #include "kernel/topics.h"
 
 /* ---- scalar ---- */
@@ -41,78 +49,211 @@ static void scalar_push(struct vs_pool *pool, const int32_t *keys, const uint32_
 #if defined(__x86_64__)
 #include "kernel/x86.h"
 
-enum { GATHER = 64 }; /* candidates gathered at a time */
+/* The keys of the pool that are <= key. Halves until a window of 64 is left:
+ * whatever is behind the window is above the key, or the end. */
+#define RANK_WINDOW 64
 
-struct gathered {
-    int32_t keys[GATHER + 8];
-    uint32_t slots[GATHER + 8];
-    size_t count;
-};
+static inline uint32_t rank_window(const struct vs_pool *p, int32_t key, uint32_t *left)
+{
+    uint32_t from = 0, n = p->count;
+
+    while (n > RANK_WINDOW) {
+        uint32_t half = n / 2;
+        from += half & (0u - (uint32_t)(p->keys[from + half - 1] <= key));
+        n -= half;
+    }
+    *left = n;
+    return from;
+}
 
 /* ---- AVX2 ---- */
 
-/* Behind the last entry, as far as a whole vector may reach. */
+/* How to put eight entries together, for each set of lanes that the group takes:
+ * a lane's place among those of its kind, and the sign bit where it is taken. */
+#define BIT(m, l)   ((m) >> (l)&1)
+#define BEFORE_0(m) 0
+#define BEFORE_1(m) (BEFORE_0(m) + BIT(m, 0))
+#define BEFORE_2(m) (BEFORE_1(m) + BIT(m, 1))
+#define BEFORE_3(m) (BEFORE_2(m) + BIT(m, 2))
+#define BEFORE_4(m) (BEFORE_3(m) + BIT(m, 3))
+#define BEFORE_5(m) (BEFORE_4(m) + BIT(m, 4))
+#define BEFORE_6(m) (BEFORE_5(m) + BIT(m, 5))
+#define BEFORE_7(m) (BEFORE_6(m) + BIT(m, 6))
+#define LANE(m, l)  (BIT(m, l) ? BEFORE_##l(m) - 128 : (l) - (BEFORE_##l(m)))
+#define ROW(m)                                                                              \
+    {                                                                                       \
+        LANE(m, 0), LANE(m, 1), LANE(m, 2), LANE(m, 3), LANE(m, 4), LANE(m, 5), LANE(m, 6), \
+            LANE(m, 7)                                                                      \
+    }
+#define ROWS_4(m)  ROW(m), ROW(m + 1), ROW(m + 2), ROW(m + 3)
+#define ROWS_16(m) ROWS_4(m), ROWS_4(m + 4), ROWS_4(m + 8), ROWS_4(m + 12)
+#define ROWS_64(m) ROWS_16(m), ROWS_16(m + 16), ROWS_16(m + 32), ROWS_16(m + 48)
+
+static const int8_t avx2_weave[256][8] = { ROWS_64(0), ROWS_64(64), ROWS_64(128), ROWS_64(192) };
+
+/* Up to eight candidates, ascending; equal ones in the order they were offered. */
+struct avx2_group {
+    __m256i keys, slots, ranks;
+    uint32_t count;
+};
+
+AVX2 VS_STEP __m256i avx2_lanes(void)
+{
+    return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+AVX2 VS_STEP __m256i avx2_choose(__m256i no, __m256i yes, __m256i sign)
+{
+    return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(no), _mm256_castsi256_ps(yes),
+                                                _mm256_castsi256_ps(sign)));
+}
+
+AVX2 VS_STEP __m256i avx2_load(const void *from)
+{
+    return _mm256_loadu_si256(from);
+}
+
+/* Reads up to 15 entries behind the last. */
+AVX2 VS_STEP uint32_t avx2_rank(const struct vs_pool *p, int32_t key)
+{
+    const __m256i x = _mm256_set1_epi32(key);
+    __m256i a = _mm256_setzero_si256(), b = a;
+    __m128i sum;
+    uint32_t left, from = rank_window(p, key, &left), seen = (left + 15) & ~15u;
+
+    for (uint32_t i = 0; i < seen; i += 16) { /* each key above it counts -1 */
+        a = _mm256_add_epi32(a, _mm256_cmpgt_epi32(avx2_load(p->keys + from + i), x));
+        b = _mm256_add_epi32(b, _mm256_cmpgt_epi32(avx2_load(p->keys + from + i + 8), x));
+    }
+    a = _mm256_add_epi32(a, b);
+    sum = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+    from += seen + (uint32_t)_mm_cvtsi128_si32(sum);
+    return from < p->count ? from : p->count;
+}
+
+/* Moves the lanes above the new key up by one, and puts it in the gap. */
+AVX2 VS_STEP void avx2_join(struct avx2_group *g, int32_t key, uint32_t slot, uint32_t rank)
+{
+    const __m256i up = _mm256_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6), lane = avx2_lanes();
+    const __m256i x = _mm256_set1_epi32(key), n = _mm256_set1_epi32((int32_t)g->count - 1);
+    __m256i above = _mm256_or_si256(_mm256_cmpgt_epi32(g->keys, x), _mm256_cmpgt_epi32(lane, n));
+    __m256i gap = _mm256_andnot_si256(
+        _mm256_blend_epi32(_mm256_permutevar8x32_epi32(above, up), _mm256_setzero_si256(), 1),
+        above);
+
+    g->keys = avx2_choose(g->keys, _mm256_permutevar8x32_epi32(g->keys, up), above);
+    g->slots = avx2_choose(g->slots, _mm256_permutevar8x32_epi32(g->slots, up), above);
+    g->ranks = avx2_choose(g->ranks, _mm256_permutevar8x32_epi32(g->ranks, up), above);
+    g->keys = avx2_choose(g->keys, x, gap);
+    g->slots = avx2_choose(g->slots, _mm256_set1_epi32((int32_t)slot), gap);
+    g->ranks = avx2_choose(g->ranks, _mm256_set1_epi32((int32_t)rank), gap);
+    g->count++;
+}
+
+/* Behind the last entry, as far as vectors reach. */
 AVX2 VS_STEP void avx2_fence(int32_t *end)
 {
     _mm256_storeu_si256((void *)end, _mm256_set1_epi32(INT32_MAX));
+    _mm256_storeu_si256((void *)(end + 8), _mm256_set1_epi32(INT32_MAX));
 }
 
-AVX2 VS_STEP void avx2_insert(struct vs_pool *p, int32_t key, uint32_t slot)
+/* The positions the group takes among the 64 from `from`, as bits. */
+AVX2 VS_STEP uint64_t avx2_taken(__m256i at, uint32_t from)
 {
-    const __m256i x = _mm256_set1_epi32(key);
-    __m256i above = _mm256_setzero_si256(), k, s;
-    uint32_t at, end = (p->count + 7) & ~7u;
+    const __m256i one = _mm256_set1_epi64x(1), base = _mm256_set1_epi64x(from);
+    __m256i low = _mm256_cvtepu32_epi64(_mm256_castsi256_si128(at));
+    __m256i high = _mm256_cvtepu32_epi64(_mm256_extracti128_si256(at, 1));
+    __m256i bits = _mm256_or_si256(_mm256_sllv_epi64(one, _mm256_sub_epi64(low, base)),
+                                   _mm256_sllv_epi64(one, _mm256_sub_epi64(high, base)));
+    __m128i half = _mm_or_si128(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
 
-    for (uint32_t i = 0; i < end; i += 8)
-        above = _mm256_add_epi32(
-            above, _mm256_cmpgt_epi32(_mm256_loadu_si256((const void *)(p->keys + i)), x));
-    at = end + (uint32_t)_mm_cvtsi128_si32(sum4_epi32(above, above, above, above));
-    at = at < p->count ? at : p->count;
+    return (uint64_t)_mm_cvtsi128_si64(_mm_or_si128(half, _mm_unpackhi_epi64(half, half)));
+}
 
-    k = _mm256_loadu_si256((const void *)(p->keys + at));
-    s = _mm256_loadu_si256((const void *)(p->slots + at));
-    for (uint32_t i = at; i < p->count; i += 8) {
-        __m256i k_next = _mm256_loadu_si256((const void *)(p->keys + i + 8));
-        __m256i s_next = _mm256_loadu_si256((const void *)(p->slots + i + 8));
-        _mm256_storeu_si256((void *)(p->keys + i + 1), k);
-        _mm256_storeu_si256((void *)(p->slots + i + 1), s);
-        k = k_next;
-        s = s_next;
+/* Eight entries from `old`, or from lane `from` of the group, as `how` says. */
+AVX2 VS_STEP __m256i avx2_entries(const void *old, __m256i group, __m256i from, __m256i how)
+{
+    return avx2_choose(_mm256_permutevar8x32_epi32(avx2_load(old), how),
+                       _mm256_permutevar8x32_epi32(group, _mm256_add_epi32(how, from)), how);
+}
+
+AVX2 VS_STEP void avx2_merge(struct vs_pool *p, const struct avx2_group *g)
+{
+    const __m256i lane = avx2_lanes(), n = _mm256_set1_epi32((int32_t)g->count);
+    const uint32_t room = p->cap - p->count, count = p->count + (g->count < room ? g->count : room);
+    __m256i at = _mm256_add_epi32(g->ranks, lane);
+    uint32_t block = (count + 7) / 8, first, below;
+    uint64_t taken = 0;
+
+    at = _mm256_or_si256(at, _mm256_xor_si256(_mm256_cmpgt_epi32(n, lane), _mm256_set1_epi32(-1)));
+    first = (uint32_t)_mm256_cvtsi256_si32(at);
+    below = (uint32_t)__builtin_popcount((uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(
+        _mm256_andnot_si256(at, _mm256_cmpgt_epi32(_mm256_set1_epi32((int32_t)block * 8), at)))));
+    if (block % 8 != 0)
+        taken = avx2_taken(at, block / 8 * 64) << (64 - block % 8 * 8);
+    while (block-- > first / 8) {
+        uint32_t lanes, i = block * 8;
+        __m256i how, from;
+
+        if (block % 8 == 7)
+            taken = avx2_taken(at, i - 56);
+        lanes = (uint32_t)(taken >> 56);
+        taken <<= 8;
+        below -= (uint32_t)__builtin_popcount(lanes);
+        how = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)avx2_weave[lanes]));
+        from = _mm256_set1_epi32((int32_t)below);
+        _mm256_storeu_si256((void *)(p->keys + i),
+                            avx2_entries(p->keys + i - below, g->keys, from, how));
+        _mm256_storeu_si256((void *)(p->slots + i),
+                            avx2_entries(p->slots + i - below, g->slots, from, how));
     }
-    p->keys[at] = key;
-    p->slots[at] = slot;
-    p->next = at < p->next ? at : p->next;
+    p->next = first < p->next ? first : p->next;
     if (p->count < p->cap)
-        avx2_fence(p->keys + ++p->count);
+        avx2_fence(p->keys + count);
+    p->count = count;
 }
 
-AVX2 static void avx2_gather(struct gathered *g, const struct vs_pool *p, const int32_t *keys,
-                             const uint32_t *slots, size_t count)
+/* Which of up to 64 candidates are below the last entry, as bits. */
+AVX2 VS_STEP uint64_t avx2_better(const struct vs_pool *p, const int32_t *keys, size_t count)
 {
-    int32_t worst = p->count == p->cap ? p->keys[p->cap - 1] : INT32_MAX;
-    int32_t any = p->count < p->cap;
+    uint64_t better = 0;
+    size_t i = 0;
+    int32_t last;
 
-    g->count = 0;
-    for (size_t i = 0; i < count; i++) {
-        g->keys[g->count] = keys[i];
-        g->slots[g->count] = slots[i];
-        g->count += (size_t)((keys[i] < worst) | any);
+    if (p->count < p->cap)
+        return UINT64_MAX >> (64 - count);
+    last = p->keys[p->cap - 1];
+    for (; i + 8 <= count; i += 8) {
+        __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32(last), avx2_load(keys + i));
+        better |= (uint64_t)(uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(below)) << i;
     }
+    for (; i < count; i++)
+        better |= (uint64_t)(keys[i] < last) << i;
+    return better;
 }
 
 AVX2 static void avx2_push(struct vs_pool *pool, const int32_t *keys, const uint32_t *slots,
                            size_t count)
 {
-    struct gathered g;
-
     if (pool->cap == 0)
         return;
     avx2_fence(pool->keys + pool->count);
-    for (size_t done = 0; done < count; done += GATHER) {
-        avx2_gather(&g, pool, keys + done, slots + done,
-                    count - done < GATHER ? count - done : GATHER);
-        for (size_t i = 0; i < g.count; i++)
-            avx2_insert(pool, g.keys[i], g.slots[i]);
+    for (size_t done = 0; done < count; done += 64) {
+        size_t left = count - done < 64 ? count - done : 64;
+        uint64_t better = avx2_better(pool, keys + done, left);
+
+        while (better != 0) {
+            const __m256i zero = _mm256_setzero_si256();
+            struct avx2_group g = { zero, zero, zero, 0 };
+
+            for (; better != 0 && g.count < 8; better &= better - 1) {
+                size_t i = done + (size_t)__builtin_ctzll(better);
+                avx2_join(&g, keys[i], slots[i], avx2_rank(pool, keys[i]));
+            }
+            avx2_merge(pool, &g);
+        }
     }
 }
 

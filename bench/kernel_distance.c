@@ -1,0 +1,243 @@
+/* kernel_distance.c - how fast one query meets rows, and candidates a pool.
+ *
+ * What it models: the inner loop of a graph search. `cached` takes the same 64
+ * rows again and again. `random` takes 32 rows at a time from anywhere in 256 MB
+ * and prefetches the next 32 first, as a search does with the neighbours of the
+ * vertex it will expand next. A pool is offered, 32 at a time, 32 candidates for
+ * each entry it can hold, in random order: about one in seven gets in, anywhere;
+ * the time is for one that gets in, with what the refused ones cost.
+ *
+ * One line a case, tab-separated, units in the column names; the time is the
+ * median of the repeats, and the 95th percentile stands beside it. `size` is the
+ * dimension, or what the pool can hold. Every variant this machine can run has
+ * its lines.
+ *
+ *     build/bench/kernel_distance [repeats]
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernel/kernel.h"
+#include "os/os.h"
+
+enum { REPEATS_DEFAULT = 15, BATCH = 32, CACHED_ROWS = 64, OFFERS_FOR_ENTRY = 32, KEYS = 1 << 18 };
+
+#define DATA_BYTES ((size_t)256 << 20)
+
+static volatile int32_t sink; /* keeps the compiler from dropping the work */
+
+static double now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return *state >> 33;
+}
+
+static void report(const char *what, const char *variant, size_t size, const char *where,
+                   double *sample, size_t repeats)
+{
+    qsort(sample, repeats, sizeof *sample, by_value);
+    printf("%s\t%s\t%zu\t%s\t%.2f\t%.2f\n", what, variant, size, where, sample[repeats / 2],
+           sample[repeats * 95 / 100]);
+}
+
+/* ---- distances ---- */
+
+enum job { L2SQ_F32, DOT_F32, L2SQ_CODE, DOT_CODE, L2SQ_U8, DOT_I8, JOBS };
+
+static const char *const job_name[JOBS] = { "l2sq_f32", "dot_f32", "l2sq_code",
+                                            "dot_code", "l2sq_u8", "dot_i8" };
+
+struct setup {
+    const struct vs_kernel *kernel;
+    enum job job;
+    size_t dim;
+    size_t bytes; /* from one row to the next */
+    size_t rows;
+    const uint8_t *data; /* [rows * bytes] */
+};
+
+static void run(const struct setup *s, const void *const *rows)
+{
+    static float f[BATCH];
+    static int32_t n[BATCH];
+    const struct vs_kernel *k = s->kernel;
+    const void *q = s->data;
+
+    switch (s->job) {
+    case L2SQ_F32: k->l2sq_f32_many(q, rows, BATCH, s->dim, f); break;
+    case DOT_F32: k->dot_f32_many(q, rows, BATCH, s->dim, f); break;
+    case L2SQ_CODE: k->l2sq_code_many(q, rows, BATCH, s->bytes, n); break;
+    case DOT_CODE: k->dot_code_many(q, rows, BATCH, s->bytes, n); break;
+    case L2SQ_U8: k->l2sq_u8_many(q, rows, BATCH, s->dim, n); break;
+    default: k->dot_i8_many(q, rows, BATCH, s->dim, n);
+    }
+    sink = n[0] + (f[0] > 0);
+}
+
+static void choose(const struct setup *s, const void **rows, uint64_t *state)
+{
+    for (size_t i = 0; i < BATCH; i++)
+        rows[i] = s->data + (next_random(state) * s->rows >> 31) * s->bytes;
+}
+
+static void prefetch(const struct setup *s, const void *const *rows)
+{
+    for (size_t i = 0; i < BATCH; i++) {
+        for (size_t at = 0; at < s->bytes; at += 64)
+            __builtin_prefetch((const uint8_t *)rows[i] + at);
+    }
+}
+
+/* Nanoseconds a row. */
+static double pass(const struct setup *s, size_t batches, uint64_t *state)
+{
+    const void *rows[2][BATCH];
+    double start;
+
+    choose(s, rows[0], state);
+    start = now_ns();
+    for (size_t b = 0; b < batches; b++) {
+        if (s->rows > CACHED_ROWS) {
+            choose(s, rows[(b + 1) & 1], state);
+            prefetch(s, rows[(b + 1) & 1]);
+            run(s, rows[b & 1]);
+        } else {
+            run(s, rows[0]);
+        }
+    }
+    return (now_ns() - start) / (double)(batches * BATCH);
+}
+
+static void distances(const struct vs_kernel *k, const uint8_t *data, double *sample,
+                      size_t repeats)
+{
+    static const size_t dims[] = { 100, 128, 384, 768, 960 };
+
+    for (int job = 0; job < JOBS; job++) {
+        for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++) {
+            struct setup s = { k, (enum job)job, dims[d], 0, CACHED_ROWS, data };
+            size_t element = job == L2SQ_F32 || job == DOT_F32 ? 4 : 1;
+            uint64_t state = 1;
+
+            s.bytes = (dims[d] * element + 63) / 64 * 64;
+            pass(&s, 200, &state);
+            for (size_t i = 0; i < repeats; i++)
+                sample[i] = pass(&s, 200, &state);
+            report(job_name[job], k->name, dims[d], "cached", sample, repeats);
+            s.rows = DATA_BYTES / s.bytes;
+            for (size_t i = 0; i < repeats; i++)
+                sample[i] = pass(&s, 500, &state);
+            report(job_name[job], k->name, dims[d], "random", sample, repeats);
+        }
+    }
+}
+
+/* ---- pool ---- */
+
+/* Offers a search's worth of candidates to an empty pool. */
+static void fill(const struct vs_kernel *k, struct vs_pool *pool, const int32_t *keys,
+                 const uint32_t *slots)
+{
+    pool->count = pool->next = 0;
+    for (size_t i = 0; i < (size_t)pool->cap * OFFERS_FOR_ENTRY; i += BATCH)
+        k->pool_push(pool, keys + i, slots + i, BATCH);
+    sink = pool->keys[0];
+}
+
+/* How many of those get in: one at a time, with a look at whether it did. */
+static size_t count_inserted(const struct vs_kernel *k, struct vs_pool *pool, const int32_t *keys,
+                             const uint32_t *slots)
+{
+    size_t inserted = 0;
+
+    pool->count = pool->next = 0;
+    for (size_t i = 0; i < (size_t)pool->cap * OFFERS_FOR_ENTRY; i++) {
+        inserted += pool->count < pool->cap || keys[i] < pool->keys[pool->cap - 1];
+        k->pool_push(pool, keys + i, slots + i, 1);
+    }
+    return inserted;
+}
+
+static void pools(const struct vs_kernel *k, double *sample, size_t repeats)
+{
+    enum { SEARCHES = 100, CAP_MOST = 400 };
+    static const uint32_t caps[] = { 64, 100, 200, CAP_MOST };
+    static int32_t keys[KEYS], pool_keys[CAP_MOST + 16];
+    static uint32_t slots[KEYS], pool_slots[CAP_MOST + 16];
+    uint64_t state = 1;
+
+    for (size_t i = 0; i < KEYS; i++) {
+        keys[i] = (int32_t)next_random(&state);
+        slots[i] = (uint32_t)i;
+    }
+    for (size_t c = 0; c < sizeof caps / sizeof caps[0]; c++) {
+        struct vs_pool pool = { pool_keys, pool_slots, 0, caps[c], 0 };
+        size_t starts = KEYS - (size_t)caps[c] * OFFERS_FOR_ENTRY;
+
+        for (size_t r = 0; r < repeats; r++) {
+            uint64_t replay = state;
+            size_t inserted = 0;
+            double start = now_ns();
+
+            for (size_t i = 0; i < SEARCHES; i++) {
+                size_t at = next_random(&state) % starts;
+                fill(k, &pool, keys + at, slots + at);
+            }
+            sample[r] = now_ns() - start;
+            for (size_t i = 0; i < SEARCHES; i++) {
+                size_t at = next_random(&replay) % starts;
+                inserted += count_inserted(k, &pool, keys + at, slots + at);
+            }
+            sample[r] /= (double)inserted;
+        }
+        report("pool_push", k->name, caps[c], "cached", sample, repeats);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    size_t repeats = argc > 1 ? strtoul(argv[1], NULL, 10) : REPEATS_DEFAULT;
+    uint8_t *data = aligned_alloc(64, DATA_BYTES);
+    double *sample = calloc(repeats ? repeats : 1, sizeof *sample);
+    uint32_t all = vs_os_cpu(), cpu = 0;
+    const char *last = "";
+
+    if (data == NULL || sample == NULL || repeats == 0)
+        return 1;
+    for (size_t i = 0; i < DATA_BYTES; i += 4) { /* floats of [1, 2) whose bytes are codes */
+        uint32_t bits = 0x3f000000u | ((uint32_t)(i * 2654435761u) & 0x007f7f7fu);
+        memcpy(data + i, &bits, 4);
+    }
+
+    puts("function\tvariant\tsize\twhere\tns_p50\tns_p95");
+    do { /* every subset of the bits; those of one name follow each other */
+        struct vs_kernel kernel;
+
+        vs_kernel_init(&kernel, cpu);
+        if (strcmp(kernel.name, last) != 0) {
+            distances(&kernel, data, sample, repeats);
+            pools(&kernel, sample, repeats);
+            last = kernel.name;
+        }
+        cpu = (cpu - all) & all;
+    } while (cpu != 0);
+    free(sample);
+    free(data);
+    return 0;
+}
