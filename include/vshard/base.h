@@ -274,7 +274,7 @@ enum { VSHARD_WITH_HWLOC = 1 << 0, VSHARD_WITH_SODIUM = 1 << 1, VSHARD_WITH_LZ4 
 
 /* Reports the instruction sets in use and what this build was linked with.
  *
- * Returns   0, EINVAL, EVERSION
+ * Returns   0, EINVAL
  * Thread    any
  * Since     0.1 */
 VSHARD_API int vshard_machine_report(struct vshard_machine *machine);

@@ -1,5 +1,6 @@
 /* os_machine.c - memory nodes, and unpredictable bytes. */
 #include <criterion/criterion.h>
+#include <stdio.h>
 
 #include "os/os.h"
 
@@ -60,4 +61,35 @@ Test(os_machine, draws_every_byte_it_is_asked_for)
         expect_every_byte_drawn(&os, counts[i]);
         expect_every_byte_drawn(&standard, counts[i]);
     }
+}
+
+Test(os_machine, reports_itself)
+{
+    struct vshard_machine machine = { .size = sizeof machine };
+    char version[32];
+
+    cr_assert_eq(vshard_machine_report(&machine), VSHARD_OK);
+    cr_expect_eq(machine.size, sizeof machine);
+    cr_expect_eq(machine.cpu, vs_os_cpu());
+    cr_expect_eq(machine.numa_nodes, vs_os_numa_nodes());
+    cr_expect_neq(machine.kernels[0], '\0');
+    snprintf(version, sizeof version, "%d.%d.%d", VSHARD_VERSION_MAJOR, VSHARD_VERSION_MINOR,
+             VSHARD_VERSION_PATCH);
+    cr_expect_str_eq(machine.version, version);
+    cr_expect_eq(vshard_version(), VSHARD_VERSION_NUMBER);
+}
+
+Test(os_machine, reports_to_callers_of_every_age)
+{
+    struct {
+        struct vshard_machine known;
+        uint64_t later;
+    } newer = { .known = { .size = sizeof newer }, .later = 7 };
+    struct vshard_machine unset = { .size = 0 };
+
+    cr_expect_eq(vshard_machine_report(&newer.known), VSHARD_OK);
+    cr_expect_eq(newer.later, 0, "what this library does not know is zero");
+    cr_expect_eq(newer.known.size, sizeof newer);
+    cr_expect_eq(vshard_machine_report(&unset), VSHARD_EINVAL);
+    cr_expect_eq(vshard_machine_report(NULL), VSHARD_EINVAL);
 }
