@@ -4,5 +4,6 @@
 #define VSHARD_H
 
 #include <vshard/base.h>
+#include <vshard/merge.h>
 
 #endif /* VSHARD_H */
