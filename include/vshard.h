@@ -5,5 +5,6 @@
 
 #include <vshard/base.h>
 #include <vshard/index.h>
+#include <vshard/merge.h>
 
 #endif /* VSHARD_H */

@@ -1,0 +1,67 @@
+/* select.h - the k nearest distinct keys of what has been seen. */
+#ifndef VS_MERGE_SELECT_H
+#define VS_MERGE_SELECT_H
+
+#include "merge/merge.h"
+
+/* Where a kept hit stands: sorted by distance, then by the key of its slot. */
+struct vs_place {
+    float distance;
+    uint32_t slot;
+};
+
+struct vs_select {
+    struct vshard_merge_hit *slots; /* [2k] the hits, each in one place while it is kept */
+    struct vs_place *order;         /* [k] the kept ones, nearest first */
+    struct vs_place *spare;         /* [k] where the next order is written */
+    struct vs_place *fresh;         /* [k] new ones of the list at hand */
+    uint32_t *free_slots;           /* [2k] a stack */
+    uint16_t *table;                /* [table_mask + 1] slot + 1 by key, 0 is empty */
+    uint32_t table_mask;
+    uint32_t table_shift;
+    uint32_t k;
+    uint32_t count;
+    uint32_t free_count;
+    uint32_t conflict; /* a key came in two versions */
+    float limit;       /* hits farther than this cannot matter */
+};
+
+/* Bytes of scratch for k; the caller allocates, aligned to VS_ALIGN. */
+size_t vs_select_bytes(uint32_t k);
+void vs_select_init(struct vs_select *s, void *memory, uint32_t k);
+void vs_select_reset(struct vs_select *s);
+
+/* Reads a list as far as it can matter. EINVAL when what it read is not sorted
+ * or holds a NaN. */
+int vs_select_list(struct vs_select *s, const struct vshard_merge_hit *hits, size_t count);
+
+/* Whether a kept hit has a newer version among these. EINVAL when they are not
+ * sorted or hold a NaN: this pass reads them all. */
+int vs_select_stale(const struct vs_select *s, const struct vshard_merge_hit *hits, size_t count,
+                    bool *stale);
+
+/* Writes the nearest, at most `cap`; returns how many. */
+uint32_t vs_select_write(const struct vs_select *s, struct vshard_merge_hit *hits, size_t cap);
+
+static inline bool vs_key_equal(struct vshard_key a, struct vshard_key b)
+{
+    return a.hi == b.hi && a.lo == b.lo;
+}
+
+static inline bool vs_key_less(struct vshard_key a, struct vshard_key b)
+{
+    return a.hi != b.hi ? a.hi < b.hi : a.lo < b.lo;
+}
+
+/* Of two hits of one key, whether `a` survives `b`. */
+static inline bool vs_hit_survives(const struct vshard_merge_hit *a,
+                                   const struct vshard_merge_hit *b)
+{
+    if (a->version != b->version)
+        return a->version > b->version;
+    if (a->distance != b->distance)
+        return a->distance < b->distance;
+    return a->shard < b->shard;
+}
+
+#endif
