@@ -24,13 +24,30 @@ struct vs_column {
     size_t heap_bytes;
 };
 
+/* A column as it is now, for loops over many slots. */
+struct vs_extents {
+    unsigned char *_Atomic *table;
+    size_t stride;
+};
+
+static inline struct vs_extents vs_column_extents(const struct vs_column *c)
+{
+    return (struct vs_extents){ atomic_load_explicit(&c->table, memory_order_acquire), c->stride };
+}
+
+static inline void *vs_extents_at(const struct vs_extents *e, uint32_t slot)
+{
+    unsigned char *extent =
+        atomic_load_explicit(&e->table[slot >> VS_EXTENT_SHIFT], memory_order_relaxed);
+
+    return extent + (size_t)(slot & (VS_EXTENT_ROWS - 1)) * e->stride;
+}
+
 static inline void *vs_column_at(const struct vs_column *c, uint32_t slot)
 {
-    unsigned char *_Atomic *table = atomic_load_explicit(&c->table, memory_order_acquire);
-    unsigned char *extent =
-        atomic_load_explicit(&table[slot >> VS_EXTENT_SHIFT], memory_order_relaxed);
+    const struct vs_extents e = vs_column_extents(c);
 
-    return extent + (size_t)(slot & (VS_EXTENT_ROWS - 1)) * c->stride;
+    return vs_extents_at(&e, slot);
 }
 
 static inline uint32_t vs_extents_for(uint64_t rows)

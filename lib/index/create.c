@@ -172,9 +172,13 @@ static uint64_t scratch_bytes(const struct vshard_index *x)
     uint64_t bytes = WIDTH_MAX * sizeof *x->readers;
     uint64_t links = (uint64_t)x->build.batch_cap * x->degree;
 
-    for (uint32_t i = 0; i < WIDTH_MAX; i++)
-        bytes += x->readers[i].scratch.bytes;
-    for (uint32_t i = 0; x->strands != NULL && i < x->strand_count; i++)
+    for (uint32_t i = 0; i < WIDTH_MAX; i++) {
+        const struct vs_scratch *scratch = x->readers[i].scratch;
+
+        for (uint32_t j = 0; scratch != NULL && j < WALKS; j++)
+            bytes += sizeof *scratch + scratch[j].bytes;
+    }
+    for (uint32_t i = 0; x->strands != NULL && i < x->strand_count * WALKS; i++)
         bytes += sizeof *x->strands + x->strands[i].bytes;
     bytes += links * (2 * sizeof(struct vs_link) + sizeof(uint32_t));
     bytes += x->repair.marks_words * sizeof *x->repair.marks;

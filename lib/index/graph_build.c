@@ -152,9 +152,8 @@ static void keep_live(const struct vshard_index *x, struct vs_pool *p)
 
     for (uint32_t i = 0; i < p->count; i++) {
         uint32_t slot = p->slots[i] & ~VS_POOL_EXPANDED;
-        uint32_t state = vs_row_state(x, slot);
 
-        if (state == VS_ROW_REMOVED || state == VS_ROW_DYING)
+        if (x->removed > 0 && vs_row_state(x, slot) >= VS_ROW_REMOVED)
             continue;
         p->keys[kept] = p->keys[i];
         p->slots[kept++] = slot;
@@ -227,23 +226,37 @@ static void offer_mates(struct vshard_index *x, const struct vs_query *q, struct
     offer(x, q, s, gathered);
 }
 
-static void find_edges(void *arg, uint32_t item, uint32_t strand)
+static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
+{
+    struct vs_build *b = &x->build;
+    struct vs_link *links = b->links + (size_t)item * x->degree;
+    struct vs_pool *pool = &w->scratch->pool;
+
+    offer_mates(x, &w->query, w->scratch, item);
+    keep_live(x, pool);
+    choose(x, w->scratch, kept_edges(x));
+    for (uint32_t i = 0; i < pool->count; i++)
+        links[i] = (struct vs_link){ pool->slots[i], pool->keys[i], b->slots[item] };
+    b->link_counts[item] = pool->count;
+}
+
+/* For WALKS rows at once. A walk cannot fail here: only a mapped index's can, and that
+ * has no writer. */
+static void find_edges(void *arg, uint32_t group, uint32_t strand)
 {
     struct vshard_index *x = arg;
     struct vs_build *b = &x->build;
-    struct vs_scratch *s = &x->strands[strand];
-    uint32_t slot = b->slots[item];
-    struct vs_link *links = b->links + (size_t)item * x->degree;
-    const struct vs_query q = { .code = vs_code_at(x, slot), .space = vs_build_space(x) };
+    struct vs_walk walks[WALKS];
+    uint32_t first = group * WALKS, count = b->count - first < WALKS ? b->count - first : WALKS;
 
-    /* Cannot fail: only a mapped index can, and that has no writer. */
-    vs_graph_walk(x, &q, s, x->ef_construction);
-    offer_mates(x, &q, s, item);
-    keep_live(x, &s->pool);
-    choose(x, s, kept_edges(x));
-    for (uint32_t i = 0; i < s->pool.count; i++)
-        links[i] = (struct vs_link){ s->pool.slots[i], s->pool.keys[i], slot };
-    b->link_counts[item] = s->pool.count;
+    for (uint32_t i = 0; i < count; i++) {
+        walks[i].scratch = &x->strands[strand * WALKS + i];
+        walks[i].query = (struct vs_query){ .code = vs_code_at(x, b->slots[first + i]),
+                                            .space = vs_build_space(x) };
+    }
+    vs_graph_walk(x, walks, count, x->ef_construction);
+    for (uint32_t i = 0; i < count; i++)
+        take_edges(x, &walks[i], first + i);
 }
 
 /* ---- phase 2: edges back ---- */
@@ -303,7 +316,7 @@ static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
 {
     struct vshard_index *x = arg;
     struct vs_build *b = &x->build;
-    struct vs_scratch *s = &x->strands[strand];
+    struct vs_scratch *s = &x->strands[strand * WALKS];
     const struct vs_link *link = b->links + b->groups[item];
     const struct vs_link *end = b->links + b->groups[item + 1];
     uint32_t target = link->target, *edges = s->slots;
@@ -345,7 +358,7 @@ void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count
 {
     x->build.slots = slots;
     x->build.count = count;
-    vs_parallel(x, count, find_edges, x);
+    vs_parallel(x, (count + WALKS - 1) / WALKS, find_edges, x);
     link_back(x, write_own_edges(x));
 }
 
@@ -379,7 +392,7 @@ static void replace_edges(void *arg, uint32_t item, uint32_t strand)
 {
     struct vshard_index *x = arg;
     struct vs_build *b = &x->build;
-    struct vs_scratch *s = &x->strands[strand];
+    struct vs_scratch *s = &x->strands[strand * WALKS];
     uint32_t slot = b->slots[item], before[2 * M_MAX], of_removed[2 * M_MAX];
     uint32_t count = read_edges(x, slot, before), newcomers = 0;
     struct vs_link *links = b->links + (size_t)item * x->degree;

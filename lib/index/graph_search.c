@@ -13,7 +13,9 @@
  *   - two rows a step give more requests to overlap, at the price of a few rows that
  *     one at a time would not have visited;
  *   - while this step's keys are computed, the edges of the rows most likely to be
- *     next are already on their way.
+ *     next are already on their way;
+ *   - several walks take turns, so that what one has requested arrives while the
+ *     others compute. Each walk does what it would do alone.
  *
  * It starts at the nearest of the entry rows, which are scanned. */
 #include "index/state.h"
@@ -34,12 +36,12 @@ static void prefetch(const void *p, size_t bytes)
 
 static void request_codes(const struct vshard_index *x, struct vs_scratch *s, uint32_t count)
 {
-    size_t bytes = x->traversal->stride;
+    const struct vs_extents codes = vs_column_extents(x->traversal);
+    size_t bytes =
+        codes.stride < (size_t)CODE_LINES * LINE ? codes.stride : (size_t)CODE_LINES * LINE;
 
-    if (bytes > (size_t)CODE_LINES * LINE)
-        bytes = (size_t)CODE_LINES * LINE;
     for (uint32_t i = 0; i < count; i++) {
-        s->rows[i] = vs_code_at(x, s->slots[i]);
+        s->rows[i] = vs_extents_at(&codes, s->slots[i]);
         prefetch(s->rows[i], bytes);
     }
 }
@@ -50,9 +52,9 @@ static uint32_t gather(const struct vshard_index *x, struct vs_scratch *s, uint3
 {
     const _Atomic uint32_t *edges = vs_edges_at(x, slot);
     uint64_t *visited = s->visited;
-    uint32_t *out = s->slots;
+    uint32_t *out = s->slots, degree = x->degree;
 
-    for (uint32_t i = 0; i < x->degree; i++) {
+    for (uint32_t i = 0; i < degree; i++) {
         uint32_t to = atomic_load_explicit(&edges[i], memory_order_relaxed);
         uint64_t word, bit;
 
@@ -104,20 +106,6 @@ static int verify_gathered(const struct vshard_index *x, const uint32_t *slots, 
     return VSHARD_OK;
 }
 
-static int offer_gathered(const struct vshard_index *x, const struct vs_query *q,
-                          struct vs_scratch *s, uint32_t count)
-{
-    int rc = verify_gathered(x, s->slots, count);
-
-    if (rc < 0)
-        return rc;
-    request_codes(x, s, count);
-    vs_keys(x, q, s->rows, count, s->keys);
-    x->kernel.pool_push(&s->pool, s->keys, s->slots, count);
-    s->distance_count += count;
-    return VSHARD_OK;
-}
-
 /* Offers the nearest of the entry rows. */
 static int start(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s)
 {
@@ -147,29 +135,68 @@ static int start(const struct vshard_index *x, const struct vs_query *q, struct 
     return VSHARD_OK;
 }
 
-/* Fills s->pool with the ef nearest rows that the walk meets, of any state. */
-int vs_graph_walk(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
-                  uint32_t ef)
+static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
 {
     uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire);
-    uint32_t slot, count;
-    int rc;
+    struct vs_scratch *s = w->scratch;
 
     memset(s->visited, 0, (slots / 64 + 1) * sizeof *s->visited);
     s->pool.count = s->pool.next = 0;
     s->pool.cap = ef;
-    rc = start(x, q, s);
-    while (rc == VSHARD_OK && next_nearest(&s->pool, &slot)) {
-        count = gather(x, s, slot, 0);
-        s->hop_count++;
-        for (int i = 1; i < BEAM && next_nearest(&s->pool, &slot); i++) {
-            count = gather(x, s, slot, count);
-            s->hop_count++;
-        }
-        rc = offer_gathered(x, q, s, count);
-        look_ahead(x, &s->pool);
+    w->status = start(x, &w->query, s);
+    w->gathered = 0;
+    w->ended = w->status < 0;
+}
+
+/* The first half of a step: which rows to look at. Requests their codes. */
+static void advance(const struct vshard_index *x, struct vs_walk *w)
+{
+    struct vs_scratch *s = w->scratch;
+    uint32_t slot, hops = 0;
+
+    w->gathered = 0;
+    while (hops < BEAM && next_nearest(&s->pool, &slot)) {
+        w->gathered = gather(x, s, slot, w->gathered);
+        hops++;
     }
-    return rc;
+    s->hop_count += hops;
+    w->status = verify_gathered(x, s->slots, w->gathered);
+    w->ended = hops == 0 || w->status < 0;
+    if (!w->ended)
+        request_codes(x, s, w->gathered);
+}
+
+/* The second half: how near they are. Requests the edges of the next. */
+static void score(const struct vshard_index *x, struct vs_walk *w)
+{
+    struct vs_scratch *s = w->scratch;
+
+    vs_keys(x, &w->query, s->rows, w->gathered, s->keys);
+    x->kernel.pool_push(&s->pool, s->keys, s->slots, w->gathered);
+    s->distance_count += w->gathered;
+    look_ahead(x, &s->pool);
+}
+
+/* Fills each walk's pool with the ef nearest rows that it meets, of any state. */
+void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t count, uint32_t ef)
+{
+    uint32_t going = count;
+
+    for (uint32_t i = 0; i < count; i++)
+        begin(x, &walks[i], ef);
+    while (going > 0) {
+        for (uint32_t i = 0; i < count; i++) {
+            if (!walks[i].ended)
+                advance(x, &walks[i]);
+        }
+        going = 0;
+        for (uint32_t i = 0; i < count; i++) {
+            if (walks[i].ended)
+                continue;
+            score(x, &walks[i]);
+            going++;
+        }
+    }
 }
 
 static void offer_exact(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
@@ -182,10 +209,10 @@ static void offer_exact(struct vshard_index *x, const struct vs_query *q, struct
 }
 
 /* Offers the nearest live rows of the pool, by their exact distances. */
-static void rerank(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
-                   struct vs_top *top, uint32_t want)
+void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *top)
 {
-    uint32_t gathered = 0;
+    struct vs_scratch *s = w->scratch;
+    uint32_t want = 2 * top->cap < RERANK_MIN ? RERANK_MIN : 2 * top->cap, gathered = 0;
 
     for (uint32_t i = 0; i < s->pool.count && want > 0; i++) {
         uint32_t slot = s->pool.slots[i] & ~VS_POOL_EXPANDED;
@@ -196,20 +223,9 @@ static void rerank(struct vshard_index *x, const struct vs_query *q, struct vs_s
         s->slots[gathered++] = slot;
         want--;
         if (gathered == s->list_cap) {
-            offer_exact(x, q, s, top, gathered);
+            offer_exact(x, &w->query, s, top, gathered);
             gathered = 0;
         }
     }
-    offer_exact(x, q, s, top, gathered);
-}
-
-int vs_graph_search(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
-                    struct vs_top *top, uint32_t ef)
-{
-    uint32_t want = 2 * top->cap < RERANK_MIN ? RERANK_MIN : 2 * top->cap;
-    int rc = vs_graph_walk(x, q, s, ef);
-
-    if (rc == VSHARD_OK)
-        rerank(x, q, s, top, want);
-    return rc;
+    offer_exact(x, &w->query, s, top, gathered);
 }

@@ -2,7 +2,7 @@
  * runs, in any order; nothing that an item writes may depend on that order. */
 #include "index/state.h"
 
-enum { RUN = 8 };
+enum { RUN = 2 * WALKS };
 
 struct work {
     void (*fn)(void *arg, uint32_t item, uint32_t strand);
@@ -41,21 +41,24 @@ void vs_parallel(struct vshard_index *x, uint32_t count,
 /* Gets scratch for each strand, with room for `pool_cap` candidates. */
 int vs_strands_reserve(struct vshard_index *x, uint32_t pool_cap)
 {
+    uint32_t count = x->strand_count * WALKS;
     int rc = VSHARD_OK;
 
     if (x->strands == NULL) {
-        x->strands = vs_alloc_zeroed(x->allocator, x->strand_count * sizeof *x->strands);
+        x->strands = vs_alloc_zeroed(x->allocator, count * sizeof *x->strands);
         rc = x->strands ? VSHARD_OK : VSHARD_ENOMEM;
     }
-    for (uint32_t i = 0; rc == VSHARD_OK && i < x->strand_count; i++)
+    for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++)
         rc = vs_scratch_reserve(x, &x->strands[i], pool_cap, 0);
     return rc;
 }
 
 void vs_strands_fini(struct vshard_index *x)
 {
-    for (uint32_t i = 0; x->strands != NULL && i < x->strand_count; i++)
+    uint32_t count = x->strand_count * WALKS;
+
+    for (uint32_t i = 0; x->strands != NULL && i < count; i++)
         vs_scratch_fini(x, &x->strands[i]);
-    vs_free(x->allocator, x->strands, x->strand_count * sizeof *x->strands);
+    vs_free(x->allocator, x->strands, count * sizeof *x->strands);
     x->strands = NULL;
 }

@@ -20,14 +20,19 @@ void vs_readers_fini(struct vshard_index *x)
 {
     if (x->readers == NULL)
         return;
-    for (uint32_t i = 0; i < WIDTH_MAX; i++)
-        vs_scratch_fini(x, &x->readers[i].scratch);
+    for (uint32_t i = 0; i < WIDTH_MAX; i++) {
+        struct vs_scratch *scratch = x->readers[i].scratch;
+
+        for (uint32_t j = 0; scratch != NULL && j < WALKS; j++)
+            vs_scratch_fini(x, &scratch[j]);
+        vs_free(x->allocator, scratch, WALKS * sizeof *scratch);
+    }
     vs_free(x->allocator, x->readers, WIDTH_MAX * sizeof *x->readers);
 }
 
 /* More threads than places take turns: the one that comes too late yields until
  * another search ends. */
-struct vs_reader *vs_reader_enter(struct vshard_index *x)
+static struct vs_reader *claim(struct vshard_index *x)
 {
     for (;;) {
         for (uint32_t i = 0; i < WIDTH_MAX; i++) {
@@ -35,14 +40,27 @@ struct vs_reader *vs_reader_enter(struct vshard_index *x)
             uint32_t idle = 0;
 
             if (atomic_load_explicit(&r->busy, memory_order_relaxed) == 0 &&
-                atomic_compare_exchange_strong(&r->busy, &idle, 1)) {
-                atomic_store(&r->epoch, atomic_load(&x->epoch));
-                atomic_thread_fence(memory_order_seq_cst);
+                atomic_compare_exchange_strong(&r->busy, &idle, 1))
                 return r;
-            }
         }
         vs_os_yield();
     }
+}
+
+int vs_reader_enter(struct vshard_index *x, struct vs_reader **out)
+{
+    struct vs_reader *r = claim(x);
+
+    if (r->scratch == NULL)
+        r->scratch = vs_alloc_zeroed(x->allocator, WALKS * sizeof *r->scratch);
+    if (r->scratch == NULL) {
+        atomic_store_explicit(&r->busy, 0, memory_order_release);
+        return VSHARD_ENOMEM;
+    }
+    atomic_store(&r->epoch, atomic_load(&x->epoch));
+    atomic_thread_fence(memory_order_seq_cst);
+    *out = r;
+    return VSHARD_OK;
 }
 
 void vs_reader_leave(struct vs_reader *r)

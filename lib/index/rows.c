@@ -215,7 +215,7 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
     const void *vector = p->vectors + (size_t)from * p->vector_bytes;
     struct vs_row *row = vs_row_at(x, slot);
     unsigned char *to = vs_column_at(&x->elements, slot);
-    float *widened = x->strands[strand].vector;
+    float *widened = x->strands[strand * WALKS].vector;
 
     memcpy(to, vector, p->vector_bytes);
     memset(to + p->vector_bytes, 0, x->elements.stride - p->vector_bytes);
@@ -298,7 +298,7 @@ static void encode_row(void *arg, uint32_t item, uint32_t strand)
 
     if (x->codes.stride > 0)
         vs_encode_row(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length,
-                      x->strands[strand].vector, vs_column_at(&x->codes, slot));
+                      x->strands[strand * WALKS].vector, vs_column_at(&x->codes, slot));
 }
 
 /* Links rows in batches, and lets them be entries. */

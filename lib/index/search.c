@@ -1,26 +1,6 @@
 /* search.c - one call, many queries. */
 #include "index/state.h"
 
-/* Widens the beam until there are `want` answers; what even a wide beam cannot reach
- * is found by scanning. So k answers come back whenever k rows are there. */
-static int search_graph(struct vshard_index *x, const struct vs_query *q, struct vs_reader *r,
-                        struct vs_top *top, uint32_t ef)
-{
-    uint64_t want = x->live < top->cap ? x->live : top->cap;
-    int rc;
-
-    for (;;) {
-        rc = vs_graph_search(x, q, &r->scratch, top, ef);
-        if (rc < 0 || top->count >= want || ef >= VSHARD_EF_MAX)
-            return rc;
-        ef = 2 * ef > VSHARD_EF_MAX ? VSHARD_EF_MAX : 2 * ef;
-        top->count = 0;
-        rc = vs_scratch_reserve(x, &r->scratch, ef, 0);
-        if (rc < 0)
-            return rc;
-    }
-}
-
 struct request {
     uint32_t ef;
     uint32_t flags;
@@ -28,23 +8,53 @@ struct request {
     uint64_t exact_scans;
 };
 
-static int search_one(struct vshard_index *x, struct vs_reader *r, const void *query,
-                      struct request *want, struct vs_top *top)
+static uint64_t wanted(const struct vshard_index *x, const struct vs_top *top)
 {
-    struct vs_query q;
-    int rc = vs_query_check(x, query, &r->scratch, &q);
-    bool graph = atomic_load_explicit(&x->trained, memory_order_acquire) &&
-                 !(want->flags & VSHARD_SEARCH_EXACT);
+    return x->live < top->cap ? x->live : top->cap;
+}
 
-    top->count = 0;
-    if (rc == VSHARD_OK && graph) {
-        rc = search_graph(x, &q, r, top, want->ef);
-        graph = top->count >= (x->live < want->k ? x->live : want->k);
-    }
-    if (rc == VSHARD_OK && !graph) {
+/* Widens the beam until there are enough answers, as after many removals; what even
+ * the widest cannot reach is found by scanning. So k answers come back whenever there
+ * are k rows. */
+static int search_wider(struct vshard_index *x, struct vs_walk *w, struct request *want,
+                        struct vs_top *top)
+{
+    uint32_t ef = want->ef;
+
+    while (ef < VSHARD_EF_MAX && ef < x->live + x->removed) {
+        int rc;
+
+        ef = 2 * ef > VSHARD_EF_MAX ? VSHARD_EF_MAX : 2 * ef;
+        rc = vs_scratch_reserve(x, w->scratch, ef, 0);
+        if (rc < 0)
+            return rc;
+        vs_graph_walk(x, w, 1, ef);
+        if (w->status < 0)
+            return w->status;
         top->count = 0;
+        vs_graph_rerank(x, w, top);
+        if (top->count >= wanted(x, top))
+            return VSHARD_OK;
+    }
+    top->count = 0;
+    want->exact_scans++;
+    return vs_flat_search(x, &w->query, w->scratch, top);
+}
+
+static int finish(struct vshard_index *x, struct vs_walk *w, struct request *want,
+                  struct vs_top *top, bool walked)
+{
+    int rc = walked ? w->status : VSHARD_OK;
+
+    if (rc < 0)
+        return rc;
+    if (walked) {
+        vs_graph_rerank(x, w, top);
+        if (top->count < wanted(x, top))
+            rc = search_wider(x, w, want, top);
+    } else {
         want->exact_scans++;
-        rc = vs_flat_search(x, &q, &r->scratch, top);
+        rc = vs_flat_search(x, &w->query, w->scratch, top);
     }
     vs_top_sort(top);
     return rc;
@@ -60,19 +70,47 @@ static void write_hits(const struct vs_top *top, size_t k, struct vshard_hit *hi
     }
 }
 
+/* Up to WALKS queries, whose walks take turns. */
+static int search_group(struct vshard_index *x, struct vs_reader *r, const unsigned char *queries,
+                        uint32_t count, struct request *want, struct vshard_hit *hits,
+                        uint32_t *found)
+{
+    size_t bytes = x->dim * vs_element_bytes(x);
+    bool walk = atomic_load_explicit(&x->trained, memory_order_acquire) &&
+                !(want->flags & VSHARD_SEARCH_EXACT);
+    struct vs_walk walks[WALKS];
+    int rc = VSHARD_OK;
+
+    for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++) {
+        walks[i].scratch = &r->scratch[i];
+        rc = vs_scratch_reserve(x, &r->scratch[i], want->ef, (uint32_t)want->k);
+        if (rc == VSHARD_OK)
+            rc = vs_query_check(x, queries + i * bytes, &r->scratch[i], &walks[i].query);
+    }
+    if (rc == VSHARD_OK && walk)
+        vs_graph_walk(x, walks, count, want->ef);
+    for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++) {
+        struct vs_top top = { r->scratch[i].top, 0, (uint32_t)want->k };
+
+        rc = finish(x, &walks[i], want, &top, walk);
+        write_hits(&top, want->k, hits + i * want->k);
+        if (found != NULL)
+            found[i] = top.count;
+    }
+    return rc;
+}
+
 static int search_all(struct vshard_index *x, struct vs_reader *r, const unsigned char *queries,
                       size_t count, struct request *want, struct vshard_hit *hits, uint32_t *found)
 {
     size_t bytes = x->dim * vs_element_bytes(x);
-    int rc = vs_scratch_reserve(x, &r->scratch, want->ef, (uint32_t)want->k);
+    int rc = VSHARD_OK;
 
-    for (size_t i = 0; rc == VSHARD_OK && i < count; i++) {
-        struct vs_top top = { r->scratch.top, 0, (uint32_t)want->k };
+    for (size_t i = 0; rc == VSHARD_OK && i < count; i += WALKS) {
+        uint32_t group = count - i < WALKS ? (uint32_t)(count - i) : WALKS;
 
-        rc = search_one(x, r, queries + i * bytes, want, &top);
-        write_hits(&top, want->k, hits + i * want->k);
-        if (found != NULL)
-            found[i] = top.count;
+        rc = search_group(x, r, queries + i * bytes, group, want, hits + i * want->k,
+                          found ? found + i : NULL);
     }
     return rc;
 }
@@ -102,14 +140,14 @@ static int check_search(const struct vshard_index *x, size_t count, size_t k,
 }
 
 /* Zeros before the search, which also tells whether `info` can be filled in. */
-static int report(const struct vs_scratch *s, const struct request *want,
+static int report(const struct vs_reader *r, const struct request *want,
                   struct vshard_search_info *info)
 {
     struct vshard_search_info ours = { .exact_scans = want->exact_scans };
 
-    if (s != NULL) {
-        ours.distances = s->distance_count;
-        ours.hops = s->hop_count;
+    for (uint32_t i = 0; r != NULL && i < WALKS; i++) {
+        ours.distances += r->scratch[i].distance_count;
+        ours.hops += r->scratch[i].hop_count;
     }
 
     if (info == NULL)
@@ -143,11 +181,14 @@ int vshard_index_search(struct vshard_index *index, const void *queries, size_t 
     if (want.ef < k)
         want.ef = (uint32_t)k;
 
-    r = vs_reader_enter(index);
-    r->scratch.distance_count = r->scratch.hop_count = 0;
-    rc = search_all(index, r, queries, count, &want, hits, o.found);
-    report(&r->scratch, &want, o.info);
-    vs_reader_leave(r);
+    rc = vs_reader_enter(index, &r);
+    if (rc == VSHARD_OK) {
+        for (uint32_t i = 0; i < WALKS; i++)
+            r->scratch[i].distance_count = r->scratch[i].hop_count = 0;
+        rc = search_all(index, r, queries, count, &want, hits, o.found);
+        report(r, &want, o.info);
+        vs_reader_leave(r);
+    }
     if (rc == VSHARD_ENOMEM)
         vs_refuse(index->logger, rc, "search.refused", "memory", 0, 0);
     return rc;

@@ -37,11 +37,12 @@ enum {
     PATH_MAX_BYTES = 4000,
     WIDTH_MAX = 256, /* host threads in one call, and readers at once */
     LIST_MIN = 512,  /* rows handled by one kernel call, at most */
-    IP_EXTRA_DIMS = 16
+    IP_EXTRA_DIMS = 16,
+    WALKS = 4 /* that take turns on one thread; more gained nothing */
 };
 
 /* A row where searches may start: one of this many, chosen by a hash of its id. */
-enum { ENTRY_ONE_IN = 512 };
+enum { ENTRY_ONE_IN = 1024 };
 
 /* ---- codes (quantizer.c) ---- */
 struct vs_quantizer {
@@ -87,10 +88,10 @@ struct vs_scratch {
 
 /* ---- readers (reader.c) ---- */
 struct vs_reader {
-    _Atomic uint32_t busy;  /* claimed by a call */
-    _Atomic uint64_t epoch; /* the epoch it reads in; 0 outside */
-    struct vs_scratch scratch;
-    char apart[64]; /* so that neighbours do not share a line */
+    _Atomic uint32_t busy;      /* claimed by a call */
+    _Atomic uint64_t epoch;     /* the epoch it reads in; 0 outside */
+    struct vs_scratch *scratch; /* [WALKS], made when the place is first claimed */
+    char apart[40];             /* so that neighbours do not share a line */
 };
 
 /* ---- removed rows (repair.c) ---- */
@@ -161,7 +162,7 @@ struct vshard_index {
 
     _Atomic uint64_t epoch;
     struct vs_reader *readers;  /* [WIDTH_MAX] */
-    struct vs_scratch *strands; /* [strand_count] buffers of the writer's tasks */
+    struct vs_scratch *strands; /* [strand_count x WALKS] buffers of the writer's tasks */
     uint32_t strand_count;
 };
 
@@ -178,6 +179,15 @@ enum { /* how keys are computed; smaller is nearer */
        SPACE_CODE_DOT = 1, /* the query is a signed code, the key the negated product */
        SPACE_U8_L2 = 2,
        SPACE_I8_L2 = 3
+};
+
+/* One walk over the graph, of up to WALKS that take turns. */
+struct vs_walk {
+    struct vs_query query;
+    struct vs_scratch *scratch; /* its pool is the result */
+    uint32_t gathered;
+    int status;
+    bool ended;
 };
 
 static inline struct vs_row *vs_row_at(const struct vshard_index *x, uint32_t slot)
@@ -249,7 +259,7 @@ void vs_top_sort(struct vs_top *top);
 /* reader.c */
 int vs_readers_init(struct vshard_index *x);
 void vs_readers_fini(struct vshard_index *x);
-struct vs_reader *vs_reader_enter(struct vshard_index *x);
+int vs_reader_enter(struct vshard_index *x, struct vs_reader **out);
 void vs_reader_leave(struct vs_reader *r);
 void vs_readers_drain(struct vshard_index *x);
 
@@ -265,10 +275,9 @@ int vs_flat_search(struct vshard_index *x, const struct vs_query *q, struct vs_s
                    struct vs_top *top);
 
 /* graph_search.c */
-int vs_graph_walk(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
-                  uint32_t ef);
-int vs_graph_search(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
-                    struct vs_top *top, uint32_t ef);
+void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t count,
+                   uint32_t ef);
+void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *top);
 
 /* graph_build.c */
 int vs_build_reserve(struct vshard_index *x, uint64_t rows);
