@@ -169,20 +169,11 @@ uint64_t vshard_index_count(const struct vshard_index *index)
 
 static uint64_t scratch_bytes(const struct vshard_index *x)
 {
-    uint64_t bytes = WIDTH_MAX * sizeof *x->readers;
     uint64_t links = (uint64_t)x->build.batch_cap * x->degree;
 
-    for (uint32_t i = 0; i < WIDTH_MAX; i++) {
-        const struct vs_scratch *scratch = x->readers[i].scratch;
-
-        for (uint32_t j = 0; scratch != NULL && j < WALKS; j++)
-            bytes += sizeof *scratch + scratch[j].bytes;
-    }
-    for (uint32_t i = 0; x->strands != NULL && i < x->strand_count * WALKS; i++)
-        bytes += sizeof *x->strands + x->strands[i].bytes;
-    bytes += links * (2 * sizeof(struct vs_link) + sizeof(uint32_t));
-    bytes += x->repair.marks_words * sizeof *x->repair.marks;
-    return bytes;
+    return WIDTH_MAX * sizeof *x->readers + atomic_load(&x->scratch_bytes) +
+           links * (2 * sizeof(struct vs_link) + sizeof(uint32_t)) +
+           x->repair.marks_words * sizeof *x->repair.marks;
 }
 
 /* Bytes of a column's rows, in memory or in the mapped file. */

@@ -6,15 +6,14 @@
 enum { POOL_SPARE = 16 }; /* pool_push stores whole vectors past the end */
 
 /* A larger array in place of an old one; NULL, and the old one kept, without memory. */
-static void *grown(struct vshard_index *x, struct vs_scratch *s, void *old, size_t old_bytes,
-                   size_t new_bytes)
+static void *grown(struct vshard_index *x, void *old, size_t old_bytes, size_t new_bytes)
 {
     void *p = vs_alloc_zeroed(x->allocator, new_bytes);
 
     if (p == NULL)
         return NULL;
     vs_free(x->allocator, old, old_bytes);
-    s->bytes += new_bytes - old_bytes;
+    atomic_fetch_add(&x->scratch_bytes, new_bytes - old_bytes);
     return p;
 }
 
@@ -36,7 +35,7 @@ static int grow_pool(struct vshard_index *x, struct vs_scratch *s, uint32_t cap)
     s->pool.keys = keys;
     s->pool.slots = slots;
     s->pool_cap = cap;
-    s->bytes += 2 * (bytes - old);
+    atomic_fetch_add(&x->scratch_bytes, 2 * (bytes - old));
     return VSHARD_OK;
 }
 
@@ -50,17 +49,17 @@ static int make_lists(struct vshard_index *x, struct vs_scratch *s)
     uint32_t cap = list_cap(x);
 
     if (s->slots == NULL)
-        s->slots = grown(x, s, NULL, 0, cap * sizeof *s->slots);
+        s->slots = grown(x, NULL, 0, cap * sizeof *s->slots);
     if (s->rows == NULL)
-        s->rows = grown(x, s, NULL, 0, cap * sizeof *s->rows);
+        s->rows = grown(x, NULL, 0, cap * sizeof *s->rows);
     if (s->keys == NULL)
-        s->keys = grown(x, s, NULL, 0, cap * sizeof *s->keys);
+        s->keys = grown(x, NULL, 0, cap * sizeof *s->keys);
     if (s->distances == NULL)
-        s->distances = grown(x, s, NULL, 0, cap * sizeof *s->distances);
+        s->distances = grown(x, NULL, 0, cap * sizeof *s->distances);
     if (s->vector == NULL)
-        s->vector = grown(x, s, NULL, 0, x->quantizer.code_dim * sizeof *s->vector);
+        s->vector = grown(x, NULL, 0, x->quantizer.code_dim * sizeof *s->vector);
     if (s->code == NULL)
-        s->code = grown(x, s, NULL, 0, x->quantizer.code_bytes);
+        s->code = grown(x, NULL, 0, x->quantizer.code_bytes);
     if (!s->slots || !s->rows || !s->keys || !s->distances || !s->vector || !s->code)
         return VSHARD_ENOMEM;
     s->list_cap = cap;
@@ -75,7 +74,7 @@ static int grow_visited(struct vshard_index *x, struct vs_scratch *s)
     if (words <= s->visited_words)
         return VSHARD_OK;
     words += words / 8; /* not again for each extent */
-    visited = grown(x, s, s->visited, s->visited_words * sizeof *visited, words * sizeof *visited);
+    visited = grown(x, s->visited, s->visited_words * sizeof *visited, words * sizeof *visited);
     if (visited == NULL)
         return VSHARD_ENOMEM;
     s->visited = visited;
@@ -85,7 +84,7 @@ static int grow_visited(struct vshard_index *x, struct vs_scratch *s)
 
 static int grow_top(struct vshard_index *x, struct vs_scratch *s, uint32_t cap)
 {
-    struct vs_candidate *top = grown(x, s, s->top, s->top_cap * sizeof *top, cap * sizeof *top);
+    struct vs_candidate *top = grown(x, s->top, s->top_cap * sizeof *top, cap * sizeof *top);
 
     if (top == NULL)
         return VSHARD_ENOMEM;

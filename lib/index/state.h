@@ -81,7 +81,6 @@ struct vs_scratch {
     uint32_t top_cap;
     float *vector;           /* [code_dim] */
     unsigned char *code;     /* [code_bytes] */
-    size_t bytes;            /* allocated, all together */
     uint64_t distance_count; /* what the caller's calls did */
     uint64_t hop_count;
 };
@@ -164,6 +163,7 @@ struct vshard_index {
     struct vs_reader *readers;  /* [WIDTH_MAX] */
     struct vs_scratch *strands; /* [strand_count x WALKS] buffers of the writer's tasks */
     uint32_t strand_count;
+    _Atomic uint64_t scratch_bytes; /* in all struct vs_scratch */
 };
 
 /* A query, prepared. */
