@@ -4,6 +4,7 @@
 #define VSHARD_H
 
 #include <vshard/base.h>
+#include <vshard/map.h>
 #include <vshard/merge.h>
 
 #endif /* VSHARD_H */
