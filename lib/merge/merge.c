@@ -168,7 +168,7 @@ void vshard_merger_reset(struct vshard_merger *m)
     if (m == NULL)
         return;
     m->hit_count = 0;
-    vs_select_reset(&m->select, INFINITY);
+    vs_select_reset(&m->select);
 }
 
 float vshard_merger_bound(const struct vshard_merger *m)
@@ -252,7 +252,7 @@ static void drop_the_dead(struct vshard_merger *m)
 static void settle(struct vshard_merger *m)
 {
     drop_the_dead(m);
-    vs_select_reset(&m->select, INFINITY);
+    vs_select_reset(&m->select);
     for (uint32_t first = 0; first < m->hit_count;) {
         uint32_t run = (uint32_t)first_bad(m->hits + first, m->hit_count - first);
 
@@ -290,17 +290,6 @@ int vshard_merger_finish(struct vshard_merger *m, struct vshard_merge_hit *hits,
 
 /* ---- all lists at once ---- */
 
-static int read_lists(struct vs_select *s, const struct vshard_merge_options *o,
-                      const struct vshard_merge_list *lists, size_t list_count)
-{
-    for (size_t i = 0; i < list_count; i++) {
-        if (vs_select_list(s, lists[i].hits, lists[i].count) < 0)
-            return refuse(o->log, VSHARD_EINVAL, "lists", (int64_t)i, (int64_t)list_count);
-    }
-    vs_select_flush(s);
-    return VSHARD_OK;
-}
-
 static int check_lists(struct vs_select *s, const struct vshard_merge_options *o,
                        const struct vshard_merge_list *lists, size_t list_count)
 {
@@ -309,23 +298,6 @@ static int check_lists(struct vs_select *s, const struct vshard_merge_options *o
             return refuse(o->log, VSHARD_EINVAL, "lists", (int64_t)i, (int64_t)list_count);
     }
     return VSHARD_OK;
-}
-
-static int merge_selected(struct vs_select *s, const struct vshard_merge_options *o,
-                          const struct vshard_merge_list *lists, size_t list_count)
-{
-    float guess = vs_select_guess(lists, list_count, s->k);
-    int rc;
-
-    s->ceiling = s->limit = guess;
-    rc = read_lists(s, o, lists, list_count);
-    if (rc == VSHARD_OK && s->count < s->k && guess < INFINITY) {
-        vs_select_reset(s, INFINITY);
-        rc = read_lists(s, o, lists, list_count);
-    }
-    if (rc == VSHARD_OK && (o->flags & VSHARD_MERGE_SETTLED) == 0)
-        rc = check_lists(s, o, lists, list_count);
-    return rc;
 }
 
 /* The long way, for lists whose guess was wrong. All of them have been checked. */
@@ -392,7 +364,11 @@ int vshard_merge(const struct vshard_merge_options *options, const struct vshard
     if (memory == NULL)
         return VSHARD_ENOMEM;
     vs_select_init(&select, memory, selected(o.k, o.flags));
-    rc = merge_selected(&select, &o, lists, list_count);
+    rc = vs_select_lists(&select, lists, list_count);
+    if (rc < 0)
+        refuse(o.log, rc, "lists", -1, (int64_t)list_count);
+    else if ((o.flags & VSHARD_MERGE_SETTLED) == 0)
+        rc = check_lists(&select, &o, lists, list_count);
     if (rc == VSHARD_OK && enough(&select, o.k)) {
         *found = vs_select_write(&select, hits, o.k);
         done = true;

@@ -5,7 +5,7 @@
  * list is sorted, so it is left at its first hit beyond the limit. The limit falls
  * quickly. Of lists of random distances the i-th has about k / i hits that enter,
  * so 64 lists cost some 5k insertions, and most lists one comparison. When all
- * lists are at hand, a guess does better: see guess.c.
+ * lists are at hand, there is a shorter way to the same end: see together.c.
  *
  * A kept hit lies in a slot and does not move; what is kept in order are places,
  * 8 bytes each. A table leads from a key to its slot. It is sparse, because its
@@ -81,10 +81,10 @@ void vs_select_init(struct vs_select *s, void *memory, uint32_t k)
     at += sizeof *s->table << bits;
     s->dead = (void *)at;
     s->k = k;
-    vs_select_reset(s, INFINITY);
+    vs_select_reset(s);
 }
 
-void vs_select_reset(struct vs_select *s, float ceiling)
+void vs_select_reset(struct vs_select *s)
 {
     memset(s->table, 0, sizeof *s->table * ((size_t)s->table_mask + 1));
     s->free_count = 2 * s->k;
@@ -92,17 +92,18 @@ void vs_select_reset(struct vs_select *s, float ceiling)
         s->free_slots[i] = i;
     s->count = 0;
     s->fresh_count = 0;
-    s->ceiling = s->limit = ceiling;
+    s->limit = INFINITY;
     vs_select_check_begin(s);
 }
 
 /* ---- the table ---- */
 
-/* Odd multipliers with well-spread bits; consecutive integers land far apart. */
+/* An odd multiplier with well-spread bits: consecutive integers land far apart. */
 static inline uint32_t home(const struct vs_select *s, struct vshard_key key)
 {
-    return (uint32_t)((key.lo + key.hi * 0xd6e8feb86659fd93u) * 0x9e3779b97f4a7c15u >>
-                      s->table_shift);
+    uint64_t folded = key.lo ^ (key.hi << 32 | key.hi >> 32);
+
+    return (uint32_t)(folded * 0x9e3779b97f4a7c15u >> s->table_shift);
 }
 
 /* The entry that holds the key, or the empty one where it would go. */
@@ -151,7 +152,7 @@ static inline bool before(const struct vs_select *s, struct vs_place a, struct v
 
 static void set_limit(struct vs_select *s)
 {
-    s->limit = s->count == s->k ? s->order[s->k - 1].distance : s->ceiling;
+    s->limit = s->count == s->k ? s->order[s->k - 1].distance : INFINITY;
 }
 
 static void insert_place(struct vs_select *s, struct vs_place p)
@@ -220,6 +221,11 @@ static inline void take(struct vs_select *s, const struct vshard_merge_hit *hit)
     }
     insert_place(s, (struct vs_place){ hit->distance, keep(s, t, hit) });
     set_limit(s);
+}
+
+void vs_select_hit(struct vs_select *s, const struct vshard_merge_hit *hit)
+{
+    take(s, hit);
 }
 
 static int list_one_by_one(struct vs_select *s, const struct vshard_merge_hit *hits, size_t count)
@@ -372,16 +378,34 @@ static void bury(struct vs_select *s, const struct vshard_merge_hit *hit)
     }
 }
 
+static inline bool may_be_kept(const struct vs_select *s, const struct vshard_merge_hit *hit)
+{
+    return s->table[home(s, hit->key)] != 0;
+}
+
+/* Four hits at a time, as nearly all of them meet an empty entry. */
 int vs_select_check(struct vs_select *s, const struct vshard_merge_hit *hits, size_t count)
 {
     float last = -INFINITY;
-    bool sorted = true;
+    int sorted = 1;
+    size_t i = 0;
 
-    for (size_t i = 0; i < count; i++) {
+    for (; i + 4 <= count; i += 4) {
+        const struct vshard_merge_hit *h = hits + i;
+
+        sorted &= (h[0].distance >= last) & (h[1].distance >= h[0].distance) &
+                  (h[2].distance >= h[1].distance) & (h[3].distance >= h[2].distance);
+        last = h[3].distance;
+        if (may_be_kept(s, h) | may_be_kept(s, h + 1) | may_be_kept(s, h + 2) |
+            may_be_kept(s, h + 3)) {
+            for (size_t j = 0; j < 4; j++)
+                bury(s, h + j);
+        }
+    }
+    for (; i < count; i++) {
         sorted &= hits[i].distance >= last; /* and no NaN */
         last = hits[i].distance;
-        if (s->table[home(s, hits[i].key)] != 0)
-            bury(s, &hits[i]);
+        bury(s, hits + i);
     }
     return sorted ? VSHARD_OK : VSHARD_EINVAL;
 }

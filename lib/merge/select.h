@@ -25,19 +25,24 @@ struct vs_select {
     uint32_t free_count;
     uint32_t fresh_count;
     uint32_t dead_count;
-    float ceiling; /* hits farther than this are not wanted, even if there is room */
-    float limit;   /* hits farther than this cannot matter */
+    float limit; /* hits farther than this cannot matter */
 };
 
 /* Bytes of scratch for k; the caller allocates, aligned to VS_ALIGN. */
 size_t vs_select_bytes(uint32_t k);
 void vs_select_init(struct vs_select *s, void *memory, uint32_t k);
-/* Forgets all. Hits farther than `ceiling` will not be read. */
-void vs_select_reset(struct vs_select *s, float ceiling);
+void vs_select_reset(struct vs_select *s);
 
 /* Reads a list as far as it can matter. EINVAL when what it read is not sorted
  * or holds a NaN. */
 int vs_select_list(struct vs_select *s, const struct vshard_merge_hit *hits, size_t count);
+
+/* The same for one hit, at any k; not between vs_select_list() and a flush. */
+void vs_select_hit(struct vs_select *s, const struct vshard_merge_hit *hit);
+
+/* Reads all lists there are into an empty selection, and puts them in order. EINVAL
+ * as above. */
+int vs_select_lists(struct vs_select *s, const struct vshard_merge_list *lists, size_t list_count);
 
 /* Puts what has been read in order, which lowers the limit. Needed before any of
  * the functions below. */
@@ -50,10 +55,6 @@ int vs_select_check(struct vs_select *s, const struct vshard_merge_hit *hits, si
 
 /* Writes the nearest that are not dead, at most `cap`; returns how many. */
 uint32_t vs_select_write(const struct vs_select *s, struct vshard_merge_hit *hits, size_t cap);
-
-/* A distance that probably just covers k hits of these lists; infinite when there
- * is no telling. */
-float vs_select_guess(const struct vshard_merge_list *lists, size_t list_count, uint32_t k);
 
 static inline bool vs_key_equal(struct vshard_key a, struct vshard_key b)
 {
