@@ -6,5 +6,6 @@
 #include <vshard/base.h>
 #include <vshard/index.h>
 #include <vshard/merge.h>
+#include <vshard/map.h>
 
 #endif /* VSHARD_H */

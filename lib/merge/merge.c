@@ -9,15 +9,11 @@
  * the end: a merger keeps all it was given, up to hit_max, and the running
  * selection (select.c), which throws away, is only a guess.
  *
- * The guess is nearly always right, and it can be proven right in one pass over
- * the hits. Suppose the selection met no conflict, and no hit there is has the
- * key of a selected one in a newer version. Then every selected hit is a
- * survivor: its version is the newest, and without a conflict the selection keeps
- * the nearest of a version. And no survivor is missing: one that was left out was
- * farther, at that time, than k selected keys, and selected keys only come
- * nearer; these k are survivors, all nearer than it.
+ * That guess can be proven right in one pass over the hits: select.c says why. It
+ * selects SPARE more than are wanted, the pass finds which of the selected have a
+ * newer version anywhere, and if enough others remain, they are the answer.
  *
- * When the proof fails, the answer is computed from all hits: a table finds the
+ * When they do not, the answer is computed from all hits: a table finds the
  * survivor of each key, the others are dropped, and the selection runs again. No
  * key is left twice, so its answer needs no proof. Hits that are dropped so were
  * beaten by a hit that stays, so they could not have mattered later either.
@@ -44,7 +40,8 @@
 enum {
     FLAGS = VSHARD_MERGE_SETTLED | VSHARD_MERGE_CHECKED,
     LISTS_DEFAULT = 64, /* lists of k that a merger has room for by default */
-    STACK_BYTES = 6144, /* scratch of vshard_merge() that needs no allocation */
+    SPARE = 8,          /* selected beyond k, in case some are dead */
+    STACK_BYTES = 8192  /* scratch of vshard_merge(): k up to 32 */
 };
 
 struct vshard_merger {
@@ -90,6 +87,12 @@ static int read_options(struct vshard_merge_options *o, const struct vshard_merg
     return VSHARD_OK;
 }
 
+/* How many are selected. */
+static uint32_t selected(uint32_t k, uint32_t flags)
+{
+    return (flags & VSHARD_MERGE_SETTLED) != 0 ? k : k + SPARE;
+}
+
 /* ---- a merger ---- */
 
 static size_t table_bytes(const struct vshard_merger *m)
@@ -122,10 +125,10 @@ int vshard_merger_create(const struct vshard_merge_options *options, struct vsha
     m->k = o.k;
     m->flags = o.flags;
     m->hit_max = o.hit_max;
-    m->select_memory = vs_alloc(m->allocator, vs_select_bytes(m->k));
+    m->select_memory = vs_alloc(m->allocator, vs_select_bytes(selected(m->k, m->flags)));
     if (m->select_memory == NULL)
         goto fail;
-    vs_select_init(&m->select, m->select_memory, m->k);
+    vs_select_init(&m->select, m->select_memory, selected(m->k, m->flags));
     if ((m->flags & VSHARD_MERGE_SETTLED) == 0) {
         m->table_mask = 63;
         while (m->table_mask < 2 * m->hit_max)
@@ -156,7 +159,7 @@ void vshard_merger_destroy(struct vshard_merger *m)
     }
     vs_free(allocator, m->table, table_bytes(m));
     vs_free(allocator, m->hits, m->hit_max * sizeof *m->hits);
-    vs_free(allocator, m->select_memory, vs_select_bytes(m->k));
+    vs_free(allocator, m->select_memory, vs_select_bytes(selected(m->k, m->flags)));
     vs_free(allocator, m, sizeof *m);
 }
 
@@ -170,7 +173,9 @@ void vshard_merger_reset(struct vshard_merger *m)
 
 float vshard_merger_bound(const struct vshard_merger *m)
 {
-    return m == NULL || m->flags == 0 ? INFINITY : m->select.limit;
+    if (m == NULL || m->flags == 0 || m->select.count < m->k)
+        return INFINITY;
+    return m->select.order[m->k - 1].distance;
 }
 
 /* The first hit that is out of order or has no distance; `count` if there is none. */
@@ -193,6 +198,7 @@ int vshard_merger_push(struct vshard_merger *m, const struct vshard_merge_hit *h
         return VSHARD_EINVAL;
     if (m->hits == NULL) {
         rc = vs_select_list(&m->select, hits, count);
+        vs_select_flush(&m->select);
         return rc < 0 ? refuse(&m->log, rc, "hits", -1, (int64_t)count) : VSHARD_OK;
     }
     if (count > m->hit_max - m->hit_count)
@@ -206,7 +212,9 @@ int vshard_merger_push(struct vshard_merger *m, const struct vshard_merge_hit *h
         return VSHARD_OK;
     memcpy(m->hits + m->hit_count, hits, count * sizeof *hits);
     m->hit_count += (uint32_t)count;
-    return vs_select_list(&m->select, hits, count);
+    rc = vs_select_list(&m->select, hits, count);
+    vs_select_flush(&m->select);
+    return rc;
 }
 
 /* ---- the long way ---- */
@@ -240,70 +248,54 @@ static void drop_the_dead(struct vshard_merger *m)
     m->hit_count = n;
 }
 
-/* Selects from all hits. The borders of the lists were not kept: each run that
- * ascends serves as one. */
-static void select_again(struct vshard_merger *m)
+/* The borders of the lists were not kept: each run that ascends serves as one. */
+static void settle(struct vshard_merger *m)
 {
-    uint32_t first = 0;
-
+    drop_the_dead(m);
     vs_select_reset(&m->select);
-    while (first < m->hit_count) {
+    for (uint32_t first = 0; first < m->hit_count;) {
         uint32_t run = (uint32_t)first_bad(m->hits + first, m->hit_count - first);
 
         VS_ASSERT(vs_select_list(&m->select, m->hits + first, run) == VSHARD_OK);
         first += run;
     }
+    vs_select_flush(&m->select);
 }
 
-static void settle(struct vshard_merger *m)
+/* After a check: enough of the selected are left, or all there are. */
+static bool enough(const struct vs_select *s, uint32_t k)
 {
-    drop_the_dead(m);
-    select_again(m);
+    return s->dead_count == 0 || s->count - s->dead_count >= k;
 }
 
 int vshard_merger_finish(struct vshard_merger *m, struct vshard_merge_hit *hits, size_t cap,
                          uint32_t *found)
 {
-    bool stale;
-
     if (m == NULL || (hits == NULL && cap != 0) || found == NULL)
         return VSHARD_EINVAL;
     if (m->hits != NULL) {
-        stale = m->select.conflict != 0;
-        for (uint32_t first = 0; !stale && first < m->hit_count;) {
+        vs_select_check_begin(&m->select);
+        for (uint32_t first = 0; first < m->hit_count;) {
             uint32_t run = (uint32_t)first_bad(m->hits + first, m->hit_count - first);
 
-            vs_select_stale(&m->select, m->hits + first, run, &stale);
+            VS_ASSERT(vs_select_check(&m->select, m->hits + first, run) == VSHARD_OK);
             first += run;
         }
-        if (stale)
+        if (!enough(&m->select, m->k))
             settle(m);
     }
-    *found = vs_select_write(&m->select, hits, cap);
+    *found = vs_select_write(&m->select, hits, cap < m->k ? cap : m->k);
     return VSHARD_OK;
 }
 
 /* ---- all lists at once ---- */
 
-static int merge_selected(struct vs_select *s, const struct vshard_merge_options *o,
-                          const struct vshard_merge_list *lists, size_t list_count, bool *stale)
+static int check_lists(struct vs_select *s, const struct vshard_merge_options *o,
+                       const struct vshard_merge_list *lists, size_t list_count)
 {
-    int rc;
-
     for (size_t i = 0; i < list_count; i++) {
-        rc = vs_select_list(s, lists[i].hits, lists[i].count);
-        if (rc < 0)
-            return refuse(o->log, rc, "lists", (int64_t)i, (int64_t)list_count);
-    }
-    *stale = s->conflict != 0;
-    if ((o->flags & VSHARD_MERGE_SETTLED) != 0) {
-        *stale = false;
-        return VSHARD_OK;
-    }
-    for (size_t i = 0; i < list_count; i++) {
-        rc = vs_select_stale(s, lists[i].hits, lists[i].count, stale);
-        if (rc < 0)
-            return refuse(o->log, rc, "lists", (int64_t)i, (int64_t)list_count);
+        if (vs_select_check(s, lists[i].hits, lists[i].count) < 0)
+            return refuse(o->log, VSHARD_EINVAL, "lists", (int64_t)i, (int64_t)list_count);
     }
     return VSHARD_OK;
 }
@@ -351,7 +343,7 @@ int vshard_merge(const struct vshard_merge_options *options, const struct vshard
     struct vs_select select;
     size_t bytes, total;
     void *memory = stack;
-    bool stale = false;
+    bool done = false;
     int rc = read_options(&o, options);
 
     if (rc < 0)
@@ -366,18 +358,24 @@ int vshard_merge(const struct vshard_merge_options *options, const struct vshard
     if (rc < 0)
         return rc;
 
-    bytes = vs_select_bytes(o.k);
+    bytes = vs_select_bytes(selected(o.k, o.flags));
     if (bytes > sizeof stack)
         memory = vs_alloc(o.allocator, bytes);
     if (memory == NULL)
         return VSHARD_ENOMEM;
-    vs_select_init(&select, memory, o.k);
-    rc = merge_selected(&select, &o, lists, list_count, &stale);
-    if (rc == VSHARD_OK && !stale)
+    vs_select_init(&select, memory, selected(o.k, o.flags));
+    rc = vs_select_lists(&select, lists, list_count);
+    if (rc < 0)
+        refuse(o.log, rc, "lists", -1, (int64_t)list_count);
+    else if ((o.flags & VSHARD_MERGE_SETTLED) == 0)
+        rc = check_lists(&select, &o, lists, list_count);
+    if (rc == VSHARD_OK && enough(&select, o.k)) {
         *found = vs_select_write(&select, hits, o.k);
+        done = true;
+    }
     if (memory != stack)
         vs_free(o.allocator, memory, bytes);
-    if (rc < 0 || !stale)
+    if (rc < 0 || done)
         return rc;
 
     o.hit_max = (uint32_t)total;

@@ -2,26 +2,36 @@
  * they matter.
  *
  * The k nearest so far are kept in order, and the k-th distance is the limit: a
- * list is sorted, so it is left at its first hit beyond the limit. The limit
- * falls quickly. Of lists of random distances the i-th has about k / i hits that
- * enter, so 64 lists cost some 5k insertions, and most lists one comparison.
+ * list is sorted, so it is left at its first hit beyond the limit. The limit falls
+ * quickly. Of lists of random distances the i-th has about k / i hits that enter,
+ * so 64 lists cost some 5k insertions, and most lists one comparison. When all
+ * lists are at hand, there is a shorter way to the same end: see together.c.
  *
  * A kept hit lies in a slot and does not move; what is kept in order are places,
  * 8 bytes each. A table leads from a key to its slot. It is sparse, because its
- * other use is to say no: vs_select_stale() asks it about every hit there is,
- * and should mostly find an empty entry.
+ * other use is to say no: a check asks it about every hit there is, and should
+ * mostly find an empty entry.
  *
  * With small k, hits enter one by one, each lowering the limit for the next. With
- * large k that would move half the order for every hit, so the new hits of a list
- * are gathered, up to k of them, and merged into the order in one pass.
+ * large k that would move half the order for every hit, so new hits are gathered,
+ * up to k of them, and then sorted and merged into the order in one pass.
  *
- * Here a hit whose key is kept in another version is a conflict. The newer of
- * the two is kept, but what the older one displaced is gone; merge.c then starts
- * again from all hits. Without a conflict the limit never rises: a hit leaves
- * only when a nearer one enters, and a kept key only ever comes nearer. So a hit
- * that was left out, farther than the limit then, is farther than the k-th now.
+ * What it guarantees, with several versions of a key about. Let S be what is kept,
+ * W its last place once it is full. Places only ever get nearer, W too: a hit that
+ * enters displaces the last; a kept key moves farther, to a newer version, only if
+ * it stays before the last, and otherwise keeps its old place. So each hit before W
+ * was read, and:
  *
- * Not here: which of several versions survives for good, which is merge.c. */
+ *   - a survivor (newest of its key, nearest of these) before W is in S. It was
+ *     read, entered or took its key's place, gave way to no other hit of the key,
+ *     and was never last;
+ *   - a hit in S is a survivor, unless a newer version of its key exists. Such a
+ *     one lies beyond W or left S, and a check over all hits finds it.
+ *
+ * So after the check, the hits in S that are not dead are the nearest survivors
+ * there are. If S is not full, everything was read, and none is dead.
+ *
+ * Not here: what happens when too many are dead, which is merge.c. */
 #include "merge/select.h"
 
 #include <math.h>
@@ -46,7 +56,7 @@ static uint32_t table_bits(uint32_t k)
 size_t vs_select_bytes(uint32_t k)
 {
     return (size_t)k * (2 * sizeof(struct vshard_merge_hit) + 3 * sizeof(struct vs_place) +
-                        2 * sizeof(uint32_t)) +
+                        2 * sizeof(uint32_t) + 2 * sizeof(uint8_t)) +
            (sizeof(uint16_t) << table_bits(k));
 }
 
@@ -68,6 +78,8 @@ void vs_select_init(struct vs_select *s, void *memory, uint32_t k)
     s->table = (void *)at;
     s->table_mask = ((uint32_t)1 << bits) - 1;
     s->table_shift = 64 - bits;
+    at += sizeof *s->table << bits;
+    s->dead = (void *)at;
     s->k = k;
     vs_select_reset(s);
 }
@@ -79,17 +91,19 @@ void vs_select_reset(struct vs_select *s)
     for (uint32_t i = 0; i < s->free_count; i++)
         s->free_slots[i] = i;
     s->count = 0;
-    s->conflict = 0;
+    s->fresh_count = 0;
     s->limit = INFINITY;
+    vs_select_check_begin(s);
 }
 
 /* ---- the table ---- */
 
-/* Odd multipliers with well-spread bits; consecutive integers land far apart. */
+/* An odd multiplier with well-spread bits: consecutive integers land far apart. */
 static inline uint32_t home(const struct vs_select *s, struct vshard_key key)
 {
-    return (uint32_t)((key.lo + key.hi * 0xd6e8feb86659fd93u) * 0x9e3779b97f4a7c15u >>
-                      s->table_shift);
+    uint64_t folded = key.lo ^ (key.hi << 32 | key.hi >> 32);
+
+    return (uint32_t)(folded * 0x9e3779b97f4a7c15u >> s->table_shift);
 }
 
 /* The entry that holds the key, or the empty one where it would go. */
@@ -179,11 +193,11 @@ static void meet(struct vs_select *s, uint32_t slot, const struct vshard_merge_h
 {
     struct vshard_merge_hit *kept = &s->slots[slot];
 
-    if (kept->version != hit->version)
-        s->conflict = 1;
     if (!vs_hit_survives(hit, kept))
         return;
     if (kept->distance != hit->distance) {
+        if (s->count == s->k && too_late(s, hit))
+            return; /* the kept one is dead; a check will say so */
         remove_place(s, (struct vs_place){ kept->distance, slot });
         insert_place(s, (struct vs_place){ hit->distance, slot });
     }
@@ -209,6 +223,11 @@ static inline void take(struct vs_select *s, const struct vshard_merge_hit *hit)
     set_limit(s);
 }
 
+void vs_select_hit(struct vs_select *s, const struct vshard_merge_hit *hit)
+{
+    take(s, hit);
+}
+
 static int list_one_by_one(struct vs_select *s, const struct vshard_merge_hit *hits, size_t count)
 {
     float last = -INFINITY;
@@ -224,70 +243,116 @@ static int list_one_by_one(struct vs_select *s, const struct vshard_merge_hit *h
     return VSHARD_OK;
 }
 
-/* Merges the first `fresh_count` gathered places into the order, of which k stay. */
-static void merge_fresh(struct vs_select *s, uint32_t fresh_count)
+/* ---- large k: gathered ---- */
+
+static void merge_places(const struct vs_select *s, const struct vs_place *from, uint32_t middle,
+                         uint32_t end, struct vs_place *to)
 {
-    struct vs_place *out = s->spare;
+    uint32_t a = 0, b = middle;
+
+    for (uint32_t n = 0; n < end; n++) {
+        if (b == end || (a < middle && !before(s, from[b], from[a])))
+            to[n] = from[a++];
+        else
+            to[n] = from[b++];
+    }
+}
+
+/* Runs of 8 by insertion, then pairs of runs; one list is sorted but for its ties,
+ * so that nothing moves. */
+static void sort_fresh(struct vs_select *s)
+{
+    uint32_t n = s->fresh_count, sorted = 1;
+
+    while (sorted < n && !before(s, s->fresh[sorted], s->fresh[sorted - 1]))
+        sorted++;
+    if (sorted >= n)
+        return;
+    for (uint32_t i = 1; i < n; i++) {
+        struct vs_place p = s->fresh[i];
+        uint32_t j = i;
+
+        for (; j % 8 != 0 && before(s, p, s->fresh[j - 1]); j--)
+            s->fresh[j] = s->fresh[j - 1];
+        s->fresh[j] = p;
+    }
+    for (uint32_t run = 8; run < n; run *= 2) {
+        struct vs_place *swap = s->fresh;
+
+        for (uint32_t i = 0; i < n; i += 2 * run) {
+            uint32_t end = n - i < 2 * run ? n - i : 2 * run;
+
+            merge_places(s, s->fresh + i, run < end ? run : end, end, s->spare + i);
+        }
+        s->fresh = s->spare;
+        s->spare = swap;
+    }
+}
+
+void vs_select_flush(struct vs_select *s)
+{
+    struct vs_place *out;
     uint32_t a = 0, b = 0, n = 0;
 
-    while (n < s->k && (a < s->count || b < fresh_count)) {
-        if (b == fresh_count || (a < s->count && before(s, s->order[a], s->fresh[b])))
+    if (s->fresh_count == 0)
+        return;
+    sort_fresh(s);
+    out = s->spare;
+    while (n < s->k && (a < s->count || b < s->fresh_count)) {
+        if (b == s->fresh_count || (a < s->count && before(s, s->order[a], s->fresh[b])))
             out[n++] = s->order[a++];
         else
             out[n++] = s->fresh[b++];
     }
     while (a < s->count)
         release(s, s->order[a++].slot);
-    while (b < fresh_count)
+    while (b < s->fresh_count)
         release(s, s->fresh[b++].slot);
     s->spare = s->order;
     s->order = out;
     s->count = n;
+    s->fresh_count = 0;
     set_limit(s);
 }
 
-/* Appends a place; hits come by distance, so only ties have to be sorted. */
-static void gather(const struct vs_select *s, uint32_t at, struct vs_place p)
+/* As take(), but a new hit waits among the gathered. */
+static inline void gather(struct vs_select *s, const struct vshard_merge_hit *hit)
 {
-    for (; at > 0 && before(s, p, s->fresh[at - 1]); at--)
-        s->fresh[at] = s->fresh[at - 1];
-    s->fresh[at] = p;
+    uint32_t t = find(s, hit->key);
+
+    if (s->table[t] != 0) {
+        struct vshard_merge_hit *kept = &s->slots[s->table[t] - 1u];
+
+        if (!vs_hit_survives(hit, kept))
+            return;
+        if (kept->distance == hit->distance) {
+            *kept = *hit;
+            return;
+        }
+        vs_select_flush(s); /* it may be one of the gathered, which are not in order */
+        take(s, hit);
+        return;
+    }
+    if (s->count == s->k && too_late(s, hit))
+        return;
+    s->fresh[s->fresh_count++] = (struct vs_place){ hit->distance, keep(s, t, hit) };
+    if (s->fresh_count == s->k)
+        vs_select_flush(s);
 }
 
 static int list_gathered(struct vs_select *s, const struct vshard_merge_hit *hits, size_t count)
 {
-    uint32_t fresh_count = 0;
     float last = -INFINITY;
-    int rc = VSHARD_OK;
 
     for (size_t i = 0; i < count; i++) {
-        uint32_t t;
-
-        if (!(hits[i].distance >= last)) { /* or a NaN */
-            rc = VSHARD_EINVAL;
-            break;
-        }
+        if (!(hits[i].distance >= last)) /* or a NaN */
+            return VSHARD_EINVAL;
         if (hits[i].distance > s->limit)
             break;
         last = hits[i].distance;
-        t = find(s, hits[i].key);
-        if (s->table[t] != 0) {
-            /* The kept one may be among the gathered, which have no order yet. */
-            merge_fresh(s, fresh_count);
-            fresh_count = 0;
-            take(s, &hits[i]);
-            continue;
-        }
-        if (s->count == s->k && too_late(s, &hits[i]))
-            continue;
-        gather(s, fresh_count++, (struct vs_place){ hits[i].distance, keep(s, t, &hits[i]) });
-        if (fresh_count == s->k) {
-            merge_fresh(s, fresh_count);
-            fresh_count = 0;
-        }
+        gather(s, &hits[i]);
     }
-    merge_fresh(s, fresh_count);
-    return rc;
+    return VSHARD_OK;
 }
 
 int vs_select_list(struct vs_select *s, const struct vshard_merge_hit *hits, size_t count)
@@ -297,31 +362,61 @@ int vs_select_list(struct vs_select *s, const struct vshard_merge_hit *hits, siz
 
 /* ---- the answer ---- */
 
-int vs_select_stale(const struct vs_select *s, const struct vshard_merge_hit *hits, size_t count,
-                    bool *stale)
+void vs_select_check_begin(struct vs_select *s)
+{
+    memset(s->dead, 0, 2 * (size_t)s->k);
+    s->dead_count = 0;
+}
+
+static void bury(struct vs_select *s, const struct vshard_merge_hit *hit)
+{
+    uint32_t t = find(s, hit->key), slot = s->table[t] - 1u;
+
+    if (s->table[t] != 0 && hit->version > s->slots[slot].version && !s->dead[slot]) {
+        s->dead[slot] = 1;
+        s->dead_count++;
+    }
+}
+
+static inline bool may_be_kept(const struct vs_select *s, const struct vshard_merge_hit *hit)
+{
+    return s->table[home(s, hit->key)] != 0;
+}
+
+/* Four hits at a time, as nearly all of them meet an empty entry. */
+int vs_select_check(struct vs_select *s, const struct vshard_merge_hit *hits, size_t count)
 {
     float last = -INFINITY;
+    int sorted = 1;
+    size_t i = 0;
 
-    for (size_t i = 0; i < count; i++) {
-        uint32_t t;
+    for (; i + 4 <= count; i += 4) {
+        const struct vshard_merge_hit *h = hits + i;
 
-        if (!(hits[i].distance >= last)) /* or a NaN */
-            return VSHARD_EINVAL;
-        last = hits[i].distance;
-        if (s->table[home(s, hits[i].key)] == 0)
-            continue;
-        t = find(s, hits[i].key);
-        if (s->table[t] != 0 && hits[i].version > s->slots[s->table[t] - 1].version)
-            *stale = true;
+        sorted &= (h[0].distance >= last) & (h[1].distance >= h[0].distance) &
+                  (h[2].distance >= h[1].distance) & (h[3].distance >= h[2].distance);
+        last = h[3].distance;
+        if (may_be_kept(s, h) | may_be_kept(s, h + 1) | may_be_kept(s, h + 2) |
+            may_be_kept(s, h + 3)) {
+            for (size_t j = 0; j < 4; j++)
+                bury(s, h + j);
+        }
     }
-    return VSHARD_OK;
+    for (; i < count; i++) {
+        sorted &= hits[i].distance >= last; /* and no NaN */
+        last = hits[i].distance;
+        bury(s, hits + i);
+    }
+    return sorted ? VSHARD_OK : VSHARD_EINVAL;
 }
 
 uint32_t vs_select_write(const struct vs_select *s, struct vshard_merge_hit *hits, size_t cap)
 {
-    uint32_t n = s->count < cap ? s->count : (uint32_t)cap;
+    uint32_t n = 0;
 
-    for (uint32_t i = 0; i < n; i++)
-        hits[i] = s->slots[s->order[i].slot];
+    for (uint32_t i = 0; i < s->count && n < cap; i++) {
+        if (!s->dead[s->order[i].slot])
+            hits[n++] = s->slots[s->order[i].slot];
+    }
     return n;
 }

@@ -14,16 +14,18 @@ struct vs_select {
     struct vshard_merge_hit *slots; /* [2k] the hits, each in one place while it is kept */
     struct vs_place *order;         /* [k] the kept ones, nearest first */
     struct vs_place *spare;         /* [k] where the next order is written */
-    struct vs_place *fresh;         /* [k] new ones of the list at hand */
+    struct vs_place *fresh;         /* [k] new ones that are not in the order yet */
     uint32_t *free_slots;           /* [2k] a stack */
     uint16_t *table;                /* [table_mask + 1] slot + 1 by key, 0 is empty */
+    uint8_t *dead;                  /* [2k] by slot: a newer version was seen */
     uint32_t table_mask;
     uint32_t table_shift;
     uint32_t k;
     uint32_t count;
     uint32_t free_count;
-    uint32_t conflict; /* a key came in two versions */
-    float limit;       /* hits farther than this cannot matter */
+    uint32_t fresh_count;
+    uint32_t dead_count;
+    float limit; /* hits farther than this cannot matter */
 };
 
 /* Bytes of scratch for k; the caller allocates, aligned to VS_ALIGN. */
@@ -35,12 +37,23 @@ void vs_select_reset(struct vs_select *s);
  * or holds a NaN. */
 int vs_select_list(struct vs_select *s, const struct vshard_merge_hit *hits, size_t count);
 
-/* Whether a kept hit has a newer version among these. EINVAL when they are not
- * sorted or hold a NaN: this pass reads them all. */
-int vs_select_stale(const struct vs_select *s, const struct vshard_merge_hit *hits, size_t count,
-                    bool *stale);
+/* The same for one hit, at any k; not between vs_select_list() and a flush. */
+void vs_select_hit(struct vs_select *s, const struct vshard_merge_hit *hit);
 
-/* Writes the nearest, at most `cap`; returns how many. */
+/* Reads all lists there are into an empty selection, and puts them in order. EINVAL
+ * as above. */
+int vs_select_lists(struct vs_select *s, const struct vshard_merge_list *lists, size_t list_count);
+
+/* Puts what has been read in order, which lowers the limit. Needed before any of
+ * the functions below. */
+void vs_select_flush(struct vs_select *s);
+
+/* A check begins, and reads all hits: it counts in dead_count the kept ones that
+ * have a newer version among them. EINVAL when hits are not sorted or hold a NaN. */
+void vs_select_check_begin(struct vs_select *s);
+int vs_select_check(struct vs_select *s, const struct vshard_merge_hit *hits, size_t count);
+
+/* Writes the nearest that are not dead, at most `cap`; returns how many. */
 uint32_t vs_select_write(const struct vs_select *s, struct vshard_merge_hit *hits, size_t cap);
 
 static inline bool vs_key_equal(struct vshard_key a, struct vshard_key b)
