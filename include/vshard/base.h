@@ -192,6 +192,7 @@ struct vshard_io {
     /* Called once, when the request is complete, on any thread; may be NULL. */
     void (*done)(struct vshard_io *io);
     void *owner; /* the submitter's own; storage does not look at it */
+    void *link;  /* storage's own until complete; the submitter does not look at it */
 };
 
 /* Where bytes are kept. Requests take effect in any order unless one was
