@@ -13,7 +13,7 @@ verdict() {
     if [ "$1" = 0 ]; then echo "pass install $2"; else echo "FAIL install $2"; cat "$t/log"; bad=1; fi
 }
 
-$MAKE --no-print-directory install DESTDIR="$t" prefix=/usr libdir=/usr/lib O="${O:-build}" \
+$MAKE --no-print-directory install DESTDIR="$t" prefix=/usr libdir=/usr/lib O="${O:-$PWD/build}" \
     > "$t/log" 2>&1
 verdict $? "into a staging directory"
 
@@ -62,7 +62,7 @@ fi
 [ -e "$t/usr/share/man/man3/vshard_version.3" ]
 verdict $? "has each function's manual under its own name"
 
-$MAKE --no-print-directory uninstall DESTDIR="$t" prefix=/usr libdir=/usr/lib O="${O:-build}" \
+$MAKE --no-print-directory uninstall DESTDIR="$t" prefix=/usr libdir=/usr/lib O="${O:-$PWD/build}" \
     > "$t/log" 2>&1
 find "$t/usr" ! -type d >> "$t/log"
 [ -z "$(find "$t/usr" ! -type d)" ]

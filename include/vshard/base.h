@@ -172,7 +172,7 @@ enum {
 enum {
     VSHARD_IO_OPEN_WRITE = 1,
     VSHARD_IO_OPEN_CREATE = 2,    /* make it if it is not there */
-    VSHARD_IO_OPEN_EXCLUSIVE = 4, /* with CREATE: EEXIST if it is there */
+    VSHARD_IO_OPEN_EXCLUSIVE = 4, /* only with CREATE: EEXIST if it is there */
     VSHARD_IO_OPEN_TRUNCATE = 8   /* cut it to nothing */
 };
 
