@@ -172,7 +172,7 @@ enum {
 enum {
     VSHARD_IO_OPEN_WRITE = 1,
     VSHARD_IO_OPEN_CREATE = 2,    /* make it if it is not there */
-    VSHARD_IO_OPEN_EXCLUSIVE = 4, /* with CREATE: EEXIST if it is there */
+    VSHARD_IO_OPEN_EXCLUSIVE = 4, /* only with CREATE: EEXIST if it is there */
     VSHARD_IO_OPEN_TRUNCATE = 8   /* cut it to nothing */
 };
 
@@ -192,6 +192,7 @@ struct vshard_io {
     /* Called once, when the request is complete, on any thread; may be NULL. */
     void (*done)(struct vshard_io *io);
     void *owner; /* the submitter's own; storage does not look at it */
+    void *link;  /* storage's own until complete; the submitter does not look at it */
 };
 
 /* Where bytes are kept. Requests take effect in any order unless one was

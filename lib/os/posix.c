@@ -66,6 +66,17 @@ static bool in_range(uint64_t offset, uint64_t count)
     return offset <= limit && count <= limit - offset && count <= SIZE_MAX;
 }
 
+/* What POSIX leaves undefined is refused: changing a file that is opened for
+ * reading, and EXCLUSIVE without CREATE. */
+static bool flags_agree(uint32_t flags)
+{
+    const uint32_t all = VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_EXCLUSIVE |
+                         VSHARD_IO_OPEN_TRUNCATE;
+
+    return (flags & ~all) == 0 && (flags == 0 || (flags & VSHARD_IO_OPEN_WRITE) != 0) &&
+           ((flags & VSHARD_IO_OPEN_EXCLUSIVE) == 0 || (flags & VSHARD_IO_OPEN_CREATE) != 0);
+}
+
 static int open_flags(uint32_t flags)
 {
     /* Not blocking matters only to what is not a plain file: opening a pipe by
@@ -81,13 +92,10 @@ static int open_flags(uint32_t flags)
 
 static int open_file(struct vshard_io *io)
 {
-    const uint32_t change =
-        VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_EXCLUSIVE | VSHARD_IO_OPEN_TRUNCATE;
     struct stat st;
     int fd;
 
-    if ((io->flags & ~(change | VSHARD_IO_OPEN_WRITE)) != 0 ||
-        ((io->flags & change) != 0 && (io->flags & VSHARD_IO_OPEN_WRITE) == 0))
+    if (!flags_agree(io->flags))
         return VSHARD_EINVAL;
     do
         fd = open(io->path, open_flags(io->flags), 0666);
@@ -174,7 +182,8 @@ static int resize_file(struct vshard_io *io)
     do
         rc = ftruncate(descriptor(io), (off_t)io->offset);
     while (rc != 0 && errno == EINTR);
-    return status_of_call(rc);
+    /* EINVAL is how Linux says that the file was opened for reading. */
+    return rc != 0 && errno == EINVAL ? VSHARD_EIO : status_of_call(rc);
 }
 
 static int sync_dir(struct vshard_io *io)

@@ -77,7 +77,9 @@ static int open_file(struct fault_storage *fs, struct vshard_io *io)
 {
     uint32_t file = disk_find(fs->disk, io->path), h = 0;
 
-    if (io->flags != 0 && (io->flags & VSHARD_IO_OPEN_WRITE) == 0)
+    if (io->flags > 15 || (io->flags != 0 && (io->flags & VSHARD_IO_OPEN_WRITE) == 0) ||
+        (io->flags & (VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_EXCLUSIVE)) ==
+            VSHARD_IO_OPEN_EXCLUSIVE)
         return VSHARD_EINVAL;
     if (file != DISK_NONE && (io->flags & VSHARD_IO_OPEN_EXCLUSIVE))
         return VSHARD_EEXIST;
