@@ -176,7 +176,10 @@ static uint64_t scratch_bytes(const struct vshard_index *x)
         bytes += x->readers[i].scratch.bytes;
     for (uint32_t i = 0; x->strands != NULL && i < x->strand_count; i++)
         bytes += sizeof *x->strands + x->strands[i].bytes;
-    bytes += links * (2 * sizeof(struct vs_link) + sizeof(uint32_t));
+    if (x->build.batch_cap > 0)
+        bytes += links * (2 * sizeof(struct vs_link) + sizeof(uint32_t)) +
+                 (x->build.batch_cap + 1) * sizeof(uint32_t);
+    bytes += x->mapping.extents * sizeof *x->mapping.verified;
     bytes += x->repair.marks_words * sizeof *x->repair.marks;
     return bytes;
 }
