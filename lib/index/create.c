@@ -170,10 +170,14 @@ uint64_t vshard_index_count(const struct vshard_index *index)
 static uint64_t scratch_bytes(const struct vshard_index *x)
 {
     uint64_t links = (uint64_t)x->build.batch_cap * x->degree;
+    uint64_t bytes = WIDTH_MAX * sizeof *x->readers + atomic_load(&x->scratch_bytes);
 
-    return WIDTH_MAX * sizeof *x->readers + atomic_load(&x->scratch_bytes) +
-           links * (2 * sizeof(struct vs_link) + sizeof(uint32_t)) +
-           x->repair.marks_words * sizeof *x->repair.marks;
+    if (x->build.batch_cap > 0)
+        bytes += links * (2 * sizeof(struct vs_link) + sizeof(uint32_t)) +
+                 (x->build.batch_cap + 1) * sizeof(uint32_t);
+    bytes += x->mapping.extents * sizeof *x->mapping.verified;
+    bytes += x->repair.marks_words * sizeof *x->repair.marks;
+    return bytes;
 }
 
 /* Bytes of a column's rows, in memory or in the mapped file. */

@@ -387,7 +387,9 @@ static void offer_unseen(const struct vshard_index *x, const struct vs_query *q,
 }
 
 /* New edges for one row: its live neighbours, and the live neighbours of those that
- * were removed, compete for its places. Each newcomer is asked for an edge back. */
+ * were removed, compete for its places. Each newcomer is asked for an edge back,
+ * unless the row itself was removed. Such a row reads no edges but those of dying
+ * rows, because those of its like are being written beside it. */
 static void replace_edges(void *arg, uint32_t item, uint32_t strand)
 {
     struct vshard_index *x = arg;
@@ -397,20 +399,23 @@ static void replace_edges(void *arg, uint32_t item, uint32_t strand)
     uint32_t count = read_edges(x, slot, before), newcomers = 0;
     struct vs_link *links = b->links + (size_t)item * x->degree;
     const struct vs_query q = { .code = vs_code_at(x, slot), .space = vs_build_space(x) };
+    bool live = is_live(x, slot);
 
     memset(s->visited, 0, (atomic_load(&x->slot_count) / 64 + 1) * sizeof *s->visited);
     s->pool.count = s->pool.next = 0;
     s->pool.cap = 4 * x->degree;
     offer_unseen(x, &q, s, before, count, slot);
     for (uint32_t i = 0; i < count; i++) {
-        if (!is_live(x, before[i])) {
+        uint32_t state = vs_row_state(x, before[i]);
+
+        if (state == VS_ROW_DYING || (live && state == VS_ROW_REMOVED)) {
             uint32_t n = read_edges(x, before[i], of_removed);
             offer_unseen(x, &q, s, of_removed, n, slot);
         }
     }
     choose(x, s, count);
     write_edges(x, slot, s->pool.slots, s->pool.count);
-    for (uint32_t i = 0; i < s->pool.count; i++) {
+    for (uint32_t i = 0; live && i < s->pool.count; i++) {
         if (!contains(before, count, s->pool.slots[i]))
             links[newcomers++] = (struct vs_link){ s->pool.slots[i], s->pool.keys[i], slot };
     }

@@ -46,7 +46,9 @@ int vs_strands_reserve(struct vshard_index *x, uint32_t pool_cap)
 
     if (x->strands == NULL) {
         x->strands = vs_alloc_zeroed(x->allocator, count * sizeof *x->strands);
-        rc = x->strands ? VSHARD_OK : VSHARD_ENOMEM;
+        if (x->strands == NULL)
+            return VSHARD_ENOMEM;
+        atomic_fetch_add(&x->scratch_bytes, count * sizeof *x->strands);
     }
     for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++)
         rc = vs_scratch_reserve(x, &x->strands[i], pool_cap, 0);

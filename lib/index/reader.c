@@ -51,11 +51,13 @@ int vs_reader_enter(struct vshard_index *x, struct vs_reader **out)
 {
     struct vs_reader *r = claim(x);
 
-    if (r->scratch == NULL)
-        r->scratch = vs_alloc_zeroed(x->allocator, WALKS * sizeof *r->scratch);
     if (r->scratch == NULL) {
-        atomic_store_explicit(&r->busy, 0, memory_order_release);
-        return VSHARD_ENOMEM;
+        r->scratch = vs_alloc_zeroed(x->allocator, WALKS * sizeof *r->scratch);
+        if (r->scratch == NULL) {
+            atomic_store_explicit(&r->busy, 0, memory_order_release);
+            return VSHARD_ENOMEM;
+        }
+        atomic_fetch_add(&x->scratch_bytes, WALKS * sizeof *r->scratch);
     }
     atomic_store(&r->epoch, atomic_load(&x->epoch));
     atomic_thread_fence(memory_order_seq_cst);

@@ -12,6 +12,11 @@
  * change, so no call is long, and the place of the pass depends on the calls alone.
  * It ends before as many rows are removed again as began it.
  *
+ * Rows that were removed after the pass began wait for the next one, and are still
+ * walked through: they get new edges too, so that they do not lead to freed slots,
+ * but nobody is asked for an edge to them. They are worked on apart from the live
+ * rows, which read their edges.
+ *
  * New edges only ever lead to live rows; so nothing behind the cursor leads to a row
  * that the pass will free. */
 #include "index/state.h"
@@ -141,12 +146,10 @@ static void finish(struct vshard_index *x)
     r->active = 0;
 }
 
-static bool needs_repair(const struct vshard_index *x, uint32_t slot)
+static bool leads_to_dying(const struct vshard_index *x, uint32_t slot)
 {
     const _Atomic uint32_t *edges = vs_edges_at(x, slot);
 
-    if (vs_row_state(x, slot) != VS_ROW_LIVE)
-        return false;
     for (uint32_t i = 0; i < x->degree; i++) {
         uint32_t to = atomic_load_explicit(&edges[i], memory_order_relaxed);
 
@@ -158,23 +161,45 @@ static bool needs_repair(const struct vshard_index *x, uint32_t slot)
     return false;
 }
 
+struct gathered {
+    uint32_t slots[GATHER];
+    uint32_t count;
+};
+
+static void relink(struct vshard_index *x, struct gathered *g)
+{
+    vs_build_relink(x, g->slots, g->count);
+    g->count = 0;
+}
+
+static void gather(struct vshard_index *x, struct gathered *g, uint32_t slot)
+{
+    if (!leads_to_dying(x, slot))
+        return;
+    g->slots[g->count++] = slot;
+    if (g->count == GATHER)
+        relink(x, g);
+}
+
 /* Moves the pass on by at most `quota` slots. */
 static uint64_t step(struct vshard_index *x, uint64_t quota)
 {
     struct vs_repair *r = &x->repair;
-    uint32_t slots[GATHER], count = 0, end = atomic_load(&x->slot_count);
+    struct gathered live, removed;
+    uint32_t end = atomic_load(&x->slot_count);
     uint64_t looked = 0;
 
+    live.count = removed.count = 0;
     for (; r->cursor < end && looked < quota; r->cursor++, looked++) {
-        if (!needs_repair(x, r->cursor))
-            continue;
-        slots[count++] = r->cursor;
-        if (count == GATHER) {
-            vs_build_relink(x, slots, count);
-            count = 0;
-        }
+        uint32_t state = vs_row_state(x, r->cursor);
+
+        if (state == VS_ROW_LIVE)
+            gather(x, &live, r->cursor);
+        else if (state == VS_ROW_REMOVED)
+            gather(x, &removed, r->cursor);
     }
-    vs_build_relink(x, slots, count);
+    relink(x, &live);
+    relink(x, &removed);
     if (r->cursor >= end)
         finish(x);
     return looked;
