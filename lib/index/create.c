@@ -80,6 +80,7 @@ static void lay_out(struct vshard_index *x)
     x->free_head = x->repair.removed_head = x->repair.dying_head = VS_SLOT_NONE;
     vs_column_init(&x->elements, element_stride(x));
     vs_column_init(&x->codes, graph && !vs_elements_are_codes(x) ? x->quantizer.code_bytes : 0);
+    vs_column_init(&x->sketches, vs_sketches(x) ? SKETCH_DIMS : 0);
     vs_column_init(&x->edges, x->degree * sizeof(uint32_t));
     vs_column_init(&x->rows, sizeof(struct vs_row));
     vs_column_init(&x->entries, sizeof(uint32_t));
@@ -111,6 +112,8 @@ int vs_index_new(const struct vshard_index_options *given, struct vshard_index *
     x->seed = o.seed;
     vs_kernel_init(&x->kernel, vs_os_cpu());
     rc = vs_quantizer_init(x);
+    if (rc == VSHARD_OK)
+        rc = vs_sketcher_init(x);
     if (rc == VSHARD_OK)
         rc = vs_readers_init(x);
     lay_out(x);
@@ -154,9 +157,11 @@ void vshard_index_destroy(struct vshard_index *x)
     vs_idmap_fini(&x->ids, a);
     vs_column_fini(&x->elements, a);
     vs_column_fini(&x->codes, a);
+    vs_column_fini(&x->sketches, a);
     vs_column_fini(&x->edges, a);
     vs_column_fini(&x->rows, a);
     vs_column_fini(&x->entries, a);
+    vs_sketcher_fini(x);
     vs_quantizer_fini(x);
     vs_mapping_close(x);
     vs_free(a, x, sizeof *x);
@@ -210,14 +215,15 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.removed_rows = x->removed;
     s.free_rows = x->free_count;
     s.element_bytes = column_bytes(x, &x->elements);
-    s.code_bytes = column_bytes(x, &x->codes);
+    s.code_bytes = column_bytes(x, &x->codes) + column_bytes(x, &x->sketches);
     s.edge_bytes = column_bytes(x, &x->edges);
     s.id_bytes = column_bytes(x, &x->rows) + x->ids.cap * sizeof *x->ids.table;
     s.scratch_bytes = scratch_bytes(x);
     s.mapped_bytes = x->mapping.count;
-    s.heap_bytes = sizeof *x + x->elements.heap_bytes + x->codes.heap_bytes + x->edges.heap_bytes +
-                   x->rows.heap_bytes + x->entries.heap_bytes + x->ids.cap * sizeof *x->ids.table +
-                   x->quantizer.code_dim * sizeof(float) + s.scratch_bytes;
+    s.heap_bytes = sizeof *x + x->elements.heap_bytes + x->codes.heap_bytes +
+                   x->sketches.heap_bytes + x->edges.heap_bytes + x->rows.heap_bytes +
+                   x->entries.heap_bytes + x->ids.cap * sizeof *x->ids.table +
+                   x->quantizer.code_dim * sizeof(float) + vs_sketcher_bytes(x) + s.scratch_bytes;
     return vs_report_write(stats, &s, sizeof s,
                            VS_SIZE_THROUGH(struct vshard_index_stats, scratch_bytes));
 }

@@ -253,6 +253,8 @@ static void find_edges(void *arg, uint32_t group, uint32_t strand)
         walks[i].scratch = &x->strands[strand * WALKS + i];
         walks[i].query = (struct vs_query){ .code = vs_code_at(x, b->slots[first + i]),
                                             .space = vs_build_space(x) };
+        if (x->sketches.stride > 0)
+            walks[i].query.sketch = vs_column_at(&x->sketches, b->slots[first + i]);
     }
     vs_graph_walk(x, walks, count, x->ef_construction);
     for (uint32_t i = 0; i < count; i++)

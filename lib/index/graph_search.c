@@ -24,7 +24,7 @@ enum {
     BEAM = 2,       /* rows whose edges are followed in one step */
     STARTS = 4,     /* entry rows the walk begins with */
     LINE = 64,      /* bytes of a cache line */
-    CODE_LINES = 8, /* of a code: the rest follows in order, and the machine sees that */
+    CODE_LINES = 8, /* of a row: the rest follows in order, and the machine sees that */
     RERANK_MIN = 32 /* rows whose exact distances are computed, at least */
 };
 
@@ -34,14 +34,16 @@ static void prefetch(const void *p, size_t bytes)
         __builtin_prefetch((const char *)p + i);
 }
 
-static void request_codes(const struct vshard_index *x, struct vs_scratch *s, uint32_t count)
+/* Requests the rows of a column that s->slots[0, count) name, and notes where they
+ * are in s->rows. */
+static void request(const struct vs_column *column, struct vs_scratch *s, uint32_t count)
 {
-    const struct vs_extents codes = vs_column_extents(x->traversal);
+    const struct vs_extents extents = vs_column_extents(column);
     size_t bytes =
-        codes.stride < (size_t)CODE_LINES * LINE ? codes.stride : (size_t)CODE_LINES * LINE;
+        extents.stride < (size_t)CODE_LINES * LINE ? extents.stride : (size_t)CODE_LINES * LINE;
 
     for (uint32_t i = 0; i < count; i++) {
-        s->rows[i] = vs_extents_at(&codes, s->slots[i]);
+        s->rows[i] = vs_extents_at(&extents, s->slots[i]);
         prefetch(s->rows[i], bytes);
     }
 }
@@ -148,7 +150,8 @@ static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
     w->ended = w->status < 0;
 }
 
-/* The first half of a step: which rows to look at. Requests their codes. */
+/* The first part of a step: which rows to look at. Requests their codes, or their
+ * sketches. */
 static void advance(const struct vshard_index *x, struct vs_walk *w)
 {
     struct vs_scratch *s = w->scratch;
@@ -163,10 +166,33 @@ static void advance(const struct vshard_index *x, struct vs_walk *w)
     w->status = verify_gathered(x, s->slots, w->gathered);
     w->ended = hops == 0 || w->status < 0;
     if (!w->ended)
-        request_codes(x, s, w->gathered);
+        request(w->query.sketch ? &x->sketches : x->traversal, s, w->gathered);
 }
 
-/* The second half: how near they are. Requests the edges of the next. */
+/* The second part, where there are sketches: which rows are worth a closer look.
+ * Requests their codes. */
+static void sift(const struct vshard_index *x, struct vs_walk *w)
+{
+    struct vs_scratch *s = w->scratch;
+    uint32_t kept = 0;
+
+    if (w->query.sketch == NULL)
+        return;
+    if (s->pool.count == s->pool.cap) {
+        float limit = x->sketcher.ratio * (float)s->pool.keys[s->pool.count - 1];
+
+        x->kernel.l2sq_code_many(w->query.sketch, s->rows, w->gathered, SKETCH_DIMS, s->keys);
+        for (uint32_t i = 0; i < w->gathered; i++) {
+            s->slots[kept] = s->slots[i];
+            kept += (float)s->keys[i] <= limit;
+        }
+        s->sketch_count += w->gathered;
+        w->gathered = kept;
+    }
+    request(x->traversal, s, w->gathered);
+}
+
+/* The last part: how near they are. Requests the edges of the next. */
 static void score(const struct vshard_index *x, struct vs_walk *w)
 {
     struct vs_scratch *s = w->scratch;
@@ -188,6 +214,10 @@ void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t
         for (uint32_t i = 0; i < count; i++) {
             if (!walks[i].ended)
                 advance(x, &walks[i]);
+        }
+        for (uint32_t i = 0; i < count; i++) {
+            if (!walks[i].ended)
+                sift(x, &walks[i]);
         }
         going = 0;
         for (uint32_t i = 0; i < count; i++) {

@@ -1,17 +1,20 @@
 /* image.c - the bytes of an index file.
  *
- * All integers are little-endian; floats are IEEE 754. The file is a header and seven
+ * All integers are little-endian; floats are IEEE 754. The file is a header and eight
  * sections in this order, each beginning at a multiple of 4,096 bytes, with zeros
  * between; their lengths follow from the header.
  *
  *     header      512 bytes
- *     low         float [code_dim]             the quantiser
+ *     low         float [code_dim]             the quantiser; then, if there are
+ *                                              sketches, float [128] low and int8
+ *                                              [128 x code_bytes] axes
  *     entries     uint32 [entry_count]         slots where a search may start
- *     sums        uint64 [4 x extents]         checksum of each extent, by column
+ *     sums        uint64 [5 x extents]         checksum of each extent, by column
  *     rows        16 bytes [slot_count]        id 8, inverse length 4, state 4
  *     elements    stride bytes [slot_count]    vectors as given, padded with zeros
  *     codes       code_bytes [slot_count]      once trained, and if elements are not
  *                                              codes themselves
+ *     sketches    128 bytes [slot_count]       once trained, and if there are sketches
  *     edges       uint32 [slot_count x 2m]     once trained
  *
  *     header       0   8   magic "VSHARDIX"
@@ -30,7 +33,8 @@
  *                116   4   scale, a float
  *                120   8   square of the greatest length (IP), a double
  *                128  24   checksums of low, entries, sums: 8 each
- *                152 352   zeros
+ *                152   8   scale and ratio of the sketches, floats
+ *                160 344   zeros
  *                504   8   checksum of bytes 0..503
  *
  * An extent is 1,024 rows of one column, the last one what is left. Checksums are
@@ -57,7 +61,8 @@ enum {
     AT_SCALE = 116,
     AT_RADIUS2 = 120,
     AT_SUMS = 128,
-    AT_ZEROS = 152,
+    AT_SKETCHER = 152,
+    AT_ZEROS = 160,
     AT_CHECKSUM = 504
 };
 
@@ -103,13 +108,15 @@ size_t vs_image_stride(const struct vshard_index *x, int column)
     case 0: return x->rows.stride;
     case 1: return x->elements.stride;
     case 2: return trained ? x->codes.stride : 0;
+    case 3: return trained ? x->sketches.stride : 0;
     default: return trained ? x->edges.stride : 0;
     }
 }
 
 struct vs_column *vs_image_column(struct vshard_index *x, int column)
 {
-    struct vs_column *columns[IMAGE_COLUMNS] = { &x->rows, &x->elements, &x->codes, &x->edges };
+    struct vs_column *columns[IMAGE_COLUMNS] = { &x->rows, &x->elements, &x->codes, &x->sketches,
+                                                 &x->edges };
 
     return columns[column];
 }
@@ -119,13 +126,29 @@ static uint64_t aligned(uint64_t bytes)
     return (bytes + IMAGE_ALIGN - 1) / IMAGE_ALIGN * IMAGE_ALIGN;
 }
 
+size_t vs_image_low_bytes(const struct vshard_index *x)
+{
+    return x->quantizer.code_dim * sizeof(float) +
+           (vs_sketches(x) ? sizeof x->sketcher.low + vs_sketcher_bytes(x) : 0);
+}
+
+uint64_t vs_image_low_sum(const struct vshard_index *x)
+{
+    uint64_t sum = vs_checksum(x->quantizer.low, x->quantizer.code_dim * sizeof(float), 0);
+
+    if (!vs_sketches(x))
+        return sum;
+    sum = vs_checksum(x->sketcher.low, sizeof x->sketcher.low, sum);
+    return vs_checksum(x->sketcher.axes, vs_sketcher_bytes(x), sum);
+}
+
 void vs_image_layout(const struct vshard_index *x, struct vs_image_layout *out)
 {
     uint64_t slots = atomic_load(&x->slot_count), at = IMAGE_ALIGN;
 
     out->extents = vs_extents_for(slots);
     out->low = at;
-    at += aligned(x->quantizer.code_dim * sizeof(float));
+    at += aligned(vs_image_low_bytes(x));
     out->entries = at;
     at += aligned(atomic_load(&x->entry_count) * sizeof(uint32_t));
     out->sums = at;
@@ -200,8 +223,9 @@ void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned
     vs_store32(header + AT_REPAIR + 4, x->repair.cursor);
     store_float(header + AT_SCALE, x->quantizer.scale);
     store_double(header + AT_RADIUS2, x->quantizer.radius2);
-    vs_store64(header + AT_SUMS,
-               vs_checksum(x->quantizer.low, x->quantizer.code_dim * sizeof(float), 0));
+    store_float(header + AT_SKETCHER, x->sketcher.scale);
+    store_float(header + AT_SKETCHER + 4, x->sketcher.ratio);
+    vs_store64(header + AT_SUMS, vs_image_low_sum(x));
     vs_store64(header + AT_SUMS + 8, entries_sum(x));
     vs_store64(header + AT_SUMS + 16, vs_checksum(sums, (size_t)extents * IMAGE_COLUMNS * 8, 0));
     vs_store64(header + AT_CHECKSUM, vs_checksum(header, AT_CHECKSUM, 0));
@@ -251,6 +275,8 @@ int vs_image_decode(const unsigned char *header, struct vs_image *out)
     out->cursor = vs_load32(header + AT_REPAIR + 4);
     out->scale = load_float(header + AT_SCALE);
     out->radius2 = load_double(header + AT_RADIUS2);
+    out->sketch_scale = load_float(header + AT_SKETCHER);
+    out->sketch_ratio = load_float(header + AT_SKETCHER + 4);
     out->low_sum = vs_load64(header + AT_SUMS);
     out->entries_sum = vs_load64(header + AT_SUMS + 8);
     out->sums_sum = vs_load64(header + AT_SUMS + 16);
@@ -270,10 +296,11 @@ static bool edges_valid(const struct vshard_index *x, uint32_t extent)
     return true;
 }
 
-static bool codes_valid(const struct vshard_index *x, uint32_t extent)
+/* Codes and sketches are numbers of 7 bits. */
+static bool codes_valid(const struct vshard_index *x, const struct vs_column *c, uint32_t extent)
 {
-    size_t words = (size_t)vs_image_rows(x, extent) * x->codes.stride / 8;
-    const uint64_t *codes = vs_column_at(&x->codes, extent * VS_EXTENT_ROWS);
+    size_t words = (size_t)vs_image_rows(x, extent) * c->stride / 8;
+    const uint64_t *codes = vs_column_at(c, extent * VS_EXTENT_ROWS);
     uint64_t any = 0;
 
     for (size_t i = 0; i < words; i++)
@@ -283,6 +310,7 @@ static bool codes_valid(const struct vshard_index *x, uint32_t extent)
 
 bool vs_image_extent_valid(const struct vshard_index *x, uint32_t extent)
 {
-    return (vs_image_stride(x, 2) == 0 || codes_valid(x, extent)) &&
-           (vs_image_stride(x, 3) == 0 || edges_valid(x, extent));
+    return (vs_image_stride(x, 2) == 0 || codes_valid(x, &x->codes, extent)) &&
+           (vs_image_stride(x, 3) == 0 || codes_valid(x, &x->sketches, extent)) &&
+           (vs_image_stride(x, 4) == 0 || edges_valid(x, extent));
 }

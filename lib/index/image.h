@@ -5,7 +5,7 @@
 
 #include "index/state.h"
 
-enum { IMAGE_VERSION = 1, IMAGE_HEADER_BYTES = 512, IMAGE_ALIGN = 4096, IMAGE_COLUMNS = 4 };
+enum { IMAGE_VERSION = 1, IMAGE_HEADER_BYTES = 512, IMAGE_ALIGN = 4096, IMAGE_COLUMNS = 5 };
 
 /* What the header says beyond the options. */
 struct vs_image {
@@ -15,6 +15,7 @@ struct vs_image {
     uint32_t free_head, removed_head, dying_head, active, cursor;
     float scale;
     double radius2;
+    float sketch_scale, sketch_ratio;
     uint64_t low_sum, entries_sum, sums_sum; /* checksums of these sections */
     uint64_t digest;                         /* the header's own */
 };
@@ -25,10 +26,14 @@ struct vs_image_layout {
     uint32_t extents;
 };
 
-/* The columns in the order of the file: rows, elements, codes, edges. One that is not
+/* The columns in the order of the file: rows, elements, codes, sketches, edges. One that is not
  * there, or not yet, has stride 0. */
 size_t vs_image_stride(const struct vshard_index *x, int column);
 struct vs_column *vs_image_column(struct vshard_index *x, int column);
+
+/* The section of the quantiser and the sketches' axes. */
+size_t vs_image_low_bytes(const struct vshard_index *x);
+uint64_t vs_image_low_sum(const struct vshard_index *x);
 
 void vs_image_layout(const struct vshard_index *x, struct vs_image_layout *out);
 

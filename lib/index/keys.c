@@ -102,6 +102,10 @@ int vs_query_check(const struct vshard_index *x, const void *query, struct vs_sc
         out->space = SPACE_CODE_DOT;
     } else {
         vs_encode_row(x, query, out->inverse_length, s->vector, s->code);
+        if (x->sketches.stride > 0) {
+            vs_sketch_code(x, s->code, s->sketch);
+            out->sketch = s->sketch;
+        }
     }
     return VSHARD_OK;
 }

@@ -83,11 +83,32 @@ static int make_index(struct opening *o)
     o->x->repair.cursor = i->cursor;
     o->x->quantizer.scale = i->scale;
     o->x->quantizer.radius2 = i->radius2;
+    o->x->sketcher.scale = i->sketch_scale;
+    o->x->sketcher.ratio = i->sketch_ratio;
     vs_image_layout(o->x, &o->layout);
     return o->layout.end == o->file_bytes ? VSHARD_OK : damaged(o, "length");
 }
 
 /* ---- small sections: copied in both ways of opening ---- */
+
+static int read_sketcher(struct opening *o, uint64_t at)
+{
+    struct vs_sketcher *k = &o->x->sketcher;
+    int rc = vs_io_read(o->x->storage, o->file, at, k->low, sizeof k->low);
+
+    return rc < 0 ? rc
+                  : vs_io_read(o->x->storage, o->file, at + sizeof k->low, k->axes,
+                               vs_sketcher_bytes(o->x));
+}
+
+static bool low_valid(const struct vshard_index *x)
+{
+    const struct vs_kernel *k = &x->kernel;
+
+    return k->find_unfit(x->quantizer.low, x->quantizer.code_dim, __FLT_MAX__) ==
+               x->quantizer.code_dim &&
+           k->find_unfit(x->sketcher.low, SKETCH_DIMS, __FLT_MAX__) == SKETCH_DIMS;
+}
 
 static int read_low(struct opening *o)
 {
@@ -95,13 +116,12 @@ static int read_low(struct opening *o)
     size_t bytes = z->code_dim * sizeof(float);
     int rc = vs_io_read(o->x->storage, o->file, o->layout.low, z->low, bytes);
 
+    if (rc == VSHARD_OK && vs_sketches(o->x))
+        rc = read_sketcher(o, o->layout.low + bytes);
     if (rc < 0)
         return rc;
-    if (vs_checksum(z->low, bytes, 0) != o->image.low_sum)
-        return damaged(o, "low");
-    return o->x->kernel.find_unfit(z->low, z->code_dim, __FLT_MAX__) == z->code_dim
-               ? VSHARD_OK
-               : damaged(o, "low");
+    return vs_image_low_sum(o->x) == o->image.low_sum && low_valid(o->x) ? VSHARD_OK
+                                                                         : damaged(o, "low");
 }
 
 static int read_entries(struct opening *o)

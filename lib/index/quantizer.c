@@ -132,7 +132,7 @@ void vs_quantizer_fini(struct vshard_index *x)
 }
 
 /* The value that `rank` others are not above (Hoare's selection). */
-static float nth(float *v, size_t count, size_t rank)
+float vs_nth(float *v, size_t count, size_t rank)
 {
     size_t first = 0, last = count - 1;
 
@@ -215,7 +215,8 @@ static void find_scale(struct vshard_index *x, struct vs_training *t)
         for (size_t i = 0; i < z->code_dim && t->sample_count < t->sample_cap; i++)
             t->sample[t->sample_count++] = fabsf(t->vector[i] - z->low[i]);
     }
-    half = nth(t->sample, t->sample_count, t->sample_count - 1 - t->sample_count / CLAMPED_ONE_IN);
+    half =
+        vs_nth(t->sample, t->sample_count, t->sample_count - 1 - t->sample_count / CLAMPED_ONE_IN);
     if (half < 1e-30f) /* all rows are equal: any scale codes them alike */
         half = 1.0f;
     z->scale = (float)CODE_MAX / (2.0f * half);

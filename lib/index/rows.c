@@ -18,6 +18,7 @@ struct plan {
     bool trains;      /* and whether they make it to train_rows */
     uint32_t dropped; /* flat: chain of the slots that were replaced */
     struct vs_training *training;
+    struct vs_sketching *sketching;
 };
 
 /* ---- verifying ---- */
@@ -158,6 +159,8 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
         return rc;
     if (x->codes.stride > 0)
         rc = vs_column_reserve(&x->codes, slots, x->allocator);
+    if (rc == VSHARD_OK && x->sketches.stride > 0)
+        rc = vs_column_reserve(&x->sketches, slots, x->allocator);
     if (rc == VSHARD_OK)
         rc = vs_column_reserve(&x->edges, slots, x->allocator);
     if (rc == VSHARD_OK)
@@ -166,6 +169,8 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
         rc = vs_build_reserve(x, p->trains ? x->train_rows + p->count : p->count);
     if (rc == VSHARD_OK && p->trains)
         rc = vs_training_begin(x, &p->training);
+    if (rc == VSHARD_OK && p->trains)
+        rc = vs_sketching_begin(x, &p->sketching);
     if (rc == VSHARD_OK)
         rc = vs_repair_reserve(x, p->count);
     return rc;
@@ -192,6 +197,7 @@ static int plan_add(struct vshard_index *x, struct plan *p, size_t count)
 
 static void plan_fini(struct vshard_index *x, struct plan *p)
 {
+    vs_sketching_end(x, p->sketching);
     vs_training_end(x, p->training);
     vs_free(x->allocator, p->slots, p->slot_cap * sizeof *p->slots);
     vs_free(x->allocator, p->order, p->order_cap * sizeof *p->order);
@@ -221,8 +227,12 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
     memset(to + p->vector_bytes, 0, x->elements.stride - p->vector_bytes);
     vs_length_check(x, vector, widened, &row->inverse_length);
     row->id = p->ids[from];
-    if (atomic_load(&x->trained) && x->codes.stride > 0)
+    if (!atomic_load(&x->trained))
+        return;
+    if (x->codes.stride > 0)
         vs_encode_row(x, to, row->inverse_length, widened, vs_column_at(&x->codes, slot));
+    if (x->sketches.stride > 0)
+        vs_sketch_code(x, vs_code_at(x, slot), vs_column_at(&x->sketches, slot));
 }
 
 static void store_rows(struct vshard_index *x, struct plan *p, uint32_t first, uint32_t count)
@@ -301,6 +311,16 @@ static void encode_row(void *arg, uint32_t item, uint32_t strand)
                       x->strands[strand * WALKS].vector, vs_column_at(&x->codes, slot));
 }
 
+static void sketch_row(void *arg, uint32_t item, uint32_t strand)
+{
+    const struct store *st = arg;
+    uint32_t slot = st->plan->slots[item];
+
+    (void)strand;
+    if (st->x->sketches.stride > 0)
+        vs_sketch_code(st->x, vs_code_at(st->x, slot), vs_column_at(&st->x->sketches, slot));
+}
+
 /* Links rows in batches, and lets them be entries. */
 static void link_rows(struct vshard_index *x, const uint32_t *slots, uint32_t count)
 {
@@ -328,10 +348,14 @@ static void train(struct vshard_index *x, struct plan *p)
         memset(vs_column_at(&x->edges, slot), 0xff, x->edges.stride);
         if (x->codes.stride > 0)
             memset(vs_column_at(&x->codes, slot), 0, x->codes.stride);
+        if (x->sketches.stride > 0)
+            memset(vs_column_at(&x->sketches, slot), 0, x->sketches.stride);
         if (vs_row_state(x, slot) == VS_ROW_LIVE)
             p->slots[count++] = slot;
     }
     vs_parallel(x, count, encode_row, &st);
+    vs_sketcher_train(x, p->sketching);
+    vs_parallel(x, count, sketch_row, &st);
     link_rows(x, p->slots, count);
     atomic_store_explicit(&x->trained, 1, memory_order_release);
 }

@@ -40,6 +40,22 @@ static int make_names(struct saving *s, const char *path)
     return VSHARD_OK;
 }
 
+static int write_low(struct saving *s)
+{
+    const struct vshard_index *x = s->x;
+    size_t bytes = x->quantizer.code_dim * sizeof(float);
+    uint64_t at = s->layout.low;
+    int rc = vs_io_write(x->storage, s->file, at, x->quantizer.low, bytes);
+
+    if (rc < 0 || !vs_sketches(x))
+        return rc;
+    at += bytes;
+    rc = vs_io_write(x->storage, s->file, at, x->sketcher.low, sizeof x->sketcher.low);
+    at += sizeof x->sketcher.low;
+    return rc < 0 ? rc
+                  : vs_io_write(x->storage, s->file, at, x->sketcher.axes, vs_sketcher_bytes(x));
+}
+
 static int write_entries(struct saving *s)
 {
     uint32_t count = atomic_load(&s->x->entry_count);
@@ -85,8 +101,7 @@ static int write_all(struct saving *s)
     if (rc == VSHARD_OK)
         rc = vs_io_write(storage, s->file, 0, header, sizeof header);
     if (rc == VSHARD_OK)
-        rc = vs_io_write(storage, s->file, s->layout.low, s->x->quantizer.low,
-                         s->x->quantizer.code_dim * sizeof(float));
+        rc = write_low(s);
     if (rc == VSHARD_OK)
         rc = write_entries(s);
     if (rc == VSHARD_OK && s->layout.extents > 0)

@@ -60,7 +60,9 @@ static int make_lists(struct vshard_index *x, struct vs_scratch *s)
         s->vector = grown(x, NULL, 0, x->quantizer.code_dim * sizeof *s->vector);
     if (s->code == NULL)
         s->code = grown(x, NULL, 0, x->quantizer.code_bytes);
-    if (!s->slots || !s->rows || !s->keys || !s->distances || !s->vector || !s->code)
+    if (s->sketch == NULL)
+        s->sketch = grown(x, NULL, 0, SKETCH_DIMS);
+    if (!s->sketch || !s->slots || !s->rows || !s->keys || !s->distances || !s->vector || !s->code)
         return VSHARD_ENOMEM;
     s->list_cap = cap;
     return VSHARD_OK;
@@ -121,6 +123,7 @@ void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
     vs_free(a, s->distances, cap * sizeof *s->distances);
     vs_free(a, s->vector, x->quantizer.code_dim * sizeof *s->vector);
     vs_free(a, s->code, x->quantizer.code_bytes);
+    vs_free(a, s->sketch, SKETCH_DIMS);
     vs_free(a, s->top, s->top_cap * sizeof *s->top);
     memset(s, 0, sizeof *s);
 }

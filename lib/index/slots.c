@@ -12,6 +12,8 @@ void vs_slot_free(struct vshard_index *x, uint32_t slot)
     if (atomic_load(&x->trained)) {
         if (x->codes.stride > 0)
             memset(vs_column_at(&x->codes, slot), 0, x->codes.stride);
+        if (x->sketches.stride > 0)
+            memset(vs_column_at(&x->sketches, slot), 0, x->sketches.stride);
         memset(vs_column_at(&x->edges, slot), 0xff, x->edges.stride);
     }
     atomic_store_explicit(&row->state, VS_ROW_FREE, memory_order_release);

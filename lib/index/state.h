@@ -1,12 +1,13 @@
 /* state.h - private to lib/index: the index itself, and what its files share.
  *
  * A row lives in one slot: its element vector, its code, its edges and its id are
- * the same slot of four columns. Slots are numbered from 0, without gaps; a removed
+ * the same slot of five columns. Slots are numbered from 0, without gaps; a removed
  * row's slot is used again.
  *
  *   elements   the vector as given
  *   codes      quantised to 7 bits an element, padded to 64 bytes (quantizer.c);
  *              absent where 8-bit elements are their own code
+ *   sketches   128 bytes of each code, where there are any (sketch.c)
  *   edges      uint32 [degree], slots; VS_SLOT_NONE after the last
  *   rows       id, 1 / length, state
  *
@@ -53,6 +54,16 @@ struct vs_quantizer {
     uint32_t code_bytes; /* code_dim rounded up to 64 */
 };
 
+/* ---- sketches of codes (sketch.c) ---- */
+enum { SKETCH_DIMS = 128 };
+
+struct vs_sketcher {
+    int8_t *axes;           /* [SKETCH_DIMS x code_bytes]; NULL where there are none */
+    float low[SKETCH_DIMS]; /* what number 0 stands for on each axis */
+    float scale;            /* numbers in one unit of the projection */
+    float ratio;            /* of a sketch's distance to the code's, that may pass */
+};
+
 /* ---- one caller's buffers (scratch.c) ---- */
 struct vs_candidate {
     float distance;
@@ -81,8 +92,10 @@ struct vs_scratch {
     uint32_t top_cap;
     float *vector;           /* [code_dim] */
     unsigned char *code;     /* [code_bytes] */
+    unsigned char *sketch;   /* [SKETCH_DIMS] of the code */
     uint64_t distance_count; /* what the caller's calls did */
     uint64_t hop_count;
+    uint64_t sketch_count;
 };
 
 /* ---- readers (reader.c) ---- */
@@ -145,7 +158,7 @@ struct vshard_index {
     uint64_t seed;
     struct vs_kernel kernel;
 
-    struct vs_column elements, codes, edges, rows;
+    struct vs_column elements, codes, sketches, edges, rows;
     const struct vs_column *traversal; /* codes, or elements that are their own code */
     struct vs_column entries;          /* uint32: the slots where a search may start */
     _Atomic uint32_t entry_count;
@@ -155,6 +168,7 @@ struct vshard_index {
     uint32_t free_head; /* chain of free slots, through vs_row.id */
     struct vs_idmap ids;
     struct vs_quantizer quantizer;
+    struct vs_sketcher sketcher;
     struct vs_repair repair;
     struct vs_build build;
     struct vs_mapping mapping;
@@ -170,8 +184,9 @@ struct vshard_index {
 struct vs_query {
     const void *elements;
     float inverse_length;
-    const void *code; /* what keys are computed against */
-    uint32_t space;   /* SPACE_* */
+    const void *code;   /* what keys are computed against */
+    const void *sketch; /* of the code, or NULL */
+    uint32_t space;     /* SPACE_* */
 };
 
 enum { /* how keys are computed; smaller is nearer */
@@ -231,6 +246,18 @@ struct vs_training;
 int vs_training_begin(struct vshard_index *x, struct vs_training **out);
 void vs_training_end(struct vshard_index *x, struct vs_training *t);
 void vs_quantizer_train(struct vshard_index *x, struct vs_training *t);
+float vs_nth(float *v, size_t count, size_t rank);
+
+/* sketch.c */
+struct vs_sketching;
+bool vs_sketches(const struct vshard_index *x);
+size_t vs_sketcher_bytes(const struct vshard_index *x);
+int vs_sketcher_init(struct vshard_index *x);
+void vs_sketcher_fini(struct vshard_index *x);
+int vs_sketching_begin(struct vshard_index *x, struct vs_sketching **out);
+void vs_sketching_end(struct vshard_index *x, struct vs_sketching *t);
+void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t);
+void vs_sketch_code(const struct vshard_index *x, const void *code, unsigned char *sketch);
 double vs_sum_squares(const float *v, size_t dim);
 void vs_widen(const struct vshard_index *x, const void *elements, float *out);
 int vs_length_check(const struct vshard_index *x, const void *elements, float *vector,
