@@ -103,7 +103,308 @@ AVX2 static void avx2_dot_many(const int8_t *query, const void *const *rows, siz
     avx2_many(DOT, query, rows, count, bytes, out);
 }
 
+/* ---- AVX-VNNI, 256 bits: client CPUs without AVX-512 ---- */
+
+AVXVNNI VS_STEP __m256i avxvnni_step(enum job job, __m256i sum, __m256i query, const uint8_t *row)
+{
+    __m256i r = _mm256_load_si256((const void *)row);
+
+    if (job == L2SQ)
+        r = query = _mm256_abs_epi8(_mm256_sub_epi8(query, r));
+    return _mm256_dpbusd_avx_epi32(sum, r, query);
+}
+
+AVXVNNI VS_STEP void avxvnni_four(enum job job, const void *query, const void *const *rows,
+                                  size_t bytes, int32_t *out)
+{
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < bytes; i += 64) {
+        __m256i x = _mm256_load_si256((const void *)(q + i));
+        __m256i y = _mm256_load_si256((const void *)(q + i + 32));
+        a = avxvnni_step(job, a, x, ra + i);
+        b = avxvnni_step(job, b, x, rb + i);
+        c = avxvnni_step(job, c, x, rc + i);
+        d = avxvnni_step(job, d, x, rd + i);
+        a = avxvnni_step(job, a, y, ra + i + 32);
+        b = avxvnni_step(job, b, y, rb + i + 32);
+        c = avxvnni_step(job, c, y, rc + i + 32);
+        d = avxvnni_step(job, d, y, rd + i + 32);
+    }
+    _mm_storeu_si128((void *)out, sum4_epi32(a, b, c, d));
+}
+
+AVXVNNI VS_STEP void avxvnni_many(enum job job, const void *query, const void *const *rows,
+                                  size_t count, size_t bytes, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        avxvnni_four(job, query, rows + i, bytes, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        avxvnni_four(job, query, last, bytes, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+AVXVNNI static void avxvnni_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
+                                      size_t bytes, int32_t *out)
+{
+    avxvnni_many(L2SQ, query, rows, count, bytes, out);
+}
+
+AVXVNNI static void avxvnni_dot_many(const int8_t *query, const void *const *rows, size_t count,
+                                     size_t bytes, int32_t *out)
+{
+    avxvnni_many(DOT, query, rows, count, bytes, out);
+}
+
+/* ---- AVX-512 ---- */
+
+AVX512 VS_STEP __m512i avx512_step(enum job job, __m512i sum, __m512i query, const uint8_t *row)
+{
+    __m512i r = _mm512_load_si512(row);
+
+    if (job == L2SQ)
+        r = query = _mm512_abs_epi8(_mm512_sub_epi8(query, r));
+    r = _mm512_maddubs_epi16(r, query);
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(r, _mm512_set1_epi16(1)));
+}
+
+AVX512 VS_STEP void avx512_four(enum job job, const void *query, const void *const *rows,
+                                size_t bytes, int32_t *out)
+{
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < bytes; i += 64) {
+        __m512i x = _mm512_load_si512(q + i);
+        a = avx512_step(job, a, x, ra + i);
+        b = avx512_step(job, b, x, rb + i);
+        c = avx512_step(job, c, x, rc + i);
+        d = avx512_step(job, d, x, rd + i);
+    }
+    _mm_storeu_si128((void *)out, sum4_epi32(halves_epi32(a), halves_epi32(b), halves_epi32(c),
+                                             halves_epi32(d)));
+}
+
+AVX512 VS_STEP void avx512_many(enum job job, const void *query, const void *const *rows,
+                                size_t count, size_t bytes, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        avx512_four(job, query, rows + i, bytes, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        avx512_four(job, query, last, bytes, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+AVX512 static void avx512_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
+                                    size_t bytes, int32_t *out)
+{
+    avx512_many(L2SQ, query, rows, count, bytes, out);
+}
+
+AVX512 static void avx512_dot_many(const int8_t *query, const void *const *rows, size_t count,
+                                   size_t bytes, int32_t *out)
+{
+    avx512_many(DOT, query, rows, count, bytes, out);
+}
+
+/* ---- AVX-512 with VNNI ----
+ * Each step waits for the sum before it, four or five cycles, and there is one
+ * for each row and cache line. Short codes, of a few lines, hide that: the next
+ * four rows start meanwhile. Long codes are bound by memory. */
+
+VNNI VS_STEP __m512i vnni_step(enum job job, __m512i sum, __m512i query, const uint8_t *row)
+{
+    __m512i r = _mm512_load_si512(row);
+
+    if (job == L2SQ)
+        r = query = _mm512_abs_epi8(_mm512_sub_epi8(query, r));
+    return _mm512_dpbusd_epi32(sum, r, query);
+}
+
+VNNI VS_STEP void vnni_four(enum job job, const void *query, const void *const *rows, size_t bytes,
+                            int32_t *out)
+{
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < bytes; i += 64) {
+        __m512i x = _mm512_load_si512(q + i);
+        a = vnni_step(job, a, x, ra + i);
+        b = vnni_step(job, b, x, rb + i);
+        c = vnni_step(job, c, x, rc + i);
+        d = vnni_step(job, d, x, rd + i);
+    }
+    _mm_storeu_si128((void *)out, sum4_epi32(halves_epi32(a), halves_epi32(b), halves_epi32(c),
+                                             halves_epi32(d)));
+}
+
+VNNI VS_STEP void vnni_many(enum job job, const void *query, const void *const *rows, size_t count,
+                            size_t bytes, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        vnni_four(job, query, rows + i, bytes, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        vnni_four(job, query, last, bytes, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+VNNI static void vnni_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
+                                size_t bytes, int32_t *out)
+{
+    vnni_many(L2SQ, query, rows, count, bytes, out);
+}
+
+VNNI static void vnni_dot_many(const int8_t *query, const void *const *rows, size_t count,
+                               size_t bytes, int32_t *out)
+{
+    vnni_many(DOT, query, rows, count, bytes, out);
+}
+
 #endif /* x86-64 */
+
+#if defined(__aarch64__)
+#include "kernel/arm.h"
+
+/* ---- NEON: two products of codes fit 16 bits here, too ---- */
+
+VS_STEP uint32x4_t neon_step(enum job job, uint32x4_t sum, uint8x16_t query, uint8x16_t row)
+{
+    if (job == L2SQ) {
+        uint8x16_t d = vabdq_u8(query, row);
+        uint16x8_t low = vmull_u8(vget_low_u8(d), vget_low_u8(d));
+        return vpadalq_u16(sum, vmlal_high_u8(low, d, d));
+    } else {
+        int8x16_t q = vreinterpretq_s8_u8(query), r = vreinterpretq_s8_u8(row);
+        int16x8_t low = vmull_s8(vget_low_s8(q), vget_low_s8(r));
+        return vreinterpretq_u32_s32(
+            vpadalq_s16(vreinterpretq_s32_u32(sum), vmlal_high_s8(low, q, r)));
+    }
+}
+
+VS_STEP void neon_four(enum job job, const void *query, const void *const *rows, size_t bytes,
+                       int32_t *out)
+{
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < bytes; i += 16) {
+        uint8x16_t x = vld1q_u8(q + i);
+        a = neon_step(job, a, x, vld1q_u8(ra + i));
+        b = neon_step(job, b, x, vld1q_u8(rb + i));
+        c = neon_step(job, c, x, vld1q_u8(rc + i));
+        d = neon_step(job, d, x, vld1q_u8(rd + i));
+    }
+    vst1q_s32(out, sum4_u32(a, b, c, d));
+}
+
+VS_STEP void neon_many(enum job job, const void *query, const void *const *rows, size_t count,
+                       size_t bytes, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        neon_four(job, query, rows + i, bytes, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        neon_four(job, query, last, bytes, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+static void neon_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
+                           size_t bytes, int32_t *out)
+{
+    neon_many(L2SQ, query, rows, count, bytes, out);
+}
+
+static void neon_dot_many(const int8_t *query, const void *const *rows, size_t count, size_t bytes,
+                          int32_t *out)
+{
+    neon_many(DOT, query, rows, count, bytes, out);
+}
+
+#if defined(HAVE_DOTPROD)
+
+/* ---- NEON with dot products ---- */
+
+DOTPROD VS_STEP uint32x4_t dotprod_step(enum job job, uint32x4_t sum, uint8x16_t query,
+                                        uint8x16_t row)
+{
+    if (job == L2SQ) {
+        uint8x16_t d = vabdq_u8(query, row);
+        return vdotq_u32(sum, d, d);
+    }
+    return vreinterpretq_u32_s32(vdotq_s32(vreinterpretq_s32_u32(sum), vreinterpretq_s8_u8(query),
+                                           vreinterpretq_s8_u8(row)));
+}
+
+DOTPROD VS_STEP void dotprod_four(enum job job, const void *query, const void *const *rows,
+                                  size_t bytes, int32_t *out)
+{
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < bytes; i += 16) {
+        uint8x16_t x = vld1q_u8(q + i);
+        a = dotprod_step(job, a, x, vld1q_u8(ra + i));
+        b = dotprod_step(job, b, x, vld1q_u8(rb + i));
+        c = dotprod_step(job, c, x, vld1q_u8(rc + i));
+        d = dotprod_step(job, d, x, vld1q_u8(rd + i));
+    }
+    vst1q_s32(out, sum4_u32(a, b, c, d));
+}
+
+DOTPROD VS_STEP void dotprod_many(enum job job, const void *query, const void *const *rows,
+                                  size_t count, size_t bytes, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        dotprod_four(job, query, rows + i, bytes, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        dotprod_four(job, query, last, bytes, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+DOTPROD static void dotprod_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
+                                      size_t bytes, int32_t *out)
+{
+    dotprod_many(L2SQ, query, rows, count, bytes, out);
+}
+
+DOTPROD static void dotprod_dot_many(const int8_t *query, const void *const *rows, size_t count,
+                                     size_t bytes, int32_t *out)
+{
+    dotprod_many(DOT, query, rows, count, bytes, out);
+}
+
+#endif
+#endif /* aarch64 */
 
 uint32_t vs_kernel_pick_code(struct vs_kernel *kernel, uint32_t cpu)
 {
@@ -113,7 +414,15 @@ uint32_t vs_kernel_pick_code(struct vs_kernel *kernel, uint32_t cpu)
         void (*dot)(const int8_t *, const void *const *, size_t, size_t, int32_t *);
     } variants[] = {
 #if defined(__x86_64__)
+        { VSHARD_CPU_AVX512 | VSHARD_CPU_VNNI, vnni_l2sq_many, vnni_dot_many },
+        { VSHARD_CPU_AVX512, avx512_l2sq_many, avx512_dot_many },
+        { VSHARD_CPU_AVX2 | VSHARD_CPU_AVXVNNI, avxvnni_l2sq_many, avxvnni_dot_many },
         { VSHARD_CPU_AVX2, avx2_l2sq_many, avx2_dot_many },
+#elif defined(__aarch64__)
+#if defined(HAVE_DOTPROD)
+        { VSHARD_CPU_NEON | VSHARD_CPU_DOTPROD, dotprod_l2sq_many, dotprod_dot_many },
+#endif
+        { VSHARD_CPU_NEON, neon_l2sq_many, neon_dot_many },
 #endif
         { 0, scalar_l2sq_many, scalar_dot_many },
     };

@@ -33,7 +33,7 @@ static bool fits(float x, float limit)
 }
 
 /* An infinite or NaN limit still lets no infinity through. */
-static float finite(float limit)
+static float finite_limit(float limit)
 {
     return limit < FLT_MAX ? limit : FLT_MAX;
 }
@@ -42,7 +42,7 @@ static size_t scalar_find_unfit(const float *x, size_t count, float limit)
 {
     size_t i = 0;
 
-    limit = finite(limit);
+    limit = finite_limit(limit);
     while (i < count && fits(x[i], limit))
         i++;
     return i;
@@ -80,7 +80,7 @@ AVX2 static void avx2_encode(const float *x, const float *low, float scale, size
 
 AVX2 static size_t avx2_find_unfit(const float *x, size_t count, float limit)
 {
-    const __m256 most = _mm256_set1_ps(finite(limit)), sign = _mm256_set1_ps(-0.0f);
+    const __m256 most = _mm256_set1_ps(finite_limit(limit)), sign = _mm256_set1_ps(-0.0f);
     size_t i = 0;
 
     for (; i + 8 <= count; i += 8) {
@@ -92,7 +92,76 @@ AVX2 static size_t avx2_find_unfit(const float *x, size_t count, float limit)
     return i + scalar_find_unfit(x + i, count - i, limit);
 }
 
+/* ---- AVX-512 ---- */
+
+AVX512 static void avx512_encode(const float *x, const float *low, float scale, size_t dim,
+                                 uint8_t *out)
+{
+    for (size_t i = 0; i < dim; i += 16) {
+        const __mmask16 m = first_floats(dim - i);
+        __m512 v =
+            _mm512_sub_ps(_mm512_maskz_loadu_ps(m, x + i), _mm512_maskz_loadu_ps(m, low + i));
+        v = _mm512_mul_ps(v, _mm512_set1_ps(scale));
+        v = _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), _mm512_set1_ps(127));
+        _mm512_mask_cvtepi32_storeu_epi8(out + i, m, _mm512_cvtps_epi32(v));
+    }
+}
+
+AVX512 static size_t avx512_find_unfit(const float *x, size_t count, float limit)
+{
+    const __m512 most = _mm512_set1_ps(finite_limit(limit));
+
+    for (size_t i = 0; i < count; i += 16) {
+        __m512 v = _mm512_abs_ps(_mm512_maskz_loadu_ps(first_floats(count - i), x + i));
+        uint32_t bad = _mm512_cmp_ps_mask(v, most, _CMP_NLE_UQ);
+        if (bad)
+            return i + (size_t)__builtin_ctz(bad);
+    }
+    return count;
+}
+
 #endif /* x86-64 */
+
+#if defined(__aarch64__)
+#include "kernel/arm.h"
+
+/* ---- NEON ---- */
+
+/* Four codes. vmaxnm takes the number when the other is NaN. */
+VS_STEP uint16x4_t neon_code(const float *x, const float *low, float scale)
+{
+    float32x4_t v = vmulq_n_f32(vsubq_f32(vld1q_f32(x), vld1q_f32(low)), scale);
+    v = vminq_f32(vmaxnmq_f32(v, vdupq_n_f32(0)), vdupq_n_f32(127));
+    return vmovn_u32(vcvtnq_u32_f32(v));
+}
+
+static void neon_encode(const float *x, const float *low, float scale, size_t dim, uint8_t *out)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= dim; i += 8) {
+        uint16x4_t a = neon_code(x + i, low + i, scale);
+        uint16x4_t b = neon_code(x + i + 4, low + i + 4, scale);
+        vst1_u8(out + i, vmovn_u16(vcombine_u16(a, b)));
+    }
+    scalar_encode(x + i, low + i, scale, dim - i, out + i);
+}
+
+static size_t neon_find_unfit(const float *x, size_t count, float limit)
+{
+    const float32x4_t most = vdupq_n_f32(finite_limit(limit));
+    size_t i = 0;
+
+    for (; i + 8 <= count; i += 8) {
+        uint32x4_t a = vcaleq_f32(vld1q_f32(x + i), most);
+        uint32x4_t b = vcaleq_f32(vld1q_f32(x + i + 4), most);
+        if (vminvq_u32(vandq_u32(a, b)) == 0)
+            break; /* among these eight */
+    }
+    return i + scalar_find_unfit(x + i, count - i, limit);
+}
+
+#endif /* aarch64 */
 
 uint32_t vs_kernel_pick_encode(struct vs_kernel *kernel, uint32_t cpu)
 {
@@ -102,7 +171,10 @@ uint32_t vs_kernel_pick_encode(struct vs_kernel *kernel, uint32_t cpu)
         size_t (*find_unfit)(const float *, size_t, float);
     } variants[] = {
 #if defined(__x86_64__)
+        { VSHARD_CPU_AVX512, avx512_encode, avx512_find_unfit },
         { VSHARD_CPU_AVX2, avx2_encode, avx2_find_unfit },
+#elif defined(__aarch64__)
+        { VSHARD_CPU_NEON, neon_encode, neon_find_unfit },
 #endif
         { 0, scalar_encode, scalar_find_unfit },
     };

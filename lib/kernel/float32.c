@@ -174,9 +174,9 @@ AVX2 static void avx2_dot_many(const float *query, const void *const *rows, size
 }
 
 /* ---- AVX-512 ----
- * Thirty-two registers and masked loads; otherwise as above. Where the machine
- * halves 512-bit operations (Zen 4), it is still ahead of AVX2 by its shorter
- * code, and on Intel since Ice Lake the clock no longer falls for it. */
+ * Masked loads for the end; otherwise as above. Skylake and Cascade Lake servers
+ * lower their clock for 512-bit multiplications, and run AVX2 as fast; such a
+ * host passes fewer bits. */
 
 AVX512 VS_STEP __m512 avx512_step(enum job job, __m512 sum, __m512 a, __m512 b)
 {
@@ -200,7 +200,7 @@ AVX512 VS_STEP float avx512_one(enum job job, const float *q, const float *r, si
         i += 16;
     }
     if (i < dim) {
-        __mmask16 m = (__mmask16)((1u << (dim - i)) - 1);
+        const __mmask16 m = first_floats(dim - i);
         a1 = avx512_step(job, a1, _mm512_maskz_loadu_ps(m, q + i), _mm512_maskz_loadu_ps(m, r + i));
     }
     a = halves_ps(_mm512_add_ps(a0, a1));
@@ -234,7 +234,7 @@ AVX512 VS_STEP void avx512_four(enum job job, const float *q, const void *const 
         i += 16;
     }
     if (i < dim) {
-        __mmask16 m = (__mmask16)((1u << (dim - i)) - 1);
+        const __mmask16 m = first_floats(dim - i);
         __m512 x = _mm512_maskz_loadu_ps(m, q + i);
         a1 = avx512_step(job, a1, x, _mm512_maskz_loadu_ps(m, ra + i));
         b1 = avx512_step(job, b1, x, _mm512_maskz_loadu_ps(m, rb + i));
@@ -281,7 +281,7 @@ AVX512 static void avx512_dot_many(const float *query, const void *const *rows, 
 #endif /* x86-64 */
 
 #if defined(__aarch64__)
-#include <arm_neon.h>
+#include "kernel/arm.h"
 
 /* ---- NEON ---- */
 

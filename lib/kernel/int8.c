@@ -158,7 +158,446 @@ AVX2 static void avx2_dot_i8_many(const int8_t *query, const void *const *rows, 
     avx2_many(DOT_I8, query, rows, count, dim, out);
 }
 
+/* ---- AVX-VNNI, 256 bits: client CPUs without AVX-512 ----
+ * Dot products only: it would save a squared distance two steps of eight. Bytes
+ * are multiplied unsigned by signed, so one side is moved by 128, and 128 times
+ * the sum of the query makes up for it. That side is always the row: where
+ * elements are missing at the end the query is 0, and so is the product. */
+
+AVXVNNI VS_STEP __m256i avxvnni_step(enum job job, __m256i sum, __m256i q, __m256i r)
+{
+    r = _mm256_xor_si256(r, _mm256_set1_epi8(-128));
+    return job == DOT_U8 ? _mm256_dpbusd_avx_epi32(sum, q, r) : _mm256_dpbusd_avx_epi32(sum, r, q);
+}
+
+AVXVNNI VS_STEP __m256i avxvnni_sum(enum job job, __m256i sum, __m256i q)
+{
+    const __m256i one = _mm256_set1_epi8(1);
+    return job == DOT_U8 ? _mm256_dpbusd_avx_epi32(sum, q, one)
+                         : _mm256_dpbusd_avx_epi32(sum, one, q);
+}
+
+/* What is missing in each sum. */
+AVXVNNI VS_STEP int32_t avxvnni_missing(enum job job, const uint8_t *q, size_t dim)
+{
+    __m256i sum = _mm256_setzero_si256();
+    size_t i = 0;
+    int32_t total;
+
+    for (; i + 32 <= dim; i += 32)
+        sum = avxvnni_sum(job, sum, avx2_load(q + i));
+    if (i < dim)
+        sum = avxvnni_sum(job, sum, last_bytes(q, dim, dim - i));
+    total = _mm_cvtsi128_si32(sum4_epi32(sum, sum, sum, sum));
+    return job == DOT_U8 ? 128 * total : -128 * total;
+}
+
+AVXVNNI VS_STEP void avxvnni_four(enum job job, const uint8_t *q, const void *const *rows,
+                                  size_t dim, __m128i missing, int32_t *out)
+{
+    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+    size_t i = 0;
+
+    for (; i + 32 <= dim; i += 32) {
+        __m256i x = avx2_load(q + i);
+        a = avxvnni_step(job, a, x, avx2_load(ra + i));
+        b = avxvnni_step(job, b, x, avx2_load(rb + i));
+        c = avxvnni_step(job, c, x, avx2_load(rc + i));
+        d = avxvnni_step(job, d, x, avx2_load(rd + i));
+    }
+    if (i < dim) {
+        __m256i x = last_bytes(q, dim, dim - i);
+        a = avxvnni_step(job, a, x, last_bytes(ra, dim, dim - i));
+        b = avxvnni_step(job, b, x, last_bytes(rb, dim, dim - i));
+        c = avxvnni_step(job, c, x, last_bytes(rc, dim, dim - i));
+        d = avxvnni_step(job, d, x, last_bytes(rd, dim, dim - i));
+    }
+    _mm_storeu_si128((void *)out, _mm_add_epi32(missing, sum4_epi32(a, b, c, d)));
+}
+
+AVXVNNI VS_STEP void avxvnni_many(enum job job, const void *query, const void *const *rows,
+                                  size_t count, size_t dim, int32_t *out)
+{
+    const __m128i missing = _mm_set1_epi32(avxvnni_missing(job, query, dim));
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        avxvnni_four(job, query, rows + i, dim, missing, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        avxvnni_four(job, query, last, dim, missing, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+AVXVNNI static void avxvnni_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
+                                        size_t dim, int32_t *out)
+{
+    avxvnni_many(DOT_U8, query, rows, count, dim, out);
+}
+
+AVXVNNI static void avxvnni_dot_i8_many(const int8_t *query, const void *const *rows, size_t count,
+                                        size_t dim, int32_t *out)
+{
+    avxvnni_many(DOT_I8, query, rows, count, dim, out);
+}
+
+/* ---- AVX-512 ---- */
+
+AVX512 VS_STEP __m512i avx512_even(enum job job, __m512i v)
+{
+    if (job == L2SQ_U8 || job == DOT_U8)
+        return _mm512_and_si512(v, _mm512_set1_epi16(255));
+    return _mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8);
+}
+
+AVX512 VS_STEP __m512i avx512_odd(enum job job, __m512i v)
+{
+    return job == L2SQ_U8 || job == DOT_U8 ? _mm512_srli_epi16(v, 8) : _mm512_srai_epi16(v, 8);
+}
+
+AVX512 VS_STEP __m512i avx512_pairs(enum job job, __m512i a, __m512i b)
+{
+    if (job == L2SQ_U8 || job == L2SQ_I8)
+        a = b = _mm512_sub_epi16(a, b);
+    return _mm512_madd_epi16(a, b);
+}
+
+AVX512 VS_STEP __m512i avx512_step(enum job job, __m512i sum, __m512i even, __m512i odd, __m512i r)
+{
+    sum = _mm512_add_epi32(sum, avx512_pairs(job, even, avx512_even(job, r)));
+    return _mm512_add_epi32(sum, avx512_pairs(job, odd, avx512_odd(job, r)));
+}
+
+AVX512 VS_STEP void avx512_four(enum job job, const void *query, const void *const *rows,
+                                size_t dim, int32_t *out)
+{
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < dim; i += 64) {
+        const __mmask64 m = first_bytes(dim - i);
+        __m512i x = _mm512_maskz_loadu_epi8(m, q + i);
+        __m512i even = avx512_even(job, x), odd = avx512_odd(job, x);
+        a = avx512_step(job, a, even, odd, _mm512_maskz_loadu_epi8(m, ra + i));
+        b = avx512_step(job, b, even, odd, _mm512_maskz_loadu_epi8(m, rb + i));
+        c = avx512_step(job, c, even, odd, _mm512_maskz_loadu_epi8(m, rc + i));
+        d = avx512_step(job, d, even, odd, _mm512_maskz_loadu_epi8(m, rd + i));
+    }
+    _mm_storeu_si128((void *)out, sum4_epi32(halves_epi32(a), halves_epi32(b), halves_epi32(c),
+                                             halves_epi32(d)));
+}
+
+AVX512 VS_STEP void avx512_many(enum job job, const void *query, const void *const *rows,
+                                size_t count, size_t dim, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        avx512_four(job, query, rows + i, dim, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        avx512_four(job, query, last, dim, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+AVX512 static void avx512_l2sq_u8_many(const uint8_t *query, const void *const *rows, size_t count,
+                                       size_t dim, int32_t *out)
+{
+    avx512_many(L2SQ_U8, query, rows, count, dim, out);
+}
+
+AVX512 static void avx512_l2sq_i8_many(const int8_t *query, const void *const *rows, size_t count,
+                                       size_t dim, int32_t *out)
+{
+    avx512_many(L2SQ_I8, query, rows, count, dim, out);
+}
+
+AVX512 static void avx512_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
+                                      size_t dim, int32_t *out)
+{
+    avx512_many(DOT_U8, query, rows, count, dim, out);
+}
+
+AVX512 static void avx512_dot_i8_many(const int8_t *query, const void *const *rows, size_t count,
+                                      size_t dim, int32_t *out)
+{
+    avx512_many(DOT_I8, query, rows, count, dim, out);
+}
+
+/* ---- AVX-512 with VNNI ----
+ * Squared distances in 16 bits, multiplied and added in one step. Dot products
+ * as with AVX-VNNI above. */
+
+VNNI VS_STEP __m512i vnni_step(enum job job, __m512i sum, __m512i q, __m512i r)
+{
+    const __m512i move = _mm512_set1_epi8(-128);
+    __m512i even, odd;
+
+    if (job == DOT_U8)
+        return _mm512_dpbusd_epi32(sum, q, _mm512_xor_si512(r, move));
+    if (job == DOT_I8)
+        return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(r, move), q);
+    even = _mm512_sub_epi16(avx512_even(job, q), avx512_even(job, r));
+    odd = _mm512_sub_epi16(avx512_odd(job, q), avx512_odd(job, r));
+    return _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(sum, even, even), odd, odd);
+}
+
+VNNI VS_STEP int32_t vnni_missing(enum job job, const uint8_t *q, size_t dim)
+{
+    const __m512i one = _mm512_set1_epi8(1);
+    __m512i sum = _mm512_setzero_si512();
+    int32_t total;
+    __m256i half;
+
+    if (job != DOT_U8 && job != DOT_I8)
+        return 0;
+    for (size_t i = 0; i < dim; i += 64) {
+        __m512i x = _mm512_maskz_loadu_epi8(first_bytes(dim - i), q + i);
+        sum = job == DOT_U8 ? _mm512_dpbusd_epi32(sum, x, one) : _mm512_dpbusd_epi32(sum, one, x);
+    }
+    half = halves_epi32(sum);
+    total = _mm_cvtsi128_si32(sum4_epi32(half, half, half, half));
+    return job == DOT_U8 ? 128 * total : -128 * total;
+}
+
+VNNI VS_STEP void vnni_four(enum job job, const uint8_t *q, const void *const *rows, size_t dim,
+                            __m128i missing, int32_t *out)
+{
+    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < dim; i += 64) {
+        const __mmask64 m = first_bytes(dim - i);
+        __m512i x = _mm512_maskz_loadu_epi8(m, q + i);
+        a = vnni_step(job, a, x, _mm512_maskz_loadu_epi8(m, ra + i));
+        b = vnni_step(job, b, x, _mm512_maskz_loadu_epi8(m, rb + i));
+        c = vnni_step(job, c, x, _mm512_maskz_loadu_epi8(m, rc + i));
+        d = vnni_step(job, d, x, _mm512_maskz_loadu_epi8(m, rd + i));
+    }
+    _mm_storeu_si128((void *)out,
+                     _mm_add_epi32(missing, sum4_epi32(halves_epi32(a), halves_epi32(b),
+                                                       halves_epi32(c), halves_epi32(d))));
+}
+
+VNNI VS_STEP void vnni_many(enum job job, const void *query, const void *const *rows, size_t count,
+                            size_t dim, int32_t *out)
+{
+    const __m128i missing = _mm_set1_epi32(vnni_missing(job, query, dim));
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        vnni_four(job, query, rows + i, dim, missing, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        vnni_four(job, query, last, dim, missing, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+VNNI static void vnni_l2sq_u8_many(const uint8_t *query, const void *const *rows, size_t count,
+                                   size_t dim, int32_t *out)
+{
+    vnni_many(L2SQ_U8, query, rows, count, dim, out);
+}
+
+VNNI static void vnni_l2sq_i8_many(const int8_t *query, const void *const *rows, size_t count,
+                                   size_t dim, int32_t *out)
+{
+    vnni_many(L2SQ_I8, query, rows, count, dim, out);
+}
+
+VNNI static void vnni_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
+                                  size_t dim, int32_t *out)
+{
+    vnni_many(DOT_U8, query, rows, count, dim, out);
+}
+
+VNNI static void vnni_dot_i8_many(const int8_t *query, const void *const *rows, size_t count,
+                                  size_t dim, int32_t *out)
+{
+    vnni_many(DOT_I8, query, rows, count, dim, out);
+}
+
 #endif /* x86-64 */
+
+#if defined(__aarch64__)
+#include "kernel/arm.h"
+
+/* ---- NEON ---- */
+
+/* The bytes of q and r, or of their difference twice, are what is multiplied. The
+ * difference of signed bytes, too, fits an unsigned one. */
+VS_STEP uint32x4_t neon_step(enum job job, uint32x4_t sum, uint8x16_t q, uint8x16_t r)
+{
+    if (job == DOT_I8) {
+        int8x16_t x = vreinterpretq_s8_u8(q), y = vreinterpretq_s8_u8(r);
+        int32x4_t s = vreinterpretq_s32_u32(sum);
+        s = vpadalq_s16(s, vmull_s8(vget_low_s8(x), vget_low_s8(y)));
+        return vreinterpretq_u32_s32(vpadalq_s16(s, vmull_high_s8(x, y)));
+    }
+    if (job == L2SQ_U8)
+        q = r = vabdq_u8(q, r);
+    if (job == L2SQ_I8)
+        q = r = vreinterpretq_u8_s8(vabdq_s8(vreinterpretq_s8_u8(q), vreinterpretq_s8_u8(r)));
+    sum = vpadalq_u16(sum, vmull_u8(vget_low_u8(q), vget_low_u8(r)));
+    return vpadalq_u16(sum, vmull_high_u8(q, r));
+}
+
+VS_STEP void neon_four(enum job job, const uint8_t *q, const void *const *rows, size_t dim,
+                       int32_t *out)
+{
+    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
+    size_t i = 0;
+
+    for (; i + 16 <= dim; i += 16) {
+        uint8x16_t x = vld1q_u8(q + i);
+        a = neon_step(job, a, x, vld1q_u8(ra + i));
+        b = neon_step(job, b, x, vld1q_u8(rb + i));
+        c = neon_step(job, c, x, vld1q_u8(rc + i));
+        d = neon_step(job, d, x, vld1q_u8(rd + i));
+    }
+    if (i < dim) {
+        uint8x16_t x = last_bytes(q, dim, dim - i);
+        a = neon_step(job, a, x, last_bytes(ra, dim, dim - i));
+        b = neon_step(job, b, x, last_bytes(rb, dim, dim - i));
+        c = neon_step(job, c, x, last_bytes(rc, dim, dim - i));
+        d = neon_step(job, d, x, last_bytes(rd, dim, dim - i));
+    }
+    vst1q_s32(out, sum4_u32(a, b, c, d));
+}
+
+VS_STEP void neon_many(enum job job, const void *query, const void *const *rows, size_t count,
+                       size_t dim, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        neon_four(job, query, rows + i, dim, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        neon_four(job, query, last, dim, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+static void neon_l2sq_u8_many(const uint8_t *query, const void *const *rows, size_t count,
+                              size_t dim, int32_t *out)
+{
+    neon_many(L2SQ_U8, query, rows, count, dim, out);
+}
+
+static void neon_l2sq_i8_many(const int8_t *query, const void *const *rows, size_t count,
+                              size_t dim, int32_t *out)
+{
+    neon_many(L2SQ_I8, query, rows, count, dim, out);
+}
+
+static void neon_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
+                             size_t dim, int32_t *out)
+{
+    neon_many(DOT_U8, query, rows, count, dim, out);
+}
+
+static void neon_dot_i8_many(const int8_t *query, const void *const *rows, size_t count, size_t dim,
+                             int32_t *out)
+{
+    neon_many(DOT_I8, query, rows, count, dim, out);
+}
+
+#if defined(HAVE_DOTPROD)
+
+/* ---- NEON with dot products ---- */
+
+DOTPROD VS_STEP uint32x4_t dotprod_step(enum job job, uint32x4_t sum, uint8x16_t q, uint8x16_t r)
+{
+    if (job == DOT_I8)
+        return vreinterpretq_u32_s32(
+            vdotq_s32(vreinterpretq_s32_u32(sum), vreinterpretq_s8_u8(q), vreinterpretq_s8_u8(r)));
+    if (job == L2SQ_U8)
+        q = r = vabdq_u8(q, r);
+    if (job == L2SQ_I8)
+        q = r = vreinterpretq_u8_s8(vabdq_s8(vreinterpretq_s8_u8(q), vreinterpretq_s8_u8(r)));
+    return vdotq_u32(sum, q, r);
+}
+
+DOTPROD VS_STEP void dotprod_four(enum job job, const uint8_t *q, const void *const *rows,
+                                  size_t dim, int32_t *out)
+{
+    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
+    size_t i = 0;
+
+    for (; i + 16 <= dim; i += 16) {
+        uint8x16_t x = vld1q_u8(q + i);
+        a = dotprod_step(job, a, x, vld1q_u8(ra + i));
+        b = dotprod_step(job, b, x, vld1q_u8(rb + i));
+        c = dotprod_step(job, c, x, vld1q_u8(rc + i));
+        d = dotprod_step(job, d, x, vld1q_u8(rd + i));
+    }
+    if (i < dim) {
+        uint8x16_t x = last_bytes(q, dim, dim - i);
+        a = dotprod_step(job, a, x, last_bytes(ra, dim, dim - i));
+        b = dotprod_step(job, b, x, last_bytes(rb, dim, dim - i));
+        c = dotprod_step(job, c, x, last_bytes(rc, dim, dim - i));
+        d = dotprod_step(job, d, x, last_bytes(rd, dim, dim - i));
+    }
+    vst1q_s32(out, sum4_u32(a, b, c, d));
+}
+
+DOTPROD VS_STEP void dotprod_many(enum job job, const void *query, const void *const *rows,
+                                  size_t count, size_t dim, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        dotprod_four(job, query, rows + i, dim, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        dotprod_four(job, query, last, dim, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+DOTPROD static void dotprod_l2sq_u8_many(const uint8_t *query, const void *const *rows,
+                                         size_t count, size_t dim, int32_t *out)
+{
+    dotprod_many(L2SQ_U8, query, rows, count, dim, out);
+}
+
+DOTPROD static void dotprod_l2sq_i8_many(const int8_t *query, const void *const *rows, size_t count,
+                                         size_t dim, int32_t *out)
+{
+    dotprod_many(L2SQ_I8, query, rows, count, dim, out);
+}
+
+DOTPROD static void dotprod_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
+                                        size_t dim, int32_t *out)
+{
+    dotprod_many(DOT_U8, query, rows, count, dim, out);
+}
+
+DOTPROD static void dotprod_dot_i8_many(const int8_t *query, const void *const *rows, size_t count,
+                                        size_t dim, int32_t *out)
+{
+    dotprod_many(DOT_I8, query, rows, count, dim, out);
+}
+
+#endif
+#endif /* aarch64 */
 
 uint32_t vs_kernel_pick_int8(struct vs_kernel *kernel, uint32_t cpu)
 {
@@ -170,8 +609,21 @@ uint32_t vs_kernel_pick_int8(struct vs_kernel *kernel, uint32_t cpu)
         void (*dot_i8)(const int8_t *, const void *const *, size_t, size_t, int32_t *);
     } variants[] = {
 #if defined(__x86_64__)
+        { VSHARD_CPU_AVX512 | VSHARD_CPU_VNNI, vnni_l2sq_u8_many, vnni_l2sq_i8_many,
+          vnni_dot_u8_many, vnni_dot_i8_many },
+        { VSHARD_CPU_AVX512, avx512_l2sq_u8_many, avx512_l2sq_i8_many, avx512_dot_u8_many,
+          avx512_dot_i8_many },
+        { VSHARD_CPU_AVX2 | VSHARD_CPU_AVXVNNI, avx2_l2sq_u8_many, avx2_l2sq_i8_many,
+          avxvnni_dot_u8_many, avxvnni_dot_i8_many },
         { VSHARD_CPU_AVX2, avx2_l2sq_u8_many, avx2_l2sq_i8_many, avx2_dot_u8_many,
           avx2_dot_i8_many },
+#elif defined(__aarch64__)
+#if defined(HAVE_DOTPROD)
+        { VSHARD_CPU_NEON | VSHARD_CPU_DOTPROD, dotprod_l2sq_u8_many, dotprod_l2sq_i8_many,
+          dotprod_dot_u8_many, dotprod_dot_i8_many },
+#endif
+        { VSHARD_CPU_NEON, neon_l2sq_u8_many, neon_l2sq_i8_many, neon_dot_u8_many,
+          neon_dot_i8_many },
 #endif
         { 0, scalar_l2sq_u8_many, scalar_l2sq_i8_many, scalar_dot_u8_many, scalar_dot_i8_many },
     };

@@ -35,7 +35,8 @@ struct vs_pool {
  * overflow. */
 struct vs_kernel {
     /* Float32, squared distance and dot product. Relative error of l2sq, and error
-     * of dot relative to the sum of |a[i] * b[i]|: at most (dim + 2) * 2^-24. */
+     * of dot relative to the sum of |a[i] * b[i]|: at most (dim + 2) * 2^-24, where
+     * no product underflows. */
     float (*l2sq_f32)(const float *a, const float *b, size_t dim);
     float (*dot_f32)(const float *a, const float *b, size_t dim);
 
@@ -64,8 +65,8 @@ struct vs_kernel {
                           int32_t *out);
 
     /* out[i] = (x[i] - low[i]) * scale, in float32 without a fused multiply-add,
-     * clamped to 0..127, then rounded to the nearest integer, ties to even. Equal
-     * on every instruction set, because each element stands alone. */
+     * clamped to 0..127 (NaN to 0), then rounded to the nearest integer, ties to
+     * even. Equal on every instruction set, because each element stands alone. */
     void (*encode)(const float *x, const float *low, float scale, size_t dim, uint8_t *out);
 
     /* The index of the first value that is NaN, infinite or above `limit` in
@@ -75,7 +76,8 @@ struct vs_kernel {
     /* Offers `count` candidates to the pool, in order. One whose key is below that of
      * the last of a full pool, or any while it is not full, is inserted behind the
      * entries whose keys are <= its own; what falls off the end is gone. Afterwards
-     * pool->next is at most the least position inserted at. */
+     * pool->next is at most the least position inserted at. The entries from `count`
+     * on are scratch: they need not be set, and are not kept. */
     void (*pool_push)(struct vs_pool *pool, const int32_t *keys, const uint32_t *slots,
                       size_t count);
 

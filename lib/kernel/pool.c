@@ -46,8 +46,7 @@ static void scalar_push(struct vs_pool *pool, const int32_t *keys, const uint32_
     }
 }
 
-#if defined(__x86_64__)
-#include "kernel/x86.h"
+#if defined(__x86_64__) || defined(__aarch64__)
 
 /* The keys of the pool that are <= key. Halves until a window of 64 is left:
  * whatever is behind the window is above the key, or the end. */
@@ -65,6 +64,11 @@ static inline uint32_t rank_window(const struct vs_pool *p, int32_t key, uint32_
     *left = n;
     return from;
 }
+
+#endif
+
+#if defined(__x86_64__)
+#include "kernel/x86.h"
 
 /* ---- AVX2 ---- */
 
@@ -257,7 +261,189 @@ AVX2 static void avx2_push(struct vs_pool *pool, const int32_t *keys, const uint
     }
 }
 
+/* ---- AVX-512: sixteen at a time, put together by expanding ---- */
+
+struct avx512_group {
+    __m512i keys, slots, ranks;
+    uint32_t count;
+};
+
+AVX512 VS_STEP __m512i avx512_lanes(void)
+{
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+/* Reads up to 15 entries behind the last. */
+AVX512 VS_STEP uint32_t avx512_rank(const struct vs_pool *p, int32_t key)
+{
+    const __m512i x = _mm512_set1_epi32(key);
+    uint32_t left, from = rank_window(p, key, &left), rank = from;
+
+    for (uint32_t i = 0; i < left; i += 16)
+        rank += (uint32_t)__builtin_popcount(
+            _mm512_cmple_epi32_mask(_mm512_loadu_si512(p->keys + from + i), x));
+    return rank < p->count ? rank : p->count;
+}
+
+/* Moves the lanes above the new key up by one, and puts it in the gap. */
+AVX512 VS_STEP void avx512_join(struct avx512_group *g, int32_t key, uint32_t slot, uint32_t rank)
+{
+    const __m512i x = _mm512_set1_epi32(key);
+    uint32_t above = _mm512_cmpgt_epi32_mask(g->keys, x) | (0xffffu << g->count & 0xffff);
+    __mmask16 keep = (__mmask16) ~(above & (0u - above));
+
+    g->keys = _mm512_mask_expand_epi32(x, keep, g->keys);
+    g->slots = _mm512_mask_expand_epi32(_mm512_set1_epi32((int32_t)slot), keep, g->slots);
+    g->ranks = _mm512_mask_expand_epi32(_mm512_set1_epi32((int32_t)rank), keep, g->ranks);
+    g->count++;
+}
+
+/* The positions the group takes among the 64 from `from`, as bits. */
+AVX512 VS_STEP uint64_t avx512_taken(__m512i at, uint32_t from)
+{
+    const __m512i one = _mm512_set1_epi64(1), base = _mm512_set1_epi64(from);
+    __m512i low = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(at));
+    __m512i high = _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(at, 1));
+
+    return (uint64_t)_mm512_reduce_or_epi64(
+        _mm512_or_si512(_mm512_sllv_epi64(one, _mm512_sub_epi64(low, base)),
+                        _mm512_sllv_epi64(one, _mm512_sub_epi64(high, base))));
+}
+
+/* Sixteen entries: those taken from lane `from` of the group on, the others from
+ * `old` on. */
+AVX512 VS_STEP __m512i avx512_entries(const void *old, __m512i group, uint32_t from,
+                                      __mmask16 taken)
+{
+    __m512i lane = _mm512_add_epi32(avx512_lanes(), _mm512_set1_epi32((int32_t)from));
+    __m512i new = _mm512_maskz_expand_epi32(taken, _mm512_permutexvar_epi32(lane, group));
+    return _mm512_mask_expand_epi32(new, (__mmask16)~taken, _mm512_loadu_si512(old));
+}
+
+AVX512 VS_STEP void avx512_fence(int32_t *end)
+{
+    _mm512_storeu_si512(end, _mm512_set1_epi32(INT32_MAX));
+}
+
+AVX512 VS_STEP void avx512_merge(struct vs_pool *p, const struct avx512_group *g)
+{
+    const uint32_t room = p->cap - p->count, count = p->count + (g->count < room ? g->count : room);
+    const uint32_t used = (1u << g->count) - 1;
+    __m512i at =
+        _mm512_mask_add_epi32(_mm512_set1_epi32(-1), (__mmask16)used, g->ranks, avx512_lanes());
+    uint32_t first = (uint32_t)_mm_cvtsi128_si32(_mm512_castsi512_si128(at));
+    uint32_t block = (count + 15) / 16, below;
+    uint64_t taken = 0;
+
+    below = (uint32_t)__builtin_popcount(
+        used & _mm512_cmpgt_epi32_mask(_mm512_set1_epi32((int32_t)block * 16), at));
+    if (block % 4 != 0)
+        taken = avx512_taken(at, block / 4 * 64) << (64 - block % 4 * 16);
+    while (block-- > first / 16) {
+        uint32_t lanes, i = block * 16;
+
+        if (block % 4 == 3)
+            taken = avx512_taken(at, i - 48);
+        lanes = (uint32_t)(taken >> 48);
+        taken <<= 16;
+        below -= (uint32_t)__builtin_popcount(lanes);
+        _mm512_storeu_si512(p->keys + i,
+                            avx512_entries(p->keys + i - below, g->keys, below, (__mmask16)lanes));
+        _mm512_storeu_si512(
+            p->slots + i, avx512_entries(p->slots + i - below, g->slots, below, (__mmask16)lanes));
+    }
+    p->next = first < p->next ? first : p->next;
+    if (p->count < p->cap)
+        avx512_fence(p->keys + count);
+    p->count = count;
+}
+
+AVX512 static void avx512_push(struct vs_pool *pool, const int32_t *keys, const uint32_t *slots,
+                               size_t count)
+{
+    if (pool->cap == 0)
+        return;
+    avx512_fence(pool->keys + pool->count);
+    for (size_t done = 0; done < count; done += 64) {
+        size_t left = count - done < 64 ? count - done : 64;
+        uint64_t better = avx2_better(pool, keys + done, left);
+
+        while (better != 0) {
+            const __m512i zero = _mm512_setzero_si512();
+            struct avx512_group g = { zero, zero, zero, 0 };
+
+            for (; better != 0 && g.count < 16; better &= better - 1) {
+                size_t i = done + (size_t)__builtin_ctzll(better);
+                avx512_join(&g, keys[i], slots[i], avx512_rank(pool, keys[i]));
+            }
+            avx512_merge(pool, &g);
+        }
+    }
+}
+
 #endif /* x86-64 */
+
+#if defined(__aarch64__)
+#include "kernel/arm.h"
+
+/* ---- NEON ----
+ * One by one: NEON has neither masks of bits nor a cheap way from them to a
+ * permutation. The rank and the move take no branch on a key but the last. */
+
+/* Reads up to 15 entries behind the last. */
+VS_STEP uint32_t neon_rank(const struct vs_pool *p, int32_t key)
+{
+    const int32x4_t x = vdupq_n_s32(key);
+    uint32x4_t a = vdupq_n_u32(0), b = a;
+    uint32_t left, from = rank_window(p, key, &left);
+
+    for (uint32_t i = 0; i < left; i += 8) { /* each key not above it counts -1 */
+        a = vaddq_u32(a, vcleq_s32(vld1q_s32(p->keys + from + i), x));
+        b = vaddq_u32(b, vcleq_s32(vld1q_s32(p->keys + from + i + 4), x));
+    }
+    from -= vaddvq_u32(vaddq_u32(a, b));
+    return from < p->count ? from : p->count;
+}
+
+/* Moves what lies behind `at` up by one, the next vector loaded before each
+ * store, and on into the spare entries. */
+VS_STEP void neon_insert(struct vs_pool *p, uint32_t at, int32_t key, uint32_t slot)
+{
+    int32x4_t k = vld1q_s32(p->keys + at);
+    uint32x4_t s = vld1q_u32(p->slots + at);
+
+    for (uint32_t i = at; i < p->count; i += 4) {
+        int32x4_t k_next = vld1q_s32(p->keys + i + 4);
+        uint32x4_t s_next = vld1q_u32(p->slots + i + 4);
+        vst1q_s32(p->keys + i + 1, k);
+        vst1q_u32(p->slots + i + 1, s);
+        k = k_next;
+        s = s_next;
+    }
+    p->keys[at] = key;
+    p->slots[at] = slot;
+    p->next = at < p->next ? at : p->next;
+    if (p->count < p->cap) {
+        p->count++;
+        vst1q_s32(p->keys + p->count, vdupq_n_s32(INT32_MAX));
+        vst1q_s32(p->keys + p->count + 4, vdupq_n_s32(INT32_MAX));
+    }
+}
+
+static void neon_push(struct vs_pool *pool, const int32_t *keys, const uint32_t *slots,
+                      size_t count)
+{
+    if (pool->cap == 0)
+        return;
+    vst1q_s32(pool->keys + pool->count, vdupq_n_s32(INT32_MAX));
+    vst1q_s32(pool->keys + pool->count + 4, vdupq_n_s32(INT32_MAX));
+    for (size_t i = 0; i < count; i++) {
+        if (pool->count < pool->cap || keys[i] < pool->keys[pool->cap - 1])
+            neon_insert(pool, neon_rank(pool, keys[i]), keys[i], slots[i]);
+    }
+}
+
+#endif /* aarch64 */
 
 uint32_t vs_kernel_pick_pool(struct vs_kernel *kernel, uint32_t cpu)
 {
@@ -266,7 +452,10 @@ uint32_t vs_kernel_pick_pool(struct vs_kernel *kernel, uint32_t cpu)
         void (*push)(struct vs_pool *, const int32_t *, const uint32_t *, size_t);
     } variants[] = {
 #if defined(__x86_64__)
+        { VSHARD_CPU_AVX512, avx512_push },
         { VSHARD_CPU_AVX2, avx2_push },
+#elif defined(__aarch64__)
+        { VSHARD_CPU_NEON, neon_push },
 #endif
         { 0, scalar_push },
     };

@@ -44,6 +44,18 @@ AVX2 VS_STEP __m256i first_lanes(size_t n)
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
 }
 
+/* All ones for the first n floats of 16; for all of them when there are more. */
+AVX512 VS_STEP __mmask16 first_floats(size_t n)
+{
+    return (__mmask16)(n < 16 ? (1u << n) - 1 : 0xffff);
+}
+
+/* All ones for the first n bytes of 64; for all of them when there are more. */
+AVX512 VS_STEP __mmask64 first_bytes(size_t n)
+{
+    return n < 64 ? ((__mmask64)1 << n) - 1 : ~(__mmask64)0;
+}
+
 /* The last `left` elements of a run of `count` bytes, left < 32, zeros beside
  * them. AVX2 has no masked load of bytes: where there are 32 bytes, the last 32
  * are loaded and those already seen are cleared. */

@@ -3,11 +3,7 @@
 #ifndef VS_TEST_KERNEL_DATA_H
 #define VS_TEST_KERNEL_DATA_H
 
-#if defined(VS_TEST_PLAIN)
-#include "criterion_plain.h"
-#else
 #include <criterion/criterion.h>
-#endif
 
 #include <float.h>
 #include <math.h>

@@ -30,8 +30,8 @@ Test(kernel_encode, rounds_to_nearest_with_ties_to_even_and_clamps)
 {
     struct variant v[VARIANTS_MAX];
     size_t variants = variants_make(v);
-    static float x[6 * 140 + 8], low[6 * 140 + 8];
-    static uint8_t out[6 * 140 + 8];
+    static float x[6 * 140 + 16], low[6 * 140 + 16];
+    static uint8_t out[6 * 140 + 16];
     size_t n = 0;
 
     for (int i = -6; i < 134; i++) { /* around each half and each whole */
@@ -46,6 +46,9 @@ Test(kernel_encode, rounds_to_nearest_with_ties_to_even_and_clamps)
     x[n++] = -FLT_MAX;
     x[n++] = -0.0f;
     x[n++] = FLT_TRUE_MIN;
+    x[n++] = NAN;
+    x[n++] = INFINITY;
+    x[n++] = -INFINITY;
     for (size_t i = 0; i < variants; i++) {
         v[i].kernel.encode(x, low, 1, n, out);
         for (size_t j = 0; j < n; j++)
