@@ -11,6 +11,11 @@ cd "$t" || exit 1
 ${CC:-cc} -c -I"$here/include" -I"$here/lib" "$here"/lib/*/*.c || { echo "the plain build fails"; exit 1; }
 sed -n 's/^VSHARD_API .*[ *]\(vshard_[a-z0-9_]*\)(.*/\1/p' "$here"/include/vshard/*.h | sort > declared
 nm --defined-only ./*.o | sed -n 's/.* T \(vshard_.*\)/\1/p' | sort > built
+# Objects land in one folder, so no two files may have one name, in any room.
+(cd "$here" && basename -a lib/*/*.c) | sort | uniq -d | grep . &&
+    { echo "two rooms have a file of the name above"; bad=1; }
+echo 'int main(void) { return 0; }' > main.c
+${CC:-cc} -o whole main.c ./*.o -lxxhash -lm || { echo "the plain build does not link"; bad=1; }
 diff declared built || { echo "the plain build lacks (<) or adds (>) functions"; bad=1; }
 
 cd "$here" || exit 1

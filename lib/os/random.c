@@ -1,4 +1,4 @@
-/* entropy.c - unpredictable bytes from the operating system. */
+/* random.c - unpredictable bytes from the operating system. */
 #include "os/os.h"
 
 #include <unistd.h>
