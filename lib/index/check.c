@@ -131,7 +131,7 @@ int vshard_index_check(struct vshard_index *index, struct vshard_index_check *re
     if (report != NULL)
         vs_report_write(report, &c, sizeof c, min_size);
     if (rc < 0)
-        return rc;
+        return vs_refuse(index->logger, rc, "check.refused", "memory", 0, 0);
     return c.bad_edges > 0 || c.bad_ids > 0 ? VSHARD_ECORRUPT : VSHARD_OK;
 }
 
@@ -154,7 +154,8 @@ int vshard_index_digest(struct vshard_index *index, uint64_t *digest)
     bytes = (size_t)layout.extents * IMAGE_COLUMNS * 8;
     sums = vs_alloc(index->allocator, bytes);
     if (sums == NULL)
-        return VSHARD_ENOMEM;
+        return vs_refuse(index->logger, VSHARD_ENOMEM, "digest.refused", "memory",
+                         (int64_t)bytes, 0);
     vs_image_sums(index, sums, layout.extents);
     vs_image_encode(index, sums, header);
     vs_free(index->allocator, sums, bytes);

@@ -118,7 +118,8 @@ static int write_and_rename(struct saving *s, const char *path)
         vs_io_remove(storage, s->temporary);
         return rc;
     }
-    return vs_io_sync_dir(storage, s->directory);
+    /* The new file is there, and stays unless a crash brings the old one back. */
+    return vs_io_sync_dir(storage, s->directory) < 0 ? VSHARD_EUNKNOWN : VSHARD_OK;
 }
 
 int vshard_index_save(struct vshard_index *index, const char *path)
