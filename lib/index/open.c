@@ -370,9 +370,15 @@ static int read_options(const struct vshard_open_options *given, struct vshard_o
     if (given != NULL)
         rc = vs_options_read(o, sizeof *o, given,
                              VS_SIZE_THROUGH(struct vshard_open_options, storage));
+    if (rc == VSHARD_EVERSION) /* larger than ours, so our fields are there */
+        return vs_refuse(given->logger, rc, "open.refused", "options.size", given->size, sizeof *o);
     if (rc == VSHARD_OK && (o->flags & ~(uint32_t)VSHARD_OPEN_MAPPED))
         return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "flags", o->flags,
                          VSHARD_OPEN_MAPPED);
+    if (rc == VSHARD_OK && o->executor != NULL &&
+        (o->executor->width < 1 || o->executor->width > WIDTH_MAX))
+        return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "executor.width",
+                         o->executor->width, WIDTH_MAX);
     return rc;
 }
 
