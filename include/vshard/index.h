@@ -206,8 +206,10 @@ VSHARD_API int vshard_index_search(struct vshard_index *index, const void *queri
  *
  *   path      ends in a zero byte, at most 4000 bytes; borrowed
  *
- * Returns   0, EINVAL, ENOMEM, EIO, ENOSPC, ENOTFOUND (no such directory); on
- *           failure the file at `path` is as it was
+ * Returns   0, EINVAL, ENOMEM, EIO, ENOSPC, ENOTFOUND (no such directory), ECORRUPT
+ *           (a mapped index is damaged), EUNKNOWN (the new file is in place, but its
+ *           directory could not be synced: a crash may bring the old one back). On
+ *           any other failure the file at `path` is as it was
  * Thread    shared
  * Since     0.1 */
 VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
@@ -309,7 +311,7 @@ VSHARD_API int vshard_index_check(struct vshard_index *index, struct vshard_inde
  *
  *   digest    [out]
  *
- * Returns   0, EINVAL, ECORRUPT (a mapped file is damaged)
+ * Returns   0, EINVAL, ENOMEM, ECORRUPT (a mapped file is damaged)
  * Thread    shared
  * Since     0.1 */
 VSHARD_API int vshard_index_digest(struct vshard_index *index, uint64_t *digest);

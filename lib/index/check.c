@@ -121,8 +121,9 @@ int vshard_index_check(struct vshard_index *index, struct vshard_index_check *re
         return VSHARD_EINVAL;
     if (report != NULL)
         rc = vs_report_write(report, &c, sizeof c, min_size);
-    if (rc == VSHARD_OK)
-        rc = verify_mapping(index);
+    if (rc < 0)
+        return vs_refuse(index->logger, rc, "check.refused", "report.size", report->size, sizeof c);
+    rc = verify_mapping(index);
     if (rc < 0)
         return rc;
     check_rows(index, &c);
@@ -131,7 +132,7 @@ int vshard_index_check(struct vshard_index *index, struct vshard_index_check *re
     if (report != NULL)
         vs_report_write(report, &c, sizeof c, min_size);
     if (rc < 0)
-        return rc;
+        return vs_refuse(index->logger, rc, "check.refused", "memory", 0, 0);
     return c.bad_edges > 0 || c.bad_ids > 0 ? VSHARD_ECORRUPT : VSHARD_OK;
 }
 
@@ -145,8 +146,10 @@ int vshard_index_digest(struct vshard_index *index, uint64_t *digest)
     size_t bytes;
     int rc;
 
-    if (index == NULL || digest == NULL)
+    if (index == NULL)
         return VSHARD_EINVAL;
+    if (digest == NULL)
+        return vs_refuse(index->logger, VSHARD_EINVAL, "digest.refused", "digest: NULL", 0, 0);
     rc = verify_mapping(index);
     if (rc < 0)
         return rc;
@@ -154,7 +157,8 @@ int vshard_index_digest(struct vshard_index *index, uint64_t *digest)
     bytes = (size_t)layout.extents * IMAGE_COLUMNS * 8;
     sums = vs_alloc(index->allocator, bytes);
     if (sums == NULL)
-        return VSHARD_ENOMEM;
+        return vs_refuse(index->logger, VSHARD_ENOMEM, "digest.refused", "memory", (int64_t)bytes,
+                         0);
     vs_image_sums(index, sums, layout.extents);
     vs_image_encode(index, sums, header);
     vs_free(index->allocator, sums, bytes);

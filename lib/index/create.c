@@ -136,7 +136,10 @@ int vshard_index_create(const struct vshard_index_options *options, struct vshar
     *index = NULL;
     rc = vs_options_read(&o, sizeof o, options,
                          VS_SIZE_THROUGH(struct vshard_index_options, storage));
-    if (rc < 0)
+    if (rc == VSHARD_EVERSION) /* larger than ours, so our fields are there */
+        return vs_refuse(options->logger, rc, "create.refused", "options.size", options->size,
+                         sizeof o);
+    if (rc < 0) /* too small to trust any field, the logger's among them */
         return rc;
     return vs_index_new(&o, index);
 }
@@ -224,6 +227,9 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
                    x->sketches.heap_bytes + x->edges.heap_bytes + x->rows.heap_bytes +
                    x->entries.heap_bytes + x->ids.cap * sizeof *x->ids.table +
                    x->quantizer.code_dim * sizeof(float) + vs_sketcher_bytes(x) + s.scratch_bytes;
-    return vs_report_write(stats, &s, sizeof s,
-                           VS_SIZE_THROUGH(struct vshard_index_stats, scratch_bytes));
+    if (vs_report_write(stats, &s, sizeof s,
+                        VS_SIZE_THROUGH(struct vshard_index_stats, scratch_bytes)) < 0)
+        return vs_refuse(x->logger, VSHARD_EINVAL, "stats.refused", "stats.size",
+                         stats ? stats->size : 0, sizeof s);
+    return VSHARD_OK;
 }

@@ -57,6 +57,16 @@ static bool counts_valid(const struct vs_image *i)
            isfinite(i->radius2);
 }
 
+/* What options and counts say together: a saved option is never left to its default;
+ * there is a graph as soon as there were train_rows rows, and slots are never lost. */
+static bool options_valid(const struct vshard_index *x, const struct vs_image *i)
+{
+    return x->m == i->options.m && x->ef_construction == i->options.ef_construction &&
+           x->ef_search == i->options.ef_search && x->train_rows == i->options.train_rows &&
+           (x->family == VSHARD_FAMILY_FLAT ||
+            (i->trained ? i->slot_count >= x->train_rows : i->live < x->train_rows));
+}
+
 /* An empty index with the header's options; refused options are damage here. */
 static int make_index(struct opening *o)
 {
@@ -70,6 +80,8 @@ static int make_index(struct opening *o)
         return damaged(o, "options");
     if (rc < 0)
         return rc;
+    if (!options_valid(o->x, i))
+        return damaged(o, "options");
     atomic_store(&o->x->trained, i->trained);
     atomic_store(&o->x->slot_count, (uint32_t)i->slot_count);
     atomic_store(&o->x->entry_count, i->entry_count);
@@ -203,7 +215,7 @@ static int read_ids(struct opening *o)
             (row->id == VSHARD_ID_NONE || vs_idmap_put(&x->ids, row->id, slot) != VS_SLOT_NONE))
             return damaged(o, "rows");
     }
-    if (seen[VS_ROW_LIVE] != x->live ||
+    if (seen[VS_ROW_LIVE] != x->live || (seen[VS_ROW_DYING] > 0 && !x->repair.active) ||
         !chain_valid(x, x->free_head, VS_ROW_FREE, seen[VS_ROW_FREE]) ||
         !chain_valid(x, x->repair.removed_head, VS_ROW_REMOVED, seen[VS_ROW_REMOVED]) ||
         !chain_valid(x, x->repair.dying_head, VS_ROW_DYING, seen[VS_ROW_DYING]))
@@ -378,9 +390,15 @@ static int read_options(const struct vshard_open_options *given, struct vshard_o
     if (given != NULL)
         rc = vs_options_read(o, sizeof *o, given,
                              VS_SIZE_THROUGH(struct vshard_open_options, storage));
+    if (rc == VSHARD_EVERSION) /* larger than ours, so our fields are there */
+        return vs_refuse(given->logger, rc, "open.refused", "options.size", given->size, sizeof *o);
     if (rc == VSHARD_OK && (o->flags & ~(uint32_t)VSHARD_OPEN_MAPPED))
         return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "flags", o->flags,
                          VSHARD_OPEN_MAPPED);
+    if (rc == VSHARD_OK && o->executor != NULL &&
+        (o->executor->width < 1 || o->executor->width > WIDTH_MAX))
+        return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "executor.width",
+                         o->executor->width, WIDTH_MAX);
     return rc;
 }
 

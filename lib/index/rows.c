@@ -418,8 +418,10 @@ int vshard_index_remove(struct vshard_index *index, const uint64_t *ids, size_t 
     size_t done = 0;
     int rc;
 
-    if (index == NULL || (ids == NULL && count > 0))
+    if (index == NULL)
         return VSHARD_EINVAL;
+    if (ids == NULL && count > 0)
+        return vs_refuse(index->logger, VSHARD_EINVAL, "remove.refused", "ids: NULL", 0, 0);
     if (index->mapping.bytes != NULL)
         return vs_refuse(index->logger, VSHARD_ENOTSUP, "remove.refused", "index: mapped", 1, 0);
     rc = vs_repair_reserve(index, count);
@@ -449,8 +451,11 @@ int vshard_index_fetch(struct vshard_index *index, const uint64_t *ids, size_t c
     size_t bytes;
     int rc = VSHARD_OK;
 
-    if (index == NULL || (count > 0 && (ids == NULL || vectors == NULL)))
+    if (index == NULL)
         return VSHARD_EINVAL;
+    if (count > 0 && (ids == NULL || vectors == NULL))
+        return vs_refuse(index->logger, VSHARD_EINVAL, "fetch.refused",
+                         ids == NULL ? "ids: NULL" : "vectors: NULL", 0, 0);
     bytes = index->dim * vs_element_bytes(index);
     for (size_t i = 0; i < count; i++) {
         uint32_t slot = vs_idmap_find(&index->ids, ids[i]);

@@ -133,7 +133,8 @@ static int write_and_rename(struct saving *s, const char *path)
         vs_io_remove(storage, s->temporary);
         return rc;
     }
-    return vs_io_sync_dir(storage, s->directory);
+    /* The new file is there, and stays unless a crash brings the old one back. */
+    return vs_io_sync_dir(storage, s->directory) < 0 ? VSHARD_EUNKNOWN : VSHARD_OK;
 }
 
 int vshard_index_save(struct vshard_index *index, const char *path)
@@ -141,11 +142,11 @@ int vshard_index_save(struct vshard_index *index, const char *path)
     struct saving s = { .x = index };
     int rc;
 
-    if (index == NULL || path == NULL)
+    if (index == NULL)
         return VSHARD_EINVAL;
-    if (path[0] == 0 || strlen(path) > PATH_MAX_BYTES)
+    if (path == NULL || path[0] == 0 || strlen(path) > PATH_MAX_BYTES)
         return vs_refuse(index->logger, VSHARD_EINVAL, "save.refused", "path: bytes",
-                         (int64_t)strlen(path), PATH_MAX_BYTES);
+                         path ? (int64_t)strlen(path) : 0, PATH_MAX_BYTES);
     vs_image_layout(index, &s.layout);
     s.sums_bytes = (size_t)s.layout.extents * IMAGE_COLUMNS * 8;
     s.sums = vs_alloc(index->allocator, s.sums_bytes);

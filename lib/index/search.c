@@ -136,6 +136,8 @@ static int check_search(const struct vshard_index *x, size_t count, size_t k,
         return refuse(x, "ef_search", o->ef_search, VSHARD_EF_MAX);
     if (o->flags & ~(uint32_t)VSHARD_SEARCH_EXACT)
         return refuse(x, "flags", o->flags, VSHARD_SEARCH_EXACT);
+    if (o->reserved != 0)
+        return refuse(x, "reserved", o->reserved, 0);
     return VSHARD_OK;
 }
 
@@ -164,17 +166,21 @@ int vshard_index_search(struct vshard_index *index, const void *queries, size_t 
     struct vs_reader *r;
     int rc = VSHARD_OK;
 
-    if (index == NULL || (count > 0 && (queries == NULL || hits == NULL)))
+    if (index == NULL)
         return VSHARD_EINVAL;
+    if (count > 0 && (queries == NULL || hits == NULL))
+        return refuse(index, queries == NULL ? "queries: NULL" : "hits: NULL", 0, 0);
     if (options != NULL)
         rc = vs_options_read(&o, sizeof o, options,
                              VS_SIZE_THROUGH(struct vshard_search_options, info));
-    if (rc == VSHARD_OK)
-        rc = check_search(index, count, k, &o);
-    if (rc == VSHARD_OK)
-        rc = report(NULL, &want, o.info);
+    if (rc < 0)
+        return vs_refuse(index->logger, rc, "search.refused", "options.size", options->size,
+                         sizeof o);
+    rc = check_search(index, count, k, &o);
     if (rc < 0)
         return rc;
+    if (report(NULL, &want, o.info) < 0)
+        return refuse(index, "info.size", o.info->size, sizeof *o.info);
     want.flags = o.flags;
     want.k = k;
     want.ef = o.ef_search ? o.ef_search : index->ef_search;

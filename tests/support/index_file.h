@@ -1,0 +1,103 @@
+/* index_file.h - the bytes of an index file, for tests that forge them.
+ *
+ * Written from the drawing in vshard_index(3) and not from the library's own code:
+ * where the sections are, which bytes a checksum covers, and how to make all
+ * checksums right again after an edit, as a forger would. */
+#ifndef SUPPORT_INDEX_FILE_H
+#define SUPPORT_INDEX_FILE_H
+
+#include "base/base.h"
+#include <vshard/index.h>
+
+enum {
+    FILE_HEADER = 512,
+    FILE_ALIGN = 4096,
+    FILE_EXTENT = 1024,
+    FILE_SECTIONS = 7, /* low, entries, sums, and the four columns */
+    FILE_COLUMNS = 4
+};
+
+struct file_layout {
+    uint64_t at[FILE_SECTIONS];    /* where each section begins */
+    uint64_t bytes[FILE_SECTIONS]; /* its length, without padding */
+    uint64_t stride[FILE_COLUMNS];
+    uint64_t slots, extents, end;
+};
+
+static inline void file_layout(const unsigned char *h, struct file_layout *l)
+{
+    uint64_t dim = vs_load32(h + 16), graph = vs_load32(h + 20) == VSHARD_FAMILY_HNSW;
+    uint64_t metric = vs_load32(h + 24), element = vs_load32(h + 28), m = vs_load32(h + 32);
+    uint64_t trained = vs_load32(h + 56), at = FILE_ALIGN;
+    uint64_t code_dim = dim + (metric == VSHARD_METRIC_IP ? 16 : 0);
+    bool own_code = element != VSHARD_ELEMENT_F32 && metric == VSHARD_METRIC_L2SQ;
+    uint64_t align = own_code ? 16 : 4, bytes = dim * (element == VSHARD_ELEMENT_F32 ? 4 : 1);
+
+    l->slots = vs_load64(h + 64);
+    l->extents = (l->slots + FILE_EXTENT - 1) / FILE_EXTENT;
+    l->stride[0] = 16;
+    l->stride[1] = (bytes + align - 1) / align * align;
+    l->stride[2] = trained && graph && !own_code ? (code_dim + 63) / 64 * 64 : 0;
+    l->stride[3] = trained && graph ? 8 * m : 0;
+    l->bytes[0] = 4 * code_dim;
+    l->bytes[1] = 4 * (uint64_t)vs_load32(h + 60);
+    l->bytes[2] = 8 * FILE_COLUMNS * l->extents;
+    for (int i = 0; i < FILE_COLUMNS; i++)
+        l->bytes[3 + i] = l->slots * l->stride[i];
+    for (int i = 0; i < FILE_SECTIONS; i++) {
+        l->at[i] = at;
+        at += (l->bytes[i] + FILE_ALIGN - 1) / FILE_ALIGN * FILE_ALIGN;
+    }
+    l->end = at;
+}
+
+/* False for the zeros between sections. */
+static inline bool file_covers(const struct file_layout *l, uint64_t offset)
+{
+    if (offset < FILE_HEADER)
+        return true;
+    for (int i = 0; i < FILE_SECTIONS; i++) {
+        if (offset >= l->at[i] && offset < l->at[i] + l->bytes[i])
+            return true;
+    }
+    return false;
+}
+
+/* The entries are summed in runs of 1,024, each sum the seed of the next. */
+static inline uint64_t file_entries_sum(const unsigned char *entries, uint64_t bytes)
+{
+    uint64_t sum = 0;
+
+    for (uint64_t at = 0; at < bytes; at += 4 * FILE_EXTENT)
+        sum = vs_checksum(entries + at, bytes - at < 4 * FILE_EXTENT ? bytes - at : 4 * FILE_EXTENT,
+                          sum);
+    return sum;
+}
+
+/* Makes all checksums right, those of the sections only where they lie in the file. */
+static inline void file_reseal(unsigned char *f, size_t count)
+{
+    struct file_layout l;
+
+    if (count < FILE_HEADER)
+        return;
+    file_layout(f, &l);
+    if (l.slots <= VSHARD_ROWS_MAX && l.end <= count) {
+        for (uint64_t i = 0; i < FILE_COLUMNS * l.extents; i++) {
+            uint64_t column = i / l.extents, first = i % l.extents * FILE_EXTENT;
+            uint64_t rows = l.slots - first < FILE_EXTENT ? l.slots - first : FILE_EXTENT;
+            uint64_t sum = 0;
+
+            if (l.stride[column] > 0)
+                sum = vs_checksum(f + l.at[3 + column] + first * l.stride[column],
+                                  rows * l.stride[column], 0);
+            vs_store64(f + l.at[2] + 8 * i, sum);
+        }
+        vs_store64(f + 128, vs_checksum(f + l.at[0], l.bytes[0], 0));
+        vs_store64(f + 136, file_entries_sum(f + l.at[1], l.bytes[1]));
+        vs_store64(f + 144, vs_checksum(f + l.at[2], l.bytes[2], 0));
+    }
+    vs_store64(f + 504, vs_checksum(f, 504, 0));
+}
+
+#endif
