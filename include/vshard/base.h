@@ -179,15 +179,16 @@ enum {
 /* One storage request. The submitter fills it in, and neither moves nor touches
  * it until it is complete; storage then fills in `status` and the results. */
 struct vshard_io {
-    uint32_t op;       /* VSHARD_IO_* */
-    uint32_t flags;    /* of that op */
-    int32_t status;    /* [out] 0, EINVAL, EIO, ENOSPC, ENOTFOUND, EEXIST, ENOTSUP, ENOMEM, E2BIG */
-    uint32_t reserved; /* 0 */
-    uint64_t file;     /* [out] of OPEN, [in] of the others: storage's name for a file */
-    uint64_t offset;   /* bytes from the start of the file */
-    uint64_t count;    /* bytes wanted, then bytes done */
-    void *buffer;      /* borrowed until complete */
-    const char *path;  /* ends in a zero byte; borrowed until complete */
+    uint32_t op;      /* VSHARD_IO_* */
+    uint32_t flags;   /* of that op */
+    int32_t status;   /* [out] 0, EINVAL, EIO, ENOSPC, ENOTFOUND, EEXIST, ENOTSUP, ENOMEM, E2BIG */
+    int32_t error;    /* [out] after a failure the system's own number for it, as errno, or 0:
+                         for people; programs go by `status` */
+    uint64_t file;    /* [out] of OPEN, [in] of the others: storage's name for a file */
+    uint64_t offset;  /* bytes from the start of the file */
+    uint64_t count;   /* bytes wanted, then bytes done */
+    void *buffer;     /* borrowed until complete */
+    const char *path; /* ends in a zero byte; borrowed until complete */
     const char *path_to;
     /* Called once, when the request is complete, on any thread; may be NULL. */
     void (*done)(struct vshard_io *io);

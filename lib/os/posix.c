@@ -292,7 +292,9 @@ static void submit(void *ctx, struct vshard_io *io)
     const int saved = errno; /* the host's, not ours to change */
 
     (void)ctx;
+    errno = 0;
     io->status = perform(io);
+    io->error = io->status != VSHARD_OK ? errno : 0;
     errno = saved;
     if (io->done != NULL)
         io->done(io);

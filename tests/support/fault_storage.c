@@ -394,7 +394,7 @@ static void check(struct fault_storage *fs, const struct vshard_io *io)
              (needs[io->op].path_to && io->path_to == NULL) ||
              (needs[io->op].buffer && io->buffer == NULL && io->count > 0))
         breach(fs, "a field the op needs is NULL", io);
-    else if (io->reserved != 0 || (io->flags != 0 && io->op != VSHARD_IO_OPEN))
+    else if (io->flags != 0 && io->op != VSHARD_IO_OPEN)
         breach(fs, "a field the op does not use is set", io);
     else
         for (uint32_t i = 0; i < fs->queue_count; i++) {

@@ -254,6 +254,7 @@ Test(os_posix, calls_done_once_success_or_not_and_leaves_errno_alone)
     posix.submit(posix.ctx, &io);
     posix.wait(posix.ctx, &io);
     cr_expect_eq(io.status, VSHARD_ENOTFOUND);
+    cr_expect_eq(io.error, ENOENT);
     cr_expect_eq(calls, 1);
     cr_expect_eq(errno, 77);
     io.op = 99;

@@ -768,7 +768,7 @@ Test(support_storage, reports_who_breaks_the_contract)
     expect_breach(io, "no such open file");
     io.file = 5;
     expect_breach(io, "no such open file");
-    io.reserved = 1;
+    io.flags = 1;
     expect_breach(io, "does not use is set");
     io = (struct vshard_io){ .op = VSHARD_IO_WRITE, .count = 1 };
     expect_breach(io, "is NULL");
