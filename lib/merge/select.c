@@ -8,9 +8,9 @@
  * lists are at hand, there is a shorter way to the same end: see together.c.
  *
  * A kept hit lies in a slot and does not move; what is kept in order are places,
- * 8 bytes each. A table leads from a key to its slot. It is sparse, because its
- * other use is to say no: a check asks it about every hit there is, and should
- * mostly find an empty entry.
+ * 8 bytes each. A table leads from a key to its slot. It is sparse when there
+ * will be a check, which asks it about every hit there is, and should mostly find an
+ * empty entry.
  *
  * With small k, hits enter one by one, each lowering the limit for the next. With
  * large k that would move half the order for every hit, so new hits are gathered,
@@ -39,30 +39,30 @@
 /* Above this, new hits are gathered before they are merged in. */
 enum { ONE_BY_ONE_MAX = 64 };
 
-/* At most 1/4 full, so that probes are short; 1/32 while that takes at most 8 KiB,
- * so that most keys that are not kept meet an empty entry at once. */
-static uint32_t table_bits(uint32_t k)
+/* At most 1/16 full, so that probes are short; for a check 1/32, while that takes at
+ * most 8 KiB: most keys that are not kept then meet an empty entry at once. */
+static uint32_t table_bits(uint32_t k, uint32_t spread)
 {
-    uint32_t want = k <= 128 ? 32 * k : 4096;
+    uint32_t want = k <= 128 ? spread * k : 4096;
     uint32_t bits = 6;
 
-    if (want < 4 * k)
-        want = 4 * k;
+    if (want < VS_SPREAD_MIN * k)
+        want = VS_SPREAD_MIN * k;
     while ((uint32_t)1 << bits < want)
         bits++;
     return bits;
 }
 
-size_t vs_select_bytes(uint32_t k)
+size_t vs_select_bytes(uint32_t k, uint32_t spread)
 {
     return (size_t)k * (2 * sizeof(struct vshard_merge_hit) + 3 * sizeof(struct vs_place) +
                         2 * sizeof(uint32_t) + 2 * sizeof(uint8_t)) +
-           (sizeof(uint16_t) << table_bits(k));
+           (sizeof(uint16_t) << table_bits(k, spread));
 }
 
-void vs_select_init(struct vs_select *s, void *memory, uint32_t k)
+void vs_select_init(struct vs_select *s, void *memory, uint32_t k, uint32_t spread)
 {
-    uint32_t bits = table_bits(k);
+    uint32_t bits = table_bits(k, spread);
     char *at = memory;
 
     s->slots = (void *)at;

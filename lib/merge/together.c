@@ -185,12 +185,20 @@ static const uint64_t *sort(struct collected *c)
 static bool select_within(struct vs_select *s, const struct vshard_merge_list *lists,
                           size_t list_count, float within, int *status)
 {
+    uint16_t near[SAMPLE_MAX];
+    uint32_t near_count = 0;
     struct collected c;
     const uint64_t *order;
 
+    /* Which lists begin within it cannot be foreseen, so no branch may depend on
+     * it; a NaN counts as near, to be found out. */
+    for (size_t i = 0; i < list_count; i++) {
+        near[near_count] = (uint16_t)i;
+        near_count += lists[i].count != 0 && !(lists[i].hits[0].distance > within);
+    }
     c.count = 0;
-    for (size_t i = 0; i < list_count && *status == VSHARD_OK; i++) {
-        if (!collect(&c, &lists[i], within, status))
+    for (uint32_t i = 0; i < near_count && *status == VSHARD_OK; i++) {
+        if (!collect(&c, &lists[near[i]], within, status))
             return false;
     }
     if (*status < 0 || c.count < s->k)
