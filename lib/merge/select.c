@@ -378,9 +378,10 @@ static void bury(struct vs_select *s, const struct vshard_merge_hit *hit)
     }
 }
 
-static inline bool may_be_kept(const struct vs_select *s, const struct vshard_merge_hit *hit)
+/* Not 0 if the hit's key may be kept. */
+static inline uint32_t entry(const struct vs_select *s, const struct vshard_merge_hit *hit)
 {
-    return s->table[home(s, hit->key)] != 0;
+    return s->table[home(s, hit->key)];
 }
 
 /* Four hits at a time, as nearly all of them meet an empty entry. */
@@ -396,8 +397,7 @@ int vs_select_check(struct vs_select *s, const struct vshard_merge_hit *hits, si
         sorted &= (h[0].distance >= last) & (h[1].distance >= h[0].distance) &
                   (h[2].distance >= h[1].distance) & (h[3].distance >= h[2].distance);
         last = h[3].distance;
-        if (may_be_kept(s, h) | may_be_kept(s, h + 1) | may_be_kept(s, h + 2) |
-            may_be_kept(s, h + 3)) {
+        if ((entry(s, h) | entry(s, h + 1) | entry(s, h + 2) | entry(s, h + 3)) != 0) {
             for (size_t j = 0; j < 4; j++)
                 bury(s, h + j);
         }
