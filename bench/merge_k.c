@@ -14,8 +14,9 @@
  *               same heap. Right always, as `any` and `stream` are.
  *
  * All ways run in turn within one pass over the queries. Each answer is compared
- * before anything is timed. `newer` rows hold, for one key of the answer, a newer
- * version far down another list, so that the library has to take its long way.
+ * before anything is timed. In the `newer` rows one key of the answer has a newer
+ * version far down another list. The heap is handed all lists at once; `stream`
+ * takes them one by one, as they arrive, and keeps a bound.
  *
  *     build/bench/merge_k [repeats]
  */
@@ -97,18 +98,27 @@ struct map {
         uint32_t given;
     } slots[MAP_SLOTS];
     uint32_t stamp;
+    uint32_t bits; /* slots in use; as few as serve, so that they stay in cache */
 };
 
 static struct map map;
 
+static void map_clear(size_t keys)
+{
+    map.stamp++;
+    map.bits = 4;
+    while ((size_t)1 << map.bits < 2 * keys)
+        map.bits++;
+}
+
 /* The slot of a key; *is_new tells whether it was empty. */
 static uint32_t map_slot(struct vshard_key key, int *is_new)
 {
-    uint32_t s = (uint32_t)((key.lo ^ key.hi) * 0x9e3779b97f4a7c15u >> 48);
+    uint32_t s = (uint32_t)((key.lo ^ key.hi) * 0x9e3779b97f4a7c15u >> (64 - map.bits));
 
     while (map.slots[s].stamp == map.stamp &&
            (map.slots[s].key.lo != key.lo || map.slots[s].key.hi != key.hi))
-        s = (s + 1) % MAP_SLOTS;
+        s = (s + 1) & ((1u << map.bits) - 1);
     *is_new = map.slots[s].stamp != map.stamp;
     if (*is_new) {
         map.slots[s].key = key;
@@ -156,7 +166,7 @@ static uint32_t textbook(const struct query *q, uint32_t lists, uint32_t k,
     uint32_t found = 0, count = lists;
     int is_new;
 
-    map.stamp++;
+    map_clear(versions ? (size_t)lists * PER_LIST : 2 * k);
     if (versions) {
         for (uint32_t i = 0; i < lists; i++) {
             for (uint32_t j = 0; j < PER_LIST; j++) {

@@ -21,6 +21,7 @@
 extern "C" {
 #endif
 
+/* Limits. */
 #define VSHARD_MERGE_K_MAX     4096    /* hits in an answer */
 #define VSHARD_MERGE_LISTS_MAX 65536   /* lists in one vshard_merge() */
 #define VSHARD_MERGE_HITS_MAX  4194304 /* hits in one merge, over all lists: 2^22 */
@@ -76,9 +77,9 @@ struct vshard_merge_options {
  *   found     [out] the hits written, at most k; the rest of `hits` is untouched
  *
  * With SETTLED a list is read up to the first hit that is too far, and only so
- * far are its order and its distances checked. Memory is allocated only when k
- * is above 32 or an older version has to be weeded out, and then it is released
- * before the call returns.
+ * far are its order and its distances checked. Memory is allocated only when k is
+ * above 32, or when more than eight of the nearest hits turn out to be old, and is
+ * released before the call returns. The call takes up to 32 KiB of stack.
  *
  * Returns   0; EINVAL (NULL, k 0, unknown or contradicting flags, a NaN or an
  *           unsorted list); E2BIG (k, lists or hits above their limit); EVERSION;

@@ -87,10 +87,25 @@ static int read_options(struct vshard_merge_options *o, const struct vshard_merg
     return VSHARD_OK;
 }
 
-/* How many are selected. */
+/* How many are selected, and how sparse their table is. */
 static uint32_t selected(uint32_t k, uint32_t flags)
 {
     return (flags & VSHARD_MERGE_SETTLED) != 0 ? k : k + SPARE;
+}
+
+static uint32_t spread(uint32_t flags)
+{
+    return (flags & VSHARD_MERGE_SETTLED) != 0 ? VS_SPREAD : VS_SPREAD_CHECKED;
+}
+
+static size_t select_bytes(uint32_t k, uint32_t flags)
+{
+    return vs_select_bytes(selected(k, flags), spread(flags));
+}
+
+static void select_init(struct vs_select *s, void *memory, uint32_t k, uint32_t flags)
+{
+    vs_select_init(s, memory, selected(k, flags), spread(flags));
 }
 
 /* ---- a merger ---- */
@@ -125,10 +140,10 @@ int vshard_merger_create(const struct vshard_merge_options *options, struct vsha
     m->k = o.k;
     m->flags = o.flags;
     m->hit_max = o.hit_max;
-    m->select_memory = vs_alloc(m->allocator, vs_select_bytes(selected(m->k, m->flags)));
+    m->select_memory = vs_alloc(m->allocator, select_bytes(m->k, m->flags));
     if (m->select_memory == NULL)
         goto fail;
-    vs_select_init(&m->select, m->select_memory, selected(m->k, m->flags));
+    select_init(&m->select, m->select_memory, m->k, m->flags);
     if ((m->flags & VSHARD_MERGE_SETTLED) == 0) {
         m->table_mask = 63;
         while (m->table_mask < 2 * m->hit_max)
@@ -159,7 +174,7 @@ void vshard_merger_destroy(struct vshard_merger *m)
     }
     vs_free(allocator, m->table, table_bytes(m));
     vs_free(allocator, m->hits, m->hit_max * sizeof *m->hits);
-    vs_free(allocator, m->select_memory, vs_select_bytes(selected(m->k, m->flags)));
+    vs_free(allocator, m->select_memory, select_bytes(m->k, m->flags));
     vs_free(allocator, m, sizeof *m);
 }
 
@@ -358,12 +373,12 @@ int vshard_merge(const struct vshard_merge_options *options, const struct vshard
     if (rc < 0)
         return rc;
 
-    bytes = vs_select_bytes(selected(o.k, o.flags));
+    bytes = select_bytes(o.k, o.flags);
     if (bytes > sizeof stack)
         memory = vs_alloc(o.allocator, bytes);
     if (memory == NULL)
         return VSHARD_ENOMEM;
-    vs_select_init(&select, memory, selected(o.k, o.flags));
+    select_init(&select, memory, o.k, o.flags);
     rc = vs_select_lists(&select, lists, list_count);
     if (rc < 0)
         refuse(o.log, rc, "lists", -1, (int64_t)list_count);

@@ -8,9 +8,9 @@
  * lists are at hand, there is a shorter way to the same end: see together.c.
  *
  * A kept hit lies in a slot and does not move; what is kept in order are places,
- * 8 bytes each. A table leads from a key to its slot. It is sparse, because its
- * other use is to say no: a check asks it about every hit there is, and should
- * mostly find an empty entry.
+ * 8 bytes each. A table leads from a key to its slot. It is sparse when there
+ * will be a check, which asks it about every hit there is, and should mostly find an
+ * empty entry.
  *
  * With small k, hits enter one by one, each lowering the limit for the next. With
  * large k that would move half the order for every hit, so new hits are gathered,
@@ -39,30 +39,30 @@
 /* Above this, new hits are gathered before they are merged in. */
 enum { ONE_BY_ONE_MAX = 64 };
 
-/* At most 1/4 full, so that probes are short; 1/32 while that takes at most 8 KiB,
- * so that most keys that are not kept meet an empty entry at once. */
-static uint32_t table_bits(uint32_t k)
+/* At most 1/16 full, so that probes are short; for a check 1/32, while that takes at
+ * most 8 KiB: most keys that are not kept then meet an empty entry at once. */
+static uint32_t table_bits(uint32_t k, uint32_t spread)
 {
-    uint32_t want = k <= 128 ? 32 * k : 4096;
+    uint32_t want = k <= 128 ? spread * k : 4096;
     uint32_t bits = 6;
 
-    if (want < 4 * k)
-        want = 4 * k;
+    if (want < VS_SPREAD_MIN * k)
+        want = VS_SPREAD_MIN * k;
     while ((uint32_t)1 << bits < want)
         bits++;
     return bits;
 }
 
-size_t vs_select_bytes(uint32_t k)
+size_t vs_select_bytes(uint32_t k, uint32_t spread)
 {
     return (size_t)k * (2 * sizeof(struct vshard_merge_hit) + 3 * sizeof(struct vs_place) +
                         2 * sizeof(uint32_t) + 2 * sizeof(uint8_t)) +
-           (sizeof(uint16_t) << table_bits(k));
+           (sizeof(uint16_t) << table_bits(k, spread));
 }
 
-void vs_select_init(struct vs_select *s, void *memory, uint32_t k)
+void vs_select_init(struct vs_select *s, void *memory, uint32_t k, uint32_t spread)
 {
-    uint32_t bits = table_bits(k);
+    uint32_t bits = table_bits(k, spread);
     char *at = memory;
 
     s->slots = (void *)at;
@@ -378,9 +378,10 @@ static void bury(struct vs_select *s, const struct vshard_merge_hit *hit)
     }
 }
 
-static inline bool may_be_kept(const struct vs_select *s, const struct vshard_merge_hit *hit)
+/* Not 0 if the hit's key may be kept. */
+static inline uint32_t entry(const struct vs_select *s, const struct vshard_merge_hit *hit)
 {
-    return s->table[home(s, hit->key)] != 0;
+    return s->table[home(s, hit->key)];
 }
 
 /* Four hits at a time, as nearly all of them meet an empty entry. */
@@ -396,8 +397,7 @@ int vs_select_check(struct vs_select *s, const struct vshard_merge_hit *hits, si
         sorted &= (h[0].distance >= last) & (h[1].distance >= h[0].distance) &
                   (h[2].distance >= h[1].distance) & (h[3].distance >= h[2].distance);
         last = h[3].distance;
-        if (may_be_kept(s, h) | may_be_kept(s, h + 1) | may_be_kept(s, h + 2) |
-            may_be_kept(s, h + 3)) {
+        if ((entry(s, h) | entry(s, h + 1) | entry(s, h + 2) | entry(s, h + 3)) != 0) {
             for (size_t j = 0; j < 4; j++)
                 bury(s, h + j);
         }

@@ -28,9 +28,12 @@ struct vs_select {
     float limit; /* hits farther than this cannot matter */
 };
 
+/* How many entries of the table there are to a key, at least. */
+enum { VS_SPREAD_MIN = 4, VS_SPREAD = 16, VS_SPREAD_CHECKED = 32 };
+
 /* Bytes of scratch for k; the caller allocates, aligned to VS_ALIGN. */
-size_t vs_select_bytes(uint32_t k);
-void vs_select_init(struct vs_select *s, void *memory, uint32_t k);
+size_t vs_select_bytes(uint32_t k, uint32_t spread);
+void vs_select_init(struct vs_select *s, void *memory, uint32_t k, uint32_t spread);
 void vs_select_reset(struct vs_select *s);
 
 /* Reads a list as far as it can matter. EINVAL when what it read is not sorted

@@ -33,6 +33,8 @@ struct collected {
     uint64_t spare[COLLECT_MAX];
     const struct vshard_merge_hit *hits[COLLECT_MAX];
     uint32_t count;
+    uint16_t near[SAMPLE_MAX]; /* lists that begin within the guess */
+    uint32_t near_count;
 };
 
 /* ---- the guess ---- */
@@ -181,6 +183,21 @@ static const uint64_t *sort(struct collected *c)
     return from;
 }
 
+/* Which lists begin within the guess cannot be foreseen, so no branch may depend on
+ * it. A NaN counts as near, to be found out. */
+static void find_near(struct collected *c, const struct vshard_merge_list *lists, size_t list_count,
+                      float within)
+{
+    uint32_t n = 0;
+
+    memset(c->near, 0, list_count * sizeof c->near[0]);
+    for (size_t i = 0; i < list_count; i++) {
+        c->near[n] = (uint16_t)i;
+        n += lists[i].count != 0 && !(lists[i].hits[0].distance > within);
+    }
+    c->near_count = n;
+}
+
 /* Returns whether the selection is full; if not, it has to be done otherwise. */
 static bool select_within(struct vs_select *s, const struct vshard_merge_list *lists,
                           size_t list_count, float within, int *status)
@@ -188,9 +205,10 @@ static bool select_within(struct vs_select *s, const struct vshard_merge_list *l
     struct collected c;
     const uint64_t *order;
 
+    find_near(&c, lists, list_count, within);
     c.count = 0;
-    for (size_t i = 0; i < list_count && *status == VSHARD_OK; i++) {
-        if (!collect(&c, &lists[i], within, status))
+    for (uint32_t i = 0; i < c.near_count && *status == VSHARD_OK; i++) {
+        if (!collect(&c, &lists[c.near[i]], within, status))
             return false;
     }
     if (*status < 0 || c.count < s->k)

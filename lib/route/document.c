@@ -116,7 +116,7 @@ int vshard_map_encode(const struct vshard_map *m, void *bytes, size_t cap, size_
     ring_bytes = RING_BYTES + runs * RUN_BYTES;
     total = BODY + shard_bytes + ring_bytes + CHECKSUM_BYTES;
     *count = total;
-    if (cap < total)
+    if (bytes == NULL || cap < total)
         return VSHARD_E2BIG;
 
     memset(at, 0, HEADER_BYTES);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "base/base.h"
+#include "support/random.h"
 #include <vshard/merge.h>
 
 #define HIT(id, v, d, s) \
@@ -74,14 +75,6 @@ static size_t reference(struct vshard_merge_hit *hits, size_t count, size_t k)
 }
 
 /* ---- small helpers of this test ---- */
-
-static uint64_t draw(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
 
 static bool same(const struct vshard_merge_hit *a, const struct vshard_merge_hit *b, size_t count)
 {
@@ -238,13 +231,14 @@ static size_t fill(const struct draws *d, uint64_t *seed, struct vshard_merge_hi
     size_t count = 0;
 
     for (uint32_t i = 0; i < d->lists; i++) {
-        uint32_t n = (uint32_t)(draw(seed) % (d->per_list + 1));
+        uint32_t n = (uint32_t)(random_next(seed) % (d->per_list + 1));
 
         for (uint32_t j = 0; j < n; j++) {
             struct vshard_merge_hit *h = &hits[count + j];
 
-            *h = HIT(draw(seed) % d->keys, 1 + draw(seed) % d->versions,
-                     (float)(draw(seed) % d->distances) - 2, (uint32_t)(draw(seed) % 4));
+            *h = HIT(random_next(seed) % d->keys, 1 + random_next(seed) % d->versions,
+                     (float)(random_next(seed) % d->distances) - 2,
+                     (uint32_t)(random_next(seed) % 4));
             h->key.hi = h->key.lo % 3; /* so that hi alone does not tell keys apart */
         }
         qsort(hits + count, n, sizeof *hits, nearest_first);
@@ -308,7 +302,7 @@ static float push_cut(struct vshard_merger *m, const struct vshard_merge_list *l
     for (size_t i = 0; i < count; i++) {
         size_t n = 0;
 
-        if (draw(seed) % 3 != 0)
+        if (random_next(seed) % 3 != 0)
             held = vshard_merger_bound(m);
         while (n < lists[i].count && lists[i].hits[n].distance <= held)
             n++;
@@ -329,9 +323,9 @@ Test(merge_bound, changes_no_answer_when_keys_are_settled)
         struct draws d = { 1 + (uint32_t)(round % 20),
                            16,
                            1 + (uint32_t)(round % 40),
-                           1 + (uint32_t)(draw(&seed) % 100),
+                           1 + (uint32_t)(random_next(&seed) % 100),
                            1,
-                           1 + (uint32_t)(draw(&seed) % 50),
+                           1 + (uint32_t)(random_next(&seed) % 50),
                            VSHARD_MERGE_SETTLED };
         struct vshard_merger *m = make(d.k, d.flags, 0);
         size_t count = fill(&d, &seed, hits, lists), n;
@@ -385,9 +379,9 @@ Test(merge_bound, leaves_an_exact_prefix_when_the_caller_checks)
         struct draws d = { 1 + (uint32_t)(round % 20),
                            16,
                            1 + (uint32_t)(round % 40),
-                           1 + (uint32_t)(draw(&seed) % 100),
+                           1 + (uint32_t)(random_next(&seed) % 100),
                            3,
-                           1 + (uint32_t)(draw(&seed) % 50),
+                           1 + (uint32_t)(random_next(&seed) % 50),
                            VSHARD_MERGE_CHECKED };
         struct vshard_merger *m = make(d.k, d.flags, 640);
         size_t count = fill(&d, &seed, hits, lists), n = 0, exact = 0;

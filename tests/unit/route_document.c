@@ -8,17 +8,10 @@
 #include <stdlib.h>
 
 #include "base/base.h"
+#include "support/random.h"
 #include <vshard/map.h>
 
 enum { CAP = 65536 };
-
-static uint64_t draw(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
 
 /* A document of a map of `shards` shards; returns its bytes. */
 static size_t document(unsigned char *bytes, uint32_t arcs, uint32_t shards, uint64_t seed)
@@ -29,7 +22,7 @@ static size_t document(unsigned char *bytes, uint32_t arcs, uint32_t shards, uin
 
     cr_assert_eq(vshard_map_create(&o, &map), VSHARD_OK);
     for (uint32_t i = 0; i < shards; i++)
-        vshard_map_add(map, (uint32_t)draw(&seed), (uint32_t)(draw(&seed) % 9));
+        vshard_map_add(map, (uint32_t)random_next(&seed), (uint32_t)(random_next(&seed) % 9));
     cr_assert_eq(vshard_map_encode(map, bytes, CAP, &count), VSHARD_OK);
     vshard_map_destroy(map);
     return count;
@@ -175,12 +168,13 @@ Test(route_document, forged_at_random_is_refused_or_canonical)
         size_t count = document(bytes, 16, 4, round % 16);
 
         memcpy(forged, bytes, count);
-        for (uint64_t n = 1 + draw(&seed) % 3; n > 0; n--) {
-            size_t at = draw(&seed) % (count / 4 - 2) * 4;
+        for (uint64_t n = 1 + random_next(&seed) % 3; n > 0; n--) {
+            size_t at = random_next(&seed) % (count / 4 - 2) * 4;
 
-            vs_store32(forged + at, draw(&seed) % 2
-                                        ? tempting[draw(&seed) % VS_COUNT(tempting)]
-                                        : vs_load32(bytes + draw(&seed) % (count / 4 - 2) * 4));
+            vs_store32(forged + at,
+                       random_next(&seed) % 2
+                           ? tempting[random_next(&seed) % VS_COUNT(tempting)]
+                           : vs_load32(bytes + random_next(&seed) % (count / 4 - 2) * 4));
         }
         seal(forged, count);
         decode(forged, count, "seed 9, round", round);

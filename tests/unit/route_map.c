@@ -10,17 +10,10 @@
 #include <stdlib.h>
 
 #include "base/base.h"
+#include "support/random.h"
 #include <vshard/map.h>
 
 enum { SHARDS_HERE = 600 };
-
-static uint64_t draw(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
 
 static struct vshard_map *make(uint32_t arcs)
 {
@@ -303,10 +296,11 @@ Test(route_map, moves_the_least_for_every_short_history_of_a_small_ring)
 
 static struct change drawn(uint64_t *seed, uint32_t shards)
 {
-    uint32_t kind = (uint32_t)(draw(seed) % 5), weights = draw(seed) % 2 ? 4 : 1000001;
+    uint32_t kind = (uint32_t)(random_next(seed) % 5),
+             weights = random_next(seed) % 2 ? 4 : 1000001;
 
-    return (struct change){ kind < 3 ? 0 : kind - 2, (uint32_t)(draw(seed) % shards) * 7,
-                            (uint32_t)(draw(seed) % weights) };
+    return (struct change){ kind < 3 ? 0 : kind - 2, (uint32_t)(random_next(seed) % shards) * 7,
+                            (uint32_t)(random_next(seed) % weights) };
 }
 
 Test(route_map, moves_the_least_for_long_histories_of_large_rings)
@@ -421,7 +415,7 @@ Test(route_keys, belong_to_the_owner_of_their_arc)
         uint64_t seed = ring;
 
         for (uint32_t i = 0; i < KEYS; i++)
-            keys[i] = (struct vshard_key){ draw(&seed), draw(&seed) };
+            keys[i] = (struct vshard_key){ random_next(&seed), random_next(&seed) };
         cr_expect_eq(vshard_map_owner(map, keys, KEYS, shards, arcs), VSHARD_ENOTFOUND);
         for (uint32_t i = 0; i < 5; i++)
             cr_assert_eq(vshard_map_add(map, 900 - 100 * i, 1 + i), VSHARD_OK);
@@ -446,11 +440,11 @@ static struct vshard_key key_of_kind(uint32_t kind, uint64_t i, uint64_t *seed)
     case 3: return (struct vshard_key){ i, i };             /* both halves alike */
     case 4: return (struct vshard_key){ i >> 8, i & 0xff }; /* a grid */
     case 5:                                                 /* UUID version 4 */
-        return (struct vshard_key){ (draw(seed) & ~0xf000ull) | 0x4000,
-                                    draw(seed) >> 2 | 1ull << 63 };
+        return (struct vshard_key){ (random_next(seed) & ~0xf000ull) | 0x4000,
+                                    random_next(seed) >> 2 | 1ull << 63 };
     case 6: /* UUID version 7: milliseconds, a counter, little chance */
         return (struct vshard_key){ (0x18c2f0d0000ull + i / 100) << 16 | 0x7000 | i % 100,
-                                    1ull << 63 | (draw(seed) & 0xffff) };
+                                    1ull << 63 | (random_next(seed) & 0xffff) };
     default:
         snprintf(text, sizeof text, "https://example.org/document/%llu", (unsigned long long)i);
         return vshard_key_hash(text, strlen(text));
