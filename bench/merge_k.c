@@ -218,7 +218,7 @@ static uint32_t stream(struct vshard_merger *m, const struct query *q, uint32_t 
         if (vshard_merger_push(m, q->hits[i], PER_LIST) != VSHARD_OK)
             abort();
     }
-    if (vshard_merger_finish(m, out, k, &found) != VSHARD_OK)
+    if (vshard_merger_hits(m, out, k, &found) != VSHARD_OK)
         abort();
     return found;
 }

@@ -200,7 +200,7 @@ int shards_open(struct shards *shards, struct store *store)
     memset(shards, 0, sizeof *shards);
     if (open_map(shards, store_path(store, VSHARD_SHARD_NONE)) < 0)
         return -1;
-    vshard_map_report(shards->map, &stats);
+    vshard_map_stats(shards->map, &stats);
     for (; shards->count < stats.shards && shards->count < SHARDS_MAX; shards->count++) {
         const char *path = store_path(store, shards->count);
         int status = vshard_index_open(path, &options, &shards->index[shards->count]);
@@ -239,20 +239,15 @@ static int ask_shard(const struct shards *shards, struct asker *asker, uint32_t 
 {
     const struct vshard_search_options options = { .size = sizeof options,
                                                    .ef_search = questions->ef,
-                                                   .flags = questions->flags,
-                                                   .found = asker->found };
+                                                   .flags = questions->flags };
     int rc = vshard_index_search(shards->index[shard], questions->queries, questions->count,
                                  NEAREST, asker->hits, &options);
 
     for (size_t q = 0; rc == VSHARD_OK && q < questions->count; q++) {
-        for (uint32_t i = 0; i < asker->found[q]; i++) {
-            const struct vshard_hit *hit = &asker->hits[q * NEAREST + i];
+        size_t found =
+            vshard_merge_from_index(asker->hits + q * NEAREST, NEAREST, shard, asker->list);
 
-            asker->list[i] = (struct vshard_merge_hit){ .key = { 0, hit->id },
-                                                        .distance = hit->distance,
-                                                        .shard = shard };
-        }
-        rc = vshard_merger_push(asker->mergers[q], asker->list, asker->found[q]);
+        rc = vshard_merger_push(asker->mergers[q], asker->list, found);
     }
     return rc;
 }
@@ -270,7 +265,7 @@ int shards_ask(const struct shards *shards, struct asker *asker, const struct qu
         struct vshard_merge_hit *own = nearest + q * NEAREST;
         uint32_t found = 0;
 
-        rc = vshard_merger_finish(asker->mergers[q], own, NEAREST, &found);
+        rc = vshard_merger_hits(asker->mergers[q], own, NEAREST, &found);
         memset(own + found, 0, (NEAREST - found) * sizeof *own);
     }
     return rc;

@@ -44,7 +44,6 @@ struct asker {
     struct vshard_merger *mergers[TOGETHER]; /* one a question */
     struct vshard_hit hits[TOGETHER * NEAREST];
     struct vshard_merge_hit list[NEAREST];
-    uint32_t found[TOGETHER];
 };
 
 int asker_init(struct asker *asker);

@@ -66,8 +66,9 @@ VSHARD_API const char *vshard_strerror(int status);
 
 /* ==== 2. Host hooks ==================================================== */
 
-/* These tables are copied when they are given. They are frozen: they will never
- * get another field, so they carry no size. */
+/* These tables are copied when they are given; what their `ctx` points to must live
+ * as long as the object. They are frozen: they will never get another field, so they
+ * carry no size. */
 
 /* Memory. One function covers malloc, realloc and free:
  *   old NULL       allocate new_bytes, aligned to `align`, a power of two
@@ -218,7 +219,7 @@ struct vshard_storage {
  * Since     0.1 */
 VSHARD_API int vshard_storage_posix(struct vshard_storage *storage);
 
-/* ==== 4. Keys ========================================================== */
+/* ==== 4. Keys and hits ================================================= */
 
 /* How maps, merges and nodes name a vector: a UUID, an integer in `lo`, or a
  * 128-bit hash of a string. */
@@ -236,6 +237,15 @@ struct vshard_key {
  * Thread    any
  * Since     0.1 */
 VSHARD_API struct vshard_key vshard_key_hash(const void *bytes, size_t count);
+
+/* One answer of an index. An array element: it will never get another field. */
+struct vshard_hit {
+    uint64_t id;       /* VSHARD_ID_NONE where there are fewer answers than asked for */
+    float distance;    /* smaller is nearer; +infinity where there is no answer */
+    uint32_t reserved; /* 0 */
+};
+
+#define VSHARD_ID_NONE UINT64_MAX /* the one id that cannot be used */
 
 /* ==== 5. This library, on this machine ================================= */
 

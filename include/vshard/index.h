@@ -41,7 +41,6 @@ enum {                         /* the type of a vector's elements, given, stored
 #define VSHARD_K_MAX      4096        /* answers to one query */
 #define VSHARD_EF_MAX     16384       /* width of the beam */
 #define VSHARD_ROWS_MAX   0x7fffffffu /* rows in one index */
-#define VSHARD_ID_NONE    UINT64_MAX  /* the one id that cannot be used */
 
 /* Set `size` to sizeof(struct vshard_index_options), zero the rest, and fill in
  * what you care about: in every field, zero means the default. */
@@ -143,13 +142,6 @@ VSHARD_API uint64_t vshard_index_count(const struct vshard_index *index);
 
 /* ==== 3. Search ======================================================== */
 
-/* One answer. An array element: it will never get another field. */
-struct vshard_hit {
-    uint64_t id;       /* VSHARD_ID_NONE where there are fewer answers than k */
-    float distance;    /* +infinity where there are fewer answers than k */
-    uint32_t reserved; /* 0 */
-};
-
 enum {                         /* struct vshard_search_options.flags */
        VSHARD_SEARCH_EXACT = 1 /* scan every row */
 };
@@ -174,7 +166,9 @@ struct vshard_search_options {
     struct vshard_search_info *info; /* [out] may be NULL */
 };
 
-/* Finds the nearest rows to each query.
+/* Finds the nearest rows to each query, on the calling thread: parallel searches are
+ * parallel calls. Four queries in one call share their memory latency, so a call with
+ * many is faster a query than many calls.
  *
  *   queries   element [count x dim], row-major, any alignment; borrowed
  *   k         answers wanted for each query, 1..4096

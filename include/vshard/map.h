@@ -34,7 +34,7 @@ struct vshard_map_options {
     uint32_t size; /* bytes in this struct; required */
     uint32_t arcs; /* a power of two, 1..2^20; default 65536; decode: as encoded */
     const struct vshard_allocator *allocator; /* copied; default malloc */
-    const struct vshard_logger *log;          /* copied; default silence */
+    const struct vshard_logger *logger;       /* copied; default silence */
 };
 
 /* A shard of a map. Frozen, as it is an array element. */
@@ -54,7 +54,7 @@ struct vshard_map_move {
     uint32_t to;    /* the shard that owns them */
 };
 
-/* What vshard_map_report() fills in. Set `size`; as much as fits is filled in. */
+/* What vshard_map_stats() fills in. Set `size`; as much as fits is filled in. */
 struct vshard_map_stats {
     uint32_t size;    /* bytes in this struct; required */
     uint32_t arcs;    /* [out] in the ring */
@@ -187,7 +187,7 @@ VSHARD_API uint64_t vshard_map_version(const struct vshard_map *map);
  * Returns   0, EINVAL
  * Thread    shared
  * Since     0.1 */
-VSHARD_API int vshard_map_report(const struct vshard_map *map, struct vshard_map_stats *stats);
+VSHARD_API int vshard_map_stats(const struct vshard_map *map, struct vshard_map_stats *stats);
 
 /* ==== 4. As bytes ====================================================== */
 

@@ -64,8 +64,20 @@ struct vshard_merge_options {
     uint32_t hit_max; /* merger only: room for hits between two resets, 1..2^22;
                          default 64 * k; not used by SETTLED, which keeps k */
     const struct vshard_allocator *allocator; /* copied; default malloc */
-    const struct vshard_logger *log;          /* copied; default silence */
+    const struct vshard_logger *logger;       /* copied; default silence */
 };
+
+/* Turns the answer of an index into a list: key { 0, id }, version 0, of this shard.
+ *
+ *   hits      [count], as vshard_index_search() fills in one query's row; borrowed
+ *   list      [out] [count]
+ *
+ * Returns the hits written: those before the first VSHARD_ID_NONE.
+ *
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API size_t vshard_merge_from_index(const struct vshard_hit *hits, size_t count,
+                                          uint32_t shard, struct vshard_merge_hit *list);
 
 /* ==== 1. All lists at once ============================================= */
 
@@ -145,8 +157,8 @@ VSHARD_API float vshard_merger_bound(const struct vshard_merger *merger);
  * Returns   0, EINVAL
  * Thread    exclusive
  * Since     0.1 */
-VSHARD_API int vshard_merger_finish(struct vshard_merger *merger, struct vshard_merge_hit *hits,
-                                    size_t cap, uint32_t *found);
+VSHARD_API int vshard_merger_hits(struct vshard_merger *merger, struct vshard_merge_hit *hits,
+                                  size_t cap, uint32_t *found);
 
 /* Forgets all lists; the merger is as new. NULL is allowed.
  *

@@ -43,7 +43,7 @@ static size_t scalar_find_unfit(const float *x, size_t count, float limit)
     size_t i = 0;
 
     limit = finite_limit(limit);
-    while (i < count && fits(x[i], limit))
+    while (i < count && fits(vs_float_at(x, i), limit))
         i++;
     return i;
 }

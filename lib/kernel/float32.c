@@ -21,21 +21,31 @@ enum job { L2SQ, DOT };
 
 /* ---- scalar ---- */
 
+static float difference(const float *a, const float *b, size_t i)
+{
+    return vs_float_at(a, i) - vs_float_at(b, i);
+}
+
+static float product(const float *a, const float *b, size_t i)
+{
+    return vs_float_at(a, i) * vs_float_at(b, i);
+}
+
 static float scalar_l2sq(const float *a, const float *b, size_t dim)
 {
     float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
     size_t i = 0;
 
     for (; i + 4 <= dim; i += 4) { /* four sums: no addition waits for the last */
-        float d0 = a[i] - b[i], d1 = a[i + 1] - b[i + 1];
-        float d2 = a[i + 2] - b[i + 2], d3 = a[i + 3] - b[i + 3];
+        float d0 = difference(a, b, i), d1 = difference(a, b, i + 1);
+        float d2 = difference(a, b, i + 2), d3 = difference(a, b, i + 3);
         s0 += d0 * d0;
         s1 += d1 * d1;
         s2 += d2 * d2;
         s3 += d3 * d3;
     }
     for (; i < dim; i++)
-        s0 += (a[i] - b[i]) * (a[i] - b[i]);
+        s0 += difference(a, b, i) * difference(a, b, i);
     return (s0 + s1) + (s2 + s3);
 }
 
@@ -45,13 +55,13 @@ static float scalar_dot(const float *a, const float *b, size_t dim)
     size_t i = 0;
 
     for (; i + 4 <= dim; i += 4) {
-        s0 += a[i] * b[i];
-        s1 += a[i + 1] * b[i + 1];
-        s2 += a[i + 2] * b[i + 2];
-        s3 += a[i + 3] * b[i + 3];
+        s0 += product(a, b, i);
+        s1 += product(a, b, i + 1);
+        s2 += product(a, b, i + 2);
+        s3 += product(a, b, i + 3);
     }
     for (; i < dim; i++)
-        s0 += a[i] * b[i];
+        s0 += product(a, b, i);
     return (s0 + s1) + (s2 + s3);
 }
 

@@ -42,6 +42,15 @@ uint32_t vs_kernel_pick_code(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_encode(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_pool(struct vs_kernel *kernel, uint32_t cpu);
 
+/* The i-th float from any address. */
+static inline float vs_float_at(const float *x, size_t i)
+{
+    float v;
+
+    memcpy(&v, (const char *)x + i * sizeof v, sizeof v);
+    return v;
+}
+
 /* Four rows are taken at a time. When 1 to 3 are left, fills in the four by
  * repeating the last: it is in cache by then, and one loop serves all counts. */
 static inline void vs_rows_repeat_last(const void *four[4], const void *const *rows, size_t left)

@@ -68,20 +68,20 @@ static int refuse(const struct vshard_logger *log, int status, const char *argum
 static int read_options(struct vshard_merge_options *o, const struct vshard_merge_options *theirs)
 {
     int rc =
-        vs_options_read(o, sizeof *o, theirs, VS_SIZE_THROUGH(struct vshard_merge_options, log));
+        vs_options_read(o, sizeof *o, theirs, VS_SIZE_THROUGH(struct vshard_merge_options, logger));
 
     if (rc < 0)
         return rc;
     if (o->k == 0)
-        return refuse(o->log, VSHARD_EINVAL, "k", 0, 1);
+        return refuse(o->logger, VSHARD_EINVAL, "k", 0, 1);
     if (o->k > VSHARD_MERGE_K_MAX)
-        return refuse(o->log, VSHARD_E2BIG, "k", o->k, VSHARD_MERGE_K_MAX);
+        return refuse(o->logger, VSHARD_E2BIG, "k", o->k, VSHARD_MERGE_K_MAX);
     if ((o->flags & ~(uint32_t)FLAGS) != 0 || o->flags == FLAGS)
-        return refuse(o->log, VSHARD_EINVAL, "flags", o->flags, FLAGS);
+        return refuse(o->logger, VSHARD_EINVAL, "flags", o->flags, FLAGS);
     if (o->hit_max > VSHARD_MERGE_HITS_MAX)
-        return refuse(o->log, VSHARD_E2BIG, "hit_max", o->hit_max, VSHARD_MERGE_HITS_MAX);
+        return refuse(o->logger, VSHARD_E2BIG, "hit_max", o->hit_max, VSHARD_MERGE_HITS_MAX);
     if (o->allocator != NULL && o->allocator->resize == NULL)
-        return refuse(o->log, VSHARD_EINVAL, "allocator", 0, 0);
+        return refuse(o->logger, VSHARD_EINVAL, "allocator", 0, 0);
     if (o->hit_max == 0)
         o->hit_max = LISTS_DEFAULT * o->k;
     return VSHARD_OK;
@@ -135,8 +135,8 @@ int vshard_merger_create(const struct vshard_merge_options *options, struct vsha
         m->own_allocator = *o.allocator;
         m->allocator = &m->own_allocator;
     }
-    if (o.log != NULL)
-        m->log = *o.log;
+    if (o.logger != NULL)
+        m->log = *o.logger;
     m->k = o.k;
     m->flags = o.flags;
     m->hit_max = o.hit_max;
@@ -283,8 +283,8 @@ static bool enough(const struct vs_select *s, uint32_t k)
     return s->dead_count == 0 || s->count - s->dead_count >= k;
 }
 
-int vshard_merger_finish(struct vshard_merger *m, struct vshard_merge_hit *hits, size_t cap,
-                         uint32_t *found)
+int vshard_merger_hits(struct vshard_merger *m, struct vshard_merge_hit *hits, size_t cap,
+                       uint32_t *found)
 {
     if (m == NULL || (hits == NULL && cap != 0) || found == NULL)
         return VSHARD_EINVAL;
@@ -310,7 +310,7 @@ static int check_lists(struct vs_select *s, const struct vshard_merge_options *o
 {
     for (size_t i = 0; i < list_count; i++) {
         if (vs_select_check(s, lists[i].hits, lists[i].count) < 0)
-            return refuse(o->log, VSHARD_EINVAL, "lists", (int64_t)i, (int64_t)list_count);
+            return refuse(o->logger, VSHARD_EINVAL, "lists", (int64_t)i, (int64_t)list_count);
     }
     return VSHARD_OK;
 }
@@ -342,12 +342,22 @@ static int count_hits(const struct vshard_merge_options *o, const struct vshard_
     *total = 0;
     for (size_t i = 0; i < list_count; i++) {
         if (lists[i].hits == NULL && lists[i].count != 0)
-            return refuse(o->log, VSHARD_EINVAL, "lists", (int64_t)i, (int64_t)list_count);
+            return refuse(o->logger, VSHARD_EINVAL, "lists", (int64_t)i, (int64_t)list_count);
         if (lists[i].count > VSHARD_MERGE_HITS_MAX - *total)
-            return refuse(o->log, VSHARD_E2BIG, "hits", (int64_t)i, VSHARD_MERGE_HITS_MAX);
+            return refuse(o->logger, VSHARD_E2BIG, "hits", (int64_t)i, VSHARD_MERGE_HITS_MAX);
         *total += lists[i].count;
     }
     return VSHARD_OK;
+}
+
+size_t vshard_merge_from_index(const struct vshard_hit *hits, size_t count, uint32_t shard,
+                               struct vshard_merge_hit *list)
+{
+    size_t n = 0;
+
+    for (; n < count && hits[n].id != VSHARD_ID_NONE; n++)
+        list[n] = (struct vshard_merge_hit){ { 0, hits[n].id }, 0, hits[n].distance, shard };
+    return n;
 }
 
 int vshard_merge(const struct vshard_merge_options *options, const struct vshard_merge_list *lists,
@@ -366,7 +376,7 @@ int vshard_merge(const struct vshard_merge_options *options, const struct vshard
     if ((lists == NULL && list_count != 0) || hits == NULL || found == NULL)
         return VSHARD_EINVAL;
     if (list_count > VSHARD_MERGE_LISTS_MAX)
-        return refuse(o.log, VSHARD_E2BIG, "list_count",
+        return refuse(o.logger, VSHARD_E2BIG, "list_count",
                       list_count > INT64_MAX ? INT64_MAX : (int64_t)list_count,
                       VSHARD_MERGE_LISTS_MAX);
     rc = count_hits(&o, lists, list_count, &total);
@@ -381,7 +391,7 @@ int vshard_merge(const struct vshard_merge_options *options, const struct vshard
     select_init(&select, memory, o.k, o.flags);
     rc = vs_select_lists(&select, lists, list_count);
     if (rc < 0)
-        refuse(o.log, rc, "lists", -1, (int64_t)list_count);
+        refuse(o.logger, rc, "lists", -1, (int64_t)list_count);
     else if ((o.flags & VSHARD_MERGE_SETTLED) == 0)
         rc = check_lists(&select, &o, lists, list_count);
     if (rc == VSHARD_OK && enough(&select, o.k)) {

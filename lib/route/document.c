@@ -265,12 +265,12 @@ int vshard_map_decode(const void *bytes, size_t count, const struct vshard_map_o
         return VSHARD_EINVAL;
     rc = read_layout(&l, bytes, count);
     if (rc < 0)
-        return vs_refuse(o.log, rc, "map.refused", "bytes",
+        return vs_refuse(o.logger, rc, "map.refused", "bytes",
                          count > INT64_MAX ? INT64_MAX : (int64_t)count, VSHARD_MAP_BYTES_MAX);
     if (o.arcs != 0 && o.arcs != l.arcs)
-        return vs_refuse(o.log, VSHARD_EINVAL, "map.refused", "arcs", l.arcs, o.arcs);
+        return vs_refuse(o.logger, VSHARD_EINVAL, "map.refused", "arcs", l.arcs, o.arcs);
 
-    rc = vs_map_new(&m, o.allocator, o.log, l.arcs);
+    rc = vs_map_new(&m, o.allocator, o.logger, l.arcs);
     if (rc < 0)
         return rc;
     m->version = l.version;

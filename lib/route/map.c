@@ -23,18 +23,18 @@ int vs_map_refuse(const struct vshard_map *map, int status, const char *argument
 int vs_map_options(struct vshard_map_options *ours, const struct vshard_map_options *theirs)
 {
     int rc = vs_options_read(ours, sizeof *ours, theirs,
-                             VS_SIZE_THROUGH(struct vshard_map_options, log));
+                             VS_SIZE_THROUGH(struct vshard_map_options, logger));
 
     if (rc < 0)
         return rc;
     if (ours->arcs > VSHARD_MAP_ARCS_MAX)
-        return vs_refuse(ours->log, VSHARD_E2BIG, "map.refused", "arcs", ours->arcs,
+        return vs_refuse(ours->logger, VSHARD_E2BIG, "map.refused", "arcs", ours->arcs,
                          VSHARD_MAP_ARCS_MAX);
     if ((ours->arcs & (ours->arcs - 1)) != 0)
-        return vs_refuse(ours->log, VSHARD_EINVAL, "map.refused", "arcs", ours->arcs,
+        return vs_refuse(ours->logger, VSHARD_EINVAL, "map.refused", "arcs", ours->arcs,
                          VSHARD_MAP_ARCS_MAX);
     if (ours->allocator != NULL && ours->allocator->resize == NULL)
-        return vs_refuse(ours->log, VSHARD_EINVAL, "map.refused", "allocator", 0, 0);
+        return vs_refuse(ours->logger, VSHARD_EINVAL, "map.refused", "allocator", 0, 0);
     return VSHARD_OK;
 }
 
@@ -75,7 +75,7 @@ int vshard_map_create(const struct vshard_map_options *options, struct vshard_ma
     rc = vs_map_options(&o, options);
     if (rc < 0)
         return rc;
-    rc = vs_map_new(map, o.allocator, o.log, o.arcs ? o.arcs : VSHARD_MAP_ARCS_DEFAULT);
+    rc = vs_map_new(map, o.allocator, o.logger, o.arcs ? o.arcs : VSHARD_MAP_ARCS_DEFAULT);
     if (rc < 0)
         return rc;
     for (uint32_t a = 0; a < (*map)->arcs; a++)
@@ -365,7 +365,7 @@ uint64_t vshard_map_version(const struct vshard_map *m)
     return m == NULL ? 0 : m->version;
 }
 
-int vshard_map_report(const struct vshard_map *m, struct vshard_map_stats *stats)
+int vshard_map_stats(const struct vshard_map *m, struct vshard_map_stats *stats)
 {
     struct vshard_map_stats ours = { .size = sizeof ours };
 

@@ -131,7 +131,7 @@ static void expect(struct vshard_merger *m, uint32_t k, uint32_t flags,
             cr_assert_eq(vshard_merger_push(m, l->hits, l->count), VSHARD_OK);
         }
         for (int again = 0; again < 2; again++) {
-            cr_assert_eq(vshard_merger_finish(m, got, k, &found), VSHARD_OK);
+            cr_assert_eq(vshard_merger_hits(m, got, k, &found), VSHARD_OK);
             cr_assert(found == n && same(got, want, n),
                       "%s %llu: pushed%s, asked %d times, %u found, want %zu", what,
                       (unsigned long long)number, backward ? " backward" : "", again + 1, found, n);
@@ -337,7 +337,7 @@ Test(merge_bound, changes_no_answer_when_keys_are_settled)
         lowest = push_cut(m, lists, d.lists, &seed);
         for (size_t i = 0; i < count; i++)
             left_out += hits[i].distance > lowest;
-        cr_assert_eq(vshard_merger_finish(m, got, d.k, &found), VSHARD_OK);
+        cr_assert_eq(vshard_merger_hits(m, got, d.k, &found), VSHARD_OK);
         cr_assert(found == n && same(got, want, n), "seed 11, round %llu",
                   (unsigned long long)round);
         vshard_merger_destroy(m);
@@ -391,7 +391,7 @@ Test(merge_bound, leaves_an_exact_prefix_when_the_caller_checks)
         memcpy(want, hits, count * sizeof *want);
         count = survivors(want, count);
         lowest = push_cut(m, lists, d.lists, &seed);
-        cr_assert_eq(vshard_merger_finish(m, got, d.k, &found), VSHARD_OK);
+        cr_assert_eq(vshard_merger_hits(m, got, d.k, &found), VSHARD_OK);
         for (uint32_t i = 0; i < found; i++) {
             bool current = false;
 
@@ -432,7 +432,7 @@ Test(merge_bound, is_infinite_when_nothing_is_known_of_versions)
     cr_expect_eq(vshard_merger_bound(NULL), INFINITY);
     cr_assert_eq(vshard_merger_push(m, &other, 1), VSHARD_OK);
     cr_assert_eq(vshard_merger_push(m, &newer, 1), VSHARD_OK);
-    cr_assert_eq(vshard_merger_finish(m, &got, 1, &found), VSHARD_OK);
+    cr_assert_eq(vshard_merger_hits(m, &got, 1, &found), VSHARD_OK);
     cr_expect_eq(got.key.lo, 2);
     vshard_merger_destroy(m);
     vshard_merger_destroy(checked);
@@ -456,7 +456,7 @@ Test(merge_versions, an_older_hit_never_surfaces_however_near)
         cr_assert_eq(vshard_merger_push(m, near_older, 3), VSHARD_OK);
         if (!newer_first)
             cr_assert_eq(vshard_merger_push(m, far_newer, 1), VSHARD_OK);
-        cr_assert_eq(vshard_merger_finish(m, got, 2, &found), VSHARD_OK);
+        cr_assert_eq(vshard_merger_hits(m, got, 2, &found), VSHARD_OK);
         cr_expect(found == 2 && got[0].key.lo == 8 && got[1].key.lo == 9, "newer first %d",
                   newer_first);
     }
@@ -520,9 +520,9 @@ Test(merge_refusal, sees_nulls)
     cr_expect_eq(vshard_merger_create(&o, NULL), VSHARD_EINVAL);
     cr_expect_eq(vshard_merger_push(NULL, &hit, 1), VSHARD_EINVAL);
     cr_expect_eq(vshard_merger_push(m, NULL, 1), VSHARD_EINVAL);
-    cr_expect_eq(vshard_merger_finish(NULL, &got, 1, &found), VSHARD_EINVAL);
-    cr_expect_eq(vshard_merger_finish(m, NULL, 1, &found), VSHARD_EINVAL);
-    cr_expect_eq(vshard_merger_finish(m, &got, 1, NULL), VSHARD_EINVAL);
+    cr_expect_eq(vshard_merger_hits(NULL, &got, 1, &found), VSHARD_EINVAL);
+    cr_expect_eq(vshard_merger_hits(m, NULL, 1, &found), VSHARD_EINVAL);
+    cr_expect_eq(vshard_merger_hits(m, &got, 1, NULL), VSHARD_EINVAL);
     cr_expect_eq(found, 9);
     cr_expect_eq(vshard_merger_push(m, NULL, 0), VSHARD_OK);
     cr_expect_eq(vshard_merge(&o, &empty, 1, &got, &found), VSHARD_OK);
@@ -582,7 +582,7 @@ Test(merge_refusal, sees_each_nan_and_each_hit_out_of_order)
                          ks[c], at);
             cr_expect_eq(found, 9);
             cr_expect_eq(vshard_merger_push(m, bad, COUNT), VSHARD_EINVAL, "k %u at %u", ks[c], at);
-            cr_expect_eq(vshard_merger_finish(m, got, 300, &found), VSHARD_OK);
+            cr_expect_eq(vshard_merger_hits(m, got, 300, &found), VSHARD_OK);
             cr_expect_eq(found, 0, "a refused list changed the answer, at %u", at);
         }
         vshard_merger_destroy(m);
@@ -600,7 +600,7 @@ Test(merge_refusal, settled_takes_a_bad_list_up_to_the_bad_hit)
         uint32_t found;
 
         cr_expect_eq(vshard_merger_push(m, bad, 3), VSHARD_EINVAL);
-        cr_expect_eq(vshard_merger_finish(m, got, 100, &found), VSHARD_OK);
+        cr_expect_eq(vshard_merger_hits(m, got, 100, &found), VSHARD_OK);
         cr_expect(found == 1 && got[0].key.lo == 1, "k %u", ks[c]);
         vshard_merger_destroy(m);
     }
@@ -626,6 +626,23 @@ static void *counted_resize(void *ctx, void *old, size_t old_bytes, size_t new_b
         return NULL;
     c->live_bytes += new_bytes;
     return aligned_alloc(align, (new_bytes + align - 1) / align * align);
+}
+
+Test(merge_lists, an_answer_of_an_index_ends_where_its_padding_begins)
+{
+    const struct vshard_hit hits[] = { { 7, 0.5f, 0 }, { 3, 1.5f, 0 }, { VSHARD_ID_NONE, 9, 0 } };
+    struct vshard_merge_hit list[3] = { { { 9, 9 }, 9, 9, 9 } };
+
+    cr_assert_eq(vshard_merge_from_index(hits, 3, 5, list), 2);
+    for (size_t i = 0; i < 2; i++) {
+        cr_expect_eq(list[i].key.hi, 0);
+        cr_expect_eq(list[i].key.lo, hits[i].id);
+        cr_expect_eq(list[i].version, 0);
+        cr_expect_eq(list[i].distance, hits[i].distance);
+        cr_expect_eq(list[i].shard, 5);
+    }
+    cr_expect_eq(vshard_merge_from_index(hits, 0, 5, list), 0);
+    cr_expect_eq(vshard_merge_from_index(hits, 1, 5, list), 1);
 }
 
 Test(merge_memory, survives_each_allocation_that_fails)
@@ -681,7 +698,7 @@ Test(merge_memory, a_merger_allocates_only_when_it_is_made)
         fill(&d, &seed, hits, lists);
         for (size_t i = 0; i < 64; i++)
             cr_assert_eq(vshard_merger_push(m, lists[i].hits, lists[i].count), VSHARD_OK);
-        cr_assert_eq(vshard_merger_finish(m, got, 10, &found), VSHARD_OK);
+        cr_assert_eq(vshard_merger_hits(m, got, 10, &found), VSHARD_OK);
         vshard_merger_reset(m);
     }
     cr_expect_eq(c.calls, made);

@@ -36,7 +36,7 @@ static struct vshard_map_stats stats_of(const struct vshard_map *map)
 {
     struct vshard_map_stats s = { .size = sizeof s };
 
-    cr_assert_eq(vshard_map_report(map, &s), VSHARD_OK);
+    cr_assert_eq(vshard_map_stats(map, &s), VSHARD_OK);
     return s;
 }
 
@@ -584,7 +584,7 @@ Test(route_refusal, sees_nulls_and_small_arrays)
     cr_expect_eq(vshard_map_moves(map, NULL, moves, 2, &n), VSHARD_EINVAL);
     cr_expect_eq(vshard_map_moves(map, map, moves, 2, NULL), VSHARD_EINVAL);
     cr_expect_eq(vshard_map_encode(map, NULL, 1, &n), VSHARD_EINVAL);
-    cr_expect_eq(vshard_map_report(map, NULL), VSHARD_EINVAL);
+    cr_expect_eq(vshard_map_stats(map, NULL), VSHARD_EINVAL);
     cr_expect_eq(vshard_map_version(NULL), 0);
     vshard_map_destroy(NULL);
 
