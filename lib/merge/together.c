@@ -107,13 +107,13 @@ static float guess(const struct vshard_merge_list *lists, size_t list_count, uin
 
 /* ---- the hits within it ---- */
 
-/* Integers in the order of the distances; -0 and +0 are one. */
+/* Integers in the order of the distances. -0 comes before +0; as both are one
+ * distance, the selection puts them in order. */
 static inline uint64_t as_integer(float distance)
 {
-    float d = distance + 0.0f;
     uint32_t bits;
 
-    memcpy(&bits, &d, sizeof bits);
+    memcpy(&bits, &distance, sizeof bits);
     return bits ^ (bits >> 31 ? UINT32_MAX : 0x80000000u);
 }
 
@@ -233,8 +233,7 @@ int vs_select_lists(struct vs_select *s, const struct vshard_merge_list *lists, 
 
         if (within < INFINITY && select_within(s, lists, list_count, within, &status))
             return VSHARD_OK;
-        if (s->count != 0)
-            vs_select_reset(s);
+        /* What was selected may stay: it will only meet itself again. */
     }
     for (size_t i = 0; i < list_count && status == VSHARD_OK; i++)
         status = vs_select_list(s, lists[i].hits, lists[i].count);

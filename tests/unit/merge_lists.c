@@ -262,7 +262,9 @@ static const struct draws cases[] = {
     { 200, 30, 400, 600, 4, 50, 0 },
     { 4096, 8, 4096, 20000, 1, 100000, VSHARD_MERGE_SETTLED },
     { 4096, 8, 4096, 20000, 2, 5000, 0 },
-    { 4096, 4, 50, 20000, 2, 5000, 0 }, /* fewer than k */
+    { 4096, 4, 50, 20000, 2, 5000000, 0 }, /* fewer than k */
+    { 40, 4, 9, 20000, 2, 5000000, 0 },
+    { 40, 4, 9, 20000, 1, 5000000, VSHARD_MERGE_SETTLED },
 };
 
 Test(merge_lists, gives_the_defined_answer_for_large_inputs)
@@ -288,6 +290,29 @@ Test(merge_lists, gives_the_defined_answer_for_large_inputs)
     }
     free(hits);
     free(want);
+}
+
+Test(merge_lists, holds_both_zeros_for_one_distance_and_takes_infinity)
+{
+    struct vshard_merge_hit hit[4][2], want[8];
+    struct vshard_merge_list lists[4];
+    struct vshard_merger *m = make(8, 0, 64);
+
+    for (uint32_t i = 0; i < 4; i++) {
+        hit[i][0] = HIT(3 - i, 1, i % 2 ? 0.0f : -0.0f, i);
+        hit[i][1] = HIT(7 - i, 1, i == 3 ? INFINITY : i % 2 ? -0.0f : 0.0f, i);
+        lists[i] = (struct vshard_merge_list){ hit[i], 2 };
+        memcpy(&want[2 * i], hit[i], sizeof hit[i]);
+    }
+    survivors(want, 8);
+    for (uint32_t k = 1; k <= 8; k++) {
+        struct vshard_merger *of_k = make(k, VSHARD_MERGE_SETTLED, 64);
+
+        expect(of_k, k, VSHARD_MERGE_SETTLED, lists, 4, want, k, "k", k);
+        vshard_merger_destroy(of_k);
+    }
+    expect(m, 8, 0, lists, 4, want, 8, "both zeros", 0);
+    vshard_merger_destroy(m);
 }
 
 /* ---- the bound ---- */

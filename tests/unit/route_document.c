@@ -208,6 +208,29 @@ Test(route_document, of_a_newer_library_is_told_from_a_damaged_one)
     cr_expect_eq(decode(newer, 80 + tail + 24 + 8, "section", 3), VSHARD_EVERSION);
 }
 
+Test(route_document, gives_no_arcs_to_a_drained_shard)
+{
+    static unsigned char bytes[CAP];
+    size_t count = document(bytes, 16, 1, 1);
+
+    cr_assert_neq(vs_load32(bytes + 68), 0);
+    vs_store32(bytes + 68, 0);
+    seal(bytes, count);
+    cr_expect_eq(decode(bytes, count, "the only weight", 0), VSHARD_ECORRUPT);
+
+    count = document(bytes, 16, 6, 3);
+    for (size_t i = 0; i < 6; i++) {
+        uint32_t weight = vs_load32(bytes + 68 + 8 * i);
+
+        if (weight == 0)
+            continue;
+        vs_store32(bytes + 68 + 8 * i, 0);
+        seal(bytes, count);
+        cr_expect_eq(decode(bytes, count, "weight", i), VSHARD_ECORRUPT);
+        vs_store32(bytes + 68 + 8 * i, weight);
+    }
+}
+
 Test(route_document, must_have_the_arcs_that_were_asked_for)
 {
     static unsigned char bytes[CAP];
