@@ -86,6 +86,15 @@ int vs_build_reserve(struct vshard_index *x, uint64_t rows)
     return rc < 0 ? rc : vs_strands_reserve(x, pool);
 }
 
+/* Keeps what single rows need: the buffers of a large load would otherwise stay for
+ * the life of the index, and weigh as much as a quarter of a small one. A repair that
+ * is under way needs them again in the next call. */
+void vs_build_trim(struct vshard_index *x)
+{
+    if (!x->repair.active && x->build.batch_cap > BATCH_MIN)
+        free_links(x);
+}
+
 void vs_build_fini(struct vshard_index *x)
 {
     free_links(x);

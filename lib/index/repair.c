@@ -237,6 +237,7 @@ int vshard_index_maintain(struct vshard_index *index, uint64_t budget, uint64_t 
             begin(index);
         budget -= step(index, budget);
     }
+    vs_build_trim(index);
     if (remaining != NULL)
         *remaining = index->removed;
     return VSHARD_OK;

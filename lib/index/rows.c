@@ -406,6 +406,7 @@ int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void
         vs_refuse(index->logger, rc, "add.refused", "memory", 0, 0);
     }
     plan_fini(index, &p);
+    vs_build_trim(index);
     return rc;
 }
 
@@ -440,6 +441,7 @@ int vshard_index_remove(struct vshard_index *index, const uint64_t *ids, size_t 
     }
     free_dropped(index, dropped);
     vs_repair_run(index, done);
+    vs_build_trim(index);
     if (removed != NULL)
         *removed = done;
     return VSHARD_OK;

@@ -308,6 +308,7 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
 
 /* graph_build.c */
 int vs_build_reserve(struct vshard_index *x, uint64_t rows);
+void vs_build_trim(struct vshard_index *x);
 void vs_build_fini(struct vshard_index *x);
 uint32_t vs_build_batch(const struct vshard_index *x);
 void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count);

@@ -5,12 +5,18 @@
 
 #if defined(VS_HAVE_HWLOC)
 #include <hwloc.h>
+#include <unistd.h>
 
 uint32_t vs_os_numa_nodes(void)
 {
     hwloc_topology_t topology;
     int nodes = 0;
 
+#if defined(__linux__)
+    /* Without sysfs, as in a bare chroot, hwloc finds nothing, and says so on stderr. */
+    if (access("/sys/devices/system/cpu", R_OK) != 0)
+        return 1;
+#endif
     if (hwloc_topology_init(&topology) != 0)
         return 1;
     /* Memory nodes are kept whatever is filtered; caches and devices are not
