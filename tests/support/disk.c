@@ -26,7 +26,11 @@ static void *must(void *p)
 
 static void *copy(const void *p, size_t bytes)
 {
-    return memcpy(must(malloc(bytes ? bytes : 1)), p, bytes);
+    void *q = must(malloc(bytes ? bytes : 1));
+
+    if (bytes > 0) /* p may be NULL, which memcpy() must not be given */
+        memcpy(q, p, bytes);
+    return q;
 }
 
 /* Makes room for one more. */

@@ -10,17 +10,20 @@
 #include <vshard/index.h>
 
 enum {
+    FILE_SKETCH = 128, /* numbers in a sketch */
+    FILE_SKETCH_DIM_MIN = 193,
     FILE_HEADER = 512,
     FILE_ALIGN = 4096,
     FILE_EXTENT = 1024,
-    FILE_SECTIONS = 7, /* low, entries, sums, and the four columns */
-    FILE_COLUMNS = 4
+    FILE_SECTIONS = 8, /* low, entries, sums, and the five columns */
+    FILE_COLUMNS = 5   /* rows, elements, codes, sketches, edges */
 };
 
 struct file_layout {
     uint64_t at[FILE_SECTIONS];    /* where each section begins */
     uint64_t bytes[FILE_SECTIONS]; /* its length, without padding */
     uint64_t stride[FILE_COLUMNS];
+    uint64_t low_parts[3]; /* low, and low and axes of the sketches */
     uint64_t slots, extents, end;
 };
 
@@ -31,15 +34,21 @@ static inline void file_layout(const unsigned char *h, struct file_layout *l)
     uint64_t trained = vs_load32(h + 56), at = FILE_ALIGN;
     uint64_t code_dim = dim + (metric == VSHARD_METRIC_IP ? 16 : 0);
     bool own_code = element != VSHARD_ELEMENT_F32 && metric == VSHARD_METRIC_L2SQ;
+    bool sketches = graph && !own_code && metric != VSHARD_METRIC_IP && dim >= FILE_SKETCH_DIM_MIN;
+    uint64_t code_bytes = (code_dim + 63) / 64 * 64;
     uint64_t align = own_code ? 16 : 4, bytes = dim * (element == VSHARD_ELEMENT_F32 ? 4 : 1);
 
     l->slots = vs_load64(h + 64);
     l->extents = (l->slots + FILE_EXTENT - 1) / FILE_EXTENT;
     l->stride[0] = 16;
     l->stride[1] = (bytes + align - 1) / align * align;
-    l->stride[2] = trained && graph && !own_code ? (code_dim + 63) / 64 * 64 : 0;
-    l->stride[3] = trained && graph ? 8 * m : 0;
-    l->bytes[0] = 4 * code_dim;
+    l->stride[2] = trained && graph && !own_code ? code_bytes : 0;
+    l->stride[3] = trained && sketches ? FILE_SKETCH : 0;
+    l->stride[4] = trained && graph ? 8 * m : 0;
+    l->low_parts[0] = 4 * code_dim;
+    l->low_parts[1] = sketches ? 4 * FILE_SKETCH : 0;
+    l->low_parts[2] = sketches ? FILE_SKETCH * code_bytes : 0;
+    l->bytes[0] = l->low_parts[0] + l->low_parts[1] + l->low_parts[2];
     l->bytes[1] = 4 * (uint64_t)vs_load32(h + 60);
     l->bytes[2] = 8 * FILE_COLUMNS * l->extents;
     for (int i = 0; i < FILE_COLUMNS; i++)
@@ -74,6 +83,18 @@ static inline uint64_t file_entries_sum(const unsigned char *entries, uint64_t b
     return sum;
 }
 
+/* Each part of the first section, the sum of one the seed of the next. */
+static inline uint64_t file_low_sum(const unsigned char *low, const uint64_t parts[3])
+{
+    uint64_t sum = 0;
+
+    for (int i = 0; i < 3 && parts[i] > 0; i++) {
+        sum = vs_checksum(low, parts[i], sum);
+        low += parts[i];
+    }
+    return sum;
+}
+
 /* Makes all checksums right, those of the sections only where they lie in the file. */
 static inline void file_reseal(unsigned char *f, size_t count)
 {
@@ -93,7 +114,7 @@ static inline void file_reseal(unsigned char *f, size_t count)
                                   rows * l.stride[column], 0);
             vs_store64(f + l.at[2] + 8 * i, sum);
         }
-        vs_store64(f + 128, vs_checksum(f + l.at[0], l.bytes[0], 0));
+        vs_store64(f + 128, file_low_sum(f + l.at[0], l.low_parts));
         vs_store64(f + 136, file_entries_sum(f + l.at[1], l.bytes[1]));
         vs_store64(f + 144, vs_checksum(f + l.at[2], l.bytes[2], 0));
     }

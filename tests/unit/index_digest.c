@@ -14,10 +14,10 @@
 #include "support/index_data.h"
 #include "support/pool.h"
 
-enum { N = 3600, D = 19, STEPS = 15 };
+enum { N = 3600, D = 19, D_SKETCHES = 193, STEPS = 15 };
 
 struct play {
-    uint32_t metric, element;
+    uint32_t metric, element, dim;
     uint32_t cpu, threads;
     uint32_t reopens; /* after each step */
     uint64_t seed;
@@ -32,7 +32,7 @@ struct play {
 
 static void add_range(struct play *p, uint32_t first, uint32_t count, uint32_t batch)
 {
-    size_t bytes = D * element_bytes(p->element);
+    size_t bytes = p->dim * element_bytes(p->element);
 
     for (uint32_t done = 0; done < count; done += batch) {
         uint32_t n = count - done < batch ? count - done : batch;
@@ -44,7 +44,7 @@ static void add_range(struct play *p, uint32_t first, uint32_t count, uint32_t b
 /* Gives rows [first, first + count) the vectors of others. */
 static void replace_range(struct play *p, uint32_t first, uint32_t count)
 {
-    size_t bytes = D * element_bytes(p->element);
+    size_t bytes = p->dim * element_bytes(p->element);
 
     add_rows(p->x, p->ids + first, p->vectors + (N - first - count) * bytes, count);
 }
@@ -89,12 +89,12 @@ static void reopen(struct play *p)
 
 static void play(struct play *p)
 {
-    struct vshard_index_options o = small_options(D, p->metric, p->element);
+    struct vshard_index_options o = small_options(p->dim, p->metric, p->element);
     uint64_t seed = 77;
 
     p->fs = fault_storage_create(1);
     p->pool = pool_create(p->threads);
-    p->vectors = draw_vectors(&seed, p->element, N, D);
+    p->vectors = draw_vectors(&seed, p->element, N, p->dim);
     p->ids = number_ids(1, N);
     p->active = 0;
     o.seed = p->seed;
@@ -127,11 +127,14 @@ static void expect_equal(const struct play *first, struct play then)
                      then.reopens ? "reopened" : "kept open", step);
 }
 
-static struct play first_play(uint32_t metric, uint32_t element)
+static struct play first_play(uint32_t metric, uint32_t element, uint32_t dim)
 {
-    struct play p = {
-        .metric = metric, .element = element, .threads = 1, .seed = 5, .cpu = vs_os_cpu()
-    };
+    struct play p = { .metric = metric,
+                      .element = element,
+                      .dim = dim,
+                      .threads = 1,
+                      .seed = 5,
+                      .cpu = vs_os_cpu() };
 
     play(&p);
     cr_assert(p.active >= 4, "the history has %u steps in the midst of a repair", p.active);
@@ -144,7 +147,7 @@ static struct play first_play(uint32_t metric, uint32_t element)
 
 Test(index_digest, does_not_depend_on_the_number_of_threads)
 {
-    struct play first = first_play(VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+    struct play first = first_play(VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, D);
 
     for (uint32_t threads = 1; threads <= 8; threads++) {
         struct play then = first;
@@ -155,9 +158,9 @@ Test(index_digest, does_not_depend_on_the_number_of_threads)
 }
 
 /* Every subset of the bits, as in kernel_data.h. */
-static void play_on_each_cpu(uint32_t metric, uint32_t element)
+static void play_on_each_cpu(uint32_t metric, uint32_t element, uint32_t dim)
 {
-    struct play first = first_play(metric, element);
+    struct play first = first_play(metric, element, dim);
     uint32_t all = vs_os_cpu(), cpu = 0;
 
     do {
@@ -173,19 +176,36 @@ static void play_on_each_cpu(uint32_t metric, uint32_t element)
 Test(index_digest, does_not_depend_on_the_instruction_set_for_f32)
 {
     for (uint32_t metric = 0; metric < METRICS; metric++)
-        play_on_each_cpu(metric, VSHARD_ELEMENT_F32);
+        play_on_each_cpu(metric, VSHARD_ELEMENT_F32, D);
 }
 
 Test(index_digest, does_not_depend_on_the_instruction_set_for_u8)
 {
     for (uint32_t metric = 0; metric < METRICS; metric++)
-        play_on_each_cpu(metric, VSHARD_ELEMENT_U8);
+        play_on_each_cpu(metric, VSHARD_ELEMENT_U8, D);
 }
 
 Test(index_digest, does_not_depend_on_the_instruction_set_for_i8)
 {
     for (uint32_t metric = 0; metric < METRICS; metric++)
-        play_on_each_cpu(metric, VSHARD_ELEMENT_I8);
+        play_on_each_cpu(metric, VSHARD_ELEMENT_I8, D);
+}
+
+/* Sketches come of floats, and take part in the building. */
+Test(index_digest, does_not_depend_on_the_instruction_set_with_sketches)
+{
+    play_on_each_cpu(VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, D_SKETCHES);
+    play_on_each_cpu(VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, D_SKETCHES);
+}
+
+Test(index_digest, does_not_depend_on_being_saved_and_opened_with_sketches)
+{
+    struct play first = first_play(VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, D_SKETCHES);
+    struct play then = first;
+
+    then.reopens = 1;
+    then.threads = 2;
+    expect_equal(&first, then);
 }
 
 Test(index_digest, does_not_depend_on_being_saved_and_opened)
@@ -195,7 +215,7 @@ Test(index_digest, does_not_depend_on_being_saved_and_opened)
 
         if (at % 4 == 3) /* enough of them, in less time */
             continue;
-        first = then = first_play(at % METRICS, at / METRICS);
+        first = then = first_play(at % METRICS, at / METRICS, D);
         then.reopens = 1;
         then.threads = 2;
         expect_equal(&first, then);
@@ -204,7 +224,7 @@ Test(index_digest, does_not_depend_on_being_saved_and_opened)
 
 Test(index_digest, depends_on_the_seed)
 {
-    struct play first = first_play(VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32), then = first;
+    struct play first = first_play(VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, D), then = first;
 
     then.seed = 6;
     play(&then);

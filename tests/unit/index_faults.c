@@ -14,7 +14,7 @@
 #include "support/fault_storage.h"
 #include "support/index_data.h"
 
-enum { D = 5, ROWS = 1400, QUERIES = 3, K = 5 };
+enum { D = 5, D_SKETCHES = 193, ROWS = 1400, QUERIES = 3, K = 5 };
 
 struct stage {
     struct vshard_index *x;
@@ -39,25 +39,27 @@ static const struct vshard_executor three = { run_here, NULL, 3, 0 };
 
 static const struct situation {
     const char *name;
-    uint32_t family, metric, rows, removed, budget;
+    uint32_t dim, family, metric, rows, removed, budget;
 } situations[] = {
-    { "empty", 0, 0, 0, 0, 0 },
-    { "flat", 1, 2, 300, 50, 0 },
-    { "just before training", 0, 1, 250, 20, 0 },
-    { "with a graph", 0, 2, 1020, 100, 0 },
-    { "before a repair", 0, 0, 1300, 990, 0 },
-    { "in the midst of a repair", 0, 1, 1300, 900, 700 },
+    { "empty", D, 0, 0, 0, 0, 0 },
+    { "flat", D, 1, 2, 300, 50, 0 },
+    { "just before training", D, 0, 1, 250, 20, 0 },
+    { "with a graph", D, 0, 2, 1020, 100, 0 },
+    { "before a repair", D, 0, 0, 1300, 990, 0 },
+    { "in the midst of a repair", D, 0, 1, 1300, 900, 700 },
+    { "just before training sketches", D_SKETCHES, 0, 2, 250, 20, 0 },
+    { "with sketches", D_SKETCHES, 0, 0, 300, 20, 0 },
 };
 
 static void begin(struct stage *s, const struct situation *at)
 {
-    struct vshard_index_options o = small_options(D, at->metric, VSHARD_ELEMENT_F32);
+    struct vshard_index_options o = small_options(at->dim, at->metric, VSHARD_ELEMENT_F32);
     uint64_t seed = 31;
     struct vshard_index *x;
 
     memset(s, 0, sizeof *s);
     s->fs = fault_storage_create(3);
-    s->vectors = draw_vectors(&seed, VSHARD_ELEMENT_F32, ROWS, D);
+    s->vectors = draw_vectors(&seed, VSHARD_ELEMENT_F32, ROWS, at->dim);
     s->ids = number_ids(0, ROWS);
     fault_alloc_init(&s->memory);
     s->logger = seen_logger(&s->seen);
@@ -112,7 +114,7 @@ static int call_add_few(struct stage *s)
 
 static int call_add_many(struct stage *s) /* trains, grows every column, begins a repair */
 {
-    return vshard_index_add(s->x, s->ids, s->vectors, ROWS);
+    return vshard_index_add(s->x, s->ids, s->vectors, s->x->dim > D ? 600 : ROWS);
 }
 
 static int call_replace(struct stage *s)
@@ -218,7 +220,7 @@ static bool fail_once(struct stage *s, const struct call *c, const char *name, u
                          (unsigned long long)k);
         }
     }
-    if (!struck || k % 8 == 1) {
+    if (!struck || k % 16 == 1) {
         cr_assert_eq(struck ? c->call(s) : 0, 0, "%s, k %llu: fails again", name,
                      (unsigned long long)k);
         cr_assert_eq(digest_of(s->x), after, "%s, k %llu: leads elsewhere", name,

@@ -1,9 +1,9 @@
 /* index_file.c - a file opens as what was saved, or not at all.
  *
  * Method: small files of every kind lie in storage that is memory. Each is flipped at
- * every byte that a checksum covers, has all bytes between the sections changed, and
- * is cut at every length; each is opened copied and mapped, searched, fetched and
- * checked, and must give a status or the answers of the undamaged file. A forger makes
+ * every byte that a checksum covers (of the longest files, at some of them), has all bytes between
+ * the sections changed, and is cut at every length; each is opened copied and mapped, searched,
+ * fetched and checked, and must give a status or the answers of the undamaged file. A forger makes
  * all checksums right again (index_file.h) after changing each field of the header,
  * chains, ids, entries, edges and codes: no crash, no endless loop, no bad state, also
  * when the opened index is then written to. A save is cut short at each of its storage
@@ -16,7 +16,7 @@
 #include "support/index_data.h"
 #include "support/index_file.h"
 
-enum { D = 3, QUERIES = 3, K = 6, ROWS_MAX = 340 };
+enum { DIM_MAX = 193, QUERIES = 3, K = 6, ROWS_MAX = 340 };
 
 static const char path[] = "/i";
 
@@ -24,22 +24,23 @@ static const char path[] = "/i";
 
 static const struct kind {
     const char *name;
-    uint32_t family, metric, element, rows, removed, replaced;
+    uint32_t dim, family, metric, element, rows, removed, replaced;
     uint32_t budget, late; /* of the repair, and rows removed after it */
 } kinds[] = {
-    { "empty", 0, 0, 0, 0, 0, 0, 0, 0 },
-    { "flat", 1, 0, 0, 30, 0, 0, 0, 0 },
-    { "flat with free rows", 1, 2, 1, 30, 7, 3, 0, 0 },
-    { "not trained", 0, 1, 2, 40, 5, 0, 0, 0 },
-    { "graph on codes", 0, 2, 0, 260, 0, 0, 0, 0 },
-    { "graph on bytes", 0, 0, 1, 260, 5, 0, 0, 0 },
-    { "graph, ip, repaired", 0, 1, 0, 280, 20, 10, 1000, 2 },
-    { "graph in the midst of a repair", 0, 0, 2, 320, 30, 10, 20, 1 },
+    { "empty", 3, 0, 0, 0, 0, 0, 0, 0, 0 },
+    { "flat", 3, 1, 0, 0, 30, 0, 0, 0, 0 },
+    { "flat with free rows", 3, 1, 2, 1, 30, 7, 3, 0, 0 },
+    { "not trained", 3, 0, 1, 2, 40, 5, 0, 0, 0 },
+    { "graph on codes", 3, 0, 2, 0, 260, 0, 0, 0, 0 },
+    { "graph on bytes", 3, 0, 0, 1, 260, 5, 0, 0, 0 },
+    { "graph, ip, repaired", 3, 0, 1, 0, 280, 20, 10, 1000, 2 },
+    { "graph in the midst of a repair", 3, 0, 0, 2, 320, 30, 10, 20, 1 },
+    { "graph with sketches", 193, 0, 2, 0, 260, 9, 0, 0, 0 },
 };
 
 static struct vshard_index_options options_of(const struct kind *kind)
 {
-    struct vshard_index_options o = small_options(D, kind->metric, kind->element);
+    struct vshard_index_options o = small_options(kind->dim, kind->metric, kind->element);
 
     o.family = kind->family;
     o.m = 4;
@@ -51,9 +52,9 @@ static struct vshard_index_options options_of(const struct kind *kind)
 /* Cosine refuses zero vectors, which bytes may be. */
 static void *some_vectors(const struct kind *kind, uint64_t seed, size_t count)
 {
-    unsigned char *v = draw_vectors(&seed, kind->element, count, D);
+    unsigned char *v = draw_vectors(&seed, kind->element, count, kind->dim);
 
-    for (size_t i = 0; kind->element != VSHARD_ELEMENT_F32 && i < count * D; i++)
+    for (size_t i = 0; kind->element != VSHARD_ELEMENT_F32 && i < count * kind->dim; i++)
         v[i] |= 1;
     return v;
 }
@@ -83,7 +84,7 @@ static struct vshard_index *make_kind(const struct kind *kind, const struct vsha
 struct answers {
     uint64_t count;
     struct vshard_hit graph[QUERIES * K], exact[QUERIES * K];
-    unsigned char vectors[ROWS_MAX * 4 * D];
+    unsigned char vectors[ROWS_MAX * 4 * DIM_MAX]; /* the kind's dimension is used */
     uint8_t found[ROWS_MAX];
 };
 
@@ -100,7 +101,7 @@ static int ask(struct vshard_index *x, const struct kind *kind, struct answers *
     if (rc == 0)
         rc = vshard_index_search(x, queries, QUERIES, K, a->exact, &exact);
     if (rc == 0) {
-        memset(a->vectors, 0, sizeof a->vectors);
+        memset(a->vectors, 0, (size_t)ROWS_MAX * 4 * kind->dim);
         rc = vshard_index_fetch(x, ids, ROWS_MAX, a->vectors, a->found);
         rc = rc == VSHARD_ENOTFOUND ? 0 : rc;
     }
@@ -109,11 +110,11 @@ static int ask(struct vshard_index *x, const struct kind *kind, struct answers *
     return rc;
 }
 
-static bool same(const struct answers *a, const struct answers *b)
+static bool same(const struct answers *a, const struct answers *b, const struct kind *kind)
 {
     return a->count == b->count && memcmp(a->graph, b->graph, sizeof a->graph) == 0 &&
            memcmp(a->exact, b->exact, sizeof a->exact) == 0 &&
-           memcmp(a->vectors, b->vectors, sizeof a->vectors) == 0 &&
+           memcmp(a->vectors, b->vectors, (size_t)ROWS_MAX * 4 * kind->dim) == 0 &&
            memcmp(a->found, b->found, sizeof a->found) == 0;
 }
 
@@ -171,19 +172,20 @@ static void end(struct the_file *f)
 Test(index_file, opens_both_ways_as_what_was_saved)
 {
     for (size_t i = 0; i < VS_COUNT(kinds); i++) {
-        struct the_file f;
+        static struct the_file f;
 
         begin(&f, &kinds[i]);
         cr_assert_eq(vs_load64(f.bytes + 504), f.digest, "the digest is the header's checksum");
         for (uint32_t flags = 0; flags < 2; flags++) {
             struct vshard_index_stats s = { .size = sizeof s };
-            struct answers a;
+            static struct answers a;
             struct vshard_index *x;
 
             cr_assert_eq(open_index(f.fs, flags, &x), 0, "%s", kinds[i].name);
             cr_assert_eq(digest_of(x), f.digest, "%s", kinds[i].name);
             cr_assert_eq(ask(x, f.kind, &a), 0);
-            cr_assert(same(&a, &f.good), "%s, flags %u: other answers", kinds[i].name, flags);
+            cr_assert(same(&a, &f.good, f.kind), "%s, flags %u: other answers", kinds[i].name,
+                      flags);
             expect_clean(x, kinds[i].name);
             cr_assert_eq(vshard_index_stats(x, &s), 0);
             cr_expect_eq(s.mapped, flags);
@@ -199,10 +201,10 @@ Test(index_file, opens_both_ways_as_what_was_saved)
 
 Test(index_file, the_kinds_are_what_they_say)
 {
-    uint32_t trained = 0, active = 0, removed = 0, with_free = 0, codes = 0;
+    uint32_t trained = 0, active = 0, removed = 0, with_free = 0, codes = 0, sketches = 0;
 
     for (size_t i = 0; i < VS_COUNT(kinds); i++) {
-        struct the_file f;
+        static struct the_file f;
 
         begin(&f, &kinds[i]);
         trained += vs_load32(f.bytes + 56);
@@ -210,14 +212,16 @@ Test(index_file, the_kinds_are_what_they_say)
         removed += vs_load64(f.bytes + 80) > 0;
         with_free += vs_load64(f.bytes + 88) > 0;
         codes += f.layout.stride[2] > 0;
+        sketches += f.layout.stride[3] > 0;
         if (vs_load32(f.bytes + 108))
             cr_expect(vs_load32(f.bytes + 100) != VS_SLOT_NONE &&
                           vs_load32(f.bytes + 104) != VS_SLOT_NONE,
                       "rows removed before and during the pass");
         end(&f);
     }
-    cr_expect(trained == 4 && active == 1 && removed == 3 && with_free >= 3 && codes == 2,
-              "%u %u %u %u %u", trained, active, removed, with_free, codes);
+    cr_expect(trained == 5 && active == 1 && removed == 4 && with_free >= 3 && codes == 3 &&
+                  sketches == 1,
+              "%u %u %u %u %u %u", trained, active, removed, with_free, codes, sketches);
 }
 
 /* ---- damage ---- */
@@ -243,7 +247,7 @@ static void expect_status_or_same(struct the_file *f, bool must_see, const char 
         rc = ask(x, f->kind, &a);
         cr_assert(rc == 0 || (must_see && rc == VSHARD_ECORRUPT), "%s, %s %llu, flags %u: %s",
                   f->kind->name, what, (unsigned long long)where, flags, vshard_strerror(rc));
-        cr_assert(rc < 0 || same(&a, &f->good), "%s, %s %llu, flags %u: other answers",
+        cr_assert(rc < 0 || same(&a, &f->good, f->kind), "%s, %s %llu, flags %u: other answers",
                   f->kind->name, what, (unsigned long long)where, flags);
         cr_assert_eq(vshard_index_check(x, NULL), must_see ? VSHARD_ECORRUPT : 0,
                      "%s, %s %llu, flags %u: check", f->kind->name, what, (unsigned long long)where,
@@ -252,10 +256,10 @@ static void expect_status_or_same(struct the_file *f, bool must_see, const char 
     }
 }
 
-/* Of the codes, only every `step`-th byte. */
-static void flip_every_byte(const struct kind *kind, uint64_t step)
+/* Of the sections from `first` to `last`, only every `step`-th byte. */
+static void flip_every_byte(const struct kind *kind, uint64_t step, int first, int last)
 {
-    struct the_file f;
+    static struct the_file f;
     uint64_t flips = 0;
 
     begin(&f, kind);
@@ -263,8 +267,9 @@ static void flip_every_byte(const struct kind *kind, uint64_t step)
         bool covered = file_covers(&f.layout, at);
         uint64_t bit = 8 * at + (at * 5 + at / 8) % 8;
 
-        if ((!covered && at % 509 != 0) ||
-            (at >= f.layout.at[5] && at < f.layout.at[6] && at % step != 0))
+        if (!covered && at % 509 != 0)
+            continue;
+        if (at % step != 0 && at >= f.layout.at[first] && at < f.layout.at[last])
             continue;
         fault_storage_flip(f.fs, path, bit);
         expect_status_or_same(&f, covered, "flipped byte", at);
@@ -275,44 +280,74 @@ static void flip_every_byte(const struct kind *kind, uint64_t step)
     end(&f);
 }
 
+static int request(struct fault_storage *fs, struct vshard_io io, uint64_t *file)
+{
+    const struct vshard_storage *hook = fault_storage_hook(fs);
+
+    hook->submit(hook->ctx, &io);
+    hook->wait(hook->ctx, &io);
+    *file = io.op == VSHARD_IO_OPEN ? io.file : *file;
+    return io.status;
+}
+
+/* Every length, the longest first; of a long file, those near the ends of pages. */
 static void cut_at_every_length(const struct kind *kind)
 {
-    struct the_file f;
+    static struct the_file f;
+    uint64_t file;
 
     begin(&f, kind);
-    for (size_t n = 0; n < f.count; n++) {
-        fault_storage_put(f.fs, path, f.bytes, n);
+    cr_assert_eq(request(f.fs,
+                         (struct vshard_io){
+                             .op = VSHARD_IO_OPEN, .path = path, .flags = VSHARD_IO_OPEN_WRITE },
+                         &file),
+                 0);
+    expect_status_or_same(&f, false, "uncut at", f.count);
+    for (size_t n = f.count; n-- > 0;) {
+        if (kind->dim > 100 && n > 600 && (n + 100) % 4096 > 200)
+            continue;
+        cr_assert_eq(
+            request(f.fs, (struct vshard_io){ .op = VSHARD_IO_RESIZE, .file = file, .offset = n },
+                    &file),
+            0);
+        cr_assert_eq(request(f.fs, (struct vshard_io){ .op = VSHARD_IO_SYNC, .file = file }, &file),
+                     0);
         expect_status_or_same(&f, true, "cut at", n);
     }
-    fault_storage_put(f.fs, path, f.bytes, f.count);
-    expect_status_or_same(&f, false, "uncut at", f.count);
+    cr_assert_eq(request(f.fs, (struct vshard_io){ .op = VSHARD_IO_CLOSE, .file = file }, &file),
+                 0);
     end(&f);
 }
 
 Test(index_file, no_flipped_byte_changes_an_answer_of_a_small_file)
 {
     for (size_t i = 0; i < 4; i++)
-        flip_every_byte(&kinds[i], 1);
+        flip_every_byte(&kinds[i], 1, 5, 6);
 }
 
 Test(index_file, no_flipped_byte_changes_an_answer_of_a_graph_on_codes)
 {
-    flip_every_byte(&kinds[4], 1);
+    flip_every_byte(&kinds[4], 1, 5, 6);
 }
 
 Test(index_file, no_flipped_byte_changes_an_answer_of_a_graph_on_bytes)
 {
-    flip_every_byte(&kinds[5], 1);
+    flip_every_byte(&kinds[5], 1, 5, 6);
 }
 
 Test(index_file, no_flipped_byte_changes_an_answer_of_a_repaired_graph)
 {
-    flip_every_byte(&kinds[6], 13);
+    flip_every_byte(&kinds[6], 13, 5, 6);
 }
 
 Test(index_file, no_flipped_byte_changes_an_answer_in_the_midst_of_a_repair)
 {
-    flip_every_byte(&kinds[7], 1);
+    flip_every_byte(&kinds[7], 1, 5, 6);
+}
+
+Test(index_file, no_flipped_byte_changes_an_answer_of_a_graph_with_sketches)
+{
+    flip_every_byte(&kinds[8], 401, 0, 7);
 }
 
 Test(index_file, a_file_cut_at_any_length_does_not_open)
@@ -324,7 +359,7 @@ Test(index_file, a_file_cut_at_any_length_does_not_open)
 Test(index_file, bytes_between_sections_do_not_matter)
 {
     for (size_t i = 0; i < VS_COUNT(kinds); i++) {
-        struct the_file f;
+        static struct the_file f;
 
         begin(&f, &kinds[i]);
         for (uint64_t at = 0; at < f.count; at++) {
@@ -339,7 +374,7 @@ Test(index_file, bytes_between_sections_do_not_matter)
 
 Test(index_file, a_file_with_something_behind_it_does_not_open)
 {
-    struct the_file f;
+    static struct the_file f;
 
     begin(&f, &kinds[4]);
     f.bytes = realloc(f.bytes, f.count + 4096);
@@ -366,7 +401,7 @@ static void exercise(struct vshard_index *x, const struct kind *kind, uint32_t f
     vshard_index_stats(x, &s);
     vshard_index_check(x, &c);
     vshard_index_digest(x, &digest);
-    if (s.dim == D && s.element == kind->element && !(flags & VSHARD_OPEN_MAPPED)) {
+    if (s.dim == kind->dim && s.element == kind->element && !(flags & VSHARD_OPEN_MAPPED)) {
         int rc = vshard_index_add(x, ids, v, 20);
 
         cr_assert(rc == 0 || rc == VSHARD_EINVAL || rc == VSHARD_ENOMEM, "%s", vshard_strerror(rc));
@@ -397,7 +432,7 @@ static uint32_t try_forgery(struct the_file *f, const unsigned char *bytes)
             continue;
         opened++;
         /* Other dimensions or elements would be read past the test's arrays. */
-        if (vs_load32(bytes + 16) == D && vs_load32(bytes + 28) == f->kind->element)
+        if (vs_load32(bytes + 16) == f->kind->dim && vs_load32(bytes + 28) == f->kind->element)
             exercise(x, f->kind, flags);
         vshard_index_destroy(x);
     }
@@ -412,13 +447,13 @@ static const uint32_t odd_values[] = { 0,          1,          2,          3,   
 
 static void forge_each_field(const struct kind *kind)
 {
-    struct the_file f;
+    static struct the_file f;
     unsigned char *forged;
 
     begin(&f, kind);
     forged = malloc(f.count);
-    for (uint32_t at = 8; at < 160; at += 4) {
-        for (uint32_t i = 0; i < VS_COUNT(odd_values) + 4; i++) {
+    for (uint32_t at = 8; at < 168; at += 4) {
+        for (uint32_t i = 0; i<VS_COUNT(odd_values) + 4; i += kind->dim> 100 ? 5 : 1) {
             uint32_t value = i < VS_COUNT(odd_values) ? odd_values[i]
                                                       : vs_load32(f.bytes + at) +
                                                             (uint32_t[]){ 1, -1u, 64, -64u }[i % 4];
@@ -445,7 +480,7 @@ Test(index_file, no_forged_section_does_harm, .timeout = 120)
     uint32_t opened = 0, tried = 0;
 
     for (size_t i = 0; i < VS_COUNT(kinds); i++) {
-        struct the_file f;
+        static struct the_file f;
         unsigned char *forged;
         uint64_t seed = 500 + i;
 
@@ -453,7 +488,7 @@ Test(index_file, no_forged_section_does_harm, .timeout = 120)
                (unsigned long long)seed);
         begin(&f, &kinds[i]);
         forged = malloc(f.count);
-        for (uint32_t n = 0; n < 400; n++) {
+        for (uint32_t n = 0; n < (kinds[i].dim > 100 ? 60 : 300); n++) {
             uint64_t edits = 1 + random_below(&seed, 4);
 
             memcpy(forged, f.bytes, f.count);
@@ -509,7 +544,7 @@ static unsigned char *find_row(const struct the_file *f, unsigned char *forged, 
 
 static void forge(struct the_file *f, unsigned char *forged, uint32_t what)
 {
-    unsigned char *row, *edges = forged + f->layout.at[6], *codes = forged + f->layout.at[5];
+    unsigned char *row, *edges = forged + f->layout.at[7], *codes = forged + f->layout.at[5];
 
     memcpy(forged, f->bytes, f->count);
     switch (what) {
@@ -534,7 +569,7 @@ static void forge(struct the_file *f, unsigned char *forged, uint32_t what)
     case 8: vs_store32(find_row(f, forged, VS_ROW_LIVE, 0) + 8, 0x7f800000); break;
     case 9: vs_store32(forged + f->layout.at[1], (uint32_t)f->layout.slots); break;
     case 10: vs_store32(edges, (uint32_t)f->layout.slots); break;
-    case 11: vs_store32(edges + f->layout.bytes[6] - 8 * f->layout.stride[3], 0xfffffffe); break;
+    case 11: vs_store32(edges + f->layout.bytes[7] - 8 * f->layout.stride[4], 0xfffffffe); break;
     case 12: codes[0] |= 128; break;
     case 13: codes[f->layout.bytes[5] - 1] |= 128; break;
     case 14: vs_store32(forged + f->layout.at[0], 0x7fc00000); break;
@@ -544,7 +579,7 @@ static void forge(struct the_file *f, unsigned char *forged, uint32_t what)
 
 Test(index_file, what_no_index_holds_is_refused_though_its_checksums_are_right)
 {
-    struct the_file f;
+    static struct the_file f;
     unsigned char *forged;
 
     begin(&f, &kinds[6]);
@@ -569,7 +604,7 @@ Test(index_file, what_no_index_holds_is_refused_though_its_checksums_are_right)
 /* A pass that is not under way has no dying rows: maintain would wait for them. */
 Test(index_file, dying_rows_without_a_pass_are_refused)
 {
-    struct the_file f;
+    static struct the_file f;
 
     begin(&f, &kinds[7]);
     vs_store32(f.bytes + 108, 0);
@@ -581,13 +616,15 @@ Test(index_file, dying_rows_without_a_pass_are_refused)
 /* With train_rows rows there is a graph: training later would not expect more. */
 Test(index_file, more_rows_than_train_rows_and_no_graph_are_refused)
 {
-    struct vshard_index_options o = small_options(D, 0, 0);
+    struct vshard_index_options o = small_options(3, 0, 0);
     struct fault_storage *fs = fault_storage_create(1);
-    struct the_file f = { .kind = &kinds[1], .fs = fs };
+    static struct the_file f;
     uint64_t *ids = number_ids(0, 1000), seed = 1;
-    void *v = draw_vectors(&seed, 0, 1000, D);
+    void *v = draw_vectors(&seed, 0, 1000, 3);
     struct vshard_index *x;
 
+    f.kind = &kinds[1];
+    f.fs = fs;
     o.train_rows = 2000;
     o.storage = fault_storage_hook(fs);
     x = make_index(&o);
@@ -608,7 +645,7 @@ Test(index_file, more_rows_than_train_rows_and_no_graph_are_refused)
 
 Test(index_file, a_newer_format_is_told_apart_from_damage)
 {
-    struct the_file f;
+    static struct the_file f;
     struct vshard_index *x;
 
     begin(&f, &kinds[4]);
@@ -685,7 +722,7 @@ Test(index_file, a_save_cut_short_leaves_the_old_file_or_the_new)
 
 Test(index_file, a_leftover_temporary_file_does_not_disturb)
 {
-    struct the_file f;
+    static struct the_file f;
     struct vshard_index *x;
 
     begin(&f, &kinds[4]);

@@ -1,0 +1,332 @@
+/* index_recall.c - the graph finds what is near, on real vectors and odd ones.
+ *
+ * Method: the answers of a graph are compared, by distance, with those of an exact
+ * search of the same index, and recall@10 must not fall below a floor that stands a
+ * little under what was measured. Each set is built in one call, in small batches, and
+ * churned until half of its rows are others; then reopened both ways, which must answer
+ * the same bit for bit. Real sets are read from VSHARD_DATA, or from shared/data beside
+ * the source tree; without them their tests say so and pass. The synthetic sets (inner
+ * product, equal rows, rows sorted by cluster) need no files. */
+#include <criterion/criterion.h>
+
+#include "index/state.h"
+#include "support/fault_storage.h"
+#include "support/index_data.h"
+#include "support/npy.h"
+#include "support/pool.h"
+
+enum { K = 10 };
+
+struct set {
+    const char *name;
+    uint32_t metric, element, dim;
+    uint32_t rows;  /* in the index at any time */
+    uint32_t extra; /* that replace others in the churn */
+    uint32_t queries;
+    uint32_t equal; /* rows that are one vector */
+    void *base;     /* [rows + extra] */
+    void *query;
+    struct pool *pool;
+    struct fault_storage *fs;
+};
+
+static struct vshard_index *make(const struct set *s)
+{
+    struct vshard_index_options o = { .size = sizeof o,
+                                      .dim = s->dim,
+                                      .metric = s->metric,
+                                      .element = s->element,
+                                      .m = 16,
+                                      .ef_construction = 100,
+                                      .ef_search = 100,
+                                      .seed = 1,
+                                      .train_rows = 1024 };
+
+    o.executor = pool_executor(s->pool);
+    o.storage = fault_storage_hook(s->fs);
+    return make_index(&o);
+}
+
+static size_t vector_bytes(const struct set *s)
+{
+    return s->dim * element_bytes(s->element);
+}
+
+/* The part of the true k nearest that were found. An answer as near as the true k-th
+ * is as good as it. */
+static double recall(const struct set *s, struct vshard_index *x)
+{
+    struct vshard_hit *hits = malloc(s->queries * K * sizeof *hits);
+    struct vshard_hit *exact = malloc(s->queries * K * sizeof *exact);
+    uint64_t good = 0;
+
+    search_rows(x, s->query, s->queries, K, 0, 0, hits);
+    search_rows(x, s->query, s->queries, K, 0, VSHARD_SEARCH_EXACT, exact);
+    for (uint32_t q = 0; q < s->queries; q++) {
+        for (uint32_t i = 0; i < K; i++)
+            good += hits[q * K + i].distance <= exact[q * K + K - 1].distance;
+    }
+    free(hits);
+    free(exact);
+    return (double)good / (s->queries * K);
+}
+
+static void expect_recall(const struct set *s, struct vshard_index *x, const char *phase,
+                          double floor)
+{
+    struct vshard_index_check c = { .size = sizeof c };
+    double r = recall(s, x);
+
+    cr_assert_eq(vshard_index_check(x, &c), 0);
+    printf("index_recall: %s, %s: %.4f, %llu of %llu rows unreachable\n", s->name, phase, r,
+           (unsigned long long)c.unreachable, (unsigned long long)c.rows);
+    cr_expect(r >= floor, "%s, %s: recall@10 %.4f, floor %.4f", s->name, phase, r, floor);
+    /* Equal rows may hide each other: there is not room for all in any list. */
+    cr_expect(c.unreachable <= s->equal + c.rows / 1000, "%s, %s: %llu rows cannot be reached",
+              s->name, phase, (unsigned long long)c.unreachable);
+}
+
+/* Replaces half of the rows, a hundred at a time, in no order of ids. */
+static void churn(const struct set *s, struct vshard_index *x)
+{
+    uint64_t seed = 12, ids[100];
+    uint32_t *order = malloc(s->rows * sizeof *order);
+
+    for (uint32_t i = 0; i < s->rows; i++)
+        order[i] = i;
+    random_shuffle(&seed, order, s->rows);
+    for (uint32_t first = 0; first + 100 <= s->extra; first += 100) {
+        for (uint32_t i = 0; i < 100; i++)
+            ids[i] = order[first + i];
+        remove_rows(x, ids, 100);
+        for (uint32_t i = 0; i < 100; i++)
+            ids[i] = s->rows + first + i;
+        add_rows(x, ids, (char *)s->base + (s->rows + first) * vector_bytes(s), 100);
+    }
+    free(order);
+}
+
+static void expect_reopened_equal(const struct set *s, struct vshard_index *x)
+{
+    struct vshard_hit *before = malloc(s->queries * K * sizeof *before);
+    struct vshard_hit *after = malloc(s->queries * K * sizeof *after);
+
+    search_rows(x, s->query, s->queries, K, 0, 0, before);
+    cr_assert_eq(vshard_index_save(x, "/i"), 0);
+    for (uint32_t flags = 0; flags < 2; flags++) {
+        struct vshard_open_options o = { .size = sizeof o,
+                                         .flags = flags,
+                                         .storage = fault_storage_hook(s->fs) };
+        struct vshard_index *y;
+
+        cr_assert_eq(vshard_index_open("/i", &o, &y), 0);
+        search_rows(y, s->query, s->queries, K, 0, 0, after);
+        cr_expect_eq(memcmp(before, after, s->queries * K * sizeof *after), 0, "%s, flags %u",
+                     s->name, flags);
+        vshard_index_destroy(y);
+    }
+    free(before);
+    free(after);
+}
+
+static void expect_phases(struct set *s, double built, double batched, double churned)
+{
+    uint64_t *ids = number_ids(0, s->rows);
+    struct vshard_index *x;
+
+    s->pool = pool_create(2);
+    s->fs = fault_storage_create(1);
+    x = make(s);
+    add_rows(x, ids, s->base, s->rows);
+    expect_recall(s, x, "built in one call", built);
+    vshard_index_destroy(x);
+
+    x = make(s);
+    for (uint32_t first = 0; first < s->rows; first += 50) {
+        uint32_t n = s->rows - first < 50 ? s->rows - first : 50;
+
+        add_rows(x, ids + first, (char *)s->base + first * vector_bytes(s), n);
+    }
+    expect_recall(s, x, "in batches of 50", batched);
+    churn(s, x);
+    expect_recall(s, x, "half replaced", churned);
+    expect_reopened_equal(s, x);
+    vshard_index_destroy(x);
+    pool_destroy(s->pool);
+    fault_storage_destroy(s->fs);
+    free(ids);
+}
+
+/* ---- real vectors ---- */
+
+static int read_set(struct npy *a, const char *name, size_t rows)
+{
+    static const char here[] = __FILE__; /* source tree/tests/unit/index_recall.c */
+    const char *data = getenv("VSHARD_DATA");
+    char path[4200];
+    int n = (int)(strlen(here) - strlen("tests/unit/index_recall.c"));
+
+    if (data != NULL)
+        snprintf(path, sizeof path, "%s/%s", data, name);
+    else
+        snprintf(path, sizeof path, "%.*s../shared/data/%s", n, here, name);
+    if (npy_read(a, path, rows) == 0)
+        return 0;
+    printf("index_recall: skipped, %s: %s\n", path, a->error);
+    return -1;
+}
+
+/* As stored for bytes, as floats for all else. */
+static void *take(struct npy *a, uint32_t element)
+{
+    void *out = element == VSHARD_ELEMENT_F32 ? (void *)npy_floats(a)
+                                              : malloc(a->rows * a->columns * a->item_bytes);
+
+    if (element != VSHARD_ELEMENT_F32)
+        memcpy(out, a->data, a->rows * a->columns * a->item_bytes);
+    npy_free(a);
+    return out;
+}
+
+static void expect_real(struct set s, double built, double batched, double churned)
+{
+    char base_name[64], query_name[64];
+    struct npy base, query;
+
+    snprintf(base_name, sizeof base_name, "%s.base.npy", s.name);
+    snprintf(query_name, sizeof query_name, "%s.query.npy", s.name);
+    if (read_set(&base, base_name, s.rows + s.extra) < 0 ||
+        read_set(&query, query_name, s.queries) < 0)
+        return;
+    cr_assert(base.columns == s.dim && base.rows == s.rows + s.extra && query.rows == s.queries);
+    s.base = take(&base, s.element);
+    s.query = take(&query, s.element);
+    expect_phases(&s, built, batched, churned);
+    free(s.base);
+    free(s.query);
+}
+
+Test(index_recall, of_words_under_cosine)
+{
+    expect_real((struct set){ .name = "glove100",
+                              .metric = VSHARD_METRIC_COSINE,
+                              .dim = 100,
+                              .rows = 10000,
+                              .extra = 5000,
+                              .queries = 300 },
+                0.99, 0.99, 0.99);
+}
+
+Test(index_recall, of_image_descriptors_in_bytes)
+{
+    expect_real((struct set){ .name = "sift128",
+                              .metric = VSHARD_METRIC_L2SQ,
+                              .element = VSHARD_ELEMENT_U8,
+                              .dim = 128,
+                              .rows = 10000,
+                              .extra = 5000,
+                              .queries = 300 },
+                0.99, 0.99, 0.99);
+}
+
+Test(index_recall, of_sentences_under_cosine)
+{
+    expect_real((struct set){ .name = "minilm384",
+                              .metric = VSHARD_METRIC_COSINE,
+                              .dim = 384,
+                              .rows = 4000,
+                              .extra = 2000,
+                              .queries = 200 },
+                0.99, 0.99, 0.985);
+}
+
+/* ---- made-up vectors ---- */
+
+/* Gaussian clusters; `spread` within one, lengths that differ when told to. */
+static float *draw_clusters(uint64_t *seed, uint32_t count, uint32_t dim, uint32_t clusters,
+                            double spread, bool lengths)
+{
+    float *centre = malloc(clusters * dim * sizeof *centre);
+    float *v = malloc(count * dim * sizeof *v);
+
+    for (uint32_t i = 0; i < clusters * dim; i++)
+        centre[i] = (float)random_normal(seed);
+    for (uint32_t i = 0; i < count; i++) {
+        const float *c = centre + random_below(seed, clusters) * dim;
+        double scale = lengths ? 0.2 + random_unit(seed) * 2 : 1;
+
+        for (uint32_t j = 0; j < dim; j++)
+            v[i * dim + j] = (float)(((double)c[j] + spread * random_normal(seed)) * scale);
+    }
+    free(centre);
+    return v;
+}
+
+static void split_queries(struct set *s, float *all)
+{
+    s->base = all;
+    s->query = all + (size_t)(s->rows + s->extra) * s->dim;
+}
+
+Test(index_recall, of_lengths_that_differ_under_inner_product)
+{
+    struct set s = { .name = "clusters, ip",
+                     .metric = VSHARD_METRIC_IP,
+                     .dim = 32,
+                     .rows = 8000,
+                     .extra = 4000,
+                     .queries = 300 };
+    uint64_t seed = 4;
+    float *all = draw_clusters(&seed, s.rows + s.extra + s.queries, s.dim, 100, 0.5, true);
+
+    split_queries(&s, all);
+    expect_phases(&s, 0.98, 0.98, 0.96);
+    free(all);
+}
+
+/* Rows come cluster after cluster: a new row has no neighbours yet but its batch. */
+Test(index_recall, of_rows_that_come_sorted_by_cluster)
+{
+    enum { CLUSTERS = 40, EACH = 300, D = 24 };
+    struct set s = { .name = "sorted by cluster",
+                     .metric = VSHARD_METRIC_L2SQ,
+                     .dim = D,
+                     .rows = CLUSTERS * EACH / 3 * 2,
+                     .extra = CLUSTERS * EACH / 3,
+                     .queries = 300 };
+    uint64_t seed = 5;
+    float *all = malloc((CLUSTERS * EACH + 300) * D * sizeof *all);
+
+    for (uint32_t i = 0; i < CLUSTERS * EACH + 300; i++) {
+        uint32_t c = i < CLUSTERS * EACH ? i / EACH : i % CLUSTERS;
+
+        for (uint32_t j = 0; j < D; j++)
+            all[i * D + j] = (float)(1.5 * sin(c * 12.9898 + j * 78.233) + random_normal(&seed));
+    }
+    split_queries(&s, all);
+    expect_phases(&s, 0.985, 0.985, 0.985);
+    free(all);
+}
+
+/* A thousand equal rows must neither hide the others nor be an island. */
+Test(index_recall, beside_a_thousand_equal_rows)
+{
+    for (uint32_t metric = 0; metric < METRICS; metric++) {
+        struct set s = { .name = metric_names[metric],
+                         .metric = metric,
+                         .dim = 24,
+                         .rows = 6000,
+                         .extra = 3000,
+                         .queries = 300,
+                         .equal = 1001 };
+        uint64_t seed = 6;
+        float *all = draw_clusters(&seed, s.rows + s.extra + s.queries, s.dim, 50, 0.5, false);
+
+        for (uint32_t i = 2000; i < 3000; i++)
+            memcpy(all + i * s.dim, all + 1999 * s.dim, s.dim * sizeof *all);
+        split_queries(&s, all);
+        memcpy(s.query, all + 1999 * s.dim, s.dim * sizeof *all);
+        expect_phases(&s, 0.99, 0.99, 0.98);
+        free(all);
+    }
+}
