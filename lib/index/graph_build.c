@@ -18,7 +18,9 @@
  * edges and not for each.
  *
  * Equal vectors would fill each other's lists and be an island. At most a quarter of
- * a list goes to rows at distance 0 while there are others. */
+ * a list goes to rows at distance 0 while there are others; and which of them, a hash
+ * of both slots decides. In order of arrival, all would choose the same few, and the
+ * many would have no edge in. */
 #include "index/state.h"
 
 enum {
@@ -121,14 +123,40 @@ static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint
     return false;
 }
 
+/* Moves a few of the rows at distance 0, `few` drawn by hash, to the front. */
+static void draw_equal(struct vs_pool *p, uint32_t self, uint32_t few)
+{
+    uint32_t equal = 0;
+
+    while (equal < p->count && p->keys[equal] == 0)
+        equal++;
+    for (uint32_t i = 0; i < few && i + 1 < equal; i++) {
+        uint64_t least = UINT64_MAX;
+        uint32_t at = i, slot;
+
+        for (uint32_t j = i; j < equal; j++) {
+            uint64_t hash = vs_mix64((uint64_t)self << 32 | p->slots[j]);
+
+            if (hash < least) {
+                least = hash;
+                at = j;
+            }
+        }
+        slot = p->slots[i];
+        p->slots[i] = p->slots[at];
+        p->slots[at] = slot;
+    }
+}
+
 /* Takes a diverse few, at most `want`, of s->pool, whose keys are distances from one
  * row, and moves them to its front. Uses s->rows, s->keys and s->slots. */
-static void choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t want)
+static void choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t want)
 {
     struct vs_pool *p = &s->pool;
     uint32_t taken = 0, passed = 0, equal = 0;
     uint32_t *chosen = s->slots, *rest = s->slots + want; /* positions in the pool */
 
+    draw_equal(p, self, want);
     for (uint32_t i = 0; i < p->count && taken < want; i++) {
         bool crowded = p->keys[i] == 0 && ++equal > want / 4;
 
@@ -243,7 +271,7 @@ static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
 
     offer_mates(x, &w->query, w->scratch, item);
     keep_live(x, pool);
-    choose(x, w->scratch, kept_edges(x));
+    choose(x, w->scratch, b->slots[item], kept_edges(x));
     for (uint32_t i = 0; i < pool->count; i++)
         links[i] = (struct vs_link){ pool->slots[i], pool->keys[i], b->slots[item] };
     b->link_counts[item] = pool->count;
@@ -347,7 +375,7 @@ static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
     if (count + added > x->degree) {
         offer(x, &q, s, count);
         keep_live(x, &s->pool);
-        choose(x, s, kept_edges(x));
+        choose(x, s, target, kept_edges(x));
         write_edges(x, target, s->pool.slots, s->pool.count);
         return;
     }
@@ -424,7 +452,7 @@ static void replace_edges(void *arg, uint32_t item, uint32_t strand)
             offer_unseen(x, &q, s, of_removed, n, slot);
         }
     }
-    choose(x, s, count);
+    choose(x, s, slot, count);
     write_edges(x, slot, s->pool.slots, s->pool.count);
     for (uint32_t i = 0; live && i < s->pool.count; i++) {
         if (!contains(before, count, s->pool.slots[i]))
