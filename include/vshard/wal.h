@@ -262,7 +262,7 @@ struct vshard_wal_group {
     uint32_t voted;      /* [out] 1: there is a vote, and vote_term and vote are it */
     uint64_t vote_term;  /* [out] */
     uint64_t vote;       /* [out] */
-    uint64_t commit;     /* [out] the highest hint, 0 if none */
+    uint64_t commit;     /* [out] the last hint, 0 if none */
     uint64_t mark_index; /* [out] 0: no mark */
     uint64_t mark_term;  /* [out] */
     uint64_t first;      /* [out] the first entry held; last + 1 when there is none */

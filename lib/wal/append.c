@@ -152,7 +152,7 @@ static void undo(struct vshard_wal *w, const struct vshard_wal_record *records, 
 static int reserve(struct vshard_wal *w, struct vs_wal_group *g, const struct vshard_wal_record *r,
                    const struct vs_wal_batch *b)
 {
-    bool continues = g->pending_seq == b->seq && g->pending_next == r->index &&
+    bool continues = g->pending_batch == b->seq && g->pending_next == r->index &&
                      g->pending_term == r->term;
     struct vs_wal_blob *blob;
     int rc = VSHARD_OK;
@@ -163,6 +163,7 @@ static int reserve(struct vshard_wal *w, struct vs_wal_group *g, const struct vs
         rc = vs_wal_run_reserve(&w->index, g, continues ? 0 : 1);
         if (rc == VSHARD_OK) {
             g->pending_runs += continues ? 0 : 1;
+            g->pending_batch = b->seq;
             g->pending_next = r->index + 1;
             g->pending_term = r->term;
         }
@@ -172,9 +173,10 @@ static int reserve(struct vshard_wal *w, struct vs_wal_group *g, const struct vs
             *w->blobs_end = blob;
             w->blobs_end = &blob->next;
         }
-    } else if (r->kind != VSHARD_WAL_COMMIT && r->kind != VSHARD_WAL_VOTE) {
-        g->pending_next = 0;
     }
+    /* What drops entries may drop the run that the next entry would continue. */
+    if (r->kind == VSHARD_WAL_CUT || r->kind == VSHARD_WAL_MARK || r->kind == VSHARD_WAL_FORGET)
+        g->pending_next = 0;
     if (rc == VSHARD_OK && b->seq > g->pending_seq)
         g->pending_seq = b->seq;
     return rc;

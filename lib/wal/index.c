@@ -108,9 +108,12 @@ bool vs_wal_group_held(const struct vs_wal_group *g)
 
 uint64_t vs_wal_group_last(const struct vs_wal_group *g)
 {
-    const struct vs_wal_run *run = g->runs + g->run_from + g->run_count - 1;
+    const struct vs_wal_run *run;
 
-    return g->run_count > 0 ? run->first + run->count - 1 : g->mark_index;
+    if (g->run_count == 0)
+        return g->mark_index;
+    run = &g->runs[g->run_from + g->run_count - 1];
+    return run->first + run->count - 1;
 }
 
 uint64_t vs_wal_group_first(const struct vs_wal_group *g)
@@ -391,7 +394,7 @@ static void add_entry(struct vs_wal_index *index, struct vs_wal_group *g,
                       const struct vs_wal_record *r, const struct vs_wal_where *where)
 {
     uint32_t bytes = (uint32_t)vs_wal_record_bytes(r->bytes);
-    struct vs_wal_run *run;
+    struct vs_wal_run *run = NULL;
 
     if (g->run_count > 0 && r->index != vs_wal_group_last(g) + 1) {
         drop_tail(index, g, r->index);
@@ -399,11 +402,12 @@ static void add_entry(struct vs_wal_index *index, struct vs_wal_group *g,
             drop_tail(index, g, 0);
         note_cut(g, where);
     }
-    run = g->runs + g->run_from + g->run_count - 1;
-    if (g->run_count == 0 || run->segment != where->segment || run->sector != where->sector ||
+    if (g->run_count > 0)
+        run = &g->runs[g->run_from + g->run_count - 1];
+    if (run == NULL || run->segment != where->segment || run->sector != where->sector ||
         run->term != r->term) {
         push_run(index, g, r, where);
-        run = g->runs + g->run_from + g->run_count - 1;
+        run = &g->runs[g->run_from + g->run_count - 1];
     }
     run->count++;
     run->bytes += bytes;
@@ -447,7 +451,7 @@ void vs_wal_apply(struct vs_wal_index *index, const struct vs_wal_record *r,
         refer(index, g, VS_WAL_REF_VOTE, where->segment);
         break;
     case VSHARD_WAL_COMMIT:
-        g->commit = r->index > g->commit ? r->index : g->commit;
+        g->commit = r->index;
         refer(index, g, VS_WAL_REF_COMMIT, where->segment);
         break;
     case VSHARD_WAL_CUT:

@@ -44,8 +44,9 @@ struct vs_wal_group {
     uint32_t pending_runs;  /* runs that batches not yet durable may add, at most */
     uint64_t bytes;         /* of live entries, about */
     uint64_t pending_seq;   /* the last batch with a record of it */
-    uint64_t pending_next;  /* the entry that would continue that batch's run */
-    uint64_t pending_term;
+    uint64_t pending_batch; /* the last batch with an entry of it, */
+    uint64_t pending_next;  /* the entry that would continue the run there, */
+    uint64_t pending_term;  /* and of which term */
     uint64_t ordered_until; /* votes may not overtake this batch */
     uint64_t cut_segment;   /* the batch in which entries were last dropped */
     uint32_t cut_sector;
