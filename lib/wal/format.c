@@ -164,20 +164,25 @@ size_t vs_wal_unstripe(const unsigned char *sectors, size_t count, unsigned char
     return count;
 }
 
-/* Bits set, up to 2: one flipped bit does not make an empty sector a full one. */
-static unsigned bits_set(const unsigned char *p, size_t n)
+/* Zeros; or all but, since one flipped bit does not make an empty sector a full one. */
+static bool empty(const unsigned char *p)
 {
+    uint64_t any = 0, one;
     unsigned bits = 0;
 
-    for (size_t i = 0; i < n && bits < 2; i += 8)
+    for (size_t i = 0; i < VS_WAL_SECTOR; i += 8) {
+        memcpy(&one, p + i, 8);
+        any |= one;
+    }
+    for (size_t i = 0; any != 0 && i < VS_WAL_SECTOR && bits < 2; i += 8)
         bits += (unsigned)__builtin_popcountll(vs_load64(p + i));
-    return bits;
+    return bits < 2;
 }
 
 enum vs_wal_sector vs_wal_judge(const unsigned char *sector, const struct vs_wal_head *head,
                                 uint64_t nth)
 {
-    if (bits_set(sector, VS_WAL_SECTOR) < 2)
+    if (empty(sector))
         return VS_WAL_EMPTY;
     return vs_load64(sector + VS_WAL_DATA) == tag_of(sector, tag_seed(head), nth) ? VS_WAL_MEMBER
                                                                                   : VS_WAL_ALIEN;

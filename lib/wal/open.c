@@ -86,6 +86,8 @@ static int make_buffers(struct vshard_wal *w, const char *path)
     if (w->path == NULL)
         return VSHARD_ENOMEM;
     strcpy(w->path, path);
+    if (w->options.flags & VSHARD_WAL_READ_ONLY)
+        return VSHARD_OK;
     w->super_bytes = vs_alloc_zeroed(w->allocator, 2 * VS_WAL_SUPER_SLOT);
     w->zeros = vs_alloc_zeroed(w->allocator, VS_WAL_PIECE);
     w->head_bytes = vs_alloc_zeroed(w->allocator, VS_WAL_START);

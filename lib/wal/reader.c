@@ -39,13 +39,15 @@ int vs_wal_reader_open(struct vs_wal_reader *r, struct vshard_wal *w, uint64_t s
 
 static int fill_window(struct vs_wal_reader *r, uint64_t offset, size_t bytes)
 {
-    size_t want = bytes > VS_WAL_WINDOW ? bytes : VS_WAL_WINDOW;
     uint64_t left = offset < r->bytes ? r->bytes - offset : 0;
-    size_t there = left < want ? (size_t)left : want;
+    size_t there = left < VS_WAL_WINDOW ? (size_t)left : VS_WAL_WINDOW;
+    size_t want = bytes > there ? bytes : there;
     int rc = vs_wal_bytes_reserve(r->wal, &r->window, want);
 
     if (rc < 0)
         return rc;
+    if (there < bytes)
+        there = left < bytes ? (size_t)left : bytes;
     r->window.count = 0;
     rc = vs_io_read(&r->wal->storage, r->file, offset, r->window.at, there);
     if (rc < 0)

@@ -39,6 +39,10 @@
  * that it will never write. So batch n, unless a witness vouches for it, is written
  * again with the same bytes, and synced. Only then is it called durable.
  *
+ * A segment's header is the last thing written when a segment is made, and it is
+ * synced before the first batch. So a file with no whole header was never used, and
+ * what stands in it counts for nothing, unless it is a member or a batch's header.
+ *
  * The file in which n ends is cut behind it; files without a whole batch are
  * removed. Writing goes on in a new file. Each of these steps may be interrupted:
  * the next recovery finds the same n, and at worst the same verdict.
@@ -375,10 +379,21 @@ static int guess_floor(struct scan *s)
     return VSHARD_OK;
 }
 
+/* A file without a header was being made and was never used: whatever stands in it
+ * is what the file system left there. Unless there are batches in it. */
+static void judge_headless(struct scan *s, const struct vs_wal_evidence *before)
+{
+    if (s->found.members == before->members && s->found.witness == before->witness)
+        s->found = *before;
+    else
+        s->found.damaged++; /* what is in it cannot be read */
+}
+
 static int scan_segment(struct scan *s, size_t i)
 {
     struct vs_wal_segment *seg = &s->w->index.segments[i];
-    uint64_t offset = VS_WAL_START, before = s->found.members + s->found.damaged;
+    struct vs_wal_evidence before = s->found;
+    uint64_t offset = VS_WAL_START;
     int rc = vs_wal_reader_open(&s->reader, s->w, seg->id);
     bool headless;
 
@@ -396,10 +411,10 @@ static int scan_segment(struct scan *s, size_t i)
     seg->end = offset;
     if (rc == VSHARD_OK || rc == 1)
         rc = examine(s, offset);
-    if (s->found.members + s->found.damaged > before || s->wrong) {
+    if (headless)
+        judge_headless(s, &before);
+    if (s->found.members + s->found.damaged > before.members + before.damaged || s->wrong)
         s->stopped = 1;
-        s->found.damaged += headless; /* what is in it cannot be read */
-    }
     vs_wal_reader_close(&s->reader);
     return rc;
 }

@@ -14,7 +14,7 @@
  * crash in between leaves files below the floor, which the next open removes. */
 #include "wal/log.h"
 
-enum { IDLE, OPENING, SIZING, FILLING, FILLED, HEADING, SYNCING, NAMING, DROPPING, REMOVING };
+enum { IDLE, OPENING, SIZING, FILLING, PROMISED, FILLED, HEADING, SYNCING, NAMING, DROPPING, REMOVING };
 
 /* ---- making ---- */
 
@@ -94,7 +94,7 @@ static bool fill_more(struct vshard_wal *w)
     uint64_t piece = w->making.bytes / 8 < VS_WAL_PIECE ? w->making.bytes / 8 : VS_WAL_PIECE;
     uint64_t left = w->making.bytes - w->making.filled;
 
-    if (left == 0 || (w->options.flags & VSHARD_WAL_SPARSE)) {
+    if (left == 0) {
         maker_write(w, HEADING, 0, w->head_bytes, VS_WAL_START);
         return true;
     }
@@ -134,11 +134,17 @@ static bool maker_next(struct vshard_wal *w)
         t->io.offset = w->making.bytes;
         maker_io(w, SIZING, VSHARD_IO_RESIZE);
         return true;
+    case SIZING: /* zeros by promise are durable after a sync, too */
+        if ((w->options.flags & VSHARD_WAL_SPARSE) == 0)
+            return fill_more(w);
+        w->making.filled = w->making.bytes;
+        maker_io(w, PROMISED, VSHARD_IO_SYNC);
+        return true;
     case FILLING:
         w->making.filled += t->io.count;
-        maker_io(w, SIZING, VSHARD_IO_SYNC);
+        maker_io(w, PROMISED, VSHARD_IO_SYNC);
         return true;
-    case SIZING: return fill_more(w);
+    case PROMISED: return fill_more(w);
     case HEADING: maker_io(w, SYNCING, VSHARD_IO_SYNC); return true;
     case SYNCING:
         t->io.path = w->path;
