@@ -239,8 +239,8 @@ static void replay(const char *path, uint64_t count)
         die("what was read is not what was written", rc < 0 ? rc : VSHARD_ECORRUPT);
     printf("\nreplay\trecords\tbytes\topen_s\tstream_s\trecords_per_s\tMB_per_s\n");
     printf("replay\t%lu\t%lu\t%.3f\t%.3f\t%.0f\t%.0f\n", (unsigned long)count,
-           (unsigned long)report.bytes, opened - start, end - opened,
-           (double)count / (end - start), (double)report.bytes / (end - start) * 1e-6);
+           (unsigned long)report.bytes, opened - start, end - opened, (double)count / (end - start),
+           (double)report.bytes / (end - start) * 1e-6);
     vshard_wal_close(wal);
 }
 

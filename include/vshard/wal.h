@@ -9,8 +9,8 @@
  * The order of a host's calls: open, look at each group and replay, then append
  * and poll for as long as the process lives, then close. Appending copies into
  * memory and names a barrier; polling moves bytes to storage; a barrier is durable
- * when the number that poll reports has reached it. Nothing here blocks except
- * open, sync, read, replay and close, which say so.
+ * when the number that poll reports has reached it. Calls that wait for storage say
+ * so under Blocks.
  *
  * The format is drawn in lib/wal/format.c, and how a damaged tail is judged in
  * lib/wal/recover.c. */
@@ -41,9 +41,9 @@ enum {
     VSHARD_WAL_RESET = 8   /* only in a scan: what follows in this batch is all of the group */
 };
 
-enum { /* limits */
-    VSHARD_WAL_PAYLOAD_MAX = 16777216, /* bytes of an entry; also segment_bytes / 8 */
-    VSHARD_WAL_BLOB_MAX = 65536        /* bytes of a mark's payload or a note */
+enum {                                    /* limits */
+       VSHARD_WAL_PAYLOAD_MAX = 16777216, /* bytes of an entry; also segment_bytes / 8 */
+       VSHARD_WAL_BLOB_MAX = 65536        /* bytes of a mark's payload or a note */
 };
 
 /* One record. To append, the payload may come in two pieces, `head` and then
@@ -52,7 +52,7 @@ struct vshard_wal_record {
     uint64_t group;
     uint64_t index; /* VOTE: whom */
     uint64_t term;
-    uint32_t kind; /* VSHARD_WAL_ENTRY .. VSHARD_WAL_FORGET */
+    uint32_t kind;  /* VSHARD_WAL_ENTRY .. VSHARD_WAL_FORGET */
     uint32_t flags; /* 0 */
     uint32_t head_bytes;
     uint32_t payload_bytes;
@@ -89,21 +89,21 @@ enum {
 };
 
 enum { /* struct vshard_wal_options.tail: what to do about an uncertain tail */
-    VSHARD_WAL_TAIL_REFUSE = 0, /* open fails with ECORRUPT and changes nothing */
-    VSHARD_WAL_TAIL_FLAG = 1,   /* cut it, and stay `unsettled` until vshard_wal_settle():
-                                   for a replica, which asks its peers before it votes */
-    VSHARD_WAL_TAIL_CUT = 2     /* cut it: for who would rather lose a record than stop */
+       VSHARD_WAL_TAIL_REFUSE = 0, /* open fails with ECORRUPT and changes nothing */
+       VSHARD_WAL_TAIL_FLAG = 1,   /* cut it, and stay `unsettled` until vshard_wal_settle():
+                                      for a replica, which asks its peers before it votes */
+       VSHARD_WAL_TAIL_CUT = 2     /* cut it: for who would rather lose a record than stop */
 };
 
-enum { /* struct vshard_wal_options.flags */
-    VSHARD_WAL_READ_ONLY = 1 << 0, /* change nothing; append is refused */
-    VSHARD_WAL_SALVAGE = 1 << 1,   /* cut a corrupt log where the damage begins, keep what is
-                                      cut beside it, and stay unsettled */
-    VSHARD_WAL_STRICT = 1 << 2,    /* call a torn tail uncertain: for disks that may lose what
-                                      they said was synced */
-    VSHARD_WAL_UNPACKED = 1 << 3,  /* write batches uncompressed */
-    VSHARD_WAL_SPARSE = 1 << 4     /* do not write zeros ahead: half the writes, but a full
-                                      disk is noticed late and a sync costs more */
+enum {                                /* struct vshard_wal_options.flags */
+       VSHARD_WAL_READ_ONLY = 1 << 0, /* change nothing; append is refused */
+       VSHARD_WAL_SALVAGE = 1 << 1,   /* cut a corrupt log where the damage begins, keep what is
+                                         cut beside it, and stay unsettled */
+       VSHARD_WAL_STRICT = 1 << 2,    /* call a torn tail uncertain: for disks that may lose what
+                                         they said was synced */
+       VSHARD_WAL_UNPACKED = 1 << 3,  /* write batches uncompressed */
+       VSHARD_WAL_SPARSE = 1 << 4     /* do not write zeros ahead: half the writes, but a full
+                                         disk is noticed late and a sync costs more */
 };
 
 /* Optional functions of the host. Copied when given. */
@@ -223,15 +223,17 @@ VSHARD_API int vshard_wal_append(struct vshard_wal *wal, const struct vshard_wal
  *   durable   [out] everything up to this barrier is durable; may be NULL
  *
  * Returns   0; ENOSPC: storage is full, nothing is lost, later polls try again;
- *           EIO: a write or sync failed and the log is poisoned. Nobody knows what
- *           of the barriers above `durable` is on disk; close it and open it again
+ *           ENOMEM: likewise; EIO: a write or sync failed and the log is poisoned.
+ *           Nobody knows what of the barriers above `durable` is on disk; close it
+ *           and open it again
+ * Blocks    only where a silent group is copied forward: to read what it holds
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_wal_poll(struct vshard_wal *wal, uint64_t *durable);
 
 /* Polls until a barrier is durable.
  *
- * Returns   0, EINVAL (no such barrier), ENOSPC, EIO as poll
+ * Returns   0, EINVAL (no such barrier), ENOSPC, ENOMEM, EIO as poll
  * Blocks    for that
  * Thread    exclusive
  * Since     0.1 */
@@ -327,24 +329,24 @@ VSHARD_API int vshard_wal_scan(struct vshard_wal *wal, const struct vshard_wal_v
 
 /* Set `size`; the library fills in as much as fits. */
 struct vshard_wal_stats {
-    uint32_t size;           /* bytes in this struct; required */
-    int32_t status;          /* [out] 0, ENOSPC while storage is full, EIO when poisoned */
-    uint32_t unsettled;      /* [out] as in the report */
-    uint32_t reserved;       /* [out] 0 */
-    uint64_t appended;       /* [out] the highest barrier named */
-    uint64_t durable;        /* [out] the highest that is durable */
-    uint64_t pending_bytes;  /* [out] appended and not durable */
-    uint64_t segments;       /* [out] files */
-    uint64_t oldest;         /* [out] the first of them */
-    uint64_t pinned;         /* [out] a group too large to copy that keeps it; make a snapshot */
-    uint64_t pinned_bytes;   /* [out] what that group needs; 0: there is none */
-    uint64_t groups;         /* [out] */
-    uint64_t syncs;          /* [out] batches made durable since open */
-    uint64_t records;        /* [out] records in them */
-    uint64_t written_bytes;  /* [out] bytes of them, as stored */
-    uint64_t rewritten;      /* [out] records copied forward */
-    uint64_t refused_space;  /* [out] times storage was full */
-    uint64_t removed;        /* [out] segments removed */
+    uint32_t size;          /* bytes in this struct; required */
+    int32_t status;         /* [out] 0, ENOSPC while storage is full, EIO when poisoned */
+    uint32_t unsettled;     /* [out] as in the report */
+    uint32_t reserved;      /* [out] 0 */
+    uint64_t appended;      /* [out] the highest barrier named */
+    uint64_t durable;       /* [out] the highest that is durable */
+    uint64_t pending_bytes; /* [out] appended and not durable */
+    uint64_t segments;      /* [out] files */
+    uint64_t oldest;        /* [out] the first of them */
+    uint64_t pinned;        /* [out] a group too large to copy that keeps it; make a snapshot */
+    uint64_t pinned_bytes;  /* [out] what that group needs; 0: there is none */
+    uint64_t groups;        /* [out] */
+    uint64_t syncs;         /* [out] batches made durable since open */
+    uint64_t records;       /* [out] records in them */
+    uint64_t written_bytes; /* [out] bytes of them, as stored */
+    uint64_t rewritten;     /* [out] records copied forward */
+    uint64_t refused_space; /* [out] times storage was full */
+    uint64_t removed;       /* [out] segments removed */
 };
 
 /* Returns   0, EINVAL

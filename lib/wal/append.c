@@ -152,8 +152,8 @@ static void undo(struct vshard_wal *w, const struct vshard_wal_record *records, 
 static int reserve(struct vshard_wal *w, struct vs_wal_group *g, const struct vshard_wal_record *r,
                    const struct vs_wal_batch *b)
 {
-    bool continues = g->pending_batch == b->seq && g->pending_next == r->index &&
-                     g->pending_term == r->term;
+    bool continues =
+        g->pending_batch == b->seq && g->pending_next == r->index && g->pending_term == r->term;
     struct vs_wal_blob *blob;
     int rc = VSHARD_OK;
 
@@ -188,12 +188,9 @@ static int add(struct vshard_wal *w, const struct vshard_wal_record *r, uint64_t
     struct vs_wal_group *g;
     struct vs_wal_batch *b;
     struct vs_wal_bytes *to;
-    const struct vs_wal_record encoded = { r->group,
-                                           r->index,
-                                           r->term,
-                                           r->head_bytes + r->payload_bytes,
-                                           (uint8_t)r->kind,
-                                           r->payload };
+    const struct vs_wal_record encoded = { r->group,         r->index,
+                                           r->term,          r->head_bytes + r->payload_bytes,
+                                           (uint8_t)r->kind, r->payload };
     bool urgent;
     int rc = vs_wal_group_make(&w->index, r->group, &g);
 

@@ -46,12 +46,14 @@ void vs_wal_segment_path(const struct vshard_wal *w, uint64_t segment, const cha
 
     for (int shift = 60; shift >= 0; shift -= 4)
         *p++ = digits[segment >> shift & 15];
-    strcpy(p, suffix);
+    memcpy(p, suffix, strlen(suffix) + 1);
 }
 
 void vs_wal_super_path(const struct vshard_wal *w, char *to)
 {
-    strcpy(directory(w, to), "wal.super");
+    static const char name[] = "wal.super";
+
+    memcpy(directory(w, to), name, sizeof name);
 }
 
 void vs_wal_event(const struct vshard_wal *w, uint32_t level, const char *name, int64_t a,

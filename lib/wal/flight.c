@@ -59,8 +59,8 @@ static bool find_room(struct vshard_wal *w, size_t bytes)
 /* Votes first, then what is copied forward, then the bulk. */
 static int gather(struct vshard_wal *w, const struct vs_wal_batch *b)
 {
-    int rc = vs_wal_bytes_reserve(w, &w->body, b->urgent.count + b->bulk.count +
-                                                   w->options.rewrite_bytes);
+    int rc = vs_wal_bytes_reserve(w, &w->body,
+                                  b->urgent.count + b->bulk.count + w->options.rewrite_bytes);
 
     if (rc < 0)
         return rc;
@@ -236,8 +236,8 @@ static void land(struct vshard_wal *w)
 {
     take_effect(w);
     w->current.end += w->sectors.count;
-    w->durable = (struct vs_wal_point){ w->head.seq, w->digest, w->current.head.segment,
-                                        w->current.end };
+    w->durable =
+        (struct vs_wal_point){ w->head.seq, w->digest, w->current.head.segment, w->current.end };
     vs_wal_segment_find(&w->index, w->current.head.segment)->end = w->current.end;
     w->pending_bytes -= w->body.count - (w->copied_end - w->copied_from);
     w->stats.syncs++;

@@ -95,7 +95,7 @@
  * flags and kinds are refused with VSHARD_EVERSION: the file is newer, not damaged.
  *
  * Not here: what a sequence of sectors means (recover.c), what records mean
- * (index.c), when anything is written (flight.c). */
+ * (groups.c), when anything is written (flight.c). */
 #include "wal/format.h"
 
 #include <vshard/wal.h>
@@ -361,8 +361,7 @@ size_t vs_wal_record_write(const struct vs_wal_record *r, unsigned char *to, con
     return total;
 }
 
-int vs_wal_record_read(const unsigned char *body, size_t bytes, size_t *at,
-                       struct vs_wal_record *r)
+int vs_wal_record_read(const unsigned char *body, size_t bytes, size_t *at, struct vs_wal_record *r)
 {
     const unsigned char *from = body + *at;
     uint32_t kind;

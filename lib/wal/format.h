@@ -8,7 +8,7 @@
 enum {
     VS_WAL_VERSION = 1,
     VS_WAL_SECTOR = 512,
-    VS_WAL_DATA = 504, /* of a sector, before its tag */
+    VS_WAL_DATA = 504,   /* of a sector, before its tag */
     VS_WAL_START = 4096, /* of a segment, where batches begin */
     VS_WAL_HEAD = 96,    /* a batch's header */
     VS_WAL_RECORD = 32,  /* a record's header */

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 
 #include "os/os.h"
-#include "wal/index.h"
+#include "wal/groups.h"
 #include "wal/wal.h"
 
 enum {
@@ -151,7 +151,7 @@ void vs_wal_event(const struct vshard_wal *w, uint32_t level, const char *name, 
 int vs_wal_subkey(struct vshard_wal *w, const struct vs_wal_segment_head *head,
                   uint8_t subkey[VS_SEAL_KEY], uint8_t check[VS_SEAL_MAC]);
 
-/* reader.c */
+/* window.c */
 int vs_wal_reader_open(struct vs_wal_reader *r, struct vshard_wal *w, uint64_t segment);
 void vs_wal_reader_close(struct vs_wal_reader *r);
 void vs_wal_reader_fini(struct vs_wal_reader *r);
@@ -199,7 +199,7 @@ void vs_wal_pump(struct vshard_wal *w);
 /* flight.c: the number after the last batch that was named */
 uint64_t vs_wal_next_seq(const struct vshard_wal *w);
 
-/* read.c */
+/* replay.c */
 struct vs_wal_visit {
     struct vs_wal_reader reader;
     const struct vs_wal_group *group;
@@ -211,7 +211,7 @@ struct vs_wal_visit {
 /* Visits the live entries of one run. Blocks. */
 int vs_wal_run_visit(struct vs_wal_visit *v, const struct vs_wal_run *run);
 
-/* copy.c: adds groups that hold the oldest segment to a batch; returns how many
+/* carry.c: adds groups that hold the oldest segment to a batch; returns how many
  * records. Never fails: what cannot be read stays where it is. */
 uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body);
 

@@ -51,21 +51,21 @@
  * after it vanished without a trace, file by file or by a disk that lied about
  * all of it, and no superblock says otherwise. Nothing on one machine can.
  *
- * Not here: what records mean (index.c); the log's own bytes (format.c). */
+ * Not here: what records mean (groups.c); the log's own bytes (format.c). */
 #include "wal/log.h"
 
 struct scan {
     struct vshard_wal *w;
     struct vshard_wal_report *report;
     struct vs_wal_reader reader;
-    struct vs_wal_point at;     /* the last whole batch */
-    uint64_t last_offset;       /* where it begins */
-    size_t last_sectors;        /* 0: there is none */
+    struct vs_wal_point at; /* the last whole batch */
+    uint64_t last_offset;   /* where it begins */
+    size_t last_sectors;    /* 0: there is none */
     struct vs_wal_evidence found;
     uint64_t witnessed;
     uint64_t done, total;
-    uint32_t stopped;           /* behind `at` nothing is read, only looked at */
-    uint32_t wrong;             /* a batch is whole and its contents are not */
+    uint32_t stopped; /* behind `at` nothing is read, only looked at */
+    uint32_t wrong;   /* a batch is whole and its contents are not */
     uint32_t super_lost;
 };
 
@@ -77,8 +77,8 @@ static int create(struct vshard_wal *w, char *path)
 
     if (w->options.flags & VSHARD_WAL_READ_ONLY)
         return VSHARD_ENOTFOUND;
-    rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE,
-                    &w->super_file, NULL);
+    rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE, &w->super_file,
+                    NULL);
     if (rc < 0)
         return rc;
     w->super_open = 1;
@@ -280,7 +280,7 @@ static int progress(struct scan *s, uint64_t bytes)
 
     s->done += bytes;
     return h->progress != NULL && h->progress(h->ctx, s->done, s->total) != 0 ? VSHARD_ECANCELED
-                                                                             : VSHARD_OK;
+                                                                              : VSHARD_OK;
 }
 
 /* Reads whole batches from *offset on, for as long as there are any. */
@@ -624,8 +624,8 @@ static int remake_super(struct vshard_wal *w)
     if (path == NULL)
         return VSHARD_ENOMEM;
     vs_wal_super_path(w, path);
-    rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE,
-                    &w->super_file, NULL);
+    rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE, &w->super_file,
+                    NULL);
     vs_free(w->allocator, path, w->path_bytes);
     if (rc < 0)
         return rc;

@@ -14,7 +14,19 @@
  * crash in between leaves files below the floor, which the next open removes. */
 #include "wal/log.h"
 
-enum { IDLE, OPENING, SIZING, FILLING, PROMISED, FILLED, HEADING, SYNCING, NAMING, DROPPING, REMOVING };
+enum {
+    IDLE,
+    OPENING,
+    SIZING,
+    FILLING,
+    PROMISED,
+    FILLED,
+    HEADING,
+    SYNCING,
+    NAMING,
+    DROPPING,
+    REMOVING
+};
 
 /* ---- making ---- */
 

@@ -210,7 +210,8 @@ static enum vs_frame_reason judge(const struct vs_frame_codec *codec, const unsi
     read_header(from, h);
     if ((h->flags & ~(SEALED | PACKED)) != 0 || !all_zero(from + AT_ZERO, AT_CHECKSUM - AT_ZERO))
         return VS_FRAME_BITS;
-    if ((h->flags & SEALED) ? h->key == 0 : h->key != 0 || !all_zero(from + AT_NONCE, VS_SEAL_NONCE))
+    if ((h->flags & SEALED) ? h->key == 0
+                            : h->key != 0 || !all_zero(from + AT_NONCE, VS_SEAL_NONCE))
         return VS_FRAME_BITS;
     if (!lengths_agree(h, count, payload_max(codec)))
         return VS_FRAME_LENGTH;

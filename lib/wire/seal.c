@@ -33,8 +33,7 @@ int vs_seal_check(uint8_t check[VS_SEAL_MAC], const uint8_t subkey[VS_SEAL_KEY])
 int vs_seal(const struct vs_seal *s, const void *from, size_t bytes, void *to)
 {
     return crypto_aead_xchacha20poly1305_ietf_encrypt(to, NULL, from, bytes, s->context,
-                                                      s->context_bytes, NULL, s->nonce,
-                                                      s->key) == 0
+                                                      s->context_bytes, NULL, s->nonce, s->key) == 0
                ? VSHARD_OK
                : VSHARD_ENOTSUP;
 }

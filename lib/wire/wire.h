@@ -63,18 +63,18 @@ enum {
 /* Why a frame was refused; indexes of vs_frame_counts.count. */
 enum vs_frame_reason {
     VS_FRAME_ACCEPTED,
-    VS_FRAME_SHORT,      /* fewer bytes than a header */
-    VS_FRAME_MAGIC,      /* not a frame */
-    VS_FRAME_UNVERSIONED,/* a version outside what this codec speaks */
-    VS_FRAME_BITS,       /* flags or reserved bytes that this version does not know */
-    VS_FRAME_LENGTH,     /* lengths that contradict each other or a limit */
-    VS_FRAME_CHECKSUM,   /* damaged on the way */
-    VS_FRAME_CLUSTER,    /* of another cluster */
-    VS_FRAME_RECEIVER,   /* for another node */
-    VS_FRAME_UNSEALED,   /* in the open, where seals are required */
-    VS_FRAME_KEY,        /* sealed with a key we do not hold */
-    VS_FRAME_SEAL,       /* the seal is broken: forged, or the wrong key */
-    VS_FRAME_PACKING,    /* does not expand to what it says, or this build cannot */
+    VS_FRAME_SHORT,       /* fewer bytes than a header */
+    VS_FRAME_MAGIC,       /* not a frame */
+    VS_FRAME_UNVERSIONED, /* a version outside what this codec speaks */
+    VS_FRAME_BITS,        /* flags or reserved bytes that this version does not know */
+    VS_FRAME_LENGTH,      /* lengths that contradict each other or a limit */
+    VS_FRAME_CHECKSUM,    /* damaged on the way */
+    VS_FRAME_CLUSTER,     /* of another cluster */
+    VS_FRAME_RECEIVER,    /* for another node */
+    VS_FRAME_UNSEALED,    /* in the open, where seals are required */
+    VS_FRAME_KEY,         /* sealed with a key we do not hold */
+    VS_FRAME_SEAL,        /* the seal is broken: forged, or the wrong key */
+    VS_FRAME_PACKING,     /* does not expand to what it says, or this build cannot */
     VS_FRAME_REASONS
 };
 
@@ -90,11 +90,11 @@ struct vs_frame_key {
 /* How one node speaks: fixed while in use, shared by any number of threads. */
 struct vs_frame_codec {
     struct vshard_key cluster;
-    uint64_t self;        /* frames to other receivers are refused */
-    uint32_t version_min; /* 0: 1 */
-    uint32_t version_max; /* 0: VS_FRAME_VERSION */
-    uint32_t payload_max; /* 0: VS_FRAME_PAYLOAD_MAX */
-    uint32_t pack_above;  /* 0: VS_FRAME_PACK_ABOVE; UINT32_MAX: never */
+    uint64_t self;                           /* frames to other receivers are refused */
+    uint32_t version_min;                    /* 0: 1 */
+    uint32_t version_max;                    /* 0: VS_FRAME_VERSION */
+    uint32_t payload_max;                    /* 0: VS_FRAME_PAYLOAD_MAX */
+    uint32_t pack_above;                     /* 0: VS_FRAME_PACK_ABOVE; UINT32_MAX: never */
     struct vs_frame_key keys[VS_FRAME_KEYS]; /* [0] seals; each opens; id 0 in [0]: no seals */
 };
 

@@ -9,7 +9,7 @@
 #include "wal/format.h"
 #include "wal/wal.h"
 
-#define SUPER "log/wal.super"
+#define SUPER   "log/wal.super"
 #define SEGMENT "log/0000000000000001.wal"
 
 /* Two files in memory; what is written to them is kept, sizes are bounded. */

@@ -67,8 +67,8 @@ int model_append(struct model *m, struct vshard_wal *wal, const struct vshard_wa
     copy.payload_bytes -= copy.head_bytes;
     rc = vshard_wal_append(wal, &copy, 1, &named);
     if (rc == VSHARD_OK) {
-        m->records[m->count++] = (struct model_record){ r->group, r->index, r->term, named, r->kind,
-                                                        r->payload_bytes };
+        m->records[m->count++] =
+            (struct model_record){ r->group, r->index, r->term, named, r->kind, r->payload_bytes };
         if (barrier != NULL)
             *barrier = named;
     }

@@ -14,13 +14,14 @@
  * VSHARD_LONG in the environment draws more states and longer workloads. */
 #include <criterion/criterion.h>
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "support/fault_alloc.h"
 #include "support/fault_storage.h"
 #include "support/random.h"
+#include "support/seeds.h"
 #include "support/wal_model.h"
+#include "wire/wire.h"
 
 static int key_hook(void *ctx, uint32_t key_id, uint8_t *key)
 {
@@ -108,10 +109,11 @@ static void interrupt_recovery(struct run *r, const struct fault_crash *how)
 
 static void crash_here(struct run *r)
 {
-    static const uint32_t moods[] = { FAULT_CRASH_LOSE, FAULT_CRASH_KEEP, 0, FAULT_CRASH_EACH_NAME,
-                                      FAULT_CRASH_GARBAGE,
-                                      FAULT_CRASH_GARBAGE | FAULT_CRASH_EACH_NAME };
-    uint64_t draws = scale(6, 36);
+    static const uint32_t moods[] = {
+        FAULT_CRASH_LOSE,      FAULT_CRASH_KEEP,    0,
+        FAULT_CRASH_EACH_NAME, FAULT_CRASH_GARBAGE, FAULT_CRASH_GARBAGE | FAULT_CRASH_EACH_NAME
+    };
+    uint64_t draws = scale(6, 18);
 
     for (uint64_t i = 0; i < draws; i++) {
         const struct fault_crash how = { .seed = random_next(&r->seed), .flags = moods[i % 6] };
@@ -185,10 +187,9 @@ static void step(struct run *r, uint64_t crash_one_in)
 static uint64_t run(const struct vshard_wal_options *options, uint64_t seed, uint64_t rounds,
                     uint32_t nested)
 {
-    struct run r = { .fs = fault_storage_create(seed),
-                     .options = *options,
-                     .seed = seed,
-                     .nested = nested };
+    struct run r = {
+        .fs = fault_storage_create(seed), .options = *options, .seed = seed, .nested = nested
+    };
 
     fault_storage_mkdir(r.fs, "log");
     r.options.storage = fault_storage_hook(r.fs);
@@ -217,18 +218,17 @@ static struct vshard_wal_options small(void)
                                         .path = "log" };
 }
 
-Test(wal_crash, recovers_from_every_moment, .timeout = 3000)
+Test(wal_crash, recovers_from_every_moment_for_each_seed, .timeout = 3000)
 {
     uint64_t states = 0;
 
-    for (uint64_t seed = 1; seed <= scale(2, 12); seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_end(scale(2, 8)); seed++) {
         struct vshard_wal_options o = small();
 
         o.flags = seed % 3 == 0 ? VSHARD_WAL_UNPACKED : 0;
-        states += run(&o, seed, scale(200, 600), 0);
+        states += run(&o, seed, scale(160, 300), 0);
     }
     cr_expect_gt(states, 1000, "%lu", (unsigned long)states);
-    printf("wal_crash: %lu states\n", (unsigned long)states);
 }
 
 Test(wal_crash, recovers_a_sparse_log_from_every_moment, .timeout = 3000)
@@ -236,22 +236,24 @@ Test(wal_crash, recovers_a_sparse_log_from_every_moment, .timeout = 3000)
     struct vshard_wal_options o = small();
 
     o.flags = VSHARD_WAL_SPARSE;
-    run(&o, 21, scale(120, 800), 0);
+    run(&o, 21, scale(80, 300), 0);
 }
 
 Test(wal_crash, recovers_a_sealed_log_from_every_moment, .timeout = 3000)
 {
     struct vshard_wal_options o = small();
 
+    if (vs_seal_init() < 0)
+        return;
     o.hooks = &keys;
     o.key_id = 1;
-    run(&o, 22, scale(80, 600), 0);
+    run(&o, 22, scale(60, 300), 0);
 }
 
 Test(wal_crash, recovers_from_a_recovery_that_was_interrupted, .timeout = 3000)
 {
     struct vshard_wal_options o = small();
 
-    for (uint64_t seed = 31; seed <= scale(31, 40); seed++)
-        run(&o, seed, scale(120, 400), 1);
+    for (uint64_t seed = 31; seed <= scale(31, 34); seed++)
+        run(&o, seed, scale(90, 200), 1);
 }

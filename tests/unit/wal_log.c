@@ -8,7 +8,9 @@
 #include "support/fault_alloc.h"
 #include "support/fault_storage.h"
 #include "support/random.h"
+#include "support/seeds.h"
 #include "support/wal_model.h"
+#include "wire/wire.h"
 
 static int key_hook(void *ctx, uint32_t key_id, uint8_t *key)
 {
@@ -48,11 +50,9 @@ struct writer {
 
 static void put(struct writer *w, uint64_t group, uint32_t kind, uint64_t index, uint32_t bytes)
 {
-    const struct vshard_wal_record r = { .group = group,
-                                         .index = index,
-                                         .term = w->term[group],
-                                         .kind = kind,
-                                         .payload_bytes = bytes };
+    const struct vshard_wal_record r = {
+        .group = group, .index = index, .term = w->term[group], .kind = kind, .payload_bytes = bytes
+    };
 
     cr_assert_eq(model_append(&w->model, w->wal, &r, NULL), VSHARD_OK);
 }
@@ -129,14 +129,14 @@ static void run(const struct vshard_wal_options *o, uint64_t seed, int rounds)
     model_fini(&w.model);
 }
 
-Test(wal_log, holds_what_was_appended)
+Test(wal_log, holds_what_was_appended_for_each_seed, .timeout = 600)
 {
-    for (uint64_t seed = 1; seed <= 4; seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_end(4); seed++) {
         struct fault_storage *fs = disk(seed);
         struct vshard_wal_options o = options(fs);
 
         o.flags = seed % 2 ? VSHARD_WAL_UNPACKED : 0;
-        o.flags |= seed > 2 ? VSHARD_WAL_SPARSE : 0;
+        o.flags |= seed % 4 > 1 ? VSHARD_WAL_SPARSE : 0;
         o.rewrite_above = 2;
         run(&o, seed, 120);
         cr_expect_null(fault_storage_verdict(fs), "%s", fault_storage_verdict(fs));
@@ -146,9 +146,13 @@ Test(wal_log, holds_what_was_appended)
 
 Test(wal_log, holds_what_was_sealed)
 {
-    struct fault_storage *fs = disk(1);
-    struct vshard_wal_options o = options(fs);
+    struct fault_storage *fs;
+    struct vshard_wal_options o;
 
+    if (vs_seal_init() < 0)
+        return;
+    fs = disk(1);
+    o = options(fs);
     o.hooks = &keys;
     o.key_id = 1;
     run(&o, 5, 100);
@@ -164,6 +168,10 @@ Test(wal_log, reads_nothing_with_the_wrong_key)
     struct vshard_wal *wal;
     uint64_t barrier;
 
+    if (vs_seal_init() < 0) {
+        fault_storage_destroy(fs);
+        return;
+    }
     o.hooks = &keys;
     o.key_id = 1;
     cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);

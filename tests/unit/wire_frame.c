@@ -24,12 +24,10 @@ struct shape {
     uint32_t packed;
 };
 
-static const struct shape shapes[] = { { "empty", 0, 0, 0 },
-                                       { "open", 200, 0, 0 },
-                                       { "packed", 3000, 0, 1 },
-                                       { "sealed", 200, 1, 0 },
-                                       { "sealed empty", 0, 1, 0 },
-                                       { "packed and sealed", 3000, 1, 1 } };
+static const struct shape shapes[] = {
+    { "empty", 0, 0, 0 },    { "open", 200, 0, 0 },       { "packed", 3000, 0, 1 },
+    { "sealed", 200, 1, 0 }, { "sealed empty", 0, 1, 0 }, { "packed and sealed", 3000, 1, 1 }
+};
 
 static struct vs_frame_codec codec_of(uint32_t sealed)
 {
@@ -152,8 +150,8 @@ Test(wire_frame, refuses_every_other_length)
 
 /* Rewrites one field of a good frame, and its checksum with it: what a forger does
  * who has no key. */
-static int forged(const struct vs_frame_codec *c, size_t n, size_t at, uint64_t value,
-                  size_t bytes, struct vs_frame_counts *counts)
+static int forged(const struct vs_frame_codec *c, size_t n, size_t at, uint64_t value, size_t bytes,
+                  struct vs_frame_counts *counts)
 {
     unsigned char copy[VS_FRAME_HEADER + 4000];
     struct vs_frame f;
@@ -161,8 +159,8 @@ static int forged(const struct vs_frame_codec *c, size_t n, size_t at, uint64_t 
     memcpy(copy, sent, n);
     for (size_t i = 0; i < bytes; i++)
         copy[at + i] = (unsigned char)(value >> 8 * i);
-    vs_store64(copy + 104, vs_checksum(copy + VS_FRAME_HEADER, n - VS_FRAME_HEADER,
-                                       vs_checksum(copy, 104, 0)));
+    vs_store64(copy + 104,
+               vs_checksum(copy + VS_FRAME_HEADER, n - VS_FRAME_HEADER, vs_checksum(copy, 104, 0)));
     return decode(c, copy, n, &f, counts);
 }
 
@@ -227,7 +225,7 @@ Test(wire_frame, binds_every_field_of_a_sealed_frame)
 {
     static const struct {
         size_t at, bytes;
-    } fields[] = { { 6, 2 },  { 24, 8 }, { 32, 8 }, { 48, 8 }, { 72, 8 } };
+    } fields[] = { { 6, 2 }, { 24, 8 }, { 32, 8 }, { 48, 8 }, { 72, 8 } };
     struct vs_frame_codec c = codec_of(1), other = codec_of(1), open = codec_of(0);
     struct vs_frame_counts counts = { { 0 } };
     struct vs_frame f;

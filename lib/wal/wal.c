@@ -1,4 +1,4 @@
-/* open.c - the life of a log: options, open, poll, close. */
+/* wal.c - the life of a log: options, open, poll, close. */
 #include "wal/log.h"
 
 enum { SEGMENT_MIN = 64 << 10, SEGMENT_MAX = 1 << 30, SEGMENT_DEFAULT = 32 << 20 };
@@ -85,7 +85,7 @@ static int make_buffers(struct vshard_wal *w, const char *path)
     w->path = vs_alloc(w->allocator, w->path_bytes);
     if (w->path == NULL)
         return VSHARD_ENOMEM;
-    strcpy(w->path, path);
+    memcpy(w->path, path, strlen(path) + 1);
     if (w->options.flags & VSHARD_WAL_READ_ONLY)
         return VSHARD_OK;
     w->super_bytes = vs_alloc_zeroed(w->allocator, 2 * VS_WAL_SUPER_SLOT);

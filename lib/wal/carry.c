@@ -1,4 +1,4 @@
-/* copy.c - groups that have fallen silent, copied out of the oldest segment.
+/* carry.c - groups that have fallen silent, copied out of the oldest segment.
  *
  * One log for many groups has one price: a group that writes nothing for a month
  * keeps the month-old segment in which its last entries stand, and with it every
@@ -64,8 +64,8 @@ static void put_state(struct copy *c, const struct vs_wal_group *g)
         put(c, &(struct vs_wal_record){ g->id, g->mark_index, g->mark_term, g->mark->bytes,
                                         VSHARD_WAL_MARK, g->mark->data });
     if (g->ref[VS_WAL_REF_NOTE] != 0)
-        put(c, &(struct vs_wal_record){ g->id, 0, 0, g->note->bytes, VSHARD_WAL_NOTE,
-                                        g->note->data });
+        put(c,
+            &(struct vs_wal_record){ g->id, 0, 0, g->note->bytes, VSHARD_WAL_NOTE, g->note->data });
 }
 
 /* Adds all of a group, or nothing. */

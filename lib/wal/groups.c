@@ -1,4 +1,4 @@
-/* index.c - what the log holds, in memory: groups, runs of entries, segments.
+/* groups.c - what the log holds, in memory: groups, runs of entries, segments.
  *
  * A run is a row of consecutive entries that stand in one batch, so an entry is
  * found by one search among its group's runs and one read of one batch. Later
@@ -24,7 +24,7 @@
  * A segment counts the runs and small states that stand in it. When the count of
  * the first one is zero, nobody needs it. Since only the first is ever removed,
  * cuts, resets and forgets need not be counted: what they undo goes before them. */
-#include "wal/index.h"
+#include "wal/groups.h"
 
 /* ---- groups ---- */
 
@@ -37,7 +37,8 @@ struct vs_wal_group *vs_wal_group_find(const struct vs_wal_index *index, uint64_
 {
     if (index->table_cap == 0)
         return NULL;
-    for (size_t i = slot_of(index, id); index->table[i] != NULL; i = (i + 1) & (index->table_cap - 1)) {
+    for (size_t i = slot_of(index, id); index->table[i] != NULL;
+         i = (i + 1) & (index->table_cap - 1)) {
         if (index->table[i]->id == id)
             return index->table[i];
     }
@@ -317,7 +318,7 @@ struct vs_wal_run *vs_wal_run_find(const struct vs_wal_group *g, uint64_t index)
             high = middle;
     }
     return low < (size_t)g->run_from + g->run_count && g->runs[low].first <= index ? &g->runs[low]
-                                                                                  : NULL;
+                                                                                   : NULL;
 }
 
 /* Takes `count` entries from a run's bytes, in proportion. */
@@ -472,7 +473,7 @@ void vs_wal_apply(struct vs_wal_index *index, const struct vs_wal_record *r,
         refer(index, g, VS_WAL_REF_NOTE, where->segment);
         break;
     case VSHARD_WAL_FORGET: note_cut(g, where); /* fall through */
-    default: drop_group(index, g); break; /* a reset is the first of its group in the batch */
+    default: drop_group(index, g); break;       /* a reset is the first of its group in the batch */
     }
 }
 

@@ -1,4 +1,4 @@
-/* read.c - entries by group, and the whole log in order. Blocks. */
+/* replay.c - entries by group, and the whole log in order. Blocks. */
 #include "wal/log.h"
 
 struct walk {
@@ -38,8 +38,8 @@ static int open_segment(struct vs_wal_reader *r, struct vshard_wal *w,
 
 /* ---- one run ---- */
 
-static int show(struct vs_wal_visit *v, const struct vs_wal_record *r,
-                const struct vs_wal_found *f, const struct vs_wal_run *run)
+static int show(struct vs_wal_visit *v, const struct vs_wal_record *r, const struct vs_wal_found *f,
+                const struct vs_wal_run *run)
 {
     const struct vshard_wal_place place = { f->head.seq, run->segment,
                                             (uint64_t)run->sector * VS_WAL_SECTOR, 1, 0 };

@@ -1,4 +1,4 @@
-/* reader.c - batches of one segment, read back and checked. Blocks. */
+/* window.c - batches of one segment, read back and checked. Blocks. */
 #include "wal/log.h"
 
 void vs_wal_reader_close(struct vs_wal_reader *r)

@@ -1,11 +1,11 @@
-/* index.h - what the log holds, in memory. Private to this room.
+/* groups.h - what the log holds, in memory. Private to this room.
  *
  * For each group its small state and the places of its live entries; for each
  * segment how much of it is still needed. Filled by recovery, kept up to date by
  * each batch that becomes durable, and the answer to two questions: where is entry
  * i of group g, and which files can go. */
-#ifndef VS_WAL_INDEX_H
-#define VS_WAL_INDEX_H
+#ifndef VS_WAL_GROUPS_H
+#define VS_WAL_GROUPS_H
 
 #include "wal/format.h"
 
