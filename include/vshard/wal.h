@@ -349,7 +349,9 @@ struct vshard_wal_stats {
     uint64_t removed;       /* [out] segments removed */
 };
 
-/* Returns   0, EINVAL
+/* Tells how the log is doing.
+ *
+ * Returns   0, EINVAL
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_wal_stats_read(const struct vshard_wal *wal, struct vshard_wal_stats *stats);

@@ -51,23 +51,9 @@
  * after it vanished without a trace, file by file or by a disk that lied about
  * all of it, and no superblock says otherwise. Nothing on one machine can.
  *
- * Not here: what records mean (groups.c); the log's own bytes (format.c). */
-#include "wal/log.h"
-
-struct scan {
-    struct vshard_wal *w;
-    struct vshard_wal_report *report;
-    struct vs_wal_reader reader;
-    struct vs_wal_point at; /* the last whole batch */
-    uint64_t last_offset;   /* where it begins */
-    size_t last_sectors;    /* 0: there is none */
-    struct vs_wal_evidence found;
-    uint64_t witnessed;
-    uint64_t done, total;
-    uint32_t stopped; /* behind `at` nothing is read, only looked at */
-    uint32_t wrong;   /* a batch is whole and its contents are not */
-    uint32_t super_lost;
-};
+ * Not here: how what is cut is cut (cut.c); what records mean (groups.c); the
+ * log's own bytes (format.c). */
+#include "wal/recover.h"
 
 /* ---- the superblock and the names ---- */
 
@@ -133,7 +119,7 @@ static int read_super(struct vshard_wal *w, const char *path)
 }
 
 /* The superblock is gone and segments are not: their own chain must do. */
-static void do_without_super(struct scan *s)
+static void do_without_super(struct vs_wal_scan *s)
 {
     struct vshard_wal *w = s->w;
 
@@ -144,7 +130,7 @@ static void do_without_super(struct scan *s)
     w->super.durable = w->super.floor;
 }
 
-static int load_super(struct scan *s)
+static int load_super(struct vs_wal_scan *s)
 {
     struct vshard_wal *w = s->w;
     char *path = vs_alloc(w->allocator, w->path_bytes);
@@ -258,7 +244,7 @@ static int apply_record(struct vs_wal_index *index, const struct vs_wal_record *
     return rc;
 }
 
-static int apply_batch(struct scan *s, const struct vs_wal_found *f, uint64_t offset)
+static int apply_batch(struct vs_wal_scan *s, const struct vs_wal_found *f, uint64_t offset)
 {
     const struct vs_wal_where where = { s->reader.segment, (uint32_t)(offset / VS_WAL_SECTOR) };
     struct vs_wal_record r;
@@ -274,7 +260,7 @@ static int apply_batch(struct scan *s, const struct vs_wal_found *f, uint64_t of
     return VSHARD_OK;
 }
 
-static int progress(struct scan *s, uint64_t bytes)
+static int progress(struct vs_wal_scan *s, uint64_t bytes)
 {
     const struct vshard_wal_hooks *h = &s->w->hooks;
 
@@ -284,7 +270,7 @@ static int progress(struct scan *s, uint64_t bytes)
 }
 
 /* Reads whole batches from *offset on, for as long as there are any. */
-static int read_batches(struct scan *s, uint64_t *offset)
+static int read_batches(struct vs_wal_scan *s, uint64_t *offset)
 {
     struct vs_wal_found f;
     int rc;
@@ -316,7 +302,7 @@ static int read_batches(struct scan *s, uint64_t *offset)
 }
 
 /* Looks at every sector from an offset to the end of the file. */
-static int examine(struct scan *s, uint64_t from)
+static int examine(struct vs_wal_scan *s, uint64_t from)
 {
     const struct vs_wal_head next = { .seq = s->at.seq + 1, .prev = s->at.digest };
     struct vs_wal_head head;
@@ -341,7 +327,7 @@ static int examine(struct scan *s, uint64_t from)
 }
 
 /* Returns 0; 1: both copies of the header are damaged; or a status. */
-static int read_segment_head(struct scan *s, struct vs_wal_segment *seg)
+static int read_segment_head(struct vs_wal_scan *s, struct vs_wal_segment *seg)
 {
     struct vs_wal_segment_head head;
     const unsigned char *p;
@@ -367,7 +353,7 @@ static int read_segment_head(struct scan *s, struct vs_wal_segment *seg)
 }
 
 /* Without a superblock the first header is believed: salvage has nothing better. */
-static int guess_floor(struct scan *s)
+static int guess_floor(struct vs_wal_scan *s)
 {
     struct vs_wal_found f;
     int rc = vs_wal_reader_batch(&s->reader, VS_WAL_START, NULL, &f);
@@ -381,7 +367,7 @@ static int guess_floor(struct scan *s)
 
 /* A file without a header was being made and was never used: whatever stands in it
  * is what the file system left there. Unless there are batches in it. */
-static void judge_headless(struct scan *s, const struct vs_wal_evidence *before)
+static void judge_headless(struct vs_wal_scan *s, const struct vs_wal_evidence *before)
 {
     if (s->found.members == before->members && s->found.witness == before->witness)
         s->found = *before;
@@ -389,7 +375,7 @@ static void judge_headless(struct scan *s, const struct vs_wal_evidence *before)
         s->found.damaged++; /* what is in it cannot be read */
 }
 
-static int scan_segment(struct scan *s, size_t i)
+static int scan_segment(struct vs_wal_scan *s, size_t i)
 {
     struct vs_wal_segment *seg = &s->w->index.segments[i];
     struct vs_wal_evidence before = s->found;
@@ -421,7 +407,7 @@ static int scan_segment(struct scan *s, size_t i)
 
 /* ---- the verdict ---- */
 
-static uint32_t judge_tail(const struct scan *s)
+static uint32_t judge_tail(const struct vs_wal_scan *s)
 {
     if (s->wrong || s->super_lost || s->witnessed > s->at.seq)
         return VSHARD_WAL_CORRUPT;
@@ -432,7 +418,7 @@ static uint32_t judge_tail(const struct scan *s)
     return VSHARD_WAL_CLEAN;
 }
 
-static void fill_report(struct scan *s)
+static void fill_report(struct vs_wal_scan *s)
 {
     struct vshard_wal_report *r = s->report;
 
@@ -453,7 +439,7 @@ static void fill_report(struct scan *s)
 }
 
 /* Whether the options let us go on, and what must be remembered if so. */
-static int decide(struct scan *s)
+static int decide(struct vs_wal_scan *s)
 {
     static const char *const events[] = { "wal.clean", "wal.torn", "wal.uncertain", "wal.corrupt" };
     const struct vshard_wal_options *o = &s->w->options;
@@ -473,188 +459,8 @@ static int decide(struct scan *s)
     return VSHARD_OK;
 }
 
-/* ---- repair ---- */
-
-static bool must_flag(const struct scan *s)
-{
-    return s->report->verdict == VSHARD_WAL_CORRUPT ||
-           (s->report->verdict == VSHARD_WAL_UNCERTAIN &&
-            s->w->options.tail != VSHARD_WAL_TAIL_CUT);
-}
-
-/* Says that records may be missing, before any is removed. */
-static int flag_unsettled(struct scan *s)
-{
-    struct vshard_wal *w = s->w;
-
-    if (!must_flag(s))
-        return VSHARD_OK;
-    if ((w->super.flags & VS_WAL_UNSETTLED) == 0 || w->super.unsettled_from > s->at.seq + 1)
-        w->super.unsettled_from = s->at.seq + 1;
-    w->super.flags |= VS_WAL_UNSETTLED;
-    s->report->unsettled = 1;
-    return vs_wal_super_store(w);
-}
-
-/* Copies what is about to be cut into "<segment>.cut". */
-static int keep_aside(struct scan *s, uint64_t file, uint64_t from, uint64_t to)
-{
-    struct vshard_wal *w = s->w;
-    char *path = vs_alloc(w->allocator, w->path_bytes);
-    unsigned char *buffer = vs_alloc(w->allocator, VS_WAL_WINDOW);
-    uint64_t aside = 0;
-    int rc = VSHARD_ENOMEM;
-
-    if (path == NULL || buffer == NULL)
-        goto done;
-    vs_wal_segment_path(w, s->at.segment, ".cut", path);
-    rc = vs_io_open(&w->storage, path,
-                    VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_TRUNCATE, &aside,
-                    NULL);
-    if (rc < 0)
-        goto done;
-    for (uint64_t at = from; at < to && rc == VSHARD_OK; at += VS_WAL_WINDOW) {
-        size_t n = to - at < VS_WAL_WINDOW ? (size_t)(to - at) : VS_WAL_WINDOW;
-
-        rc = vs_io_read(&w->storage, file, at, buffer, n);
-        if (rc == VSHARD_OK)
-            rc = vs_io_write(&w->storage, aside, at - from, buffer, n);
-    }
-    if (rc == VSHARD_OK)
-        rc = vs_io_sync(&w->storage, aside);
-    vs_io_close(&w->storage, aside);
-done:
-    vs_free(w->allocator, buffer, VS_WAL_WINDOW);
-    vs_free(w->allocator, path, w->path_bytes);
-    return rc;
-}
-
-/* Writes the last batch again with the bytes it has. */
-static int write_again(struct scan *s, uint64_t file)
-{
-    size_t bytes = s->last_sectors * VS_WAL_SECTOR;
-    unsigned char *sectors = vs_alloc(s->w->allocator, bytes);
-    int rc = VSHARD_ENOMEM;
-
-    if (sectors != NULL)
-        rc = vs_io_read(&s->w->storage, file, s->last_offset, sectors, bytes);
-    if (rc == VSHARD_OK)
-        rc = vs_io_write(&s->w->storage, file, s->last_offset, sectors, bytes);
-    vs_free(s->w->allocator, sectors, bytes);
-    return rc;
-}
-
-/* Cuts the segment in which the log ends, and makes its last batch durable. */
-static int settle_tail(struct scan *s)
-{
-    struct vshard_wal *w = s->w;
-    uint64_t file, bytes, aside_to = s->found.last > s->at.end ? s->found.last : s->at.end;
-    char *path;
-    int rc;
-
-    if (s->last_sectors == 0)
-        return VSHARD_OK;
-    path = vs_alloc(w->allocator, w->path_bytes);
-    if (path == NULL)
-        return VSHARD_ENOMEM;
-    vs_wal_segment_path(w, s->at.segment, ".wal", path);
-    rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE, &file, &bytes);
-    vs_free(w->allocator, path, w->path_bytes);
-    if (rc < 0)
-        return rc;
-    if (aside_to > bytes)
-        aside_to = bytes;
-    if (s->report->verdict == VSHARD_WAL_CORRUPT && aside_to > s->at.end)
-        rc = keep_aside(s, file, s->at.end, aside_to);
-    if (rc == VSHARD_OK && s->at.seq > w->super.durable.seq)
-        rc = write_again(s, file);
-    if (rc == VSHARD_OK && bytes > s->at.end)
-        rc = vs_io_resize(&w->storage, file, s->at.end);
-    if (rc == VSHARD_OK)
-        rc = vs_io_sync(&w->storage, file);
-    if (rc == VSHARD_OK)
-        s->report->removed += aside_to - s->at.end;
-    vs_io_close(&w->storage, file);
-    return rc;
-}
-
-static int remove_segment(struct scan *s, uint64_t id, bool keep)
-{
-    struct vshard_wal *w = s->w;
-    char *path = vs_alloc(w->allocator, 2 * w->path_bytes);
-    int rc;
-
-    if (path == NULL)
-        return VSHARD_ENOMEM;
-    vs_wal_segment_path(w, id, ".wal", path);
-    vs_wal_segment_path(w, id, ".bad", path + w->path_bytes);
-    rc = keep ? vs_io_rename(&w->storage, path, path + w->path_bytes)
-              : vs_io_remove(&w->storage, path);
-    vs_free(w->allocator, path, 2 * w->path_bytes);
-    return rc == VSHARD_ENOTFOUND ? VSHARD_OK : rc;
-}
-
-/* Removes what an earlier run was removing, and every file without a whole batch,
- * which a corrupt log keeps under another name. */
-static int remove_files(struct scan *s, uint64_t *leftovers, size_t leftover_count)
-{
-    struct vs_wal_index *index = &s->w->index;
-    bool keep = s->report->verdict == VSHARD_WAL_CORRUPT, changed = leftover_count > 0;
-    int rc = VSHARD_OK;
-
-    for (size_t i = 0; i < leftover_count && rc == VSHARD_OK; i++)
-        rc = remove_segment(s, leftovers[i], false);
-    for (size_t i = index->segment_count; i-- > 0 && rc == VSHARD_OK;) {
-        if (index->segments[i].end > VS_WAL_START)
-            continue;
-        rc = remove_segment(s, index->segments[i].id, keep);
-        if (rc == VSHARD_OK)
-            vs_wal_segment_drop(index, i);
-        changed = true;
-    }
-    return rc == VSHARD_OK && changed ? vs_io_sync_dir(&s->w->storage, s->w->path) : rc;
-}
-
-/* There were segments and no file of that name. */
-static int remake_super(struct vshard_wal *w)
-{
-    char *path = vs_alloc(w->allocator, w->path_bytes);
-    int rc;
-
-    if (path == NULL)
-        return VSHARD_ENOMEM;
-    vs_wal_super_path(w, path);
-    rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE, &w->super_file,
-                    NULL);
-    vs_free(w->allocator, path, w->path_bytes);
-    if (rc < 0)
-        return rc;
-    w->super_open = 1;
-    return vs_io_sync_dir(&w->storage, w->path);
-}
-
-static int repair(struct scan *s, uint64_t *leftovers, size_t leftover_count)
-{
-    struct vshard_wal *w = s->w;
-    int rc = VSHARD_OK;
-
-    if (!w->super_open)
-        rc = remake_super(w);
-    if (rc == VSHARD_OK)
-        rc = flag_unsettled(s);
-    if (rc == VSHARD_OK && (s->report->verdict != VSHARD_WAL_CLEAN || s->super_lost ||
-                            s->at.seq != w->super.durable.seq))
-        rc = settle_tail(s);
-    if (rc == VSHARD_OK)
-        rc = remove_files(s, leftovers, leftover_count);
-    if (rc < 0 || (s->at.seq == w->super.durable.seq && !s->super_lost))
-        return rc;
-    w->super.durable = s->at;
-    return vs_wal_super_store(w);
-}
-
 /* Takes the segments below the floor out of the index; they are leftovers. */
-static int split_leftovers(struct scan *s, uint64_t **ids, size_t *count)
+static int split_leftovers(struct vs_wal_scan *s, uint64_t **ids, size_t *count)
 {
     struct vs_wal_index *index = &s->w->index;
     uint64_t floor = s->w->super.floor.segment;
@@ -676,7 +482,7 @@ static int split_leftovers(struct scan *s, uint64_t **ids, size_t *count)
     return VSHARD_OK;
 }
 
-static int scan_all(struct scan *s)
+static int scan_all(struct vs_wal_scan *s)
 {
     struct vs_wal_index *index = &s->w->index;
     int rc = VSHARD_OK;
@@ -690,7 +496,7 @@ static int scan_all(struct scan *s)
 
 int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report)
 {
-    struct scan s = { .w = w, .report = report, .reader = { .wal = w } };
+    struct vs_wal_scan s = { .w = w, .report = report, .reader = { .wal = w } };
     uint64_t *leftovers = NULL, highest;
     size_t leftover_count = 0;
     int rc = list_segments(w);
@@ -711,7 +517,7 @@ int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report)
     w->next_segment = highest + 1 > w->super.next_segment ? highest + 1 : w->super.next_segment;
     w->super.next_segment = w->next_segment;
     if (rc == VSHARD_OK && (w->options.flags & VSHARD_WAL_READ_ONLY) == 0)
-        rc = repair(&s, leftovers, leftover_count);
+        rc = vs_wal_repair(&s, leftovers, leftover_count);
     vs_free(w->allocator, leftovers, leftover_count * sizeof *leftovers);
     w->durable = s.at;
     w->unsettled = report->unsettled;
