@@ -214,6 +214,60 @@ Test(wal_log, puts_votes_ahead_of_bulk)
     fault_storage_destroy(fs);
 }
 
+/* A vote overtakes entries, but not the forget of its own group. */
+Test(wal_log, lets_no_vote_overtake_a_forget)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_group about = { .size = sizeof about };
+    struct writer w = { .seed = 1 };
+    uint64_t durable = 0;
+
+    model_init(&w.model);
+    open_log(&w, &o);
+    put(&w, 2, VSHARD_WAL_VOTE, 1, 0);
+    for (uint64_t i = 1; i < 40; i++)
+        put(&w, 1, VSHARD_WAL_ENTRY, i, 800);
+    put(&w, 2, VSHARD_WAL_FORGET, 0, 0);
+    put(&w, 2, VSHARD_WAL_VOTE, 3, 0);
+    cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    cr_assert_eq(vshard_wal_find(w.wal, 2, &about), VSHARD_OK);
+    cr_expect_eq(about.vote, 3);
+    check(&w, durable, "running");
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
+/* A batch that found no space is written again, with the same bytes. */
+Test(wal_log, writes_a_batch_again_that_found_no_space)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    const struct fault_rule rule = {
+        .k = 1, .ops = 1 << VSHARD_IO_WRITE, .does = FAULT_SHORT, .status = VSHARD_ENOSPC
+    };
+    struct writer w = { .seed = 1 };
+    uint64_t durable = 0;
+
+    model_init(&w.model);
+    open_log(&w, &o);
+    put(&w, 1, VSHARD_WAL_ENTRY, 1, 100);
+    cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    put(&w, 1, VSHARD_WAL_ENTRY, 2, 3000);
+    fault_storage_rule(fs, &rule);
+    cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_ENOSPC);
+    cr_expect_eq(durable, 1);
+    cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    cr_expect_eq(durable, 2);
+    vshard_wal_close(w.wal);
+    open_log(&w, &o);
+    check(&w, 2, "reopened");
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
 /* One sync makes the appends of all groups durable. */
 Test(wal_log, syncs_once_for_all_groups)
 {

@@ -325,6 +325,42 @@ Test(wal_tail, stays_unsettled_until_it_is_settled)
     finish(&f);
 }
 
+/* Whatever interrupts the repair of an uncertain tail, the next open either sees the
+ * damage again or says unsettled. */
+Test(wal_tail, forgets_no_doubt_when_its_repair_is_interrupted)
+{
+    struct fixture f;
+
+    build_uncertain(&f);
+    f.options.tail = VSHARD_WAL_TAIL_FLAG;
+    for (uint64_t k = 1, struck = 1; struck > 0; k++) {
+        for (uint64_t i = 0; i < 12; i++) {
+            const struct fault_crash still = { .flags = FAULT_CRASH_KEEP },
+                                     how = { .seed = k * 100 + i };
+            struct fault_storage *before = fault_storage_after(f.fs, &still), *after;
+            struct vshard_wal_options o = f.options;
+            struct vshard_wal_report r = { .size = sizeof r };
+            struct vshard_wal *wal;
+
+            o.storage = fault_storage_hook(before);
+            fault_storage_fail(before, k, FAULT_FOREVER);
+            vshard_wal_open(&o, NULL, &wal);
+            struck = fault_storage_struck(before);
+            after = fault_storage_after(before, &how);
+            fault_storage_heal(before);
+            vshard_wal_close(wal);
+            o.storage = fault_storage_hook(after);
+            cr_assert_eq(vshard_wal_open(&o, &r, &wal), VSHARD_OK);
+            cr_assert_eq(r.unsettled, 1, "request %lu, seed %lu: verdict %u", (unsigned long)k,
+                         (unsigned long)how.seed, r.verdict);
+            vshard_wal_close(wal);
+            fault_storage_destroy(before);
+            fault_storage_destroy(after);
+        }
+    }
+    finish(&f);
+}
+
 Test(wal_tail, cuts_an_uncertain_tail_when_told_to)
 {
     struct fixture f;
