@@ -213,7 +213,7 @@ static struct vs_wal_blob *keep_blob(struct vs_wal_group *g, uint32_t kind,
 
 static void take_effect(struct vshard_wal *w)
 {
-    const struct vs_wal_where where = { w->current.head.segment,
+    const struct vs_wal_where where = { w->current.head.segment, w->head.seq,
                                         (uint32_t)(w->current.end / VS_WAL_SECTOR) };
     struct vs_wal_blob *kept[2] = { NULL, NULL };
 

@@ -385,9 +385,11 @@ static void push_run(struct vs_wal_index *index, struct vs_wal_group *g,
         g->run_from = 0;
     }
     VS_ASSERT(g->run_count < g->run_cap);
-    g->runs[g->run_from + g->run_count++] = (struct vs_wal_run){
-        .first = r->index, .term = r->term, .segment = where->segment, .sector = where->sector
-    };
+    g->runs[g->run_from + g->run_count++] = (struct vs_wal_run){ .first = r->index,
+                                                                 .term = r->term,
+                                                                 .segment = where->segment,
+                                                                 .seq = where->seq,
+                                                                 .sector = where->sector };
     use(index, where->segment, 1);
 }
 

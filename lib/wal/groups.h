@@ -24,6 +24,7 @@ struct vs_wal_run {
     uint64_t first;
     uint64_t term;
     uint64_t segment;
+    uint64_t seq;    /* the batch's number, by which it is known when it is read */
     uint32_t sector; /* of the batch, in its segment */
     uint32_t count;
     uint32_t bytes;    /* of records, about */
@@ -76,6 +77,7 @@ struct vs_wal_index {
 /* Where a record stands. */
 struct vs_wal_where {
     uint64_t segment;
+    uint64_t seq; /* of the batch */
     uint32_t sector;
 };
 

@@ -246,7 +246,8 @@ static int apply_record(struct vs_wal_index *index, const struct vs_wal_record *
 
 static int apply_batch(struct vs_wal_scan *s, const struct vs_wal_found *f, uint64_t offset)
 {
-    const struct vs_wal_where where = { s->reader.segment, (uint32_t)(offset / VS_WAL_SECTOR) };
+    const struct vs_wal_where where = { s->reader.segment, f->head.seq,
+                                        (uint32_t)(offset / VS_WAL_SECTOR) };
     struct vs_wal_record r;
     int rc;
 

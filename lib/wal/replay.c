@@ -93,6 +93,9 @@ int vs_wal_run_visit(struct vs_wal_visit *v, const struct vs_wal_run *run)
 
     if (rc == VSHARD_OK)
         rc = vs_wal_reader_batch(&v->reader, (uint64_t)run->sector * VS_WAL_SECTOR, NULL, &f);
+    /* A read that went astray may bring another batch, whole and of no use here. */
+    if (rc == VSHARD_OK && f.head.seq != run->seq)
+        rc = VSHARD_ECORRUPT;
     if (rc != VSHARD_OK)
         return rc == 1 ? VSHARD_ECORRUPT : rc;
     if (run->repeated)
@@ -202,7 +205,7 @@ static int walk_segment(struct walk *k, const struct vs_wal_segment *s)
     int rc = open_segment(&k->reader, k->w, s);
 
     for (uint64_t offset = VS_WAL_START; rc == VSHARD_OK && offset < s->end && !k->ended;) {
-        const struct vs_wal_where where = { s->id, (uint32_t)(offset / VS_WAL_SECTOR) };
+        const struct vs_wal_where where = { s->id, at.seq + 1, (uint32_t)(offset / VS_WAL_SECTOR) };
 
         rc = vs_wal_reader_batch(&k->reader, offset, &at, &f);
         if (rc == VSHARD_OK)

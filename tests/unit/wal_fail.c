@@ -305,6 +305,7 @@ Test(wal_fail, makes_nothing_up_when_the_disk_lies, .timeout = 600)
             struct trial t;
 
             begin(&t, NULL);
+            t.options.flags = k % 2 ? VSHARD_WAL_UNPACKED : 0;
             rule.ops = lies[i] == FAULT_LIE         ? 1 << VSHARD_IO_WRITE | 1 << VSHARD_IO_SYNC
                        : lies[i] == FAULT_MISDIRECT ? 1 << VSHARD_IO_READ | 1 << VSHARD_IO_WRITE
                                                     : 1 << VSHARD_IO_READ;
