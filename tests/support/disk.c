@@ -592,7 +592,7 @@ static void add_unit(uint32_t count, uint32_t *states, size_t cap, size_t *n)
     (*n)++;
 }
 
-size_t disk_units(const struct disk *disk, int each_change, uint32_t *states, size_t cap)
+static size_t dir_units(const struct disk *disk, int each_change, uint32_t *states, size_t cap)
 {
     size_t n = 0;
 
@@ -602,6 +602,13 @@ size_t disk_units(const struct disk *disk, int each_change, uint32_t *states, si
         else if (changes_of_dir(disk, i) > 0)
             add_unit(changes_of_dir(disk, i) + 1, states, cap, &n);
     }
+    return n;
+}
+
+size_t disk_units(const struct disk *disk, int each_change, uint32_t *states, size_t cap)
+{
+    size_t n = dir_units(disk, each_change, states, cap);
+
     for (uint32_t i = 0; i < disk->file_count; i++) {
         const struct disk_file *f = &disk->files[i];
 
@@ -615,7 +622,7 @@ size_t disk_units(const struct disk *disk, int each_change, uint32_t *states, si
     return n;
 }
 
-static size_t crash_dirs(struct disk *disk, int each_change, const uint32_t *chosen)
+static void crash_dirs(struct disk *disk, int each_change, const uint32_t *chosen)
 {
     size_t used = 0;
 
@@ -635,18 +642,20 @@ static size_t crash_dirs(struct disk *disk, int each_change, const uint32_t *cho
             }
         }
     }
-    return used;
 }
 
+/* Files before names: which files are units was decided by the names as they were,
+ * and a removal that survives takes its file's last name away. */
 void disk_crash(struct disk *disk, int each_change, const uint32_t *chosen, uint64_t *garbage)
 {
-    size_t used = crash_dirs(disk, each_change, chosen);
+    size_t used = dir_units(disk, each_change, NULL, 0);
 
     for (uint32_t i = 0; i < disk->file_count; i++) {
         if (disk->files[i].used && reachable(disk, i))
             used += crash_file(&disk->files[i], chosen + used, garbage);
         disk->files[i].handles = 0;
     }
+    crash_dirs(disk, each_change, chosen);
     drop_changes(disk, NULL);
     free_names(&disk->now);
     disk->now = clone_names(&disk->durable);

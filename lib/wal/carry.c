@@ -1,0 +1,133 @@
+/* carry.c - groups that have fallen silent, copied out of the oldest segment.
+ *
+ * One log for many groups has one price: a group that writes nothing for a month
+ * keeps the month-old segment in which its last entries stand, and with it every
+ * segment since. So when there are too many segments, what such a group still needs
+ * is written again at the end of the log: a reset, its vote, commit, mark and note,
+ * and its live entries, all of it in one batch. A batch is whole or not there, so
+ * the copy replaces the original in one step, and a reader needs no rule but
+ * "a reset forgets".
+ *
+ * Only a group without records on their way is copied, because those would have to
+ * come behind its copy and votes go in front. A group that needs more than
+ * rewrite_bytes is not copied but reported: it wants a snapshot, not a copy. */
+#include "wal/log.h"
+
+enum { LOOK_AT = 4096 }; /* groups, for one batch */
+
+struct copy {
+    struct vshard_wal *w;
+    struct vs_wal_bytes *body;
+    uint32_t records;
+    uint32_t overflow;
+};
+
+static void put(struct copy *c, const struct vs_wal_record *r)
+{
+    size_t bytes = vs_wal_record_bytes(r->bytes);
+
+    if (c->overflow || bytes > c->body->cap - c->body->count) {
+        c->overflow = 1;
+        return;
+    }
+    vs_wal_record_write(r, c->body->at + c->body->count, NULL, 0);
+    c->body->count += bytes;
+    c->records++;
+}
+
+static int put_entry(void *ctx, const struct vshard_wal_record *record,
+                     const struct vshard_wal_place *place)
+{
+    struct copy *c = ctx;
+    const struct vs_wal_record r = { .group = record->group,
+                                     .index = record->index,
+                                     .term = record->term,
+                                     .bytes = record->payload_bytes,
+                                     .kind = VSHARD_WAL_ENTRY,
+                                     .payload = record->payload };
+
+    (void)place;
+    put(c, &r);
+    return c->overflow != 0;
+}
+
+static void put_state(struct copy *c, const struct vs_wal_group *g)
+{
+    struct vs_wal_record r = { .group = g->id, .kind = VSHARD_WAL_RESET };
+
+    put(c, &r);
+    if (g->ref[VS_WAL_REF_VOTE] != 0)
+        put(c, &(struct vs_wal_record){ g->id, g->vote, g->vote_term, 0, VSHARD_WAL_VOTE, NULL });
+    if (g->ref[VS_WAL_REF_COMMIT] != 0)
+        put(c, &(struct vs_wal_record){ g->id, g->commit, 0, 0, VSHARD_WAL_COMMIT, NULL });
+    if (g->ref[VS_WAL_REF_MARK] != 0)
+        put(c, &(struct vs_wal_record){ g->id, g->mark_index, g->mark_term, g->mark->bytes,
+                                        VSHARD_WAL_MARK, g->mark->data });
+    if (g->ref[VS_WAL_REF_NOTE] != 0)
+        put(c,
+            &(struct vs_wal_record){ g->id, 0, 0, g->note->bytes, VSHARD_WAL_NOTE, g->note->data });
+}
+
+/* Adds all of a group, or nothing. */
+static bool copy_group(struct copy *c, const struct vs_wal_group *g)
+{
+    const struct vshard_wal_visitor visitor = { put_entry, c };
+    struct vs_wal_visit v = { .reader = { .wal = c->w }, .group = g, .visitor = &visitor };
+    size_t before = c->body->count;
+    uint32_t records = c->records;
+    int rc = VSHARD_OK;
+
+    c->overflow = 0;
+    put_state(c, g);
+    for (uint32_t i = 0; i < g->run_count && rc == VSHARD_OK && !c->overflow; i++)
+        rc = vs_wal_run_visit(&v, &g->runs[g->run_from + i]);
+    vs_wal_reader_fini(&v.reader);
+    if (rc == VSHARD_OK && !c->overflow)
+        return true;
+    if (rc < 0)
+        vs_wal_event(c->w, VSHARD_LOG_ERROR, "wal.copy_failed", (int64_t)g->id, rc);
+    c->body->count = before;
+    c->records = records;
+    return false;
+}
+
+static void pin(struct vshard_wal *w, const struct vs_wal_group *g, uint64_t bytes)
+{
+    if (bytes > w->stats.pinned_bytes) {
+        w->stats.pinned = g->id;
+        w->stats.pinned_bytes = bytes;
+    }
+}
+
+uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body)
+{
+    const struct vs_wal_index *index = &w->index;
+    struct copy c = { .w = w, .body = body };
+    uint64_t oldest, end = body->count + w->options.rewrite_bytes;
+
+    if (index->segment_count <= w->options.rewrite_above || index->segments[0].live == 0)
+        return 0;
+    oldest = index->segments[0].id;
+    if (w->copy_segment != oldest || w->copy_cursor == 0) {
+        w->copy_segment = oldest;
+        w->copy_cursor = 0;
+        w->stats.pinned_bytes = 0;
+    }
+    for (int n = 0; n < LOOK_AT && w->copy_cursor < index->group_count; n++) {
+        const struct vs_wal_group *g = index->groups[w->copy_cursor++];
+        uint64_t bytes = vs_wal_group_bytes(g);
+
+        if (vs_wal_group_oldest(g) != oldest || g->pending_seq > w->durable.seq)
+            continue;
+        if (bytes > w->options.rewrite_bytes) {
+            pin(w, g, bytes);
+        } else if (bytes > end - body->count) {
+            w->copy_cursor--; /* the next batch has room for it */
+            break;
+        } else if (!copy_group(&c, g)) {
+            pin(w, g, bytes);
+        }
+    }
+    w->stats.rewritten += c.records;
+    return c.records;
+}

@@ -1,0 +1,527 @@
+/* recover.c - reads a log after a crash, and says what became of its end.
+ *
+ * Batches are read in the order of their numbers, from the superblock's floor on,
+ * for as long as each is whole: its header and every sector carry the tag that
+ * this batch, at this place, after these batches, must carry (format.c). Let n be
+ * the last whole batch. Batch n+1 was never written, or was being written when the
+ * process or the machine stopped, or was written, synced and has been damaged
+ * since. Every sector behind n is looked at, and is one of
+ *
+ *   empty    zeros, as all space is before it is written; or one flipped bit
+ *   member   it carries the tag of batch n+1 for exactly this place
+ *   alien    neither
+ *
+ * and there are witnesses that n+1 was durable: a superblock that says so, or the
+ * header of a later batch, which is only written once the one before is durable.
+ * A header counts if it vouches for itself, wherever behind n it stands.
+ *
+ *   witness   alien   member    verdict
+ *   yes       any     any       corrupt    it was synced, and is not whole
+ *   no        some    any       uncertain  something was written there and changed
+ *   no        none    some      torn       some sectors were written, the rest not yet
+ *   no        none    none      clean
+ *
+ * Why torn is safe to cut. While a write is under way a sector holds what it held
+ * before, which was zeros, or what it is to hold; disks write sectors whole. Had
+ * the sync returned, every sector would be a member, so some other thing than a
+ * crash must have emptied one: a disk that forgets what it said was durable. Who
+ * owns such disks asks for VSHARD_WAL_STRICT, and torn becomes uncertain.
+ *
+ * Why uncertain is not corrupt. An alien sector in the last batch may be rot after
+ * the sync or rot before it. The batch may have been acknowledged, or not; with
+ * one sync a batch, no log can know. A replica can: its peers know what was
+ * committed. Until they have told it, it must neither vote nor acknowledge, and
+ * since it may crash again before, the superblock says `unsettled` until
+ * vshard_wal_settle(). That is written before anything is cut.
+ *
+ * What is kept is then made durable. The process may have ended because a sync of
+ * batch n failed, and then the kernel may show pages that are not on the disk and
+ * that it will never write. So batch n, unless a witness vouches for it, is written
+ * again with the same bytes, and synced. Only then is it called durable.
+ *
+ * A segment's header is the last thing written when a segment is made, and it is
+ * synced before the first batch. So a file with no whole header was never used, and
+ * what stands in it counts for nothing, unless it is a member or a batch's header.
+ *
+ * The file in which n ends is cut behind it; files without a whole batch are
+ * removed. Writing goes on in a new file. Each of these steps may be interrupted:
+ * the next recovery finds the same n, and at worst the same verdict.
+ *
+ * What this cannot know: that batch n itself is the last, when n+1 and everything
+ * after it vanished without a trace, file by file or by a disk that lied about
+ * all of it, and no superblock says otherwise. Nothing on one machine can.
+ *
+ * Not here: how what is cut is cut (cut.c); what records mean (groups.c); the
+ * log's own bytes (format.c). */
+#include "wal/recover.h"
+
+/* ---- the superblock and the names ---- */
+
+static int create(struct vshard_wal *w, char *path)
+{
+    int rc;
+
+    if (w->options.flags & VSHARD_WAL_READ_ONLY)
+        return VSHARD_ENOTFOUND;
+    rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE, &w->super_file,
+                    NULL);
+    if (rc < 0)
+        return rc;
+    w->super_open = 1;
+    w->created = 1;
+    w->super = (struct vs_wal_super){ .log_id = w->options.log_id, .next_segment = 1 };
+    w->super.durable.digest = w->super.floor.digest = vs_wal_first_digest(w->options.log_id);
+    w->super.durable.end = w->super.floor.end = VS_WAL_START;
+    rc = vs_wal_super_store(w);
+    if (rc == VSHARD_OK)
+        rc = vs_wal_super_store(w);
+    return rc < 0 ? rc : vs_io_sync_dir(&w->storage, w->path);
+}
+
+/* Takes the newest slot that is whole. ECORRUPT: none is. */
+static int pick_slot(struct vshard_wal *w, const unsigned char *slots)
+{
+    struct vs_wal_super super;
+    int rc = VSHARD_ECORRUPT;
+
+    for (size_t i = 0; i < VS_WAL_SUPER_SLOTS; i++) {
+        int one = vs_wal_super_read(slots + i * VS_WAL_SUPER_SLOT, &super);
+
+        if (one == VSHARD_EVERSION)
+            return one;
+        if (one == VSHARD_OK && (rc < 0 || super.generation > w->super.generation)) {
+            w->super = super;
+            rc = VSHARD_OK;
+        }
+    }
+    return rc == VSHARD_OK && w->super.log_id != w->options.log_id ? VSHARD_ESTALE : rc;
+}
+
+static int read_super(struct vshard_wal *w, const char *path)
+{
+    uint32_t flags = w->options.flags & VSHARD_WAL_READ_ONLY ? 0 : VSHARD_IO_OPEN_WRITE;
+    unsigned char *slots;
+    uint64_t bytes;
+    int rc = vs_io_open(&w->storage, path, flags, &w->super_file, &bytes);
+
+    if (rc < 0)
+        return rc;
+    w->super_open = 1;
+    slots = vs_alloc_zeroed(w->allocator, VS_WAL_SUPER_BYTES);
+    if (slots == NULL)
+        return VSHARD_ENOMEM;
+    rc = vs_io_read(&w->storage, w->super_file, 0, slots,
+                    bytes < VS_WAL_SUPER_BYTES ? (size_t)bytes : VS_WAL_SUPER_BYTES);
+    if (rc == VSHARD_OK)
+        rc = pick_slot(w, slots);
+    vs_free(w->allocator, slots, VS_WAL_SUPER_BYTES);
+    return rc;
+}
+
+/* The superblock is gone and segments are not: their own chain must do. */
+static void do_without_super(struct vs_wal_scan *s)
+{
+    struct vshard_wal *w = s->w;
+
+    s->super_lost = 1;
+    w->super = (struct vs_wal_super){ .log_id = w->options.log_id };
+    w->super.floor.digest = vs_wal_first_digest(w->options.log_id);
+    w->super.floor.end = VS_WAL_START;
+    w->super.durable = w->super.floor;
+}
+
+static int load_super(struct vs_wal_scan *s)
+{
+    struct vshard_wal *w = s->w;
+    char *path = vs_alloc(w->allocator, w->path_bytes);
+    int rc;
+
+    if (path == NULL)
+        return VSHARD_ENOMEM;
+    vs_wal_super_path(w, path);
+    rc = read_super(w, path);
+    if (rc == VSHARD_ENOTFOUND || rc == VSHARD_ECORRUPT) {
+        if (w->super_open && w->index.segment_count == 0)
+            vs_io_close(&w->storage, w->super_file);
+        if (w->index.segment_count == 0) {
+            w->super_open = 0;
+            rc = create(w, path);
+        } else {
+            do_without_super(s);
+            rc = VSHARD_OK;
+        }
+    }
+    vs_free(w->allocator, path, w->path_bytes);
+    return rc;
+}
+
+/* "0123456789abcdef.wal" is 16 digits and a suffix. */
+static bool parse_name(const char *name, uint64_t *segment)
+{
+    uint64_t v = 0;
+
+    for (size_t i = 0; i < 16; i++, name++) {
+        if (*name >= '0' && *name <= '9')
+            v = v << 4 | (uint64_t)(*name - '0');
+        else if (*name >= 'a' && *name <= 'f')
+            v = v << 4 | (uint64_t)(*name - 'a' + 10);
+        else
+            return false;
+    }
+    *segment = v;
+    return v != 0 && strcmp(name, ".wal") == 0;
+}
+
+static int take_names(struct vshard_wal *w, const char *names, size_t bytes)
+{
+    uint64_t segment;
+    int rc;
+
+    for (size_t at = 0; at < bytes; at += strlen(names + at) + 1) {
+        if (!parse_name(names + at, &segment))
+            continue;
+        rc = vs_wal_segment_reserve(&w->index);
+        if (rc < 0)
+            return rc;
+        vs_wal_segment_add(&w->index, segment); /* names come in order */
+    }
+    return VSHARD_OK;
+}
+
+static int list_segments(struct vshard_wal *w)
+{
+    size_t cap = 4096, bytes;
+    int rc;
+
+    do {
+        char *names = vs_alloc(w->allocator, cap);
+
+        if (names == NULL)
+            return VSHARD_ENOMEM;
+        bytes = cap;
+        rc = vs_io_list(&w->storage, w->path, names, &bytes);
+        if (rc == VSHARD_OK)
+            rc = take_names(w, names, bytes);
+        vs_free(w->allocator, names, cap);
+        cap = bytes > 2 * cap ? bytes : 2 * cap;
+    } while (rc == VSHARD_E2BIG && cap < (64u << 20));
+    return rc;
+}
+
+/* ---- batches ---- */
+
+/* Everything a batch says makes sense; nothing takes effect before that is known. */
+static int check_records(const struct vs_wal_found *f)
+{
+    struct vs_wal_record r;
+    uint32_t count = 0;
+    int rc;
+
+    for (size_t at = 0; at < f->head.raw; count++) {
+        rc = vs_wal_record_read(f->body, f->head.raw, &at, &r);
+        if (rc < 0)
+            return rc;
+        if (r.kind == VSHARD_WAL_ENTRY && r.index == 0)
+            return VSHARD_ECORRUPT;
+    }
+    return count == f->head.records ? VSHARD_OK : VSHARD_ECORRUPT;
+}
+
+static int apply_record(struct vs_wal_index *index, const struct vs_wal_record *r,
+                        const struct vs_wal_where *where)
+{
+    const struct vshard_wal_record copy = { .payload = r->payload, .payload_bytes = r->bytes };
+    struct vs_wal_blob *blob = NULL;
+    struct vs_wal_group *g;
+    int rc = vs_wal_group_make(index, r->group, &g);
+
+    if (rc == VSHARD_OK)
+        rc = vs_wal_run_reserve(index, g, 1);
+    if (rc == VSHARD_OK && (r->kind == VSHARD_WAL_MARK || r->kind == VSHARD_WAL_NOTE))
+        rc = vs_wal_blob_make(index, &copy, &blob);
+    if (rc == VSHARD_OK)
+        vs_wal_apply(index, r, where, blob);
+    return rc;
+}
+
+static int apply_batch(struct vs_wal_scan *s, const struct vs_wal_found *f, uint64_t offset)
+{
+    const struct vs_wal_where where = { s->reader.segment, f->head.seq,
+                                        (uint32_t)(offset / VS_WAL_SECTOR) };
+    struct vs_wal_record r;
+    int rc;
+
+    for (size_t at = 0; at < f->head.raw;) {
+        rc = vs_wal_record_read(f->body, f->head.raw, &at, &r);
+        if (rc == VSHARD_OK)
+            rc = apply_record(&s->w->index, &r, &where);
+        if (rc < 0)
+            return rc;
+    }
+    return VSHARD_OK;
+}
+
+static int progress(struct vs_wal_scan *s, uint64_t bytes)
+{
+    const struct vshard_wal_hooks *h = &s->w->hooks;
+
+    s->done += bytes;
+    return h->progress != NULL && h->progress(h->ctx, s->done, s->total) != 0 ? VSHARD_ECANCELED
+                                                                              : VSHARD_OK;
+}
+
+/* Reads whole batches from *offset on, for as long as there are any. */
+static int read_batches(struct vs_wal_scan *s, uint64_t *offset)
+{
+    struct vs_wal_found f;
+    int rc;
+
+    while ((rc = vs_wal_reader_batch(&s->reader, *offset, &s->at, &f)) == VSHARD_OK) {
+        rc = check_records(&f);
+        if (rc < 0)
+            break;
+        rc = apply_batch(s, &f, *offset);
+        if (rc < 0)
+            return rc;
+        s->last_offset = *offset;
+        s->last_sectors = f.sectors;
+        *offset += f.sectors * VS_WAL_SECTOR;
+        s->at = (struct vs_wal_point){ f.head.seq, f.digest, s->reader.segment, *offset };
+        if (f.head.durable.seq > s->witnessed)
+            s->witnessed = f.head.durable.seq;
+        s->report->records += f.head.records;
+        s->report->bytes += f.sectors * VS_WAL_SECTOR;
+        rc = progress(s, f.sectors * VS_WAL_SECTOR);
+        if (rc < 0)
+            return rc;
+    }
+    if (rc == VSHARD_ECORRUPT) { /* the tags are right: no accident did this */
+        s->wrong = 1;
+        rc = 1;
+    }
+    return rc < 0 ? rc : VSHARD_OK;
+}
+
+/* Looks at every sector from an offset to the end of the file. */
+static int examine(struct vs_wal_scan *s, uint64_t from)
+{
+    const struct vs_wal_head next = { .seq = s->at.seq + 1, .prev = s->at.digest };
+    struct vs_wal_head head;
+
+    for (uint64_t offset = from; offset < s->reader.bytes; offset += VS_WAL_SECTOR) {
+        const unsigned char *sector;
+        int rc = vs_wal_reader_bytes(&s->reader, offset, VS_WAL_SECTOR, &sector);
+
+        if (rc < 0)
+            return rc;
+        switch (vs_wal_judge(sector, &next, (offset - from) / VS_WAL_SECTOR)) {
+        case VS_WAL_EMPTY: continue;
+        case VS_WAL_MEMBER: s->found.members++; break;
+        case VS_WAL_ALIEN: s->found.damaged++; break;
+        }
+        s->found.last = offset + VS_WAL_SECTOR;
+        if (vs_wal_head_found(sector, s->w->options.log_id, &head) && head.seq > s->at.seq + 1 &&
+            head.seq - 1 > s->found.witness)
+            s->found.witness = head.seq - 1;
+    }
+    return VSHARD_OK;
+}
+
+/* Returns 0; 1: both copies of the header are damaged; or a status. */
+static int read_segment_head(struct vs_wal_scan *s, struct vs_wal_segment *seg)
+{
+    struct vs_wal_segment_head head;
+    const unsigned char *p;
+    uint8_t check[VS_SEAL_MAC];
+    int rc = vs_wal_reader_bytes(&s->reader, 0, VS_WAL_START, &p);
+
+    if (rc < 0)
+        return rc;
+    rc = vs_wal_segment_read(p, &head);
+    if (rc == VSHARD_ECORRUPT || (rc == VSHARD_OK && head.segment != seg->id))
+        return 1;
+    if (rc == VSHARD_OK && head.log_id != s->w->options.log_id)
+        rc = VSHARD_ESTALE;
+    if (rc == VSHARD_OK)
+        rc = vs_wal_subkey(s->w, &head, seg->subkey, check);
+    if (rc < 0)
+        return rc;
+    if (memcmp(check, head.check, sizeof check) != 0)
+        return vs_refuse(s->w->log, VSHARD_EINVAL, "wal.wrong_key", "key_id", head.key_id, 0);
+    seg->key_id = s->reader.key_id = head.key_id;
+    memcpy(s->reader.subkey, seg->subkey, VS_SEAL_KEY);
+    return VSHARD_OK;
+}
+
+/* Without a superblock the first header is believed: salvage has nothing better. */
+static int guess_floor(struct vs_wal_scan *s)
+{
+    struct vs_wal_found f;
+    int rc = vs_wal_reader_batch(&s->reader, VS_WAL_START, NULL, &f);
+
+    if (rc != VSHARD_OK)
+        return rc < 0 && rc != VSHARD_ECORRUPT ? rc : VSHARD_OK;
+    s->at = (struct vs_wal_point){ f.head.seq - 1, f.head.prev, s->reader.segment, VS_WAL_START };
+    s->w->super.floor = s->at;
+    return VSHARD_OK;
+}
+
+/* A file without a header was being made and was never used: whatever stands in it
+ * is what the file system left there. Unless there are batches in it. */
+static void judge_headless(struct vs_wal_scan *s, const struct vs_wal_evidence *before)
+{
+    if (s->found.members == before->members && s->found.witness == before->witness)
+        s->found = *before;
+    else
+        s->found.damaged++; /* what is in it cannot be read */
+}
+
+static int scan_segment(struct vs_wal_scan *s, size_t i)
+{
+    struct vs_wal_segment *seg = &s->w->index.segments[i];
+    struct vs_wal_evidence before = s->found;
+    uint64_t offset = VS_WAL_START;
+    int rc = vs_wal_reader_open(&s->reader, s->w, seg->id);
+    bool headless;
+
+    if (rc < 0)
+        return rc;
+    rc = read_segment_head(s, seg);
+    headless = rc == 1;
+    if (rc == VSHARD_OK && i == 0 && s->super_lost)
+        rc = guess_floor(s);
+    if (rc < 0)
+        return rc;
+    seg->before = s->at;
+    if (!headless && !s->stopped)
+        rc = read_batches(s, &offset);
+    seg->end = offset;
+    if (rc == VSHARD_OK || rc == 1)
+        rc = examine(s, offset);
+    if (headless)
+        judge_headless(s, &before);
+    if (s->found.members + s->found.damaged > before.members + before.damaged || s->wrong)
+        s->stopped = 1;
+    vs_wal_reader_close(&s->reader);
+    return rc;
+}
+
+/* ---- the verdict ---- */
+
+static uint32_t judge_tail(const struct vs_wal_scan *s)
+{
+    if (s->wrong || s->super_lost || s->witnessed > s->at.seq)
+        return VSHARD_WAL_CORRUPT;
+    if (s->found.damaged > 0)
+        return VSHARD_WAL_UNCERTAIN;
+    if (s->found.members > 0)
+        return s->w->options.flags & VSHARD_WAL_STRICT ? VSHARD_WAL_UNCERTAIN : VSHARD_WAL_TORN;
+    return VSHARD_WAL_CLEAN;
+}
+
+static void fill_report(struct vs_wal_scan *s)
+{
+    struct vshard_wal_report *r = s->report;
+
+    if (s->w->super.durable.seq > s->witnessed)
+        s->witnessed = s->w->super.durable.seq;
+    if (s->found.witness > s->witnessed)
+        s->witnessed = s->found.witness;
+    r->verdict = judge_tail(s);
+    r->created = s->w->created;
+    r->unsettled = (s->w->super.flags & VS_WAL_UNSETTLED) != 0;
+    r->barrier = s->at.seq;
+    r->witnessed = s->witnessed;
+    r->segment = s->at.segment;
+    r->offset = s->at.end;
+    r->segments = s->w->index.segment_count;
+    r->tail_present = s->found.members;
+    r->tail_damaged = s->found.damaged;
+}
+
+/* Whether the options let us go on, and what must be remembered if so. */
+static int decide(struct vs_wal_scan *s)
+{
+    static const char *const events[] = { "wal.clean", "wal.torn", "wal.uncertain", "wal.corrupt" };
+    const struct vshard_wal_options *o = &s->w->options;
+    uint32_t verdict = s->report->verdict;
+
+    if (verdict != VSHARD_WAL_CLEAN)
+        vs_wal_event(s->w, verdict == VSHARD_WAL_TORN ? VSHARD_LOG_INFO : VSHARD_LOG_ERROR,
+                     events[verdict], (int64_t)s->at.seq,
+                     (int64_t)(s->found.members + s->found.damaged));
+    if (o->flags & VSHARD_WAL_READ_ONLY)
+        return VSHARD_OK;
+    if (verdict == VSHARD_WAL_CORRUPT && (o->flags & VSHARD_WAL_SALVAGE) == 0)
+        return VSHARD_ECORRUPT;
+    if (verdict == VSHARD_WAL_UNCERTAIN && o->tail == VSHARD_WAL_TAIL_REFUSE &&
+        (o->flags & VSHARD_WAL_SALVAGE) == 0)
+        return VSHARD_ECORRUPT;
+    return VSHARD_OK;
+}
+
+/* Takes the segments below the floor out of the index; they are leftovers. */
+static int split_leftovers(struct vs_wal_scan *s, uint64_t **ids, size_t *count)
+{
+    struct vs_wal_index *index = &s->w->index;
+    uint64_t floor = s->w->super.floor.segment;
+    size_t n = 0;
+
+    while (n < index->segment_count && index->segments[n].id < floor)
+        n++;
+    *count = n;
+    *ids = NULL;
+    if (n == 0)
+        return VSHARD_OK;
+    *ids = vs_alloc(s->w->allocator, n * sizeof **ids);
+    if (*ids == NULL)
+        return VSHARD_ENOMEM;
+    for (size_t i = 0; i < n; i++)
+        (*ids)[i] = index->segments[i].id;
+    for (size_t i = n; i-- > 0;)
+        vs_wal_segment_drop(index, i);
+    return VSHARD_OK;
+}
+
+static int scan_all(struct vs_wal_scan *s)
+{
+    struct vs_wal_index *index = &s->w->index;
+    int rc = VSHARD_OK;
+
+    s->at = s->w->super.floor;
+    for (size_t i = 0; i < index->segment_count && rc == VSHARD_OK; i++)
+        rc = scan_segment(s, i);
+    vs_wal_reader_fini(&s->reader);
+    return rc;
+}
+
+int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report)
+{
+    struct vs_wal_scan s = { .w = w, .report = report, .reader = { .wal = w } };
+    uint64_t *leftovers = NULL, highest;
+    size_t leftover_count = 0;
+    int rc = list_segments(w);
+
+    if (rc == VSHARD_OK)
+        rc = load_super(&s);
+    if (rc < 0)
+        return rc;
+    highest = w->index.segment_count ? w->index.segments[w->index.segment_count - 1].id : 0;
+    rc = split_leftovers(&s, &leftovers, &leftover_count);
+    s.total = w->index.segment_count * w->options.segment_bytes;
+    if (rc == VSHARD_OK)
+        rc = scan_all(&s);
+    if (rc == VSHARD_OK) {
+        fill_report(&s);
+        rc = decide(&s);
+    }
+    w->next_segment = highest + 1 > w->super.next_segment ? highest + 1 : w->super.next_segment;
+    w->super.next_segment = w->next_segment;
+    if (rc == VSHARD_OK && (w->options.flags & VSHARD_WAL_READ_ONLY) == 0)
+        rc = vs_wal_repair(&s, leftovers, leftover_count);
+    vs_free(w->allocator, leftovers, leftover_count * sizeof *leftovers);
+    w->durable = s.at;
+    w->unsettled = report->unsettled;
+    report->segments = w->index.segment_count;
+    return rc;
+}

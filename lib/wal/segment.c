@@ -1,0 +1,327 @@
+/* segment.c - segments made ahead, shortened behind, and removed.
+ *
+ * A segment is made while the one before it fills: a file of its full length, in
+ * which zeros have been written, not merely promised by its length, so that a full
+ * disk is met here, where nothing is at stake, and a batch's sync has no extents to
+ * allocate. The zeros go out in pieces, each synced, at twice the pace at which the
+ * current segment fills, so that they are never what a batch waits for. The header
+ * is written last: a file without one was never used.
+ *
+ * Once a newer segment is written to, the old one is cut to its batches.
+ *
+ * A segment goes when no group needs anything in it or before it. The superblock
+ * first says where the log begins now, and is synced; then files are removed. A
+ * crash in between leaves files below the floor, which the next open removes. */
+#include "wal/log.h"
+
+enum {
+    IDLE,
+    OPENING,
+    SIZING,
+    FILLING,
+    PROMISED,
+    FILLED,
+    HEADING,
+    SYNCING,
+    NAMING,
+    DROPPING,
+    REMOVING
+};
+
+/* ---- making ---- */
+
+/* A new segment is wanted now, or will be soon. */
+static bool making_wanted(const struct vshard_wal *w)
+{
+    if (w->making.open || w->status < 0 || !w->may_retry)
+        return false;
+    return w->blocked || (w->current.open && w->current.end > w->current.bytes / 4);
+}
+
+static int make_head(struct vshard_wal *w)
+{
+    struct vs_wal_segment_head *h = &w->making.head;
+    int rc;
+
+    *h = (struct vs_wal_segment_head){ .log_id = w->options.log_id,
+                                       .segment = w->next_segment,
+                                       .key_id = w->key_id };
+    if (h->key_id != 0 && w->entropy.fill(w->entropy.ctx, h->salt, sizeof h->salt) != 0)
+        return VSHARD_EIO;
+    rc = vs_wal_subkey(w, h, w->making.subkey, h->check);
+    if (rc == VSHARD_OK)
+        vs_wal_segment_write(h, w->head_bytes);
+    return rc;
+}
+
+static bool begin_making(struct vshard_wal *w)
+{
+    struct vs_wal_task *t = &w->maker;
+
+    if (make_head(w) < 0) {
+        vs_wal_poison(w, "key");
+        return false;
+    }
+    w->next_segment++;
+    w->making.bytes = w->options.segment_bytes;
+    w->making.filled = 0;
+    w->making.end = VS_WAL_START;
+    vs_wal_segment_path(w, w->making.head.segment, ".wal", t->path);
+    t->io.path = t->path;
+    t->io.flags = VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_EXCLUSIVE;
+    t->step = OPENING;
+    vs_wal_submit(t, VSHARD_IO_OPEN);
+    return true;
+}
+
+static void maker_io(struct vshard_wal *w, uint32_t step, uint32_t op)
+{
+    w->maker.io.file = w->making.file;
+    w->maker.step = step;
+    vs_wal_submit(&w->maker, op);
+}
+
+static void maker_write(struct vshard_wal *w, uint32_t step, uint64_t offset, void *bytes,
+                        uint64_t count)
+{
+    w->maker.io.offset = offset;
+    w->maker.io.buffer = bytes;
+    w->maker.io.count = count;
+    maker_io(w, step, VSHARD_IO_WRITE);
+}
+
+/* How far zeros may have been written by now. */
+static uint64_t pace(const struct vshard_wal *w)
+{
+    uint64_t used = w->current.end, quarter = w->making.bytes / 4;
+
+    if (w->blocked || !w->current.open)
+        return UINT64_MAX;
+    return used > quarter ? 2 * (used - quarter) + quarter : quarter;
+}
+
+/* The next piece of zeros, or the header when there are no more to write. */
+static bool fill_more(struct vshard_wal *w)
+{
+    uint64_t piece = w->making.bytes / 8 < VS_WAL_PIECE ? w->making.bytes / 8 : VS_WAL_PIECE;
+    uint64_t left = w->making.bytes - w->making.filled;
+
+    if (left == 0) {
+        maker_write(w, HEADING, 0, w->head_bytes, VS_WAL_START);
+        return true;
+    }
+    if (w->making.filled >= pace(w)) {
+        w->maker.step = FILLED;
+        return false;
+    }
+    maker_write(w, FILLING, w->making.filled, w->zeros, left < piece ? left : piece);
+    return true;
+}
+
+/* The file cannot be made: close it, remove it, and try again with a later poll. */
+static bool give_up(struct vshard_wal *w, int status)
+{
+    if (status != VSHARD_ENOSPC) {
+        vs_wal_poison(w, "segment");
+        return false;
+    }
+    if (w->blocked)
+        vs_wal_full(w);
+    else
+        w->may_retry = 0;
+    if (w->making.open) {
+        maker_io(w, DROPPING, VSHARD_IO_CLOSE);
+        return true;
+    }
+    w->maker.step = IDLE;
+    return false;
+}
+
+static bool maker_next(struct vshard_wal *w)
+{
+    struct vs_wal_task *t = &w->maker;
+
+    switch (t->step) {
+    case OPENING:
+        t->io.offset = w->making.bytes;
+        maker_io(w, SIZING, VSHARD_IO_RESIZE);
+        return true;
+    case SIZING: /* zeros by promise are durable after a sync, too */
+        if ((w->options.flags & VSHARD_WAL_SPARSE) == 0)
+            return fill_more(w);
+        w->making.filled = w->making.bytes;
+        maker_io(w, PROMISED, VSHARD_IO_SYNC);
+        return true;
+    case FILLING:
+        w->making.filled += t->io.count;
+        maker_io(w, PROMISED, VSHARD_IO_SYNC);
+        return true;
+    case PROMISED: return fill_more(w);
+    case HEADING: maker_io(w, SYNCING, VSHARD_IO_SYNC); return true;
+    case SYNCING:
+        t->io.path = w->path;
+        maker_io(w, NAMING, VSHARD_IO_SYNC_DIR);
+        return true;
+    case NAMING:
+        w->making.ready = 1;
+        w->full = 0;
+        t->step = IDLE;
+        return true;
+    case DROPPING:
+        t->io.path = t->path;
+        maker_io(w, REMOVING, VSHARD_IO_REMOVE);
+        return true;
+    default: t->step = IDLE; return true;
+    }
+}
+
+bool vs_wal_maker_step(struct vshard_wal *w)
+{
+    struct vs_wal_task *t = &w->maker;
+    int status;
+
+    if (!t->busy && t->step == IDLE) {
+        if (w->making.ready && w->making.head.key_id != w->key_id && w->status == VSHARD_OK) {
+            maker_io(w, DROPPING, VSHARD_IO_CLOSE); /* made before the key was changed */
+            return true;
+        }
+        return making_wanted(w) && begin_making(w);
+    }
+    if (!t->busy && t->step == FILLED)
+        return w->status == VSHARD_OK && fill_more(w);
+    if (!vs_wal_ended(t, &status))
+        return false;
+    if (t->step == OPENING && status == VSHARD_OK) {
+        w->making.file = t->io.file;
+        w->making.open = 1;
+    }
+    if (t->step == DROPPING)
+        w->making.open = w->making.ready = 0;
+    if (w->status < 0)
+        return false;
+    /* A file that cannot be closed or removed is at worst a file too many. */
+    if (status < 0 && t->step != DROPPING && t->step != REMOVING)
+        return give_up(w, status);
+    return maker_next(w);
+}
+
+/* ---- shortening ---- */
+
+bool vs_wal_trimmer_step(struct vshard_wal *w)
+{
+    struct vs_wal_task *t = &w->trimmer;
+    int status;
+
+    if (!w->old.open || (t->busy && !vs_wal_ended(t, &status)))
+        return false;
+    t->io.file = w->old.file;
+    switch (t->step) {
+    case IDLE:
+        t->step = SIZING;
+        t->io.offset = w->old.end;
+        vs_wal_submit(t, VSHARD_IO_RESIZE);
+        return true;
+    case SIZING: /* even if that failed: zeros at the end harm nobody */
+        t->step = DROPPING;
+        vs_wal_submit(t, VSHARD_IO_CLOSE);
+        return true;
+    default:
+        t->step = IDLE;
+        w->old.open = 0;
+        return true;
+    }
+}
+
+/* ---- the superblock, and removing ---- */
+
+/* The first segment that somebody needs, or that is written to. */
+static size_t first_needed(const struct vshard_wal *w)
+{
+    size_t i = 0;
+
+    while (i + 1 < w->index.segment_count && w->index.segments[i].live == 0 &&
+           !(w->old.open && w->old.head.segment == w->index.segments[i].id))
+        i++;
+    return i;
+}
+
+static void keep_super(struct vshard_wal *w)
+{
+    struct vs_wal_task *t = &w->keeper;
+
+    w->super.durable = w->durable;
+    w->super.next_segment = w->next_segment;
+    t->io.offset = vs_wal_super_prepare(w);
+    t->io.file = w->super_file;
+    t->io.buffer = w->super_bytes;
+    t->io.count = 2 * VS_WAL_SUPER_SLOT;
+    t->step = HEADING;
+    w->witness = 0;
+    vs_wal_submit(t, VSHARD_IO_WRITE);
+}
+
+static bool begin_keeping(struct vshard_wal *w)
+{
+    const struct vs_wal_segment *s;
+    size_t needed;
+
+    if (w->status < 0)
+        return false;
+    needed = first_needed(w);
+    if (needed > 0) {
+        s = &w->index.segments[needed];
+        w->super.floor = s->before;
+        w->super.floor.segment = s->id;
+        w->super.floor.end = VS_WAL_START;
+        w->retiring = s->id;
+        keep_super(w);
+        return true;
+    }
+    if (w->witness && w->super.durable.seq < w->durable.seq) {
+        keep_super(w);
+        return true;
+    }
+    w->witness = 0;
+    return false;
+}
+
+/* Removes the next file below the floor. */
+static bool remove_next(struct vshard_wal *w)
+{
+    struct vs_wal_task *t = &w->keeper;
+
+    t->step = IDLE;
+    if (w->retiring == 0 || w->index.segments[0].id >= w->retiring) {
+        w->retiring = 0;
+        return true;
+    }
+    vs_wal_segment_path(w, w->index.segments[0].id, ".wal", t->path);
+    vs_wal_segment_drop(&w->index, 0);
+    w->stats.removed++;
+    t->io.path = t->path;
+    t->step = REMOVING;
+    vs_wal_submit(t, VSHARD_IO_REMOVE);
+    return true;
+}
+
+bool vs_wal_keeper_step(struct vshard_wal *w)
+{
+    struct vs_wal_task *t = &w->keeper;
+    int status;
+
+    if (!t->busy)
+        return t->step == IDLE && begin_keeping(w);
+    if (!vs_wal_ended(t, &status))
+        return false;
+    if (status < 0 && t->step != REMOVING) {
+        vs_wal_poison(w, "superblock");
+        return false;
+    }
+    /* A witness need not be durable at once; a floor must. */
+    if (t->step == HEADING && w->retiring != 0) {
+        t->step = SYNCING;
+        vs_wal_submit(t, VSHARD_IO_SYNC);
+        return true;
+    }
+    return remove_next(w);
+}

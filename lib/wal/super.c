@@ -1,0 +1,18 @@
+/* super.c - the superblock: two slots at a time, the older pair. */
+#include "wal/log.h"
+
+uint64_t vs_wal_super_prepare(struct vshard_wal *w)
+{
+    w->super.generation++;
+    vs_wal_super_write(&w->super, w->super_bytes);
+    memcpy(w->super_bytes + VS_WAL_SUPER_SLOT, w->super_bytes, VS_WAL_SUPER_SLOT);
+    return w->super.generation % 2 * 2 * VS_WAL_SUPER_SLOT;
+}
+
+int vs_wal_super_store(struct vshard_wal *w)
+{
+    uint64_t at = vs_wal_super_prepare(w);
+    int rc = vs_io_write(&w->storage, w->super_file, at, w->super_bytes, 2 * VS_WAL_SUPER_SLOT);
+
+    return rc < 0 ? rc : vs_io_sync(&w->storage, w->super_file);
+}

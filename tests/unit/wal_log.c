@@ -1,0 +1,478 @@
+/* wal_log.c - what goes in comes out: batches, rotation, votes, copies, seals.
+ *
+ * Method: random appends to up to eight groups on storage in memory, mirrored in a
+ * model (support/wal_model.h) that applies every record by hand; after each round
+ * and after each reopening, all that the log tells is compared with the model. */
+#include <criterion/criterion.h>
+
+#include "support/fault_alloc.h"
+#include "support/fault_storage.h"
+#include "support/random.h"
+#include "support/seeds.h"
+#include "support/wal_model.h"
+#include "wire/wire.h"
+
+static int key_hook(void *ctx, uint32_t key_id, uint8_t *key)
+{
+    (void)ctx;
+    if (key_id == 0 || key_id > 3)
+        return -1;
+    memset(key, (int)key_id, 32);
+    return 0;
+}
+
+static const struct vshard_wal_hooks keys = { .size = sizeof keys, .key = key_hook };
+
+static struct vshard_wal_options options(struct fault_storage *fs)
+{
+    return (struct vshard_wal_options){ .size = sizeof(struct vshard_wal_options),
+                                        .log_id = 7,
+                                        .segment_bytes = 64 << 10,
+                                        .path = "log",
+                                        .storage = fault_storage_hook(fs) };
+}
+
+static struct fault_storage *disk(uint64_t seed)
+{
+    struct fault_storage *fs = fault_storage_create(seed);
+
+    fault_storage_mkdir(fs, "log");
+    return fs;
+}
+
+/* Where each group stands, so that random records make sense to a log. */
+struct writer {
+    struct model model;
+    struct vshard_wal *wal;
+    uint64_t last[MODEL_GROUPS], term[MODEL_GROUPS], mark[MODEL_GROUPS];
+    uint64_t seed;
+};
+
+static void put(struct writer *w, uint64_t group, uint32_t kind, uint64_t index, uint32_t bytes)
+{
+    const struct vshard_wal_record r = {
+        .group = group, .index = index, .term = w->term[group], .kind = kind, .payload_bytes = bytes
+    };
+
+    cr_assert_eq(model_append(&w->model, w->wal, &r, NULL), VSHARD_OK);
+}
+
+static void one(struct writer *w)
+{
+    uint64_t g = random_below(&w->seed, MODEL_GROUPS), what = random_below(&w->seed, 20);
+
+    if (what < 12 && w->last[g] + 1 < MODEL_ENTRIES) {
+        put(w, g, VSHARD_WAL_ENTRY, ++w->last[g], (uint32_t)random_below(&w->seed, 900));
+    } else if (what < 14 && w->last[g] > w->mark[g]) {
+        uint64_t from = w->mark[g] + 1 + random_below(&w->seed, w->last[g] - w->mark[g]);
+
+        w->term[g]++;
+        if (what == 12)
+            put(w, g, VSHARD_WAL_CUT, from, 0);
+        put(w, g, VSHARD_WAL_ENTRY, from, 40);
+        w->last[g] = from;
+    } else if (what == 14) {
+        w->term[g]++;
+        put(w, g, VSHARD_WAL_VOTE, random_below(&w->seed, 3), 0);
+    } else if (what == 15) {
+        put(w, g, VSHARD_WAL_COMMIT, w->last[g], 0);
+    } else if (what == 16 && w->last[g] > w->mark[g]) {
+        w->mark[g] += 1 + random_below(&w->seed, w->last[g] - w->mark[g]);
+        put(w, g, VSHARD_WAL_MARK, w->mark[g], (uint32_t)random_below(&w->seed, 200));
+    } else if (what == 17) {
+        put(w, g, VSHARD_WAL_NOTE, 0, (uint32_t)random_below(&w->seed, 100));
+    } else if (what == 18 && random_one_in(&w->seed, 20)) {
+        put(w, g, VSHARD_WAL_FORGET, 0, 0);
+        w->last[g] = w->mark[g] = w->term[g] = 0;
+    }
+}
+
+static void open_log(struct writer *w, const struct vshard_wal_options *o)
+{
+    struct vshard_wal_report report = { .size = sizeof report };
+
+    cr_assert_eq(vshard_wal_open(o, &report, &w->wal), VSHARD_OK);
+    cr_assert_eq(report.verdict, VSHARD_WAL_CLEAN);
+}
+
+static void check(struct writer *w, uint64_t barrier, const char *when)
+{
+    const char *wrong = model_differs(&w->model, w->wal, barrier);
+
+    cr_assert_null(wrong, "%s: %s", when, wrong);
+}
+
+/* Appends, syncs, reopens; every few rounds all is compared. */
+static void run(const struct vshard_wal_options *o, uint64_t seed, int rounds)
+{
+    struct writer w = { .seed = seed };
+    uint64_t durable = 0;
+
+    model_init(&w.model);
+    open_log(&w, o);
+    for (int i = 0; i < rounds; i++) {
+        for (uint64_t n = random_below(&w.seed, 30); n > 0; n--)
+            one(&w);
+        cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+        if (random_one_in(&w.seed, 16))
+            cr_assert_eq(vshard_wal_rotate(w.wal, o->hooks ? (uint32_t)(1 + i % 3) : 0), VSHARD_OK);
+        if (random_one_in(&w.seed, 8))
+            check(&w, durable, "running");
+        if (random_one_in(&w.seed, 8)) {
+            check(&w, durable, "before closing");
+            vshard_wal_close(w.wal);
+            open_log(&w, o);
+            check(&w, durable, "reopened");
+        }
+    }
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+}
+
+Test(wal_log, holds_what_was_appended_for_each_seed, .timeout = 600)
+{
+    for (uint64_t seed = seeds_first(); seed < seeds_end(4); seed++) {
+        struct fault_storage *fs = disk(seed);
+        struct vshard_wal_options o = options(fs);
+
+        o.flags = seed % 2 ? VSHARD_WAL_UNPACKED : 0;
+        o.flags |= seed % 4 > 1 ? VSHARD_WAL_SPARSE : 0;
+        o.rewrite_above = 2;
+        run(&o, seed, 120);
+        cr_expect_null(fault_storage_verdict(fs), "%s", fault_storage_verdict(fs));
+        fault_storage_destroy(fs);
+    }
+}
+
+Test(wal_log, holds_what_was_sealed)
+{
+    struct fault_storage *fs;
+    struct vshard_wal_options o;
+
+    if (vs_seal_init() < 0)
+        return;
+    fs = disk(1);
+    o = options(fs);
+    o.hooks = &keys;
+    o.key_id = 1;
+    run(&o, 5, 100);
+    fault_storage_destroy(fs);
+}
+
+Test(wal_log, reads_nothing_with_the_wrong_key)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    const struct vshard_wal_record r = { .group = 1, .index = 1, .kind = VSHARD_WAL_ENTRY };
+    struct vshard_wal_hooks none = { .size = sizeof none };
+    struct vshard_wal *wal;
+    uint64_t barrier;
+
+    if (vs_seal_init() < 0) {
+        fault_storage_destroy(fs);
+        return;
+    }
+    o.hooks = &keys;
+    o.key_id = 1;
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    cr_assert_eq(vshard_wal_append(wal, &r, 1, &barrier), VSHARD_OK);
+    cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+    vshard_wal_close(wal);
+    o.key_id = 0;
+    o.hooks = &none;
+    cr_expect_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_ENOTFOUND);
+    cr_expect_null(wal);
+    fault_storage_destroy(fs);
+}
+
+/* A vote is in the first batch that leaves, however much bulk was there before. */
+Test(wal_log, puts_votes_ahead_of_bulk)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_record r = { .group = 1, .kind = VSHARD_WAL_ENTRY };
+    static unsigned char payload[4000];
+    uint64_t first = 0, bulk = 0, vote = 0, durable = 0;
+    struct vshard_wal *wal;
+
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    fault_storage_defer(fs, 1);
+    r.payload = payload;
+    r.payload_bytes = sizeof payload;
+    for (r.index = 1; r.index <= 40; r.index++)
+        cr_assert_eq(vshard_wal_append(wal, &r, 1, r.index == 1 ? &first : &bulk), VSHARD_OK);
+    r = (struct vshard_wal_record){ .group = 2, .index = 3, .term = 9, .kind = VSHARD_WAL_VOTE };
+    cr_assert_eq(vshard_wal_append(wal, &r, 1, &vote), VSHARD_OK);
+    cr_expect_eq(first, vote);
+    cr_expect_gt(bulk, vote + 10);
+    while (durable < bulk) {
+        cr_assert_eq(vshard_wal_poll(wal, &durable), VSHARD_OK);
+        fault_storage_drain(fs);
+    }
+    vshard_wal_close(wal);
+    cr_expect_null(fault_storage_verdict(fs), "%s", fault_storage_verdict(fs));
+    fault_storage_destroy(fs);
+}
+
+/* A vote overtakes entries, but not the forget of its own group. */
+Test(wal_log, lets_no_vote_overtake_a_forget)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_group about = { .size = sizeof about };
+    struct writer w = { .seed = 1 };
+    uint64_t durable = 0;
+
+    model_init(&w.model);
+    open_log(&w, &o);
+    put(&w, 2, VSHARD_WAL_VOTE, 1, 0);
+    for (uint64_t i = 1; i < 40; i++)
+        put(&w, 1, VSHARD_WAL_ENTRY, i, 800);
+    put(&w, 2, VSHARD_WAL_FORGET, 0, 0);
+    put(&w, 2, VSHARD_WAL_VOTE, 3, 0);
+    cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    cr_assert_eq(vshard_wal_find(w.wal, 2, &about), VSHARD_OK);
+    cr_expect_eq(about.vote, 3);
+    check(&w, durable, "running");
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
+/* A batch that found no space is written again, with the same bytes. */
+Test(wal_log, writes_a_batch_again_that_found_no_space)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    const struct fault_rule rule = {
+        .k = 1, .ops = 1 << VSHARD_IO_WRITE, .does = FAULT_SHORT, .status = VSHARD_ENOSPC
+    };
+    struct writer w = { .seed = 1 };
+    uint64_t durable = 0;
+
+    model_init(&w.model);
+    open_log(&w, &o);
+    put(&w, 1, VSHARD_WAL_ENTRY, 1, 100);
+    cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    put(&w, 1, VSHARD_WAL_ENTRY, 2, 3000);
+    fault_storage_rule(fs, &rule);
+    cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_ENOSPC);
+    cr_expect_eq(durable, 1);
+    cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    cr_expect_eq(durable, 2);
+    vshard_wal_close(w.wal);
+    open_log(&w, &o);
+    check(&w, 2, "reopened");
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
+/* One sync makes the appends of all groups durable. */
+Test(wal_log, syncs_once_for_all_groups)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal *wal;
+    struct vshard_wal_record r = { .kind = VSHARD_WAL_ENTRY, .index = 1 };
+    uint64_t barrier, before;
+
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    cr_assert_eq(vshard_wal_append(wal, &r, 1, &barrier), VSHARD_OK);
+    cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+    before = fault_storage_count(fs, VSHARD_IO_SYNC);
+    for (r.group = 1; r.group <= 50; r.group++)
+        cr_assert_eq(vshard_wal_append(wal, &r, 1, &barrier), VSHARD_OK);
+    cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+    cr_expect_eq(fault_storage_count(fs, VSHARD_IO_SYNC), before + 1);
+    vshard_wal_close(wal);
+    fault_storage_destroy(fs);
+}
+
+/* One group writes once and falls silent, another writes on: the silent one is
+ * copied forward, old segments go, and nothing of it is lost. */
+Test(wal_log, carries_a_silent_group_forward)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_stats stats = { .size = sizeof stats };
+    struct writer w = { .seed = 1 };
+    uint64_t durable = 0;
+
+    o.rewrite_above = 3;
+    model_init(&w.model);
+    open_log(&w, &o);
+    put(&w, 1, VSHARD_WAL_VOTE, 2, 0);
+    for (uint64_t i = 1; i <= 5; i++)
+        put(&w, 1, VSHARD_WAL_ENTRY, i, 100);
+    put(&w, 1, VSHARD_WAL_NOTE, 0, 30);
+    put(&w, 1, VSHARD_WAL_MARK, 2, 30);
+    for (uint64_t i = 1; i < 2000; i++) {
+        put(&w, 2, VSHARD_WAL_ENTRY, i, 500);
+        if (i % 20 == 0) {
+            put(&w, 2, VSHARD_WAL_MARK, i - 1, 10);
+            cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+        }
+    }
+    check(&w, durable, "running");
+    cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
+    cr_expect_gt(stats.rewritten, 0);
+    cr_expect_gt(stats.removed, 5);
+    cr_expect_leq(stats.segments, 5, "%lu segments", (unsigned long)stats.segments);
+    vshard_wal_close(w.wal);
+    open_log(&w, &o);
+    check(&w, durable, "reopened");
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
+Test(wal_log, names_a_group_too_large_to_carry)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_stats stats = { .size = sizeof stats };
+    struct writer w = { .seed = 1 };
+
+    o.rewrite_above = 2;
+    o.rewrite_bytes = 4096;
+    model_init(&w.model);
+    open_log(&w, &o);
+    for (uint64_t i = 1; i <= 40; i++)
+        put(&w, 3, VSHARD_WAL_ENTRY, i, 500);
+    for (uint64_t i = 1; i < 1000; i++) {
+        put(&w, 2, VSHARD_WAL_ENTRY, i, 500);
+        cr_assert_eq(vshard_wal_poll(w.wal, NULL), VSHARD_OK);
+    }
+    cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
+    cr_expect_eq(stats.pinned, 3);
+    cr_expect_gt(stats.pinned_bytes, 4096);
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
+Test(wal_log, refuses_when_full_and_recovers_when_there_is_space)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct writer w = { .seed = 1 };
+    struct vshard_wal_record r = {
+        .group = 1, .index = 1, .kind = VSHARD_WAL_ENTRY, .payload_bytes = 700
+    };
+    uint64_t durable = 0, named = 0;
+    int rc = VSHARD_OK;
+
+    for (int sparse = 0; sparse < 2; sparse++) {
+        o.flags = sparse ? VSHARD_WAL_SPARSE : 0;
+        model_init(&w.model);
+        open_log(&w, &o);
+        r.index = 1;
+        fault_storage_capacity(fs, 300 << 10);
+        for (rc = VSHARD_OK; rc == VSHARD_OK;) {
+            rc = model_append(&w.model, w.wal, &r, &named);
+            if (rc == VSHARD_OK)
+                r.index++;
+            vshard_wal_poll(w.wal, &durable);
+        }
+        cr_expect_eq(rc, VSHARD_ENOSPC);
+        cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_ENOSPC);
+        check(&w, durable, "full");
+        fault_storage_capacity(fs, UINT64_MAX);
+        cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+        cr_expect_eq(durable, named);
+        cr_assert_eq(model_append(&w.model, w.wal, &r, &named), VSHARD_OK);
+        cr_assert_eq(vshard_wal_sync(w.wal, named), VSHARD_OK);
+        check(&w, named, "after");
+        put(&w, 1, VSHARD_WAL_FORGET, 0, 0);
+        cr_assert_eq(vshard_wal_poll(w.wal, NULL), VSHARD_OK);
+        vshard_wal_close(w.wal);
+        model_fini(&w.model);
+        fault_storage_destroy(fs);
+        fs = disk(1);
+        o.storage = fault_storage_hook(fs);
+    }
+    fault_storage_destroy(fs);
+}
+
+/* After a failed sync the kernel's pages may be clean and not on the disk. The log
+ * stops; opened again on the same machine it reads those pages, and must make them
+ * durable itself: a power cut right after must not take them away. */
+Test(wal_log, is_poisoned_by_a_failed_sync)
+{
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        struct fault_storage *fs = disk(seed), *after;
+        struct vshard_wal_options o = options(fs);
+        struct vshard_wal_record r = {
+            .group = 1, .index = 1, .kind = VSHARD_WAL_ENTRY, .payload_bytes = 3000
+        };
+        const struct fault_crash lose = { .flags = FAULT_CRASH_LOSE };
+        struct vshard_wal_report report = { .size = sizeof report };
+        struct writer w = { .seed = 1 };
+        uint64_t barrier;
+
+        model_init(&w.model);
+        open_log(&w, &o);
+        cr_assert_eq(model_append(&w.model, w.wal, &r, &barrier), VSHARD_OK);
+        cr_assert_eq(vshard_wal_sync(w.wal, barrier), VSHARD_OK);
+        r.index = 2;
+        cr_assert_eq(model_append(&w.model, w.wal, &r, &barrier), VSHARD_OK);
+        fault_storage_rule(fs, &(struct fault_rule){ .k = 1, .ops = 1 << VSHARD_IO_SYNC });
+        cr_expect_eq(vshard_wal_sync(w.wal, barrier), VSHARD_EIO);
+        r.index = 3;
+        cr_expect_eq(model_append(&w.model, w.wal, &r, &barrier), VSHARD_EIO);
+        cr_expect_eq(vshard_wal_poll(w.wal, NULL), VSHARD_EIO);
+        vshard_wal_close(w.wal);
+        fault_storage_heal(fs);
+
+        cr_assert_eq(vshard_wal_open(&o, &report, &w.wal), VSHARD_OK);
+        check(&w, report.barrier, "reopened");
+        after = fault_storage_after(fs, &lose);
+        barrier = report.barrier;
+        vshard_wal_close(w.wal);
+        o.storage = fault_storage_hook(after);
+        cr_assert_eq(vshard_wal_open(&o, &report, &w.wal), VSHARD_OK);
+        cr_expect_geq(report.barrier, barrier, "seed %lu", (unsigned long)seed);
+        check(&w, report.barrier, "after the power cut");
+        vshard_wal_close(w.wal);
+        model_fini(&w.model);
+        fault_storage_destroy(after);
+        fault_storage_destroy(fs);
+    }
+}
+
+Test(wal_log, refuses_what_its_contract_forbids)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_record r = { .group = 1, .index = 0, .kind = VSHARD_WAL_ENTRY };
+    struct vshard_wal *wal;
+
+    cr_expect_eq(vshard_wal_open(NULL, NULL, &wal), VSHARD_EINVAL);
+    o.segment_bytes = 1;
+    cr_expect_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_EINVAL);
+    o = options(fs);
+    o.barrier_bytes = 64 << 10;
+    cr_expect_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_EINVAL);
+    o = options(fs);
+    o.flags = VSHARD_WAL_READ_ONLY;
+    cr_expect_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_ENOTFOUND);
+    o.flags = 0;
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    cr_expect_eq(vshard_wal_append(wal, &r, 1, NULL), VSHARD_EINVAL);
+    r.index = 1;
+    r.kind = VSHARD_WAL_RESET;
+    cr_expect_eq(vshard_wal_append(wal, &r, 1, NULL), VSHARD_EINVAL);
+    r.kind = VSHARD_WAL_ENTRY;
+    r.payload_bytes = 1;
+    cr_expect_eq(vshard_wal_append(wal, &r, 1, NULL), VSHARD_EINVAL);
+    r.payload = &r;
+    r.payload_bytes = 9000;
+    cr_expect_eq(vshard_wal_append(wal, &r, 1, NULL), VSHARD_E2BIG);
+    cr_expect_eq(vshard_wal_sync(wal, 1), VSHARD_EINVAL);
+    vshard_wal_close(wal);
+    o.log_id = 8;
+    cr_expect_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_ESTALE);
+    vshard_wal_close(NULL);
+    fault_storage_destroy(fs);
+}
