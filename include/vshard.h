@@ -7,5 +7,6 @@
 #include <vshard/index.h>
 #include <vshard/merge.h>
 #include <vshard/map.h>
+#include <vshard/log.h>
 
 #endif /* VSHARD_H */
