@@ -3,8 +3,7 @@
  *     sim --seed 42 [--trace]          one history, told as it happens
  *     sim --from 1 --to 2000           many
  *     sim --from 1 --to 200 --digest   prints what each history came to
- *     sim --story file.sim [--bless]   a script and its expected trace
- *     sim --linear                     tests the linearizability checker */
+ *     sim --story file.sim [--bless]   a script and its expected trace */
 #include "sim.h"
 
 #include <stdlib.h>

@@ -12,7 +12,7 @@ for n in ${MUTANTS:-$(sed -n 's/^\([0-9][0-9]*\)	.*/\1/p' tests/sim/mutants.tsv)
         $CC $CPP_ALL -std=c11 -O1 -DVS_MUTANT="$n" -c -o "$out/$(basename "$f" .c).o" "$f" || exit 1
     done
     $CC -o "$out/traps" "$O/plain/raft_traps.o" "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS &&
-        $CC -o "$out/sim" "$O"/tests/sim/*.o "$out"/*.o "$O/libvshard.a" $LIBS || exit 1
+        $CC -o "$out/sim" "$O"/tests/sim/*.o "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS || exit 1
     start=$(date +%s.%N)
     tests=- sim=-
     timeout 20 "$out/traps" > "$out/traps.log" 2>&1 || tests=yes

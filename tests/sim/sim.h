@@ -6,9 +6,8 @@
  * chance comes from the seed, so a seed is a history, and a failure names it.
  *
  * world.c   events, network, processes, disks       check.c   what must always hold
- * client.c  clients, and what they were promised    linear.c  was it linearizable?
- * fault.c   what goes wrong, and when               story.c   .sim scripts
- * main.c    the command line */
+ * client.c  clients, and what they were promised    story.c   .sim scripts
+ * fault.c   what goes wrong, and when               main.c    the command line */
 #ifndef VS_SIM_H
 #define VS_SIM_H
 
@@ -19,23 +18,12 @@
 
 #include <vshard/log.h>
 
+#include "support/linear.h"
+
 enum { NODES_MAX = 7, GROUPS_MAX = 3, CLIENTS = 4, KEYS = 3, PENDING_MAX = 512 };
 
 #define MS    ((uint64_t)1000000)
 #define NEVER UINT64_MAX
-
-/* ---- linear.c ---- */
-
-struct linear_op {      /* on one register that starts as 0 */
-    uint64_t call, ret; /* ret is NEVER: the outcome is unknown */
-    uint64_t value;     /* written or read */
-    uint32_t write;
-    uint32_t client;
-};
-
-/* 1 if some order of the operations, each between its call and its return, explains
- * all values; 0 if none; -1 if it was too hard to say. */
-int linear_check(const struct linear_op *op, size_t count);
 
 /* ---- the disk of a node ---- */
 
@@ -131,7 +119,7 @@ struct event {
 
 struct truth {
     uint64_t term, hash, state;
-    uint64_t decided; /* the term in which it was first known to be committed, or later */
+    uint64_t decided;    /* the term in which it was first known to be committed, or later */
     uint32_t client, op; /* of a client's write, or CLIENTS */
 };
 
@@ -176,6 +164,14 @@ struct admin {
     uint64_t since;
 };
 
+enum { ASKED_MAX = 32 };
+
+struct asked { /* by a story, and not answered */
+    uint64_t tag, key;
+    uint32_t read;
+    char what[44]; /* empty: free */
+};
+
 struct world {
     uint64_t seed, random, now, order, steps, digest;
     uint64_t end; /* of the faults */
@@ -202,7 +198,10 @@ struct world {
     uint64_t wiped_node, wiped_at; /* waits for its group to take it back */
     uint64_t tags_open;
     struct vshard_allocator allocator;
-    FILE *story; /* trace of a script; NULL: none */
+    FILE *story; /* the trace; NULL: none */
+    size_t told; /* bytes of it that were compared */
+    uint32_t story_op;
+    struct asked asked[ASKED_MAX];
 };
 
 /* world.c */
@@ -253,6 +252,7 @@ uint64_t entry_hash(const struct vshard_raft_entry *e);
 uint64_t fold(uint64_t digest, uint64_t word);
 
 /* story.c */
+bool story_done(struct world *w, const struct node *n, const struct vshard_raft_effect *e);
 int story_run(const char *path, bool bless);
 void story_say(struct world *w, const struct node *n, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

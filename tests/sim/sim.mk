@@ -12,7 +12,7 @@ FROM    ?= 1
 check: check-sim check-stories
 check-long: check-sim-long check-digests check-mutants
 
-$(O)/sim: $(sim_obj) $(O)/libvshard.a
+$(O)/sim: $(sim_obj) $(O)/libsupport.a $(O)/libvshard.a
 	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(ALL_LIB)
 
 check-sim: $(O)/sim ## simulate a cluster under faults for SEEDS seeds, 2000 if not said

@@ -418,7 +418,7 @@ static void on_effect(struct world *w, struct node *n, const struct vshard_raft_
     case VSHARD_RAFT_SEND: on_send(w, n, e); break;
     case VSHARD_RAFT_APPLY: on_apply(w, n, g, e); break;
     case VSHARD_RAFT_DONE:
-        if (!client_done(w, n, e) && !admin_done(w, e))
+        if (!client_done(w, n, e) && !admin_done(w, e) && !story_done(w, n, e))
             fail(w, "n%u answers %llu, which nobody waits for", n->id, (unsigned long long)e->tag);
         break;
     case VSHARD_RAFT_ROLE: on_role(w, n, e); break;

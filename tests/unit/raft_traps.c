@@ -157,7 +157,25 @@ static const struct vshard_raft_member three[] = { { 1, 1, VSHARD_RAFT_VOTER, 0 
                                                    { 2, 2, VSHARD_RAFT_VOTER, 0 },
                                                    { 3, 3, VSHARD_RAFT_VOTER, 0 } };
 
-/* Node 1 of three at `term`; after the members, its log holds entries of `terms`. */
+/* A joint configuration: 1 and 2 stay, 3 goes, 4 comes. */
+static struct vshard_raft_entry joint_entry(unsigned char *bytes, uint64_t index)
+{
+    struct vs_config c = { .count = 4 };
+    struct vshard_raft_entry e = {
+        .index = index, .term = 2, .kind = VSHARD_RAFT_CONFIG, .data = bytes
+    };
+    uint32_t both = VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING;
+
+    c.member[0] = (struct vshard_raft_member){ 1, 1, both, 0 };
+    c.member[1] = (struct vshard_raft_member){ 2, 2, both, 0 };
+    c.member[2] = (struct vshard_raft_member){ 3, 3, VSHARD_RAFT_OUTGOING, 0 };
+    c.member[3] = (struct vshard_raft_member){ 4, 4, VSHARD_RAFT_VOTER, 0 };
+    e.count = vs_config_encode(&c, bytes);
+    return e;
+}
+
+/* Node 1 of three at `term`; after the members, its log holds entries of `terms`,
+ * where J stands for a joint configuration. */
 static void boot(struct rig *t, uint64_t term, uint64_t vote, const char *terms)
 {
     struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 1 };
@@ -179,6 +197,8 @@ static void boot(struct rig *t, uint64_t term, uint64_t vote, const char *terms)
         struct vshard_raft_entry x = {
             .index = 2 + i, .term = (uint64_t)(terms[i] - '0'), .data = "y", .count = 1
         };
+        if (terms[i] == 'J')
+            x = joint_entry(members, 2 + i);
         cr_assert_eq(vshard_raft_load(t->raft, 1, &x, 1), VSHARD_OK);
     }
     cr_assert_eq(vshard_raft_start(t->raft, 1, t->now), VSHARD_OK);
@@ -479,6 +499,52 @@ Test(raft_traps, trap_20_no_change_before_an_entry_of_the_term_is_committed)
                  .kind = VSHARD_RAFT_CONFIGURE, .tag = 5, .members = three, .member_count = 2 });
     cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
     cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EBUSY);
+    stop(&t);
+}
+
+Test(raft_traps, trap_22_a_new_leader_ends_a_joint_configuration)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 2, 0, "J");
+    term = lead(&t);
+    persisted(&t);
+    acknowledge(&t, 2, term, 3);
+    cr_expect_eq(status(&t).commit, 3);
+    cr_expect_eq(status(&t).last, 4, "the configuration that leaves");
+    cr_expect_eq(status(&t).member_count, 3);
+    stop(&t);
+}
+
+Test(raft_traps, trap_23_but_not_before_it_is_committed)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "J");
+    lead(&t);
+    persisted(&t);
+    cr_expect_eq(status(&t).last, 3, "the joint entry and a blank one");
+    cr_expect_eq(status(&t).member_count, 4);
+    stop(&t);
+}
+
+Test(raft_traps, trap_24_a_leader_that_was_voted_out_leads_no_more)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    step(&t,
+         (struct vshard_raft_event){
+             .kind = VSHARD_RAFT_CONFIGURE, .tag = 5, .members = three + 1, .member_count = 2 });
+    persisted(&t);
+    acknowledge(&t, 2, term, status(&t).last);
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER, "until that is committed");
+    acknowledge(&t, 3, term, status(&t).last);
+    cr_expect_eq(status(&t).commit, status(&t).last);
+    cr_expect_neq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
     stop(&t);
 }
 

@@ -5,10 +5,13 @@
  * the register allows, and remember (set placed, value) so that no state is
  * searched twice. An operation whose outcome is unknown may be placed anywhere
  * after its call, or never. */
-#include "sim.h"
+#include "support/linear.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define NEVER UINT64_MAX
 
 enum { OPS_MAX = 1024, WORDS = OPS_MAX / 64, TRIES = 2000000 };
 
