@@ -227,8 +227,14 @@ void vs_on_forward_reply(struct vshard_raft *r, struct vs_group *g, const struct
 
 /* ---- endings ---- */
 
-static int lost_status(const struct vs_request *q)
+static int lost_status(const struct vs_group *g, const struct vs_request *q)
 {
+    const struct vs_config *c = vs_config_now(g);
+
+    /* A leader that has just voted itself out knows how that ended. */
+    if (q->kind == VS_REQUEST_CONFIG && c->index >= q->index && c->index <= g->commit &&
+        !vs_config_joint(c))
+        return VSHARD_OK;
     return q->kind == VS_REQUEST_READ || q->kind == VS_REQUEST_ASK ? VSHARD_ENOTLEADER
                                                                    : VSHARD_EUNKNOWN;
 }
@@ -251,7 +257,7 @@ void vs_requests_drop(struct vshard_raft *r, struct vs_group *g)
         if (q->kind == VS_REQUEST_ASK && q->index != 0 && !g->stopped)
             g->request[kept++] = *q;
         else if (!TRAP(31))
-            end(r, g, q, lost_status(q));
+            end(r, g, q, lost_status(g, q));
     }
     g->request_count = kept;
 }
@@ -446,6 +452,31 @@ static void prefer(struct vshard_raft *r, struct vs_group *g)
     }
 }
 
+static void tell_to_stand(struct vshard_raft *r, struct vs_group *g, const struct vs_peer *p)
+{
+    struct vs_message m = { .kind = VS_TIMEOUT_NOW,
+                            .to = p->node,
+                            .term = g->term,
+                            .to_incarnation = p->incarnation,
+                            .index = g->log.last };
+
+    vs_send(r, g, &m, 0);
+}
+
+/* Who steps down for good need not leave the others to wait for a timeout. */
+void vs_name_successor(struct vshard_raft *r, struct vs_group *g)
+{
+    const struct vs_config *c = vs_config_now(g);
+
+    for (uint32_t i = 0; i < c->count; i++) {
+        if ((c->member[i].role & VSHARD_RAFT_VOTER) && g->peer[i].match == g->log.last &&
+            c->member[i].priority < VSHARD_RAFT_NEVER_LEADS && !vs_is_self(r, &g->peer[i])) {
+            tell_to_stand(r, g, &g->peer[i]);
+            return;
+        }
+    }
+}
+
 void vs_hand_over(struct vshard_raft *r, struct vs_group *g)
 {
     struct vs_peer *p;
@@ -458,13 +489,8 @@ void vs_hand_over(struct vshard_raft *r, struct vs_group *g)
     at = vs_config_node(vs_config_now(g), g->transfer_node);
     p = at < 0 ? NULL : &g->peer[at];
     if (p != NULL && p->match == g->log.last) {
-        struct vs_message m = { .kind = VS_TIMEOUT_NOW,
-                                .to = p->node,
-                                .term = g->term,
-                                .to_incarnation = p->incarnation,
-                                .index = g->log.last };
         g->transfer_sent = 1;
         g->transfer_fence = g->log.last;
-        vs_send(r, g, &m, 0);
+        tell_to_stand(r, g, p);
     }
 }

@@ -194,8 +194,10 @@ void vs_flush(struct vshard_raft *r, struct vs_group *g)
      * no longer (trap 24); the others have just been told. */
     if (c->index <= g->commit && !TRAP(24)) {
         int at = vs_config_find(c, r->o.node, r->o.incarnation);
-        if (at < 0 || !(c->member[at].role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING)))
+        if (at < 0 || !(c->member[at].role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING))) {
+            vs_name_successor(r, g);
             vs_become_follower(r, g, g->term, 0);
+        }
     }
     if (g->role == VSHARD_RAFT_LEADER)
         vs_hand_over(r, g);
