@@ -31,9 +31,15 @@ enum {
 
 /* ---- vectors ---- */
 
-/* Makes room for `more` elements beyond `count`; moves the block if it must. */
-int vs_grow(const struct vshard_allocator *a, void **block, uint32_t *cap, uint64_t need,
-            size_t each);
+/* Makes room for `need` elements in all; moves the block if it must. */
+int vs_grow_block(const struct vshard_allocator *a, void **block, uint32_t *cap, uint64_t need,
+                  size_t each);
+
+static inline int vs_grow(const struct vshard_allocator *a, void **block, uint32_t *cap,
+                          uint64_t need, size_t each)
+{
+    return need <= *cap ? VSHARD_OK : vs_grow_block(a, block, cap, need, each);
+}
 
 /* ---- the log in memory (log.c) ---- */
 
@@ -133,7 +139,7 @@ enum {
     VS_KIND_MAX = 15
 };
 
-enum { VS_FLAG_REJECT = 1, VS_FLAG_TRANSFER = 2, VS_FLAG_LAST = 4 };
+enum { VS_FLAG_REJECT = 1, VS_FLAG_TRANSFER = 2, VS_FLAG_LAST = 4, VS_FLAG_QUIET = 8 };
 
 struct vs_message {
     uint32_t kind, flags, count;
@@ -231,7 +237,8 @@ struct vs_group {
     uint64_t cut;      /* this step: entries from here were removed, or 0 */
     uint64_t fresh;    /* this step: entries from here were appended, or 0 */
     uint64_t deadline, election_at, promise_until, lead_since;
-    uint64_t expires; /* no request's deadline is before this */
+    uint64_t check_at; /* leader: when to see whether anybody follows */
+    uint64_t expires;  /* no request's deadline is before this */
     uint64_t told_term, told_leader;
     uint64_t random;
     uint64_t round;

@@ -140,6 +140,7 @@ static void become_leader(struct vshard_raft *r, struct vs_group *g)
     g->leader = r->o.node;
     g->leader_incarnation = r->o.incarnation;
     g->lead_since = r->now;
+    g->check_at = 0;
     g->transfer_fence = 0;
     g->round = 0;
     if (r->led_count == 0)

@@ -449,6 +449,7 @@ static uint64_t digest_group(const struct vs_group *g)
                               g->election_at,
                               g->promise_until,
                               g->lead_since,
+                              g->check_at,
                               g->random,
                               g->round,
                               g->transfer_node,

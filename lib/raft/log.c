@@ -16,15 +16,13 @@
  * bytes (4), kind (2), zero (2), data, and zeros to a multiple of 8. */
 #include "raft/core.h"
 
-int vs_grow(const struct vshard_allocator *a, void **block, uint32_t *cap, uint64_t need,
-            size_t each)
+int vs_grow_block(const struct vshard_allocator *a, void **block, uint32_t *cap, uint64_t need,
+                  size_t each)
 {
     uint64_t want = *cap ? *cap : 4;
     size_t bytes;
     void *p;
 
-    if (need <= *cap)
-        return VSHARD_OK;
     while (want < need)
         want *= 2;
     if (want > UINT32_MAX || !vs_bytes(&bytes, (size_t)want, each))

@@ -286,20 +286,20 @@ static void tell(struct vshard_raft *r, struct vs_group *g)
     }
 }
 
-static uint64_t next_deadline(const struct vshard_raft *r, const struct vs_group *g)
+static uint64_t next_deadline(const struct vshard_raft *r, struct vs_group *g)
 {
     uint64_t at = g->expires;
 
     if (g->stopped || !g->started)
         return VS_NEVER;
     if (g->role == VSHARD_RAFT_LEADER) {
-        uint64_t since = vs_quorum_ns(r, g);
-        uint64_t check;
-
-        if (since < g->lead_since)
-            since = g->lead_since;
-        check = vs_later(since, 2 * r->o.election_ns);
-        at = check < at ? check : at;
+        /* Answers only move this on, so one that is still to come may stand. */
+        if (g->check_at <= r->now) {
+            uint64_t since = vs_quorum_ns(r, g);
+            g->check_at =
+                vs_later(since > g->lead_since ? since : g->lead_since, 2 * r->o.election_ns);
+        }
+        at = g->check_at < at ? g->check_at : at;
         at = g->transfer_node != 0 && g->transfer_until < at ? g->transfer_until : at;
     } else if (vs_can_campaign(r, g)) {
         at = g->election_at < at ? g->election_at : at;
@@ -328,7 +328,6 @@ void vs_group_finish(struct vshard_raft *r, struct vs_group *g)
         if (g->role == VSHARD_RAFT_LEADER) {
             vs_advance_commit(r, g);
             vs_leave_joint(r, g);
-            vs_advance_commit(r, g);
             vs_flush(r, g);
         }
         vs_install_try(r, g);
@@ -721,38 +720,46 @@ static int on_group_event(struct vshard_raft *r, const struct vshard_raft_event 
     return VSHARD_OK;
 }
 
-int vshard_raft_step(struct vshard_raft *r, const struct vshard_raft_event *event)
+static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
 {
-    struct vshard_raft_event e;
-    uint64_t was;
-    int rc;
-
-    if (r == NULL)
-        return VSHARD_EINVAL;
-    rc = vs_options_read(&e, sizeof e, event,
-                         VS_SIZE_THROUGH(struct vshard_raft_event, reserved_pointer));
-    if (rc != VSHARD_OK)
-        return rc;
     if (r->effect_taken < r->effect_count)
         return VSHARD_EBUSY;
     if (r->poisoned)
         return VSHARD_EIO;
-    if (e.kind != VSHARD_RAFT_MESSAGE && e.kind != VSHARD_RAFT_CHUNK && e.byte_count != 0)
+    if (e->kind != VSHARD_RAFT_MESSAGE && e->kind != VSHARD_RAFT_CHUNK && e->byte_count != 0)
         return VSHARD_EINVAL;
-    if (e.byte_count > VS_MESSAGE_MAX || (e.byte_count != 0 && e.bytes == NULL))
+    if (e->byte_count > VS_MESSAGE_MAX || (e->byte_count != 0 && e->bytes == NULL))
         return VSHARD_EINVAL;
     r->effect_count = r->effect_taken = 0;
     /* Room for a head before the first piece, see on_beat_frame(). */
     r->head_used = VS_MESSAGE_HEAD;
-    was = r->now;
-    r->now = e.now_ns > was ? e.now_ns : was;
-    switch (e.kind) {
-    case VSHARD_RAFT_TIME: rc = on_time(r); break;
-    case VSHARD_RAFT_MESSAGE: rc = on_message(r, &e); break;
-    case VSHARD_RAFT_PERSISTED: rc = on_persisted(r, e.barrier); break;
-    case VSHARD_RAFT_PERSIST_FAILED: rc = on_persist_failed(r); break;
-    default: rc = on_group_event(r, &e); break;
+    r->now = e->now_ns > r->now ? e->now_ns : r->now;
+    switch (e->kind) {
+    case VSHARD_RAFT_TIME: return on_time(r);
+    case VSHARD_RAFT_MESSAGE: return on_message(r, e);
+    case VSHARD_RAFT_PERSISTED: return on_persisted(r, e->barrier);
+    case VSHARD_RAFT_PERSIST_FAILED: return on_persist_failed(r);
+    default: return on_group_event(r, e);
     }
+}
+
+int vshard_raft_step(struct vshard_raft *r, const struct vshard_raft_event *event)
+{
+    struct vshard_raft_event copy;
+    uint64_t was;
+    int rc;
+
+    if (r == NULL || event == NULL)
+        return VSHARD_EINVAL;
+    if (event->size != sizeof copy) { /* from a caller built with other headers */
+        rc = vs_options_read(&copy, sizeof copy, event,
+                             VS_SIZE_THROUGH(struct vshard_raft_event, reserved_pointer));
+        if (rc != VSHARD_OK)
+            return rc;
+        event = &copy;
+    }
+    was = r->now;
+    rc = take_event(r, event);
     if (rc == VSHARD_ENOMEM)
         r->now = was;
     return rc;

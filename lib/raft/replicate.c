@@ -113,6 +113,8 @@ static void send_append(struct vshard_raft *r, struct vs_group *g, struct vs_pee
         m.count = (uint32_t)(last - p->next + 1);
         m.body_bytes = vs_log_span(&g->log, p->next, last, &body);
         m.body = body;
+    } else if (p->state == VS_REPLICATE) {
+        m.flags = VS_FLAG_QUIET; /* news of a commit wants no answer */
     }
     p->sent_commit = g->commit;
     p->sent_ns = r->now;
@@ -386,7 +388,8 @@ void vs_on_append(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
                      : (m->commit < end ? m->commit : end);
     if (commit > g->commit)
         g->commit = commit;
-    reply_append(r, g, m, end, end > g->durable ? g->log_seq : 0);
+    if (!(m->flags & VS_FLAG_QUIET))
+        reply_append(r, g, m, end, end > g->durable ? g->log_seq : 0);
 }
 
 static void free_flight(struct vs_peer *p)

@@ -214,6 +214,20 @@ static bool obsolete(struct vshard_raft *r, struct vs_group *g, const struct vs_
     return false;
 }
 
+/* A piece of a snapshot we know nothing of: we crashed, or had begun another. */
+static void want_from_start(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+{
+    struct vs_message reply = { .kind = VS_CHUNK_REPLY,
+                                .to = m->from,
+                                .term = g->term,
+                                .to_incarnation = m->from_incarnation,
+                                .index = m->index,
+                                .log_term = m->log_term,
+                                .stamp = m->stamp };
+
+    vs_send(r, g, &reply, 0);
+}
+
 static void begin_install(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m,
                           unsigned char *meta)
 {
@@ -258,6 +272,8 @@ int vs_on_chunk(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
                     write_piece(r, g, m);
                 else
                     reply_chunk(r, g, m->stamp);
+            } else if (m->hint != 0 && !g->writing) {
+                want_from_start(r, g, m);
             }
         }
     }

@@ -16,7 +16,7 @@ for n in ${MUTANTS:-$(sed -n 's/^\([0-9][0-9]*\)	.*/\1/p' tests/sim/mutants.tsv)
     start=$(date +%s.%N)
     tests=- sim=-
     timeout 20 "$out/traps" > "$out/traps.log" 2>&1 || tests=yes
-    timeout "${LIMIT:-60}" "$out/sim" --from 1 --to "${SEEDS:-300}" > "$out/sim.log" 2>&1
+    timeout "${LIMIT:-15}" "$out/sim" --from 1 --to "${SEEDS:-300}" > "$out/sim.log" 2>&1
     rc=$?
     [ $rc = 124 ] || [ $rc = 0 ] || sim="seed $(sed -n 's/^FAILED seed \([0-9]*\).*/\1/p' "$out/sim.log")"
     took=$(echo "$(date +%s.%N) - $start" | bc)
