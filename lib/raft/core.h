@@ -212,9 +212,10 @@ struct vs_request {
     uint64_t round;  /* read: which must be confirmed */
     uint64_t origin; /* a node that asked, or 0: our own host */
     uint64_t origin_incarnation;
-    uint64_t id;       /* the origin's number */
-    uint64_t stamp;    /* when it was asked, by the clock of this node */
-    uint64_t deadline; /* VS_NEVER: none */
+    uint64_t origin_boot; /* its process, which alone knows the number */
+    uint64_t id;          /* the origin's number */
+    uint64_t stamp;       /* when it was asked, by the clock of this node */
+    uint64_t deadline;    /* VS_NEVER: none */
     int32_t status;
     uint32_t kind;
 };

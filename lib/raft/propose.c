@@ -56,6 +56,7 @@ static void reply_forward(struct vshard_raft *r, struct vs_group *g, const struc
                             .term = g->term,
                             .to_incarnation = q->origin_incarnation,
                             .round = q->id,
+                            .log_term = q->origin_boot,
                             .index = status == VSHARD_OK ? q->index : 0,
                             .hint = (uint64_t)-status };
 
@@ -75,6 +76,7 @@ static void end(struct vshard_raft *r, struct vs_group *g, const struct vs_reque
                                 .term = g->term,
                                 .to_incarnation = q->origin_incarnation,
                                 .round = q->id,
+                                .log_term = q->origin_boot,
                                 .flags = VS_FLAG_REJECT };
         vs_send(r, g, &m, 0);
     }
@@ -176,7 +178,8 @@ int vs_on_forward(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
     struct vs_request q = { .kind = VS_REQUEST_PROPOSAL,
                             .origin = m->from,
                             .id = m->round,
-                            .origin_incarnation = m->from_incarnation };
+                            .origin_incarnation = m->from_incarnation,
+                            .origin_boot = m->boot };
     const unsigned char *at = m->body;
     size_t left = m->body_bytes;
     struct vs_request *kept;
@@ -214,7 +217,7 @@ void vs_on_forward_reply(struct vshard_raft *r, struct vs_group *g, const struct
         struct vs_request *q = &g->request[i];
         int status = m->hint > 0 && m->hint < 64 ? -(int)m->hint : 0;
 
-        if (q->kind != VS_REQUEST_FORWARD || q->id != m->round)
+        if (q->kind != VS_REQUEST_FORWARD || q->id != m->round || m->log_term != r->o.boot)
             continue;
         /* "Not a leader" may answer a copy of a message whose first copy was
          * taken, so it is no proof that nothing happened. */

@@ -79,6 +79,7 @@ void vs_on_read(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
                                 .term = g->term,
                                 .to_incarnation = m->from_incarnation,
                                 .round = m->round,
+                                .log_term = m->boot,
                                 .flags = VS_FLAG_REJECT };
     struct vs_request *q;
 
@@ -89,6 +90,7 @@ void vs_on_read(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
     q = push(r, g, VS_REQUEST_READ, 0);
     q->origin = m->from;
     q->origin_incarnation = m->from_incarnation;
+    q->origin_boot = m->boot;
     q->id = m->round;
 }
 
@@ -97,7 +99,8 @@ void vs_on_read_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
     for (uint32_t i = 0; i < g->request_count; i++) {
         struct vs_request *q = &g->request[i];
 
-        if (q->kind != VS_REQUEST_ASK || q->id != m->round || q->index != 0)
+        if (q->kind != VS_REQUEST_ASK || q->id != m->round || q->index != 0 ||
+            m->log_term != r->o.boot)
             continue;
         if ((m->flags & VS_FLAG_REJECT) || m->index == 0) {
             vs_done(r, g, q, VSHARD_ENOTLEADER);
@@ -122,6 +125,7 @@ static bool release(struct vshard_raft *r, struct vs_group *g, struct vs_request
                                 .term = g->term,
                                 .to_incarnation = q->origin_incarnation,
                                 .round = q->id,
+                                .log_term = q->origin_boot,
                                 .index = q->index };
         vs_send(r, g, &m, 0);
         return true;
