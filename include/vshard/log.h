@@ -336,7 +336,9 @@ struct vshard_raft_status {
     uint32_t stopped; /* 1 after FATAL */
 };
 
-/* Returns   0, EINVAL, ENOTFOUND
+/* Says where a group stands.
+ *
+ * Returns   0, EINVAL, ENOTFOUND
  * Thread    shared
  * Since     0.1 */
 VSHARD_API int vshard_raft_inspect(const struct vshard_raft *raft, uint64_t group,
@@ -381,7 +383,9 @@ struct vshard_raft_counters {
     uint64_t fetches;     /* entries asked back from storage */
 };
 
-/* Returns   0, EINVAL
+/* Says what was refused.
+ *
+ * Returns   0, EINVAL
  * Thread    shared
  * Since     0.1 */
 VSHARD_API int vshard_raft_count(const struct vshard_raft *raft,
