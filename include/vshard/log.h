@@ -160,7 +160,8 @@ enum { /* struct vshard_raft_effect.kind; which fields each sets stands beside i
        VSHARD_RAFT_SNAPSHOT_WRITE = 10, /* index, offset, bytes; answer CHUNK_WRITTEN */
        VSHARD_RAFT_INSTALL = 11, /* index, term, bytes = META: make the snapshot written durable
                                     and current, and the log empty behind it; answer INSTALLED */
-       VSHARD_RAFT_FATAL = 12 /* status: this group has stopped; a promise was broken elsewhere */
+       VSHARD_RAFT_FATAL = 12,  /* status: this group has stopped; a promise was broken elsewhere */
+       VSHARD_RAFT_CERTAIN = 13 /* a group that was booted UNCERTAIN is not so any more */
 };
 
 enum { /* roles */
@@ -245,6 +246,14 @@ VSHARD_API int vshard_raft_create(const struct vshard_raft_options *options,
  * Since     0.1 */
 VSHARD_API void vshard_raft_destroy(struct vshard_raft *raft);
 
+enum {                           /* struct vshard_raft_boot.flags */
+       VSHARD_RAFT_UNCERTAIN = 1 /* the last record that was synced may be missing, and with it a
+                                    vote or entries that others count on. The replica takes no
+                                    part in elections until the others have told it what it must
+                                    know, and CERTAIN says that they have; until then storage
+                                    must boot it so. A single voter stays uncertain for ever */
+};
+
 /* What storage remembers of a group. All zero but `size` and `group`: a replica that
  * knows nothing and waits for a leader to find it. */
 struct vshard_raft_boot {
@@ -259,6 +268,8 @@ struct vshard_raft_boot {
     uint64_t snapshot_index; /* of the newest snapshot, or 0 */
     uint64_t snapshot_term;
     uint64_t meta_count;
+    uint32_t flags;    /* VSHARD_RAFT_UNCERTAIN */
+    uint32_t reserved; /* 0 */
     const struct vshard_raft_member *members;
     const void *meta; /* META of that snapshot */
 };
@@ -333,7 +344,9 @@ struct vshard_raft_status {
     uint64_t uncommitted_bytes;
     uint64_t pending; /* requests without an answer */
     uint32_t member_count;
-    uint32_t stopped; /* 1 after FATAL */
+    uint32_t stopped;   /* 1 after FATAL */
+    uint32_t uncertain; /* 1 until CERTAIN */
+    uint32_t reserved;  /* 0 */
 };
 
 /* Says where a group stands.

@@ -136,7 +136,9 @@ enum {
     VS_READ_REPLY = 13,
     VS_CHUNK = 14,
     VS_CHUNK_REPLY = 15,
-    VS_KIND_MAX = 15
+    VS_TERM = 16,
+    VS_TERM_REPLY = 17,
+    VS_KIND_MAX = 17
 };
 
 enum { VS_FLAG_REJECT = 1, VS_FLAG_TRANSFER = 2, VS_FLAG_LAST = 4, VS_FLAG_QUIET = 8 };
@@ -184,6 +186,7 @@ struct vs_peer {
     uint64_t forward_high; /* forwarded requests taken: the highest, and the 64 below it */
     uint64_t forward_seen;
     uint64_t forward_boot; /* of the process that sent them */
+    uint64_t boot;         /* of the process that answered last */
     uint64_t chunk_index;  /* of the snapshot on its way */
     uint64_t chunk_term;
     uint64_t chunk_offset;
@@ -195,6 +198,13 @@ struct vs_peer {
     uint8_t paused;   /* PROBE: one append is out */
     uint8_t fetching; /* entries have been asked of storage */
     uint8_t reading;  /* a piece of the snapshot has been asked of the host */
+};
+
+enum { /* struct vs_group.uncertain, see certain.c */
+       VS_CERTAIN = 0,
+       VS_ASKING_TERMS = 1,
+       VS_ASKING_LEADER = 2,
+       VS_CATCHING_UP = 3
 };
 
 enum {                          /* struct vs_request.kind */
@@ -270,7 +280,9 @@ struct vs_group {
     uint8_t started, stopped, dirty, want_beat;
     uint8_t writing, write_last, installing, transfer_sent;
     uint8_t transfer_told, void_tail; /* a tag waits; loading: the rest of the log diverges */
-    uint64_t mark;                    /* the step that last counted this group */
+    uint8_t uncertain;                /* VS_CERTAIN .. */
+    uint64_t sure_id, sure_index, sure_term, sure_at;
+    uint64_t mark; /* the step that last counted this group */
 };
 
 struct vs_pending { /* a PERSIST whose barrier is not reached */
@@ -381,6 +393,14 @@ size_t vs_beats_bytes(const struct vshard_raft *r);
 struct vs_peer *vs_peer_of(struct vs_group *g, uint64_t node, uint64_t incarnation);
 bool vs_leads_firmly(const struct vs_group *g);
 uint64_t vs_peer_commit(const struct vs_group *g, const struct vs_peer *p);
+
+/* certain.c */
+void vs_certain_begin(struct vshard_raft *r, struct vs_group *g);
+void vs_certain_tick(struct vshard_raft *r, struct vs_group *g);
+void vs_certain_try(struct vshard_raft *r, struct vs_group *g);
+void vs_certain_index(struct vs_group *g, const struct vs_message *m);
+void vs_on_term(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
+void vs_on_term_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
 
 /* propose.c */
 int vs_propose(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);

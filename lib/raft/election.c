@@ -61,7 +61,7 @@ bool vs_can_campaign(const struct vshard_raft *r, const struct vs_group *g)
 {
     const struct vs_config *c = vs_config_now(g);
 
-    if (g->installing || g->stopped || !g->started)
+    if (g->installing || g->stopped || !g->started || g->uncertain)
         return false;
     return may_lead(r, c) || (c->index > g->commit && c > g->config && may_lead(r, c - 1));
 }
@@ -249,6 +249,9 @@ void vs_election_tick(struct vshard_raft *r, struct vs_group *g)
     vs_requests_expire(r, g);
     if (g->role == VSHARD_RAFT_LEADER) {
         leader_tick(r, g);
+    } else if (g->uncertain) {
+        if (r->now >= g->sure_at)
+            vs_certain_tick(r, g);
     } else if (r->now >= g->election_at) {
         if (vs_can_campaign(r, g) && !vs_stalled(r))
             vs_campaign(r, g, 0);
@@ -297,7 +300,7 @@ void vs_on_vote(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
             vs_send(r, g, &reply, 0);
         return;
     }
-    if (promised(r, g, m))
+    if (promised(r, g, m) || g->uncertain)
         return;
     if (m->kind == VS_PREVOTE) {
         vs_send(r, g, &reply, 0);

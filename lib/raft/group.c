@@ -182,6 +182,7 @@ static int group_create(struct vshard_raft *r, const struct vshard_raft_boot *b,
     g->vote = b->vote;
     g->commit = b->commit;
     g->applied = b->applied;
+    g->uncertain = (b->flags & VSHARD_RAFT_UNCERTAIN) != 0;
     g->random = r->o.seed ^ vs_mix64(b->group) ^ vs_mix64(r->o.node) ^ r->o.boot;
     g->deadline = g->expires = VS_NEVER;
     vs_log_init(&g->log, r->allocator);
@@ -335,6 +336,10 @@ int vshard_raft_start(struct vshard_raft *r, uint64_t group, uint64_t now_ns)
     /* It may have promised a leader not to vote, just before it went down. */
     g->promise_until = vs_later(r->now, r->o.election_ns);
     vs_election_reset(r, g);
+    if (g->uncertain && !TRAP(17))
+        vs_certain_begin(r, g);
+    else
+        g->uncertain = VS_CERTAIN;
     if (TRAP(35))
         g->election_at = vs_later(r->now, 1000 * r->o.election_ns);
     vs_group_finish(r, g);
@@ -367,8 +372,9 @@ int vshard_raft_inspect(const struct vshard_raft *r, uint64_t group,
     s.pending = g->proposal_count + g->request_count + g->transfer_told;
     s.member_count = vs_config_now(g)->count;
     s.stopped = g->stopped;
+    s.uncertain = g->uncertain != VS_CERTAIN;
     return vs_report_write(status, &s, sizeof s,
-                           VS_SIZE_THROUGH(struct vshard_raft_status, stopped));
+                           VS_SIZE_THROUGH(struct vshard_raft_status, reserved));
 }
 
 uint64_t vshard_raft_term(const struct vshard_raft *r, uint64_t group, uint64_t index)
@@ -468,6 +474,7 @@ static uint64_t digest_group(const struct vs_group *g)
                               g->role,
                               g->stopped,
                               g->installing,
+                              g->uncertain,
                               g->writing,
                               g->session_count };
     uint64_t d = digest_words(word, VS_COUNT(word), 0);

@@ -301,6 +301,8 @@ static uint64_t next_deadline(const struct vshard_raft *r, struct vs_group *g)
         }
         at = g->check_at < at ? g->check_at : at;
         at = g->transfer_node != 0 && g->transfer_until < at ? g->transfer_until : at;
+    } else if (g->uncertain) {
+        at = g->sure_at < at ? g->sure_at : at;
     } else if (vs_can_campaign(r, g)) {
         at = g->election_at < at ? g->election_at : at;
     }
@@ -332,6 +334,7 @@ void vs_group_finish(struct vshard_raft *r, struct vs_group *g)
         }
         vs_install_try(r, g);
         persist(r, g);
+        vs_certain_try(r, g);
         vs_hand_out(r, g);
         vs_reads_release(r, g);
         if (g->want_beat)
@@ -536,6 +539,8 @@ static int dispatch(struct vshard_raft *r, struct vs_group *g, const struct vs_m
     case VS_FORWARD_REPLY: vs_on_forward_reply(r, g, m); break;
     case VS_READ: vs_on_read(r, g, m); break;
     case VS_READ_REPLY: vs_on_read_reply(r, g, m); break;
+    case VS_TERM: vs_on_term(r, g, m); break;
+    case VS_TERM_REPLY: vs_on_term_reply(r, g, m); break;
     case VS_CHUNK: return vs_on_chunk(r, g, m);
     case VS_CHUNK_REPLY: vs_on_chunk_reply(r, g, m); break;
     default: break;

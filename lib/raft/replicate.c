@@ -400,6 +400,23 @@ static void free_flight(struct vs_peer *p)
     }
 }
 
+static void probe_from(struct vs_peer *p, uint64_t next);
+
+/* False for an answer of an earlier process of that node. A new process may have
+ * lost what the old one acknowledged (certain.c). */
+static bool same_process(struct vs_peer *p, uint64_t boot)
+{
+    if (boot < p->boot)
+        return false;
+    if (boot > p->boot && p->boot != 0) {
+        p->match = 0;
+        if (p->state != VS_SNAPSHOT)
+            probe_from(p, p->next);
+    }
+    p->boot = boot;
+    return true;
+}
+
 static void note_answer(struct vs_peer *p, uint64_t stamp, uint64_t round)
 {
     p->ack_ns = stamp > p->ack_ns ? stamp : p->ack_ns;
@@ -423,7 +440,8 @@ void vs_on_append_reply(struct vshard_raft *r, struct vs_group *g, const struct 
         return;
     }
     if (g->role != VSHARD_RAFT_LEADER || m->term != g->term || p == NULL ||
-        m->index > g->log.last || m->stamp > r->now || m->round > g->round)
+        m->index > g->log.last || m->stamp > r->now || m->round > g->round ||
+        !same_process(p, m->boot))
         return;
     note_answer(p, m->stamp, m->round);
     if (m->flags & VS_FLAG_REJECT) {
@@ -488,7 +506,7 @@ void vs_on_beat_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
         return;
     }
     if (g->role != VSHARD_RAFT_LEADER || b->term != g->term || p == NULL || m->stamp > r->now ||
-        b->round > g->round || (b->flags & VS_FLAG_REJECT))
+        b->round > g->round || (b->flags & VS_FLAG_REJECT) || !same_process(p, m->boot))
         return;
     note_answer(p, m->stamp, b->round);
     if (b->commit > g->log.last || b->received > g->log.last)

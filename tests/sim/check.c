@@ -168,7 +168,10 @@ static void check_committed(struct world *w, struct node *n, uint32_t g, uint64_
     vshard_raft_members(n->raft, g + 1, m, &count);
     for (uint32_t i = 0; i < count; i++) {
         const struct node *o = &w->node[m[i].node];
-        bool has = o->incarnation == m[i].incarnation && on_disk(o, g, index, term);
+        /* A copy that has been lost since it was acknowledged is no fault of the leader's. */
+        bool has = o->incarnation == m[i].incarnation
+                       ? uncertain(w, o) || on_disk(o, g, index, term)
+                       : o->id == w->wiped_node;
         for (uint32_t half = 0; half < 2; half++) {
             if (!(m[i].role & (half ? VSHARD_RAFT_OUTGOING : VSHARD_RAFT_VOTER)))
                 continue;
@@ -294,7 +297,7 @@ bool check_settled(struct world *w)
 
             if (m[i].role & VSHARD_RAFT_OUTGOING)
                 return false;
-            if (n->incarnation != m[i].incarnation)
+            if (n->incarnation != m[i].incarnation || n->disk[g].uncertain)
                 return false; /* taken back soon, by whoever administers the cluster */
             vshard_raft_inspect(n->raft, g + 1, &s);
             if (s.applied != lead.applied || s.term != lead.term)

@@ -1,12 +1,12 @@
 /* fault.c - what goes wrong, and when.
  *
- * Twenty-two kinds, of which a seed enables some: loss, duplication, overtaking,
+ * Twenty-three kinds, of which a seed enables some: loss, duplication, overtaking,
  * delay, messages gone astray, partitions (in halves, one node cut off, one-way
  * cuts, a bridge), clogged links, crashes (one node, the leader, all), lost and
- * torn writes (with every crash), pauses, a wiped disk under a new incarnation,
- * slow, hanging and failing disks, clocks that drift and jump, and allocations
- * that fail. On top of them an administrator moves leadership, changes members
- * and urges elections, all of which are legal at any time. */
+ * torn writes (with every crash), a synced write lost, pauses, a wiped disk under a new
+ * incarnation, slow, hanging and failing disks, clocks that drift and jump, and allocations that
+ * fail. On top of them an administrator moves leadership, changes members and urges elections, all
+ * of which are legal at any time. */
 #include "sim.h"
 
 #include <string.h>
@@ -30,6 +30,7 @@ enum fault {
     TRANSFER,
     CONFIGURE,
     CAMPAIGN,
+    LOSE_TAIL,
     KINDS
 };
 
@@ -112,14 +113,11 @@ static void configure(struct world *w)
                                               .member_count = count });
 }
 
-/* A node that lost its disk is taken back under its new incarnation. */
+/* Nodes that lost their disks are taken back under their new incarnations. */
 void admin_readmit(struct world *w)
 {
-    const struct node *lost = &w->node[w->wiped_node];
     bool everywhere = true;
 
-    if (w->wiped_node == 0)
-        return;
     for (uint32_t g = 0; g < w->groups; g++) {
         struct vshard_raft_status s = { .size = sizeof s };
         struct vshard_raft_member m[VSHARD_RAFT_MEMBERS_MAX];
@@ -133,8 +131,8 @@ void admin_readmit(struct world *w)
         vshard_raft_inspect(n->raft, g + 1, &s);
         for (uint32_t i = 0; i < count; i++) {
             joint |= (m[i].role & VSHARD_RAFT_OUTGOING) != 0;
-            if (m[i].node == lost->id && m[i].incarnation != lost->incarnation) {
-                m[i].incarnation = lost->incarnation;
+            if (m[i].incarnation != w->node[m[i].node].incarnation) {
+                m[i].incarnation = w->node[m[i].node].incarnation;
                 old = true;
             }
             if (m[i].role != VSHARD_RAFT_OUTGOING)
@@ -148,20 +146,44 @@ void admin_readmit(struct world *w)
                                                   .members = m,
                                                   .member_count = kept });
     }
-    if (everywhere && lost->alive)
+    if (w->wiped_node != 0 && everywhere && w->node[w->wiped_node].alive)
         w->wiped_node = 0;
 }
 
-/* Only when every copy that is counted on exists: this loses one of them. */
-static bool may_wipe(struct world *w)
+bool uncertain(const struct world *w, const struct node *n)
 {
-    if (w->wiped_node != 0 || w->admin.busy || w->now < w->wiped_at + 500 * MS)
+    for (uint32_t g = 0; g < w->groups; g++) {
+        if (n->disk[g].uncertain)
+            return true;
+    }
+    return false;
+}
+
+/* Only when every copy that is counted on exists, since this loses one of them:
+ * no disk is lost or in doubt, and no change of members is under way. */
+static bool may_lose(struct world *w)
+{
+    if (w->wiped_node != 0 || w->admin.busy || w->now < w->wiped_at + 300 * MS)
         return false;
     for (uint32_t i = 1; i <= w->nodes; i++) {
-        if (!w->node[i].alive || w->node[i].poisoned)
+        if (uncertain(w, &w->node[i]))
             return false;
     }
-    return check_settled(w);
+    for (uint32_t g = 0; g < w->groups; g++) {
+        struct vshard_raft_member m[VSHARD_RAFT_MEMBERS_MAX];
+        const struct node *n = leader_of(w, g);
+        uint32_t count;
+
+        if (n == NULL)
+            return false;
+        vshard_raft_members(n->raft, g + 1, m, &count);
+        for (uint32_t i = 0; i < count; i++) {
+            if ((m[i].role & VSHARD_RAFT_OUTGOING) ||
+                m[i].incarnation != w->node[m[i].node].incarnation)
+                return false;
+        }
+    }
+    return true;
 }
 
 /* ---- faults ---- */
@@ -220,10 +242,17 @@ static void strike(struct world *w, enum fault kind)
     case MEND: memset(w->cut, 0, sizeof w->cut); break;
     case CLOG: w->clogged[n->id][any(w)->id] = w->now + world_random(w, 1000 * MS); break;
     case WIPE:
-        if (may_wipe(w)) {
+        if (may_lose(w)) {
             w->wiped_node = n->id;
             w->wiped_at = w->now;
             node_wipe(w, n);
+            restart_later(w, n, 300 * MS);
+        }
+        break;
+    case LOSE_TAIL:
+        if (may_lose(w)) {
+            w->wiped_at = w->now;
+            node_lose_tail(w, n);
             restart_later(w, n, 300 * MS);
         }
         break;
@@ -260,7 +289,8 @@ void fault_act(struct world *w)
 {
     enum fault kind = (enum fault)world_random(w, KINDS);
 
-    admin_readmit(w);
+    if (w->wiped_at != 0)
+        admin_readmit(w);
     if (w->healed) {
         world_at(w, w->now + 50 * MS, (struct event){ .kind = EV_FAULT });
         return;

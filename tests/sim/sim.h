@@ -39,7 +39,9 @@ struct disk_group {
     struct vshard_raft_entry *entry; /* data is ours; entry[i].index = first + i */
     size_t count, cap;
     uint64_t first;
-    uint32_t exists, reserved;
+    uint32_t exists, uncertain;
+    uint64_t undo_term, undo_vote, undo_from; /* what the last write changed; 0: no entries */
+    uint32_t undo, reserved;                  /* it can be taken back */
 };
 
 struct write { /* one PERSIST that is not synced */
@@ -216,6 +218,7 @@ int node_event(struct world *w, struct node *n, struct vshard_raft_event e);
 void node_start(struct world *w, struct node *n, bool first);
 void node_crash(struct world *w, struct node *n);
 void node_wipe(struct world *w, struct node *n);
+void node_lose_tail(struct world *w, struct node *n);
 void bytes_set(struct bytes *b, const void *p, size_t n);
 void bytes_free(struct bytes *b);
 void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, size_t an,
@@ -235,6 +238,7 @@ void fault_setup(struct world *w);
 void fault_act(struct world *w);
 void fault_heal(struct world *w);
 bool admin_done(struct world *w, const struct vshard_raft_effect *e);
+bool uncertain(const struct world *w, const struct node *n);
 void admin_readmit(struct world *w);
 
 /* check.c */

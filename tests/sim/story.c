@@ -8,7 +8,7 @@
  *     read n3 a index|lease|stale=100
  *     cut n2 | cut n1 n2        both ways from everybody | from n1 to n2 only
  *     heal                      all links
- *     crash n1 | start n1 | wipe n1 | pause n1 400 ms | stall n1 400 ms
+ *     crash n1 | start n1 | wipe n1 | lose tail n1 | pause n1 400 ms | stall n1 400 ms
  *     transfer n1 n2            ask n1 to hand over to n2
  *     members n1 1 2 3 l4       ask n1 for these voters, and node 4 as a learner
  *
@@ -86,8 +86,7 @@ static void write_register(struct world *w, uint32_t id, uint64_t key, uint64_t 
     memcpy(data + 16, &value, 8);
     snprintf(what, sizeof what, "write %c=%llu", (int)('a' + key), (unsigned long long)value);
     ask(w, id,
-        (struct vshard_raft_event){ .kind = VSHARD_RAFT_PROPOSE, .entries = &x,
-                                    .entry_count = 1 },
+        (struct vshard_raft_event){ .kind = VSHARD_RAFT_PROPOSE, .entries = &x, .entry_count = 1 },
         what, key);
 }
 
@@ -114,13 +113,13 @@ static void members(struct world *w, uint32_t id, char *list)
     for (char *word = strtok(list, " "); word != NULL; word = strtok(NULL, " ")) {
         bool learner = word[0] == 'l';
         uint32_t node = (uint32_t)strtoul(word + learner, NULL, 10);
-        m[count++] = (struct vshard_raft_member){
-            node, w->node[node].incarnation, learner ? VSHARD_RAFT_LEARNER : VSHARD_RAFT_VOTER, 0
-        };
+        m[count++] =
+            (struct vshard_raft_member){ node, w->node[node].incarnation,
+                                         learner ? VSHARD_RAFT_LEARNER : VSHARD_RAFT_VOTER, 0 };
     }
     ask(w, id,
-        (struct vshard_raft_event){ .kind = VSHARD_RAFT_CONFIGURE, .members = m,
-                                    .member_count = count },
+        (struct vshard_raft_event){
+            .kind = VSHARD_RAFT_CONFIGURE, .members = m, .member_count = count },
         "members", 0);
 }
 
@@ -183,6 +182,8 @@ static bool command(struct world *w, char *line)
         node_crash(w, &w->node[a]);
     } else if (sscanf(line, "wipe n%u", &a) == 1) {
         node_wipe(w, &w->node[a]);
+    } else if (sscanf(line, "lose tail n%u", &a) == 1) {
+        node_lose_tail(w, &w->node[a]);
     } else if (sscanf(line, "start n%u", &a) == 1) {
         node_start(w, &w->node[a], true);
     } else if (sscanf(line, "pause n%u %llu ms", &a, &v) == 2) {
@@ -201,8 +202,8 @@ static bool command(struct world *w, char *line)
 }
 
 struct script {
-    FILE *in, *out;     /* out: what a blessed file would be */
-    FILE *want;         /* the expected trace of the block */
+    FILE *in, *out; /* out: what a blessed file would be */
+    FILE *want;     /* the expected trace of the block */
     char *want_text, *got_text;
     size_t want_bytes, got_bytes;
     struct world *w;
@@ -269,8 +270,7 @@ int story_run(const char *path, bool bless)
         from = s.w->told;
         expected(&s);
         if (!bless && strcmp(s.want_text, s.got_text + from) != 0) {
-            printf("%s:%u: expected\n%s---- but\n%s", path, s.line, s.want_text,
-                   s.got_text + from);
+            printf("%s:%u: expected\n%s---- but\n%s", path, s.line, s.want_text, s.got_text + from);
             bad = true;
         }
         fputs(s.got_text + from, s.out);

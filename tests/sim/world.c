@@ -194,6 +194,10 @@ static void write_apply(struct world *w, struct node *n, const struct write *x, 
 {
     struct disk_group *d = &n->disk[x->group];
 
+    d->undo = d->exists && x->cut == 0;
+    d->undo_term = d->term;
+    d->undo_vote = d->vote;
+    d->undo_from = entries ? x->entry[0].index : 0;
     d->exists = 1;
     d->term = x->term;
     d->vote = x->vote;
@@ -422,6 +426,10 @@ static void on_effect(struct world *w, struct node *n, const struct vshard_raft_
             fail(w, "n%u answers %llu, which nobody waits for", n->id, (unsigned long long)e->tag);
         break;
     case VSHARD_RAFT_ROLE: on_role(w, n, e); break;
+    case VSHARD_RAFT_CERTAIN:
+        n->disk[g].uncertain = 0;
+        story_say(w, n, "is certain of its log again");
+        break;
     case VSHARD_RAFT_FETCH:
         later.kind = EV_FETCH;
         later.c = e->node;
@@ -510,6 +518,7 @@ static void open_group(struct world *w, struct node *n, uint32_t g, bool first)
         b.term = d->term;
         b.vote = d->vote;
         b.commit = d->commit;
+        b.flags = d->uncertain ? VSHARD_RAFT_UNCERTAIN : 0;
         b.snapshot_index = b.applied = d->snapshot;
         b.snapshot_term = d->snapshot_term;
         b.meta = d->meta.p;
@@ -600,6 +609,27 @@ void node_wipe(struct world *w, struct node *n)
     n->incarnation += 100;
 }
 
+/* The last write that was synced is gone all the same, and storage has its doubts. */
+void node_lose_tail(struct world *w, struct node *n)
+{
+    node_crash(w, n);
+    story_say(w, n, "may have lost the end of its log");
+    for (uint32_t g = 0; g < w->groups; g++) {
+        struct disk_group *d = &n->disk[g];
+
+        if (!d->exists)
+            continue;
+        d->uncertain = 1;
+        if (!d->undo || (d->undo_from != 0 && d->undo_from <= d->snapshot))
+            continue;
+        if (d->undo_from != 0)
+            disk_cut(d, d->undo_from);
+        d->term = d->undo_term;
+        d->vote = d->undo_vote;
+        d->undo = 0;
+    }
+}
+
 /* ---- events ---- */
 
 static void on_fetch(struct world *w, struct node *n, const struct event *e)
@@ -687,6 +717,7 @@ static void on_install(struct world *w, struct node *n, struct event *e)
              (unsigned long long)n->machine[g].applied);
     disk_cut(d, 0);
     d->exists = 1;
+    d->undo = 0;
     d->snapshot = e->b;
     d->snapshot_term = e->c;
     bytes_set(&d->meta, e->bytes.p, e->bytes.n);

@@ -176,10 +176,12 @@ static struct vshard_raft_entry joint_entry(unsigned char *bytes, uint64_t index
 
 /* Node 1 of three at `term`; after the members, its log holds entries of `terms`,
  * where J stands for a joint configuration. */
-static void boot(struct rig *t, uint64_t term, uint64_t vote, const char *terms)
+static void boot_as(struct rig *t, uint64_t term, uint64_t vote, const char *terms, uint32_t flags)
 {
     struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 1 };
-    struct vshard_raft_boot b = { .size = sizeof b, .group = 1, .term = term, .vote = vote };
+    struct vshard_raft_boot b = {
+        .size = sizeof b, .group = 1, .term = term, .vote = vote, .flags = flags
+    };
     struct vs_config c;
     unsigned char members[VS_CONFIG_BYTES];
     struct vshard_raft_entry e = {
@@ -204,6 +206,11 @@ static void boot(struct rig *t, uint64_t term, uint64_t vote, const char *terms)
     cr_assert_eq(vshard_raft_start(t->raft, 1, t->now), VSHARD_OK);
     drain(t);
     time_passes(t, 1); /* past nothing: promises to others still hold */
+}
+
+static void boot(struct rig *t, uint64_t term, uint64_t vote, const char *terms)
+{
+    boot_as(t, term, vote, terms, 0);
 }
 
 static void stop(struct rig *t)
@@ -474,6 +481,39 @@ Test(raft_traps, trap_16_a_wiped_disk_has_no_vote)
     stop(&t);
 }
 
+Test(raft_traps, trap_17_who_may_have_lost_the_end_of_its_log_does_not_vote)
+{
+    struct rig t;
+    uint64_t id;
+
+    boot_as(&t, 2, 0, "22", VSHARD_RAFT_UNCERTAIN);
+    request_vote(&t, 2, 3, 3, 2);
+    cr_expect_not(granted(&t, 2));
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    cr_expect_null(sent(&t, VS_PREVOTE, 2));
+    time_passes(&t, 200 * MS);
+    cr_expect_not_null(sent(&t, VS_TERM, 2), "it asks for their terms");
+    say(&t, (struct vs_message){ .kind = VS_TERM_REPLY, .from = 2, .term = 4, .log_term = 1 });
+    cr_expect_eq(status(&t).term, 2, "one of two others is not enough");
+    say(&t, (struct vs_message){ .kind = VS_TERM_REPLY, .from = 3, .term = 3, .log_term = 1 });
+    cr_expect_eq(status(&t).term, 4);
+    cr_expect_eq(status(&t).vote, 1, "and it abstains in that term");
+    append(&t, (struct vs_message){ .from = 2, .term = 4, .index = 3, .log_term = 2, .commit = 4 },
+           4, 1);
+    time_passes(&t, 200 * MS);
+    cr_assert_not_null(sent(&t, VS_READ, 2), "it asks the leader what is committed");
+    id = sent(&t, VS_READ, 2)->round;
+    say(&t,
+        (struct vs_message){
+            .kind = VS_READ_REPLY, .from = 2, .term = 4, .index = 4, .round = id, .log_term = 1 });
+    cr_expect_eq(status(&t).uncertain, 1, "entry 4 is not on disk");
+    persisted(&t);
+    cr_expect_not_null(effect(&t, VSHARD_RAFT_CERTAIN));
+    request_vote(&t, 3, 5, 9, 4);
+    cr_expect(granted(&t, 3));
+    stop(&t);
+}
+
 Test(raft_traps, trap_18_two_leaders_of_one_term_are_fatal)
 {
     struct rig t;
@@ -700,6 +740,33 @@ Test(raft_traps, trap_31_who_stops_leading_answers_what_is_open)
     for (size_t i = 0; i < t.effects; i++)
         done += t.effect[i].kind == VSHARD_RAFT_DONE;
     cr_expect_eq(done, 3);
+    stop(&t);
+}
+
+Test(raft_traps, an_answer_to_an_earlier_process_of_this_node_is_not_ours)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "");
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 1, .log_term = 1, .commit = 1 },
+           2, 0);
+    persisted(&t);
+    propose(&t, 1);
+    cr_assert_not_null(sent(&t, VS_FORWARD, 2));
+    say(&t, (struct vs_message){ .kind = VS_FORWARD_REPLY,
+                                 .from = 2,
+                                 .term = 2,
+                                 .index = 1,
+                                 .round = 1,
+                                 .log_term = 77 });
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE));
+    say(&t, (struct vs_message){ .kind = VS_FORWARD_REPLY,
+                                 .from = 2,
+                                 .term = 2,
+                                 .index = 1,
+                                 .round = 1,
+                                 .log_term = 1 });
+    cr_expect_not_null(effect(&t, VSHARD_RAFT_DONE));
     stop(&t);
 }
 
