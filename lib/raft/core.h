@@ -334,13 +334,16 @@ static inline uint64_t vs_later(uint64_t at, uint64_t by)
     return at > VS_NEVER - by ? VS_NEVER : at + by;
 }
 
-/* raft.c */
+/* raft.c and rest.c */
 struct vs_group *vs_group_find(const struct vshard_raft *r, uint64_t id);
 int vs_reserve(struct vshard_raft *r, size_t effects, size_t bytes);
 /* Makes room in the group for `entries` more of `bytes` encoded bytes. */
 int vs_group_reserve(struct vshard_raft *r, struct vs_group *g, uint32_t entries, size_t bytes);
 size_t vs_group_effects(const struct vs_group *g);
 size_t vs_group_heads(const struct vs_group *g);
+int vs_pending_reserve(struct vshard_raft *r, uint32_t more);
+int vs_reserve_one(struct vshard_raft *r, struct vs_group *g, uint32_t entries, size_t bytes);
+void vs_evict(struct vshard_raft *r, struct vs_group *g);
 struct vshard_raft_effect *vs_effect(struct vshard_raft *r, uint32_t kind, uint64_t group);
 unsigned char *vs_head(struct vshard_raft *r, size_t bytes);
 void vs_send(struct vshard_raft *r, const struct vs_group *g, const struct vs_message *m,
