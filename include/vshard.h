@@ -8,5 +8,6 @@
 #include <vshard/merge.h>
 #include <vshard/map.h>
 #include <vshard/wal.h>
+#include <vshard/log.h>
 
 #endif /* VSHARD_H */

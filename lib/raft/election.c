@@ -1,0 +1,349 @@
+/* election.c - who leads: timers, votes, leases.
+ *
+ * A follower that hears nothing of a leader for its timeout first asks whether it
+ * would be elected (pre-vote), and raises its term only if a quorum says so: a
+ * replica that was merely cut off disturbs nobody when it returns (Ongaro 2014,
+ * section 9.6). A follower that has heard a leader within election_ns refuses both
+ * questions; that refusal is a promise, and the leader's lease rests on it: what
+ * a quorum answered was sent at some time t of the leader's clock, so nobody can
+ * be elected before t + election_ns, less the drift of clocks. A replica that
+ * restarts may have promised and does not know, so it keeps the promise anyway.
+ *
+ * A leader that hands over tells its successor to campaign at once, and the others
+ * to break that promise: before it does, its lease ends, and it stays ended until
+ * an entry that the successor did not have is committed, after which a late order
+ * can no longer make anybody leader.
+ *
+ * The same clock readings tell a leader that nobody follows it any more. It then
+ * steps down and falls silent, so that those it still reaches are free to elect
+ * somebody whom others reach too. */
+#include "raft/core.h"
+
+bool vs_is_self(const struct vshard_raft *r, const struct vs_peer *p)
+{
+    return p->node == r->o.node && (p->incarnation == r->o.incarnation || TRAP(16));
+}
+
+uint64_t vs_quorum_ns(const struct vshard_raft *r, const struct vs_group *g)
+{
+    const struct vs_config *c = vs_config_now(g);
+    uint64_t value[VSHARD_RAFT_MEMBERS_MAX];
+
+    for (uint32_t i = 0; i < c->count; i++)
+        value[i] = vs_is_self(r, &g->peer[i]) ? r->now : g->peer[i].ack_ns;
+    return vs_config_reached(c, value);
+}
+
+uint64_t vs_lease_until(const struct vshard_raft *r, const struct vs_group *g)
+{
+    uint64_t lease = r->o.election_ns - r->o.election_ns / 1000000 * r->o.clock_drift_ppm - 1;
+
+    if (g->role != VSHARD_RAFT_LEADER || !vs_leads_firmly(g))
+        return 0;
+    /* 28: from the moment a hand-over is asked for. */
+    if (!TRAP(28) && (g->transfer_node != 0 || g->commit <= g->transfer_fence))
+        return 0;
+    return vs_later(vs_quorum_ns(r, g), lease);
+}
+
+static bool may_lead(const struct vshard_raft *r, const struct vs_config *c)
+{
+    int at = vs_config_find(c, r->o.node, r->o.incarnation);
+
+    return at >= 0 && (c->member[at].role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING)) &&
+           c->member[at].priority < VSHARD_RAFT_NEVER_LEADS;
+}
+
+/* A voter may; and so may one whose newest configuration leaves it out, until that
+ * is committed: it may be the only one whose log the others can accept (Ongaro
+ * 2014, section 4.2.2). */
+bool vs_can_campaign(const struct vshard_raft *r, const struct vs_group *g)
+{
+    const struct vs_config *c = vs_config_now(g);
+
+    if (g->installing || g->stopped || !g->started || g->uncertain)
+        return false;
+    return may_lead(r, c) || (c->index > g->commit && c > g->config && may_lead(r, c - 1));
+}
+
+void vs_election_reset(struct vshard_raft *r, struct vs_group *g)
+{
+    g->election_at = vs_later(r->now, r->o.election_ns + vs_random(&g->random) % r->o.election_ns);
+}
+
+void vs_heard_leader(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+{
+    g->leader = m->from;
+    g->leader_incarnation = m->from_incarnation;
+    g->promise_until = vs_later(r->now, r->o.election_ns);
+    vs_election_reset(r, g);
+    if (g->uncertain == VS_ASKING_LEADER && g->sure_id == 0)
+        vs_certain_tick(r, g);
+}
+
+void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term, uint64_t leader)
+{
+    bool led = g->role == VSHARD_RAFT_LEADER, newer = term > g->term;
+
+    VS_ASSERT(term >= g->term);
+    if (newer) {
+        g->term = term;
+        g->vote = 0;
+        g->verified = 0;
+        vs_dirty(r, g);
+    } else if (TRAP(12)) {
+        g->vote = 0;
+    }
+    if (led) {
+        vs_lead(r, g, false);
+        vs_transfer_end(r, g, VSHARD_OK);
+        vs_election_reset(r, g);
+    }
+    g->role = VSHARD_RAFT_FOLLOWER;
+    if (newer || led) {
+        g->leader = leader;
+        vs_requests_drop(r, g);
+    }
+}
+
+static void last_of(const struct vs_group *g, uint64_t *index, uint64_t *term)
+{
+    *index = g->log.last;
+    *term = vs_log_term(&g->log, g->log.last);
+}
+
+/* Asks the others. With `flags` TRANSFER the old leader wants it so. */
+static void ask(struct vshard_raft *r, struct vs_group *g, uint32_t kind, uint32_t flags)
+{
+    const struct vs_config *c = vs_config_now(g);
+
+    for (uint32_t i = 0; i < c->count; i++) {
+        struct vs_peer *p = &g->peer[i];
+        struct vs_message m = { .kind = kind,
+                                .flags = flags,
+                                .to = p->node,
+                                .to_incarnation = p->incarnation,
+                                .term = g->term + (kind == VS_PREVOTE) };
+
+        p->vote = 0;
+        if (vs_is_self(r, p) || !(c->member[i].role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING)))
+            continue;
+        last_of(g, &m.index, &m.log_term);
+        vs_send(r, g, &m, 0);
+    }
+}
+
+static void become_leader(struct vshard_raft *r, struct vs_group *g)
+{
+    const struct vs_config *c = vs_config_now(g);
+    struct vshard_raft_entry blank = { .kind = VSHARD_RAFT_BLANK };
+
+    g->role = VSHARD_RAFT_LEADER;
+    g->leader = r->o.node;
+    g->leader_incarnation = r->o.incarnation;
+    g->lead_since = r->now;
+    g->check_at = 0;
+    g->transfer_fence = 0;
+    g->round = 0;
+    if (r->led_count == 0)
+        r->beat_at = vs_later(r->now, r->o.heartbeat_ns);
+    vs_lead(r, g, true);
+    for (uint32_t i = 0; i < c->count; i++) {
+        g->peer[i] = (struct vs_peer){ .node = c->member[i].node,
+                                       .incarnation = c->member[i].incarnation,
+                                       .next = g->log.last + 1 };
+    }
+    vs_leader_append(r, g, &blank);
+}
+
+static void elect(struct vshard_raft *r, struct vs_group *g);
+
+static void tally(struct vshard_raft *r, struct vs_group *g)
+{
+    const struct vs_config *c = vs_config_now(g);
+    int vote[VSHARD_RAFT_MEMBERS_MAX];
+    int won;
+
+    for (uint32_t i = 0; i < c->count; i++)
+        vote[i] = g->peer[i].vote;
+    won = vs_config_tally(c, vote);
+    if (won < 0) {
+        vs_become_follower(r, g, g->term, 0);
+    } else if (won > 0 && g->role == VSHARD_RAFT_PRECANDIDATE) {
+        elect(r, g);
+    } else if (won > 0) {
+        become_leader(r, g);
+    }
+}
+
+static void vote_for_self(struct vshard_raft *r, struct vs_group *g)
+{
+    struct vs_peer *p = vs_peer_of(g, r->o.node, r->o.incarnation);
+
+    if (p != NULL)
+        p->vote = 1;
+    tally(r, g);
+}
+
+/* The real election: a new term, and a vote for ourselves that counts when it is
+ * on disk. */
+static void elect_with(struct vshard_raft *r, struct vs_group *g, uint32_t flags)
+{
+    g->role = VSHARD_RAFT_CANDIDATE;
+    g->term++;
+    g->vote = r->o.node;
+    g->leader = 0;
+    g->verified = 0;
+    if (!TRAP(13))
+        vs_dirty(r, g);
+    vs_requests_drop(r, g);
+    ask(r, g, VS_VOTE, flags);
+    if (TRAP(13) || TRAP(15))
+        vote_for_self(r, g);
+}
+
+static void elect(struct vshard_raft *r, struct vs_group *g)
+{
+    elect_with(r, g, 0);
+}
+
+void vs_self_vote(struct vshard_raft *r, struct vs_group *g)
+{
+    if (g->role == VSHARD_RAFT_CANDIDATE && g->vote == r->o.node && g->hard_seq <= r->durable_seq &&
+        !g->stopped)
+        vote_for_self(r, g);
+}
+
+void vs_campaign(struct vshard_raft *r, struct vs_group *g, uint32_t flags)
+{
+    vs_election_reset(r, g);
+    r->counters.elections++;
+    if (flags & VS_FLAG_TRANSFER) {
+        elect_with(r, g, flags);
+        return;
+    }
+    g->role = VSHARD_RAFT_PRECANDIDATE;
+    g->leader = 0;
+    ask(r, g, VS_PREVOTE, 0);
+    vote_for_self(r, g);
+}
+
+static void leader_tick(struct vshard_raft *r, struct vs_group *g)
+{
+    uint64_t since = vs_quorum_ns(r, g);
+
+    if (since < g->lead_since)
+        since = g->lead_since;
+    /* 33: nobody answers: fall silent, so that others may find each other. */
+    if (r->now >= vs_later(since, 2 * r->o.election_ns) && !TRAP(33)) {
+        vs_become_follower(r, g, g->term, 0);
+        return;
+    }
+    /* 29: a hand-over that fails must not hold up writes. */
+    if (g->transfer_node != 0 && r->now >= g->transfer_until && !TRAP(29))
+        vs_transfer_end(r, g, VSHARD_ETIMEDOUT);
+}
+
+void vs_election_tick(struct vshard_raft *r, struct vs_group *g)
+{
+    if (g->stopped || !g->started)
+        return;
+    vs_requests_expire(r, g);
+    if (g->role == VSHARD_RAFT_LEADER) {
+        leader_tick(r, g);
+    } else if (g->uncertain) {
+        if (r->now >= g->sure_at)
+            vs_certain_tick(r, g);
+    } else if (r->now >= g->election_at) {
+        if (vs_can_campaign(r, g) && !vs_stalled(r))
+            vs_campaign(r, g, 0);
+        else
+            vs_election_reset(r, g);
+    }
+}
+
+/* Is a log that ends with (index, term) at least as good as ours? */
+static bool log_suffices(const struct vs_group *g, uint64_t index, uint64_t term)
+{
+    uint64_t our_index, our_term;
+
+    last_of(g, &our_index, &our_term);
+    if (TRAP(9))
+        return index >= our_index;
+    return term != our_term ? term > our_term : index >= our_index;
+}
+
+static bool promised(const struct vshard_raft *r, const struct vs_group *g,
+                     const struct vs_message *m)
+{
+    if (m->flags & VS_FLAG_TRANSFER)
+        return false;
+    if (g->role == VSHARD_RAFT_LEADER)
+        return r->now < vs_later(vs_quorum_ns(r, g), r->o.election_ns);
+    return r->now < g->promise_until;
+}
+
+void vs_on_vote(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+{
+    struct vs_message reply = { .kind = m->kind + 1,
+                                .to = m->from,
+                                .term = m->term,
+                                .to_incarnation = m->from_incarnation,
+                                .round = m->round };
+    bool good = log_suffices(g, m->index, m->log_term);
+
+    if (m->term <= g->term && m->kind == VS_PREVOTE)
+        good = false;
+    if (m->term < g->term || (m->kind == VS_PREVOTE && !good)) {
+        reply.flags = VS_FLAG_REJECT;
+        reply.term = g->term;
+        /* 32: one whose term is behind must hear of it, or it asks for ever. */
+        if (!TRAP(32))
+            vs_send(r, g, &reply, 0);
+        return;
+    }
+    if (promised(r, g, m) || g->uncertain)
+        return;
+    if (m->kind == VS_PREVOTE) {
+        vs_send(r, g, &reply, 0);
+        return;
+    }
+    if (m->term > g->term)
+        vs_become_follower(r, g, m->term, 0);
+    if (g->role > VSHARD_RAFT_PRECANDIDATE || (g->vote != 0 && g->vote != m->from) || !good ||
+        g->leader != 0) {
+        reply.flags = VS_FLAG_REJECT;
+    } else if (g->vote == 0) {
+        g->vote = m->from;
+        vs_dirty(r, g);
+        vs_election_reset(r, g);
+    }
+    vs_send(r, g, &reply, 0);
+}
+
+void vs_on_vote_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+{
+    bool pre = m->kind == VS_PREVOTE_REPLY, reject = (m->flags & VS_FLAG_REJECT) != 0;
+    struct vs_peer *p = vs_peer_of(g, m->from, m->from_incarnation);
+
+    if (m->term > g->term && !(pre && !reject)) {
+        vs_become_follower(r, g, m->term, 0);
+        return;
+    }
+    if (p == NULL || g->role != (pre ? VSHARD_RAFT_PRECANDIDATE : VSHARD_RAFT_CANDIDATE) ||
+        (!reject && m->term != g->term + pre) || (reject && !pre && m->term != g->term))
+        return;
+    if (TRAP(14) && p->vote != 0) {
+        for (uint32_t i = 0; i < vs_config_now(g)->count; i++)
+            p = g->peer[i].vote == 0 ? &g->peer[i] : p;
+    }
+    p->vote = reject ? -1 : 1;
+    tally(r, g);
+}
+
+void vs_on_timeout_now(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+{
+    if (m->term == g->term && g->role == VSHARD_RAFT_FOLLOWER && m->index == g->log.last &&
+        vs_can_campaign(r, g) && !vs_stalled(r))
+        vs_campaign(r, g, VS_FLAG_TRANSFER);
+}

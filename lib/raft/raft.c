@@ -1,0 +1,558 @@
+/* raft.c - one event, all or nothing.
+ *
+ * Finds the group an event is about, reserves, lets the room's other files change
+ * state, and brings every group that was touched to rest.
+ *
+ * Not here: reserving, the list of effects, and rest itself, which are rest.c. */
+#include "raft/core.h"
+
+static const uint64_t millisecond = 1000000;
+
+uint64_t vs_random(uint64_t *state)
+{
+    *state += 0x9e3779b97f4a7c15u;
+    return vs_mix64(*state);
+}
+
+/* ---- groups by id ---- */
+
+struct vs_group *vs_group_find(const struct vshard_raft *r, uint64_t id)
+{
+    if (r->table_cap == 0)
+        return NULL;
+    for (uint64_t i = vs_mix64(id);; i++) {
+        struct vs_group *g = r->table[i & (r->table_cap - 1)];
+        if (g == NULL || g->id == id)
+            return g;
+    }
+}
+
+/* ---- events ---- */
+
+bool vs_stalled(const struct vshard_raft *r)
+{
+    /* 34: a leader whose disk hangs must not hold the others off with heartbeats. */
+    return r->pending_count != 0 && !TRAP(34) &&
+           r->now - r->pending[r->pending_head].since_ns > r->o.disk_stall_ns;
+}
+
+static bool due(const struct vshard_raft *r, const struct vs_group *g, bool stalled)
+{
+    return g->deadline <= r->now || (stalled && g->role == VSHARD_RAFT_LEADER);
+}
+
+static int on_time(struct vshard_raft *r)
+{
+    bool stalled = vs_stalled(r), beat = r->beat_at <= r->now;
+    size_t effects = 0, bytes = 0, groups = 0;
+    int rc = VSHARD_OK;
+
+    if (r->group_count == 0)
+        return VSHARD_OK;
+    /* A heap's due members are found without looking below one that is not due. */
+    for (uint32_t i = 0; i < r->group_count && rc == VSHARD_OK; i++) {
+        struct vs_group *g = r->heap[i];
+        if (!due(r, g, stalled))
+            continue;
+        rc = vs_group_reserve(r, g, 0, 0);
+        effects += vs_group_effects(g);
+        bytes += vs_group_heads(g);
+        groups++;
+    }
+    if (beat) {
+        bytes += vs_beats_bytes(r);
+        effects += vs_beats_bytes(r) / VS_MESSAGE_HEAD;
+    }
+    if (rc == VSHARD_OK)
+        rc = vs_pending_reserve(r, (uint32_t)groups);
+    if (rc == VSHARD_OK)
+        rc = vs_reserve(r, effects, bytes);
+    if (rc != VSHARD_OK)
+        return rc;
+
+    r->step_id++;
+    for (uint32_t i = 0; i < r->led_count && stalled;) {
+        struct vs_group *g = r->led[i];
+        vs_group_begin(r, g);
+        vs_become_follower(r, g, g->term, 0);
+        vs_group_finish(r, g);
+        g->mark = r->step_id;
+    }
+    while (r->heap[0]->deadline <= r->now) {
+        struct vs_group *g = r->heap[0];
+        if (g->mark == r->step_id) { /* it was served, and wants to be again at once */
+            g->deadline = r->now + 1;
+            vs_heap_place(r, g);
+            continue;
+        }
+        g->mark = r->step_id;
+        vs_group_begin(r, g);
+        vs_election_tick(r, g);
+        vs_group_finish(r, g);
+    }
+    if (beat) {
+        vs_beats(r, NULL);
+        r->beat_at = r->now + r->o.heartbeat_ns;
+    }
+    return VSHARD_OK;
+}
+
+static int on_persisted(struct vshard_raft *r, uint64_t through)
+{
+    size_t effects = 0, bytes = 0, groups = 0;
+    int rc = VSHARD_OK;
+
+    if (through > r->seq)
+        return VSHARD_EINVAL;
+    if (through <= r->durable_seq)
+        return VSHARD_OK;
+    r->step_id++;
+    for (uint32_t i = 0; i < r->pending_count && rc == VSHARD_OK; i++) {
+        const struct vs_pending *p = &r->pending[r->pending_head + i];
+        if (p->seq > through || p->group->mark == r->step_id)
+            continue;
+        p->group->mark = r->step_id;
+        rc = vs_group_reserve(r, p->group, 0, 0);
+        effects += vs_group_effects(p->group);
+        bytes += vs_group_heads(p->group);
+        groups++;
+    }
+    if (rc == VSHARD_OK)
+        rc = vs_pending_reserve(r, (uint32_t)groups);
+    if (rc == VSHARD_OK)
+        rc = vs_reserve(r, effects, bytes);
+    if (rc != VSHARD_OK)
+        return rc;
+
+    r->durable_seq = through;
+    for (uint32_t i = 0; i < r->pending_count && r->pending[r->pending_head + i].seq <= through;
+         i++) {
+        const struct vs_pending *p = &r->pending[r->pending_head + i];
+        if (p->last > p->group->durable)
+            p->group->durable = p->last < p->group->log.last ? p->last : p->group->log.last;
+    }
+    r->step_id++;
+    while (r->pending_count != 0 && r->pending[r->pending_head].seq <= through) {
+        struct vs_group *g = r->pending[r->pending_head].group;
+
+        r->pending_head++;
+        r->pending_count--;
+        if (g->mark == r->step_id)
+            continue;
+        g->mark = r->step_id;
+        vs_group_begin(r, g);
+        vs_self_vote(r, g);
+        vs_group_finish(r, g);
+    }
+    return VSHARD_OK;
+}
+
+/* 37: what a failed sync promised is not there, and trying again does not bring it
+ * back. The node falls silent; what it led, it leads no more. */
+static int on_persist_failed(struct vshard_raft *r)
+{
+    size_t effects = 0, bytes = 0;
+    int rc = VSHARD_OK;
+
+    if (TRAP(37))
+        return on_persisted(r, r->seq);
+    if (TRAP(7))
+        return VSHARD_OK;
+    for (uint32_t i = 0; i < r->group_count; i++) {
+        effects += vs_group_effects(r->heap[i]);
+        bytes += vs_group_heads(r->heap[i]);
+    }
+    rc = vs_reserve(r, effects, bytes);
+    if (rc == VSHARD_OK)
+        rc = vs_pending_reserve(r, r->group_count);
+    if (rc != VSHARD_OK)
+        return rc;
+    r->poisoned = 1;
+    for (uint32_t i = 0; i < r->group_count; i++)
+        vs_group_stop(r, r->heap[i], VSHARD_EIO);
+    for (uint32_t i = 0; i < r->group_count; i++)
+        r->heap[i]->deadline = VS_NEVER;
+    return VSHARD_OK;
+}
+
+/* ---- messages ---- */
+
+static int refuse_message(uint64_t *counter, int status)
+{
+    ++*counter;
+    return status;
+}
+
+/* What appended entries of a message need beyond their bytes. */
+static int reserve_special(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+{
+    const unsigned char *p = m->body;
+    size_t left = m->body_bytes;
+    uint32_t configs = 0;
+    int rc = VSHARD_OK;
+
+    for (uint32_t i = 0; i < m->count && rc == VSHARD_OK; i++) {
+        struct vshard_raft_entry e;
+        size_t n = vs_entry_decode(&e, p, left);
+
+        configs += e.kind == VSHARD_RAFT_CONFIG;
+        if (e.kind == VSHARD_RAFT_SESSION)
+            rc = vs_sessions_reserve(r, g, r->o.max_sessions);
+        p += n;
+        left -= n;
+    }
+    return rc == VSHARD_OK && configs != 0 ? vs_config_reserve(r, g, configs + 2) : rc;
+}
+
+static int dispatch(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+{
+    switch (m->kind) {
+    case VS_PREVOTE:
+    case VS_VOTE: vs_on_vote(r, g, m); break;
+    case VS_PREVOTE_REPLY:
+    case VS_VOTE_REPLY: vs_on_vote_reply(r, g, m); break;
+    case VS_APPEND: vs_on_append(r, g, m); break;
+    case VS_APPEND_REPLY: vs_on_append_reply(r, g, m); break;
+    case VS_TIMEOUT_NOW: vs_on_timeout_now(r, g, m); break;
+    case VS_FORWARD: return vs_on_forward(r, g, m);
+    case VS_FORWARD_REPLY: vs_on_forward_reply(r, g, m); break;
+    case VS_READ: vs_on_read(r, g, m); break;
+    case VS_READ_REPLY: vs_on_read_reply(r, g, m); break;
+    case VS_TERM: vs_on_term(r, g, m); break;
+    case VS_TERM_REPLY: vs_on_term_reply(r, g, m); break;
+    case VS_CHUNK: return vs_on_chunk(r, g, m);
+    case VS_CHUNK_REPLY: vs_on_chunk_reply(r, g, m); break;
+    default: break;
+    }
+    return VSHARD_OK;
+}
+
+static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
+{
+    size_t effects = 4, bytes = 2 * VS_MESSAGE_HEAD + m->body_bytes;
+    struct vs_message reply = { .kind = VS_BEAT_REPLIES,
+                                .to = m->from,
+                                .stamp = m->stamp,
+                                .to_incarnation = m->from_incarnation,
+                                .round = m->round };
+    unsigned char *out;
+    uint64_t barrier = 0;
+    int rc = VSHARD_OK;
+
+    for (uint32_t i = 0; i < m->count && rc == VSHARD_OK; i++) {
+        struct vs_group *g = vs_group_find(r, vs_load64(m->body + VS_BEAT_BYTES * (size_t)i));
+        if (g == NULL)
+            continue;
+        rc = vs_group_reserve(r, g, 0, 0);
+        effects += vs_group_effects(g);
+        bytes += vs_group_heads(g);
+    }
+    if (rc == VSHARD_OK)
+        rc = vs_pending_reserve(r, m->count);
+    if (rc == VSHARD_OK)
+        rc = vs_reserve(r, effects, bytes);
+    if (rc != VSHARD_OK)
+        return rc;
+    out = vs_head(r, m->body_bytes);
+    for (uint32_t i = 0; i < m->count; i++) {
+        struct vs_beat b, answer = { 0 };
+        struct vs_group *g;
+
+        vs_beat_decode(&b, m->body + VS_BEAT_BYTES * (size_t)i);
+        g = vs_group_find(r, b.group);
+        if (g == NULL || !g->started || g->stopped || b.term >> 63 || b.commit >> 63 ||
+            (b.to_incarnation != r->o.incarnation && !TRAP(16)))
+            continue;
+        vs_group_begin(r, g);
+        if (m->kind == VS_BEATS) {
+            vs_on_beat(r, g, m, &b, &answer);
+            vs_beat_encode(out + VS_BEAT_BYTES * (size_t)reply.count++, &answer);
+        } else {
+            vs_on_beat_reply(r, g, m, &b);
+        }
+        vs_group_finish(r, g);
+        barrier = g->hard_seq > barrier ? g->hard_seq : barrier;
+    }
+    if (reply.count != 0) {
+        struct vshard_raft_effect *e;
+        reply.body_bytes = VS_BEAT_BYTES * (size_t)reply.count;
+        reply.body = out;
+        vs_send(r, NULL, &reply, barrier);
+        e = &r->effect[r->effect_count - 1];
+        /* Head and beats lie apart; join them, so that what waits has no body. */
+        e->bytes = memmove(out - VS_MESSAGE_HEAD, e->bytes, VS_MESSAGE_HEAD);
+        e->byte_count = VS_MESSAGE_HEAD + reply.body_bytes;
+        e->body = NULL;
+        e->body_count = 0;
+    }
+    return VSHARD_OK;
+}
+
+static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
+{
+    struct vs_message m;
+    struct vs_group *g;
+    int rc = vs_message_decode(&m, e->bytes, (size_t)e->byte_count);
+
+    if (rc == VSHARD_ECORRUPT)
+        return refuse_message(&r->counters.malformed, rc);
+    if (rc == VSHARD_EVERSION)
+        return refuse_message(&r->counters.unversioned, rc);
+    /* 38: a message for someone else is refused here, whatever it says. */
+    if (!TRAP(38) && (m.to != r->o.node || m.from == r->o.node ||
+                      (m.to_incarnation != r->o.incarnation && m.to_incarnation != 0 && !TRAP(16))))
+        return refuse_message(&r->counters.misdirected, VSHARD_EINVAL);
+    if (m.kind == VS_BEATS || m.kind == VS_BEAT_REPLIES) {
+        rc = on_beat_frame(r, &m);
+        r->counters.messages += rc == VSHARD_OK;
+        return rc;
+    }
+    g = vs_group_find(r, m.group);
+    if (g == NULL || !g->started)
+        return refuse_message(&r->counters.ungrouped, VSHARD_ENOTFOUND);
+    if (g->stopped)
+        return VSHARD_OK;
+    rc = reserve_special(r, g, &m);
+    if (rc == VSHARD_OK)
+        rc = vs_reserve_one(r, g, m.count, m.body_bytes);
+    if (rc != VSHARD_OK)
+        return rc;
+    vs_group_begin(r, g);
+    rc = dispatch(r, g, &m);
+    if (rc != VSHARD_OK) {
+        r->effect_count = 0;
+        return rc;
+    }
+    vs_group_finish(r, g);
+    r->counters.messages++;
+    return VSHARD_OK;
+}
+
+/* ---- the host's requests ---- */
+
+static int entries_bytes(const struct vshard_raft_event *e, size_t *bytes)
+{
+    *bytes = 0;
+    if (e->entry_count != 0 && e->entries == NULL)
+        return VSHARD_EINVAL;
+    for (uint32_t i = 0; i < e->entry_count; i++) {
+        const struct vshard_raft_entry *x = &e->entries[i];
+        if (x->count > VS_ENTRY_MAX || (x->count != 0 && x->data == NULL))
+            return VSHARD_EINVAL;
+        *bytes += vs_entry_bytes(x->count);
+    }
+    return *bytes <= VS_MESSAGE_MAX - VS_MESSAGE_HEAD ? VSHARD_OK : VSHARD_EINVAL;
+}
+
+static int on_request(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e)
+{
+    switch (e->kind) {
+    case VSHARD_RAFT_PROPOSE: return vs_propose(r, g, e);
+    case VSHARD_RAFT_CONFIGURE: vs_configure(r, g, e); break;
+    case VSHARD_RAFT_READ: vs_read(r, g, e); break;
+    case VSHARD_RAFT_TRANSFER: vs_transfer(r, g, e); break;
+    case VSHARD_RAFT_CAMPAIGN:
+        if (g->role != VSHARD_RAFT_LEADER && vs_can_campaign(r, g))
+            vs_campaign(r, g, 0);
+        break;
+    case VSHARD_RAFT_APPLIED:
+        if (e->index > g->handed)
+            return VSHARD_EINVAL;
+        g->applied = e->index > g->applied ? e->index : g->applied;
+        vs_evict(r, g);
+        break;
+    case VSHARD_RAFT_SNAPSHOT: return vs_snapshot(r, g);
+    case VSHARD_RAFT_COMPACT: return vs_compact(r, g, e);
+    case VSHARD_RAFT_FETCHED: vs_on_fetched(r, g, e); break;
+    case VSHARD_RAFT_CHUNK: vs_on_host_chunk(r, g, e); break;
+    case VSHARD_RAFT_CHUNK_WRITTEN: vs_on_chunk_written(r, g, e); break;
+    case VSHARD_RAFT_INSTALLED: return vs_on_installed(r, g, e);
+    default: return VSHARD_EINVAL;
+    }
+    return VSHARD_OK;
+}
+
+static int on_group_event(struct vshard_raft *r, const struct vshard_raft_event *e)
+{
+    struct vs_group *g = vs_group_find(r, e->group);
+    size_t bytes;
+    int rc = entries_bytes(e, &bytes);
+
+    if (rc != VSHARD_OK)
+        return rc;
+    if (g == NULL || !g->started)
+        return VSHARD_ENOTFOUND;
+    if (g->stopped)
+        return VSHARD_EIO;
+    for (uint32_t i = 0; i < e->entry_count && rc == VSHARD_OK; i++) {
+        if (e->entries[i].kind == VSHARD_RAFT_SESSION)
+            rc = vs_sessions_reserve(r, g, r->o.max_sessions);
+    }
+    if (rc == VSHARD_OK && e->kind == VSHARD_RAFT_CHUNK)
+        bytes += e->byte_count;
+    if (rc == VSHARD_OK)
+        rc = vs_reserve_one(r, g, e->entry_count, bytes);
+    if (rc != VSHARD_OK)
+        return rc;
+    vs_group_begin(r, g);
+    rc = on_request(r, g, e);
+    if (rc != VSHARD_OK) {
+        r->effect_count = 0;
+        return rc;
+    }
+    vs_group_finish(r, g);
+    return VSHARD_OK;
+}
+
+static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
+{
+    if (r->effect_taken < r->effect_count)
+        return VSHARD_EBUSY;
+    if (r->poisoned)
+        return VSHARD_EIO;
+    if (e->kind != VSHARD_RAFT_MESSAGE && e->kind != VSHARD_RAFT_CHUNK && e->byte_count != 0)
+        return VSHARD_EINVAL;
+    if (e->byte_count > VS_MESSAGE_MAX || (e->byte_count != 0 && e->bytes == NULL))
+        return VSHARD_EINVAL;
+    r->effect_count = r->effect_taken = 0;
+    /* Room for a head before the first piece, see on_beat_frame(). */
+    r->head_used = VS_MESSAGE_HEAD;
+    r->now = e->now_ns > r->now ? e->now_ns : r->now;
+    switch (e->kind) {
+    case VSHARD_RAFT_TIME: return on_time(r);
+    case VSHARD_RAFT_MESSAGE: return on_message(r, e);
+    case VSHARD_RAFT_PERSISTED: return on_persisted(r, e->barrier);
+    case VSHARD_RAFT_PERSIST_FAILED: return on_persist_failed(r);
+    default: return on_group_event(r, e);
+    }
+}
+
+int vshard_raft_step(struct vshard_raft *r, const struct vshard_raft_event *event)
+{
+    struct vshard_raft_event copy;
+    uint64_t was;
+    int rc;
+
+    if (r == NULL || event == NULL)
+        return VSHARD_EINVAL;
+    if (event->size != sizeof copy) { /* from a caller built with other headers */
+        rc = vs_options_read(&copy, sizeof copy, event,
+                             VS_SIZE_THROUGH(struct vshard_raft_event, reserved_pointer));
+        if (rc != VSHARD_OK)
+            return rc;
+        event = &copy;
+    }
+    was = r->now;
+    rc = take_event(r, event);
+    if (rc == VSHARD_ENOMEM)
+        r->now = was;
+    return rc;
+}
+
+const struct vshard_raft_effect *vshard_raft_next(struct vshard_raft *r)
+{
+    while (r->effect_taken < r->effect_count) {
+        const struct vshard_raft_effect *e = &r->effect[r->effect_taken++];
+        if (e->kind != 0)
+            return e;
+    }
+    return NULL;
+}
+
+uint64_t vshard_raft_deadline_ns(const struct vshard_raft *r)
+{
+    uint64_t at = r->group_count != 0 ? r->heap[0]->deadline : VS_NEVER;
+
+    if (r->poisoned)
+        return VS_NEVER;
+    return r->led_count != 0 && r->beat_at < at ? r->beat_at : at;
+}
+
+/* ---- birth and death of a node ---- */
+
+static int read_options(struct vshard_raft_options *o, const struct vshard_raft_options *from)
+{
+    int rc =
+        vs_options_read(o, sizeof *o, from, VS_SIZE_THROUGH(struct vshard_raft_options, logger));
+
+    if (rc != VSHARD_OK)
+        return rc;
+    if (o->node == 0 || o->incarnation == 0 || o->boot == 0 || o->max_inflight > VS_FLIGHT_MAX ||
+        o->max_sessions > 65536 || o->clock_drift_ppm > 100000)
+        return VSHARD_EINVAL;
+    if (o->max_inflight == 0)
+        o->max_inflight = VS_FLIGHT_MAX;
+    if (o->heartbeat_ns == 0)
+        o->heartbeat_ns = 30 * millisecond;
+    if (o->election_ns == 0)
+        o->election_ns = 150 * millisecond;
+    if (o->disk_stall_ns == 0)
+        o->disk_stall_ns = 4 * o->election_ns;
+    if (o->request_ns == 0)
+        o->request_ns = 10 * o->election_ns;
+    if (o->max_message == 0)
+        o->max_message = 256 << 10;
+    if (o->max_inflight_bytes == 0)
+        o->max_inflight_bytes = 4 << 20;
+    if (o->max_uncommitted_bytes == 0)
+        o->max_uncommitted_bytes = 64 << 20;
+    if (o->max_cache_bytes == 0)
+        o->max_cache_bytes = 1 << 20;
+    if (o->clock_drift_ppm == 0)
+        o->clock_drift_ppm = 1000;
+    if (o->max_sessions == 0)
+        o->max_sessions = 1024;
+    /* Heartbeats must fit into the silence a follower bears, with some to spare. */
+    return o->heartbeat_ns * 2 <= o->election_ns && o->election_ns >> 48 == 0 ? VSHARD_OK
+                                                                              : VSHARD_EINVAL;
+}
+
+int vshard_raft_create(const struct vshard_raft_options *options, struct vshard_raft **raft)
+{
+    struct vshard_raft_options o;
+    struct vshard_raft *r;
+    int rc;
+
+    if (raft == NULL)
+        return VSHARD_EINVAL;
+    *raft = NULL;
+    rc = read_options(&o, options);
+    if (rc != VSHARD_OK)
+        return rc;
+    r = vs_alloc_zeroed(o.allocator, sizeof *r);
+    if (r == NULL)
+        return VSHARD_ENOMEM;
+    r->o = o;
+    if (o.allocator != NULL) {
+        r->allocator_copy = *o.allocator;
+        r->allocator = &r->allocator_copy;
+    }
+    if (o.logger != NULL) {
+        r->logger_copy = *o.logger;
+        r->logger = &r->logger_copy;
+    }
+    *raft = r;
+    return VSHARD_OK;
+}
+
+void vshard_raft_destroy(struct vshard_raft *r)
+{
+    struct vshard_allocator copy;
+    const struct vshard_allocator *a = NULL;
+
+    if (r == NULL)
+        return;
+    for (uint32_t i = 0; i < r->group_count; i++)
+        vs_group_free(r, r->heap[i]);
+    if (r->allocator != NULL) {
+        copy = r->allocator_copy;
+        a = &copy;
+    }
+    vs_free(a, r->table, r->table_cap * sizeof *r->table);
+    vs_free(a, r->heap, r->heap_cap * sizeof *r->heap);
+    vs_free(a, r->led, r->led_cap * sizeof *r->led);
+    vs_free(a, r->pending, r->pending_cap * sizeof *r->pending);
+    vs_free(a, r->effect, r->effect_cap * sizeof *r->effect);
+    vs_free(a, r->head, r->head_cap);
+    vs_free(a, r, sizeof *r);
+}

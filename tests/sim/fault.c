@@ -1,0 +1,353 @@
+/* fault.c - what goes wrong, and when.
+ *
+ * Twenty-three kinds, of which a seed enables some: loss, duplication, overtaking,
+ * delay, messages gone astray, partitions (in halves, one node cut off, one-way
+ * cuts, a bridge), clogged links, crashes (one node, the leader, all), lost and
+ * torn writes (with every crash), a synced write lost, pauses, a wiped disk under a new
+ * incarnation, slow, hanging and failing disks, clocks that drift and jump, and allocations that
+ * fail. On top of them an administrator moves leadership, changes members and urges elections, all
+ * of which are legal at any time. */
+#include "sim.h"
+
+#include <string.h>
+
+enum fault {
+    CRASH,
+    CRASH_LEADER,
+    CRASH_ALL,
+    PAUSE,
+    SPLIT,
+    ONE_WAY,
+    ISOLATE,
+    BRIDGE,
+    MEND,
+    CLOG,
+    WIPE,
+    DISK_SLOW,
+    DISK_STALL,
+    DISK_FAIL,
+    CLOCK_JUMP,
+    TRANSFER,
+    CONFIGURE,
+    CAMPAIGN,
+    LOSE_TAIL,
+    KINDS
+};
+
+static struct node *any(struct world *w)
+{
+    return &w->node[1 + world_random(w, w->nodes)];
+}
+
+static struct node *leader_of(struct world *w, uint32_t g)
+{
+    struct node *best = NULL;
+    uint64_t term = 0;
+
+    for (uint32_t i = 1; i <= w->nodes; i++) {
+        struct vshard_raft_status s = { .size = sizeof s };
+        if (!w->node[i].alive || w->node[i].poisoned ||
+            vshard_raft_inspect(w->node[i].raft, g + 1, &s) != VSHARD_OK)
+            continue;
+        if (s.role == VSHARD_RAFT_LEADER && s.term > term) {
+            best = &w->node[i];
+            term = s.term;
+        }
+    }
+    return best;
+}
+
+static void restart_later(struct world *w, struct node *n, uint64_t within)
+{
+    world_at(w, w->now + MS + world_random(w, within),
+             (struct event){ .kind = EV_RESTART, .node = n->id });
+}
+
+/* ---- the administrator ---- */
+
+static bool admin_ask(struct world *w, struct node *n, struct vshard_raft_event e)
+{
+    if (w->admin.busy || n == NULL || n->paused_until > w->now)
+        return false;
+    e.tag = ++w->next_tag;
+    w->admin = (struct admin){ e.tag, n->id, 1, (uint32_t)e.group, e.kind, w->now };
+    w->tags_open++;
+    if (node_event(w, n, e) != VSHARD_OK) {
+        w->admin.busy = 0;
+        w->tags_open--;
+    }
+    return true;
+}
+
+bool admin_done(struct world *w, const struct vshard_raft_effect *e)
+{
+    if (!w->admin.busy || w->admin.tag != e->tag)
+        return false;
+    w->admin.busy = 0;
+    w->tags_open--;
+    return true;
+}
+
+static void configure(struct world *w)
+{
+    uint32_t g = (uint32_t)world_random(w, w->groups), count = 0, voters = 0;
+    struct vshard_raft_member m[NODES_MAX];
+
+    for (uint32_t i = 1; i <= w->nodes; i++) {
+        uint32_t role = world_chance(w, 800) ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER;
+        uint32_t left = w->nodes - i;
+
+        if (voters + left < 3)
+            role = VSHARD_RAFT_VOTER;
+        else if (world_chance(w, 250))
+            continue;
+        voters += role == VSHARD_RAFT_VOTER;
+        m[count++] = (struct vshard_raft_member){ i, w->node[i].incarnation, role,
+                                                  (uint32_t)world_random(w, 3) };
+    }
+    if (voters >= 3)
+        admin_ask(w, leader_of(w, g),
+                  (struct vshard_raft_event){ .kind = VSHARD_RAFT_CONFIGURE,
+                                              .group = g + 1,
+                                              .members = m,
+                                              .member_count = count });
+}
+
+/* Nodes that lost their disks are taken back under their new incarnations. */
+void admin_readmit(struct world *w)
+{
+    bool everywhere = true;
+
+    for (uint32_t g = 0; g < w->groups; g++) {
+        struct vshard_raft_status s = { .size = sizeof s };
+        struct vshard_raft_member m[VSHARD_RAFT_MEMBERS_MAX];
+        struct node *n = leader_of(w, g);
+        uint32_t count, kept = 0;
+        bool old = false, joint = false;
+
+        if (n == NULL)
+            return;
+        vshard_raft_members(n->raft, g + 1, m, &count);
+        vshard_raft_inspect(n->raft, g + 1, &s);
+        for (uint32_t i = 0; i < count; i++) {
+            joint |= (m[i].role & VSHARD_RAFT_OUTGOING) != 0;
+            if (m[i].incarnation != w->node[m[i].node].incarnation) {
+                m[i].incarnation = w->node[m[i].node].incarnation;
+                old = true;
+            }
+            if (m[i].role != VSHARD_RAFT_OUTGOING)
+                m[kept++] = m[i];
+        }
+        everywhere &= !old && !joint && s.commit == s.last;
+        if (old && !joint)
+            admin_ask(w, n,
+                      (struct vshard_raft_event){ .kind = VSHARD_RAFT_CONFIGURE,
+                                                  .group = g + 1,
+                                                  .members = m,
+                                                  .member_count = kept });
+    }
+    if (w->wiped_node != 0 && everywhere && w->node[w->wiped_node].alive)
+        w->wiped_node = 0;
+}
+
+bool uncertain(const struct world *w, const struct node *n)
+{
+    for (uint32_t g = 0; g < w->groups; g++) {
+        if (n->disk[g].uncertain)
+            return true;
+    }
+    return false;
+}
+
+/* Only when every copy that is counted on exists, since this loses one of them:
+ * no disk is lost or in doubt, and no change of members is under way. */
+static bool may_lose(struct world *w)
+{
+    if (w->wiped_node != 0 || w->admin.busy || w->now < w->wiped_at + 300 * MS)
+        return false;
+    for (uint32_t i = 1; i <= w->nodes; i++) {
+        if (uncertain(w, &w->node[i]))
+            return false;
+    }
+    for (uint32_t g = 0; g < w->groups; g++) {
+        struct vshard_raft_member m[VSHARD_RAFT_MEMBERS_MAX];
+        const struct node *n = leader_of(w, g);
+        uint32_t count;
+
+        if (n == NULL)
+            return false;
+        vshard_raft_members(n->raft, g + 1, m, &count);
+        for (uint32_t i = 0; i < count; i++) {
+            if ((m[i].role & VSHARD_RAFT_OUTGOING) ||
+                m[i].incarnation != w->node[m[i].node].incarnation)
+                return false;
+        }
+    }
+    return true;
+}
+
+/* ---- faults ---- */
+
+static void split(struct world *w)
+{
+    uint32_t side = (uint32_t)world_random(w, 1u << w->nodes);
+
+    for (uint32_t a = 1; a <= w->nodes; a++) {
+        for (uint32_t b = 1; b <= w->nodes; b++)
+            w->cut[a][b] = (side >> (a - 1) & 1) != (side >> (b - 1) & 1);
+    }
+}
+
+static void one_way(struct world *w)
+{
+    for (uint32_t i = 0; i < w->nodes; i++)
+        w->cut[any(w)->id][any(w)->id] ^= 1;
+    for (uint32_t i = 1; i <= w->nodes; i++)
+        w->cut[i][i] = 0;
+}
+
+static void isolate(struct world *w, const struct node *n, bool bridge)
+{
+    for (uint32_t a = 1; a <= w->nodes; a++) {
+        for (uint32_t b = 1; b <= w->nodes; b++)
+            w->cut[a][b] = a != b && ((a == n->id || b == n->id) != bridge);
+    }
+}
+
+static void strike(struct world *w, enum fault kind)
+{
+    uint32_t g = (uint32_t)world_random(w, w->groups);
+    struct node *n = any(w), *lead = leader_of(w, g);
+
+    switch (kind) {
+    case CRASH_LEADER: n = lead ? lead : n; /* fallthrough */
+    case CRASH:
+        node_crash(w, n);
+        restart_later(w, n, 600 * MS);
+        break;
+    case CRASH_ALL:
+        for (uint32_t i = 1; i <= w->nodes; i++) {
+            node_crash(w, &w->node[i]);
+            restart_later(w, &w->node[i], 300 * MS);
+        }
+        break;
+    case PAUSE:
+        (lead && world_chance(w, 500) ? lead : n)->paused_until =
+            w->now + world_random(w, 800 * MS);
+        break;
+    case SPLIT: split(w); break;
+    case ONE_WAY: one_way(w); break;
+    case ISOLATE: isolate(w, lead && world_chance(w, 500) ? lead : n, false); break;
+    case BRIDGE: isolate(w, n, true); break;
+    case MEND: memset(w->cut, 0, sizeof w->cut); break;
+    case CLOG: w->clogged[n->id][any(w)->id] = w->now + world_random(w, 1000 * MS); break;
+    case WIPE:
+        if (may_lose(w)) {
+            w->wiped_node = n->id;
+            w->wiped_at = w->now;
+            node_wipe(w, n);
+            restart_later(w, n, 300 * MS);
+        }
+        break;
+    case LOSE_TAIL:
+        if (may_lose(w)) {
+            w->wiped_at = w->now;
+            node_lose_tail(w, n);
+            restart_later(w, n, 300 * MS);
+        }
+        break;
+    case DISK_SLOW: n->disk_ns = MS / 10 + world_random(w, 30 * MS); break;
+    case DISK_STALL: (lead ? lead : n)->stalled_until = w->now + world_random(w, 2000 * MS); break;
+    case DISK_FAIL:
+        if (n->alive && !n->poisoned) {
+            n->poisoned = 1;
+            node_event(w, n, (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSIST_FAILED });
+            restart_later(w, n, 500 * MS);
+            node_crash(w, n);
+        }
+        break;
+    case CLOCK_JUMP: n->jumped += world_random(w, 1000 * MS); break;
+    case TRANSFER:
+        admin_ask(w, lead,
+                  (struct vshard_raft_event){
+                      .kind = VSHARD_RAFT_TRANSFER, .group = g + 1, .node = any(w)->id });
+        break;
+    case CONFIGURE:
+        if (w->wiped_node == 0)
+            configure(w);
+        break;
+    case CAMPAIGN:
+        if (n->alive && !n->poisoned && n->paused_until <= w->now)
+            node_event(w, n,
+                       (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN, .group = g + 1 });
+        break;
+    case KINDS: break;
+    }
+}
+
+void fault_act(struct world *w)
+{
+    enum fault kind = (enum fault)world_random(w, KINDS);
+
+    if (w->wiped_at != 0)
+        admin_readmit(w);
+    if (w->healed) {
+        world_at(w, w->now + 50 * MS, (struct event){ .kind = EV_FAULT });
+        return;
+    }
+    if (w->now >= w->end) {
+        fault_heal(w);
+    } else if (w->fault_kinds >> kind & 1) {
+        strike(w, kind);
+    }
+    world_at(w, w->now + world_random(w, 2 * w->fault_gap), (struct event){ .kind = EV_FAULT });
+}
+
+void fault_heal(struct world *w)
+{
+    w->healed = 1;
+    memset(w->cut, 0, sizeof w->cut);
+    memset(w->clogged, 0, sizeof w->clogged);
+    w->loss = w->twice = w->slow = w->astray = 0;
+    w->delay_ns = MS / 5;
+    w->delay_spread = MS;
+    w->oom = 0;
+    for (uint32_t i = 1; i <= w->nodes; i++) {
+        struct node *n = &w->node[i];
+        n->disk_ns = MS / 2;
+        n->stalled_until = 0;
+        n->paused_until = 0;
+        if (!n->alive)
+            node_start(w, n, true);
+    }
+}
+
+/* What this seed is made of. */
+void fault_setup(struct world *w)
+{
+    bool rough = world_chance(w, 600);
+
+    w->loss = rough ? (uint32_t)world_random(w, world_chance(w, 300) ? 300 : 60) : 0;
+    w->twice = world_chance(w, 500) ? (uint32_t)world_random(w, 500) : 0;
+    w->slow = world_chance(w, 400) ? (uint32_t)world_random(w, 60) : 0;
+    w->astray = world_chance(w, 200) ? (uint32_t)world_random(w, 50) : 0;
+    w->delay_ns = MS / 10 + world_random(w, 4 * MS);
+    w->delay_spread = world_random(w, rough ? 15 * MS : 2 * MS);
+    w->jumps = world_chance(w, 150);
+    w->oom = world_chance(w, 120) ? 1 + (uint32_t)world_random(w, 300) : 0;
+    w->snapshot_every = world_chance(w, 650) ? 6 + world_random(w, 40) : 0;
+    w->fault_gap = 20 * MS + world_random(w, world_chance(w, 500) ? 100 * MS : 600 * MS);
+    w->fault_kinds = (uint32_t)world_random(w, 1u << KINDS) | 1u << MEND;
+    if (world_chance(w, 300))
+        w->fault_kinds |= (uint32_t)world_random(w, 1u << KINDS);
+    if (!w->jumps)
+        w->fault_kinds &= ~(1u << CLOCK_JUMP);
+    if (world_chance(w, 700))
+        w->fault_kinds &= ~(1u << CRASH_ALL);
+    w->end = 1000 * MS + world_random(w, 3000 * MS);
+    for (uint32_t i = 1; i <= w->nodes; i++) {
+        w->node[i].drift_ppm = (int64_t)world_random(w, 1001) - 500;
+        w->node[i].disk_ns = MS / 10 + world_random(w, world_chance(w, 300) ? 20 * MS : 2 * MS);
+    }
+    world_at(w, 200 * MS, (struct event){ .kind = EV_FAULT });
+}

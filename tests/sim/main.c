@@ -1,0 +1,125 @@
+/* main.c - runs seeds, one after the other, and stops at the first that fails.
+ *
+ *     sim --seed 42 [--trace]          one history, told as it happens
+ *     sim --from 1 --to 2000           many
+ *     sim --from 1 --to 200 --digest   prints what each history came to
+ *     sim --story file.sim [--bless]   a script and its expected trace */
+#include "sim.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+const char *sim_program = "sim";
+
+enum { PATIENCE_MS = 30000 };
+
+struct totals {
+    uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs;
+};
+
+/* One history: faults, then peace, in which everything must come right. */
+static void run(uint64_t seed, bool trace, bool digest, struct totals *t)
+{
+    uint64_t z = (seed + 1) * 0x9e3779b97f4a7c15u;
+    uint32_t nodes = (z >> 60) < 9 ? 3 : (z >> 60) < 13 ? 5 : 4 + (uint32_t)(z >> 50 & 3);
+    uint32_t groups = 1 + (uint32_t)((z >> 40 & 7) == 0) + (uint32_t)((z >> 43 & 7) == 0);
+    uint32_t members = nodes == 3 || (z >> 30 & 1) ? 3 : nodes;
+    struct world *w = world_new(seed, nodes, groups, members);
+    uint64_t quiet_at;
+
+    w->story = trace ? stdout : NULL;
+    fault_setup(w);
+    for (uint32_t i = 1; i <= nodes; i++)
+        node_start(w, &w->node[i], true);
+    client_start(w);
+    while (!w->healed)
+        world_step(w);
+    if (trace)
+        printf("-- peace\n");
+    quiet_at = w->now + 300 * MS;
+    while (!(w->quiet && clients_idle(w) && !w->admin.busy && w->wiped_node == 0 &&
+             check_settled(w))) {
+        world_step(w);
+        if (w->now >= quiet_at && !w->quiet) {
+            w->quiet = 1;
+        }
+        if (w->now > quiet_at + PATIENCE_MS * MS) {
+            check_print(w);
+            fail(w, "no peace: %s%s%s%llu tags open", clients_idle(w) ? "" : "clients wait, ",
+                 w->wiped_node ? "a wiped node waits, " : "",
+                 check_settled(w) ? "" : "replicas differ or nobody leads, ",
+                 (unsigned long long)w->tags_open);
+        }
+    }
+    if (w->tags_open != 0)
+        fail(w, "%llu tags were never answered", (unsigned long long)w->tags_open);
+    check_converged(w);
+    client_check(w);
+    for (uint32_t i = 1; i <= nodes; i++)
+        w->digest = fold(w->digest, vshard_raft_digest(w->node[i].raft));
+    if (digest)
+        printf("%llu\t%016llx\t%llu\n", (unsigned long long)seed, (unsigned long long)w->digest,
+               (unsigned long long)w->steps);
+    t->seeds++;
+    t->steps += w->steps;
+    t->virtual_ns += w->now;
+    t->failed_allocs += w->failed_allocs;
+    for (uint32_t g = 0; g < groups; g++)
+        t->commits += w->truth[g].count;
+    for (uint32_t i = 0; i < CLIENTS; i++)
+        t->operations += w->client[i].history_count;
+    world_free(w);
+}
+
+static double seconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t from = 1, to = 0;
+    bool trace = false, digest = false, bless = false;
+    const char *story = NULL;
+    struct totals t = { 0 };
+    double start = seconds();
+
+    sim_program = argv[0];
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
+            from = to = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--from") == 0 && i + 1 < argc)
+            from = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--to") == 0 && i + 1 < argc)
+            to = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--story") == 0 && i + 1 < argc)
+            story = argv[++i];
+        else if (strcmp(argv[i], "--trace") == 0)
+            trace = true;
+        else if (strcmp(argv[i], "--digest") == 0)
+            digest = true;
+        else if (strcmp(argv[i], "--bless") == 0)
+            bless = true;
+        else {
+            fprintf(stderr, "usage: sim [--seed n] [--from n --to n] [--trace] [--digest] "
+                            "[--story file [--bless]]\n");
+            return 2;
+        }
+    }
+    if (story != NULL)
+        return story_run(story, bless);
+    for (uint64_t seed = from; seed <= to; seed++)
+        run(seed, trace, digest, &t);
+    if (!digest && to != 0)
+        printf("sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
+               "allocations, %.0f s of virtual time in %.1f s (%.0fx)\n",
+               (unsigned long long)t.seeds, (unsigned long long)t.steps,
+               (unsigned long long)t.commits, (unsigned long long)t.operations,
+               (unsigned long long)t.failed_allocs, (double)t.virtual_ns / 1e9, seconds() - start,
+               (double)t.virtual_ns / 1e9 / (seconds() - start));
+    return 0;
+}

@@ -1,0 +1,266 @@
+/* sim.h - a cluster in one thread, on virtual time, under one seed.
+ *
+ * The world owns everything that a Raft core cannot: a network that loses, doubles,
+ * delays and overtakes, disks that forget what was not synced, clocks that drift
+ * and jump, processes that crash, pause and come back, clients that retry. All
+ * chance comes from the seed, so a seed is a history, and a failure names it.
+ *
+ * world.c   events, network, processes, disks       check.c   what must always hold
+ * client.c  clients, and what they were promised    story.c   .sim scripts
+ * fault.c   what goes wrong, and when               main.c    the command line */
+#ifndef VS_SIM_H
+#define VS_SIM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <vshard/log.h>
+
+#include "support/linear.h"
+
+enum { NODES_MAX = 7, GROUPS_MAX = 3, CLIENTS = 4, KEYS = 3, PENDING_MAX = 512 };
+
+#define MS    ((uint64_t)1000000)
+#define NEVER UINT64_MAX
+
+/* ---- the disk of a node ---- */
+
+struct bytes {
+    unsigned char *p;
+    size_t n;
+};
+
+struct disk_group {
+    uint64_t term, vote, commit;
+    uint64_t snapshot, snapshot_term;
+    struct bytes meta, state;        /* of the snapshot */
+    struct vshard_raft_entry *entry; /* data is ours; entry[i].index = first + i */
+    size_t count, cap;
+    uint64_t first;
+    uint32_t exists, uncertain;
+    uint64_t undo_term, undo_vote, undo_from; /* what the last write changed; 0: no entries */
+    uint32_t undo, reserved;                  /* it can be taken back */
+};
+
+struct write { /* one PERSIST that is not synced */
+    uint64_t barrier;
+    uint32_t group, entry_count;
+    uint64_t term, vote, commit, cut;
+    struct vshard_raft_entry *entry;
+};
+
+/* ---- the state machine: registers, and which client did what last ---- */
+
+struct machine {
+    uint64_t applied;
+    uint64_t hash; /* of everything applied, in order */
+    uint64_t value[KEYS];
+    uint64_t last_op[CLIENTS];
+};
+
+struct held { /* a message or answer that waits for a barrier */
+    uint64_t barrier;
+    uint64_t to;
+    struct bytes bytes;
+};
+
+struct node {
+    uint32_t id; /* 1.. */
+    uint32_t alive, poisoned, member_hint;
+    uint64_t incarnation, boot;
+    uint64_t paused_until;
+    int64_t drift_ppm;
+    uint64_t jumped;  /* added to the clock */
+    uint64_t disk_ns; /* a sync takes about this long */
+    uint64_t stalled_until;
+    uint64_t timer_at; /* the event under way */
+    uint64_t sync_at;
+    uint64_t durable;
+    struct vshard_raft *raft;
+    struct disk_group disk[GROUPS_MAX];
+    struct machine machine[GROUPS_MAX];
+    struct bytes incoming[GROUPS_MAX]; /* a snapshot being received */
+    struct write write[PENDING_MAX];
+    size_t write_count;
+    struct held *held;
+    size_t held_count, held_cap;
+    /* what was seen of it last, for the checks */
+    uint64_t seen_term[GROUPS_MAX], seen_commit[GROUPS_MAX];
+    uint32_t seen_role[GROUPS_MAX], compacting[GROUPS_MAX];
+    uint64_t meta_index[GROUPS_MAX], meta_term[GROUPS_MAX];
+    struct bytes meta[GROUPS_MAX], meta_state[GROUPS_MAX];
+};
+
+enum event_kind {
+    EV_DELIVER = 1,
+    EV_TIMER,
+    EV_SYNC,
+    EV_APPLIED,
+    EV_CLIENT,
+    EV_FAULT,
+    EV_FETCH,
+    EV_CHUNK,
+    EV_WRITTEN,
+    EV_INSTALL,
+    EV_SNAPSHOT,
+    EV_HEAL,
+    EV_RESTART
+};
+
+struct event {
+    uint64_t at, order;
+    uint32_t kind, node;
+    uint64_t boot; /* of the process it is for */
+    uint64_t a, b, c;
+    struct bytes bytes;
+};
+
+/* ---- what all replicas of a group must agree on ---- */
+
+struct truth {
+    uint64_t term, hash, state;
+    uint64_t decided;    /* the term in which it was first known to be committed, or later */
+    uint32_t client, op; /* of a client's write, or CLIENTS */
+};
+
+struct variant { /* (index, term) names one entry and one past */
+    uint64_t term, hash, before;
+};
+
+struct index_record {
+    struct variant *variant;
+    size_t count, cap;
+};
+
+struct group_truth {
+    struct truth *committed; /* by index - 1 */
+    size_t count, cap;
+    struct index_record *record;
+    size_t record_cap;
+    uint32_t *leader; /* by term */
+    size_t leader_cap;
+    uint64_t floor; /* the highest index any client was told of */
+    uint64_t *floor_at, *floor_index;
+    size_t floor_count, floor_cap;
+};
+
+enum { OP_WRITE = 0, OP_READ = 1 };
+
+struct client {
+    uint32_t id, group, busy, waiting;
+    uint32_t kind, mode, node, sessions;
+    uint64_t tag, key, value, op; /* op counts a client's writes */
+    uint64_t call, sent, floor;
+    uint64_t session, sequence, max_age;
+    uint64_t acked_op; /* with a session: applied for sure */
+    struct linear_op *history;
+    uint64_t *history_key;
+    size_t history_count, history_cap, entry; /* entry: the operation under way */
+};
+
+struct admin {
+    uint64_t tag;
+    uint32_t node, busy, group, kind;
+    uint64_t since;
+};
+
+enum { ASKED_MAX = 32 };
+
+struct asked { /* by a story, and not answered */
+    uint64_t tag, key;
+    uint32_t read;
+    char what[44]; /* empty: free */
+};
+
+struct world {
+    uint64_t seed, random, now, order, steps, digest;
+    uint64_t end; /* of the faults */
+    uint32_t nodes, groups, first_members, quiet;
+    uint32_t jumps, healed, trace, failed_allocs;
+    uint32_t loss, twice, slow, astray; /* per mille */
+    uint32_t fault_kinds;
+    uint64_t fault_gap; /* between two faults, on average */
+    uint64_t delay_ns, delay_spread;
+    uint32_t oom; /* per mille of allocations that fail */
+    uint32_t oom_on;
+    int64_t live_blocks;
+    uint64_t next_tag, next_value;
+    uint8_t cut[NODES_MAX + 1][NODES_MAX + 1];
+    uint64_t clogged[NODES_MAX + 1][NODES_MAX + 1];
+    uint32_t fault_mask;
+    uint64_t snapshot_every;
+    struct node node[NODES_MAX + 1];
+    struct event *queue;
+    size_t queue_count, queue_cap;
+    struct group_truth truth[GROUPS_MAX];
+    struct client client[CLIENTS];
+    struct admin admin;
+    uint64_t wiped_node, wiped_at; /* waits for its group to take it back */
+    uint64_t tags_open;
+    struct vshard_allocator allocator;
+    FILE *story; /* the trace; NULL: none */
+    size_t told; /* bytes of it that were compared */
+    uint32_t story_op;
+    struct asked asked[ASKED_MAX];
+};
+
+/* world.c */
+struct world *world_new(uint64_t seed, uint32_t nodes, uint32_t groups, uint32_t members);
+void world_free(struct world *w);
+void world_at(struct world *w, uint64_t at, struct event e);
+bool world_step(struct world *w);
+uint64_t world_random(struct world *w, uint64_t below);
+bool world_chance(struct world *w, uint32_t per_mille);
+uint64_t node_clock(const struct world *w, const struct node *n);
+int node_event(struct world *w, struct node *n, struct vshard_raft_event e);
+void node_start(struct world *w, struct node *n, bool first);
+void node_crash(struct world *w, struct node *n);
+void node_wipe(struct world *w, struct node *n);
+void node_lose_tail(struct world *w, struct node *n);
+void bytes_set(struct bytes *b, const void *p, size_t n);
+void bytes_free(struct bytes *b);
+void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, size_t an,
+                  const void *b, size_t bn);
+void disk_sync(struct world *w, struct node *n, size_t writes, bool torn);
+
+/* client.c */
+void client_start(struct world *w);
+void client_act(struct world *w, struct client *c);
+bool client_done(struct world *w, struct node *n, const struct vshard_raft_effect *e);
+void client_crashed(struct world *w, struct node *n);
+void client_check(struct world *w);
+bool clients_idle(const struct world *w);
+
+/* fault.c */
+void fault_setup(struct world *w);
+void fault_act(struct world *w);
+void fault_heal(struct world *w);
+bool admin_done(struct world *w, const struct vshard_raft_effect *e);
+bool uncertain(const struct world *w, const struct node *n);
+void admin_readmit(struct world *w);
+
+/* check.c */
+__attribute__((noreturn, format(printf, 2, 3))) void fail(struct world *w, const char *what, ...);
+void check_persist(struct world *w, struct node *n, uint32_t g, const struct vshard_raft_effect *e);
+void check_apply(struct world *w, struct node *n, uint32_t g, const struct vshard_raft_entry *e,
+                 uint64_t term);
+void check_node(struct world *w, struct node *n);
+void check_floor(struct world *w, uint32_t g, uint64_t index);
+uint64_t check_floor_at(const struct world *w, uint32_t g, uint64_t at);
+void check_converged(struct world *w);
+bool check_settled(struct world *w);
+void check_print(struct world *w);
+uint64_t entry_hash(const struct vshard_raft_entry *e);
+uint64_t fold(uint64_t digest, uint64_t word);
+
+/* story.c */
+bool story_done(struct world *w, const struct node *n, const struct vshard_raft_effect *e);
+int story_run(const char *path, bool bless);
+void story_say(struct world *w, const struct node *n, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+extern const char *sim_program;
+
+#endif

@@ -1,0 +1,853 @@
+/* raft_traps.c - known mistakes, one at a time.
+ *
+ * Method: one replica of three, its log as the test wants it, and messages made by
+ * hand. Each test is the shortest story in which a mistake that some
+ * implementation shipped would show; the numbers are those of
+ * tests/sim/mutants.tsv. The simulator finds most of them too, but a story says
+ * what went wrong. */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+
+#include "raft/core.h"
+
+#define MS ((uint64_t)1000000)
+
+enum { SENDS = 64, EFFECTS = 64 };
+
+struct rig {
+    struct vshard_raft *raft;
+    uint64_t now;
+    struct vshard_raft_effect effect[EFFECTS];
+    size_t effects;
+    struct vs_message sent[SENDS];
+    uint64_t barrier[SENDS]; /* of what was sent */
+    size_t sends;
+    struct vs_beat beat; /* the last line of the last heartbeat frame sent */
+};
+
+static void drain(struct rig *t)
+{
+    const struct vshard_raft_effect *e;
+
+    t->effects = t->sends = 0;
+    while ((e = vshard_raft_next(t->raft)) != NULL) {
+        cr_assert(t->effects < EFFECTS && t->sends < SENDS);
+        t->effect[t->effects++] = *e;
+        if (e->kind == VSHARD_RAFT_SEND) {
+            size_t n = (size_t)(e->byte_count + e->body_count);
+            unsigned char *whole = malloc(n);
+
+            memcpy(whole, e->bytes, (size_t)e->byte_count);
+            if (e->body_count != 0)
+                memcpy(whole + e->byte_count, e->body, (size_t)e->body_count);
+            cr_assert_eq(vs_message_decode(&t->sent[t->sends], whole, n), VSHARD_OK);
+            if (t->sent[t->sends].kind == VS_BEATS || t->sent[t->sends].kind == VS_BEAT_REPLIES)
+                vs_beat_decode(&t->beat, t->sent[t->sends].body);
+            t->sent[t->sends].body = NULL;
+            t->barrier[t->sends++] = e->barrier;
+            free(whole);
+        }
+    }
+}
+
+static int step(struct rig *t, struct vshard_raft_event e)
+{
+    int rc;
+
+    e.size = sizeof e;
+    e.now_ns = t->now;
+    e.group = 1;
+    rc = vshard_raft_step(t->raft, &e);
+    drain(t);
+    return rc;
+}
+
+static const struct vshard_raft_effect *effect(const struct rig *t, uint32_t kind)
+{
+    for (size_t i = 0; i < t->effects; i++) {
+        if (t->effect[i].kind == kind)
+            return &t->effect[i];
+    }
+    return NULL;
+}
+
+static const struct vs_message *sent(const struct rig *t, uint32_t kind, uint64_t to)
+{
+    for (size_t i = 0; i < t->sends; i++) {
+        if (t->sent[i].kind == kind && t->sent[i].to == to)
+            return &t->sent[i];
+    }
+    return NULL;
+}
+
+static struct vshard_raft_status status(const struct rig *t)
+{
+    struct vshard_raft_status s = { .size = sizeof s };
+
+    cr_assert_eq(vshard_raft_inspect(t->raft, 1, &s), VSHARD_OK);
+    return s;
+}
+
+static int deliver(struct rig *t, struct vs_message m, const void *body, size_t bytes)
+{
+    unsigned char wire[2048];
+
+    m.group = 1;
+    m.to = m.to ? m.to : 1;
+    m.to_incarnation = m.to_incarnation ? m.to_incarnation : 1;
+    m.from_incarnation = m.from_incarnation ? m.from_incarnation : m.from;
+    m.boot = m.boot ? m.boot : 1;
+    m.body_bytes = bytes;
+    cr_assert(bytes + VS_MESSAGE_HEAD <= sizeof wire);
+    vs_message_encode(wire, &m);
+    if (bytes != 0)
+        memcpy(wire + VS_MESSAGE_HEAD, body, bytes);
+    return step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
+                                               .bytes = wire,
+                                               .byte_count = VS_MESSAGE_HEAD + bytes });
+}
+
+static int say(struct rig *t, struct vs_message m)
+{
+    return deliver(t, m, NULL, 0);
+}
+
+/* An append of `count` one-byte entries of m.term - 0, after (m.index, m.log_term). */
+static int append(struct rig *t, struct vs_message m, uint64_t entry_term, uint32_t count)
+{
+    unsigned char body[1024];
+    size_t used = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        struct vshard_raft_entry e = {
+            .index = m.index + 1 + i, .term = entry_term, .data = "x", .count = 1
+        };
+        vs_entry_encode(body + used, &e);
+        used += vs_entry_bytes(1);
+    }
+    m.kind = VS_APPEND;
+    m.count = count;
+    return deliver(t, m, body, used);
+}
+
+static void beat_reply(struct rig *t, uint64_t from, uint64_t term, uint64_t round)
+{
+    unsigned char line[VS_BEAT_BYTES];
+    struct vs_beat b = { .group = 1, .term = term, .round = round, .to_incarnation = 1 };
+
+    vs_beat_encode(line, &b);
+    deliver(
+        t,
+        (struct vs_message){ .kind = VS_BEAT_REPLIES, .from = from, .stamp = t->now, .count = 1 },
+        line, sizeof line);
+}
+
+static void persisted(struct rig *t)
+{
+    step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSISTED, .barrier = t->raft->seq });
+}
+
+static void time_passes(struct rig *t, uint64_t ns)
+{
+    t->now += ns;
+    step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_TIME });
+}
+
+static const struct vshard_raft_member three[] = { { 1, 1, VSHARD_RAFT_VOTER, 0 },
+                                                   { 2, 2, VSHARD_RAFT_VOTER, 0 },
+                                                   { 3, 3, VSHARD_RAFT_VOTER, 0 } };
+
+/* A joint configuration: 1 and 2 stay, 3 goes, 4 comes. */
+static struct vshard_raft_entry joint_entry(unsigned char *bytes, uint64_t index)
+{
+    struct vs_config c = { .count = 4 };
+    struct vshard_raft_entry e = {
+        .index = index, .term = 2, .kind = VSHARD_RAFT_CONFIG, .data = bytes
+    };
+    uint32_t both = VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING;
+
+    c.member[0] = (struct vshard_raft_member){ 1, 1, both, 0 };
+    c.member[1] = (struct vshard_raft_member){ 2, 2, both, 0 };
+    c.member[2] = (struct vshard_raft_member){ 3, 3, VSHARD_RAFT_OUTGOING, 0 };
+    c.member[3] = (struct vshard_raft_member){ 4, 4, VSHARD_RAFT_VOTER, 0 };
+    e.count = vs_config_encode(&c, bytes);
+    return e;
+}
+
+/* Node 1 of three at `term`; after the members, its log holds entries of `terms`,
+ * where J stands for a joint configuration. */
+static void boot_as(struct rig *t, uint64_t term, uint64_t vote, const char *terms, uint32_t flags)
+{
+    struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 1 };
+    struct vshard_raft_boot b = {
+        .size = sizeof b, .group = 1, .term = term, .vote = vote, .flags = flags
+    };
+    struct vs_config c;
+    unsigned char members[VS_CONFIG_BYTES];
+    struct vshard_raft_entry e = {
+        .index = 1, .term = 1, .kind = VSHARD_RAFT_CONFIG, .data = members
+    };
+
+    memset(t, 0, sizeof *t);
+    t->now = 1000 * MS;
+    cr_assert_eq(vshard_raft_create(&o, &t->raft), VSHARD_OK);
+    cr_assert_eq(vshard_raft_open(t->raft, &b), VSHARD_OK);
+    cr_assert_eq(vs_config_change(NULL, three, 3, &c), VSHARD_OK);
+    e.count = vs_config_encode(&c, members);
+    cr_assert_eq(vshard_raft_load(t->raft, 1, &e, 1), VSHARD_OK);
+    for (size_t i = 0; terms[i] != 0; i++) {
+        struct vshard_raft_entry x = {
+            .index = 2 + i, .term = (uint64_t)(terms[i] - '0'), .data = "y", .count = 1
+        };
+        if (terms[i] == 'J')
+            x = joint_entry(members, 2 + i);
+        cr_assert_eq(vshard_raft_load(t->raft, 1, &x, 1), VSHARD_OK);
+    }
+    cr_assert_eq(vshard_raft_start(t->raft, 1, t->now), VSHARD_OK);
+    drain(t);
+    time_passes(t, 1); /* past nothing: promises to others still hold */
+}
+
+static void boot(struct rig *t, uint64_t term, uint64_t vote, const char *terms)
+{
+    boot_as(t, term, vote, terms, 0);
+}
+
+static void stop(struct rig *t)
+{
+    vshard_raft_destroy(t->raft);
+}
+
+static void stand(struct rig *t)
+{
+    uint64_t term = status(t).term;
+
+    step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    say(t, (struct vs_message){ .kind = VS_PREVOTE_REPLY, .from = 2, .term = term + 1 });
+    persisted(t);
+}
+
+/* Elected with the vote of node 2; its blank entry is not durable yet. */
+static uint64_t lead(struct rig *t)
+{
+    uint64_t term = status(t).term + 1;
+
+    stand(t);
+    say(t, (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 2, .term = term });
+    cr_assert_eq(status(t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    return term;
+}
+
+static void acknowledge(struct rig *t, uint64_t from, uint64_t term, uint64_t index)
+{
+    say(t,
+        (struct vs_message){
+            .kind = VS_APPEND_REPLY, .from = from, .term = term, .index = index, .stamp = t->now });
+}
+
+/* A leader whose log is committed to its end, with a confirmed lease. */
+static uint64_t lead_firmly(struct rig *t)
+{
+    uint64_t term = lead(t);
+
+    persisted(t);
+    acknowledge(t, 2, term, status(t).last);
+    cr_assert_eq(status(t).commit, status(t).last);
+    return term;
+}
+
+static void propose(struct rig *t, uint64_t tag)
+{
+    struct vshard_raft_entry e = { .data = "z", .count = 1 };
+
+    step(t, (struct vshard_raft_event){
+                .kind = VSHARD_RAFT_PROPOSE, .tag = tag, .entries = &e, .entry_count = 1 });
+}
+
+/* ---- the log ---- */
+
+Test(raft_traps, trap_1_entries_of_earlier_terms_are_not_committed_by_counting)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 2, 0, "2");
+    term = lead(&t);
+    persisted(&t);
+    acknowledge(&t, 2, term, 2);
+    cr_expect_eq(status(&t).commit, 0, "two of three have entry 2, but it is of term 2");
+    acknowledge(&t, 2, term, 3);
+    cr_expect_eq(status(&t).commit, 3);
+    stop(&t);
+}
+
+Test(raft_traps, trap_2_a_follower_commits_only_what_a_message_has_shown)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "22");
+    append(&t, (struct vs_message){ .from = 2, .term = 3, .index = 1, .log_term = 1, .commit = 3 },
+           3, 0);
+    cr_expect_eq(status(&t).commit, 1, "entries 2 and 3 may not be the leader's");
+    stop(&t);
+}
+
+Test(raft_traps, trap_3_a_short_append_cuts_nothing_that_agrees)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "22");
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 1, .log_term = 1 }, 2, 1);
+    cr_expect_eq(status(&t).last, 3);
+    stop(&t);
+}
+
+Test(raft_traps, trap_4_an_empty_append_is_checked_like_any_other)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "22");
+    append(&t, (struct vs_message){ .from = 2, .term = 3, .index = 3, .log_term = 3, .commit = 3 },
+           3, 0);
+    cr_assert_not_null(sent(&t, VS_APPEND_REPLY, 2));
+    cr_expect(sent(&t, VS_APPEND_REPLY, 2)->flags & VS_FLAG_REJECT);
+    cr_expect_eq(status(&t).commit, 0);
+    stop(&t);
+}
+
+Test(raft_traps, trap_6_a_barrier_does_not_vouch_for_entries_that_came_later)
+{
+    struct rig t;
+    uint64_t first;
+
+    boot(&t, 2, 0, "");
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 1, .log_term = 1 }, 2, 1);
+    first = t.raft->seq;
+    append(&t, (struct vs_message){ .from = 3, .term = 3, .index = 1, .log_term = 1 }, 3, 1);
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSISTED, .barrier = first });
+    cr_expect_eq(status(&t).durable, 1, "entry 2 of term 3 is not on disk");
+    persisted(&t);
+    cr_expect_eq(status(&t).durable, 2);
+    stop(&t);
+}
+
+Test(raft_traps, trap_7_after_a_failed_write_a_leader_leads_no_more)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    lead_firmly(&t);
+    propose(&t, 7);
+    cr_assert_eq(step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSIST_FAILED }),
+                 VSHARD_OK);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EUNKNOWN);
+    cr_expect_neq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    cr_expect_eq(step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_TIME }), VSHARD_EIO);
+    stop(&t);
+}
+
+Test(raft_traps, trap_10_a_rejected_append_is_followed_by_an_earlier_one)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 2, 0, "2222222222");
+    term = lead(&t);
+    say(&t, (struct vs_message){ .kind = VS_APPEND_REPLY,
+                                 .from = 3,
+                                 .term = term,
+                                 .index = 11,
+                                 .flags = VS_FLAG_REJECT,
+                                 .hint = 1,
+                                 .hint_term = 1 });
+    cr_assert_not_null(sent(&t, VS_APPEND, 3));
+    cr_expect_eq(sent(&t, VS_APPEND, 3)->index, 1);
+    stop(&t);
+}
+
+/* ---- votes and persistence ---- */
+
+static void request_vote(struct rig *t, uint64_t from, uint64_t term, uint64_t index,
+                         uint64_t log_term)
+{
+    t->now += 200 * MS; /* no leader has been heard for as long as it was promised */
+    say(t, (struct vs_message){
+               .kind = VS_VOTE, .from = from, .term = term, .index = index, .log_term = log_term });
+}
+
+static bool granted(const struct rig *t, uint64_t to)
+{
+    const struct vs_message *m = sent(t, VS_VOTE_REPLY, to);
+
+    return m != NULL && !(m->flags & VS_FLAG_REJECT);
+}
+
+Test(raft_traps, trap_9_a_longer_log_of_an_older_term_is_not_better)
+{
+    struct rig t;
+
+    boot(&t, 3, 0, "3");
+    request_vote(&t, 2, 4, 9, 2);
+    cr_expect_not(granted(&t, 2));
+    request_vote(&t, 3, 5, 2, 3);
+    cr_expect(granted(&t, 3));
+    stop(&t);
+}
+
+Test(raft_traps, trap_11_term_and_vote_are_one_write)
+{
+    struct rig t;
+    const struct vshard_raft_effect *e;
+
+    boot(&t, 2, 0, "");
+    request_vote(&t, 2, 5, 9, 4);
+    cr_assert(granted(&t, 2));
+    e = effect(&t, VSHARD_RAFT_PERSIST);
+    cr_assert_not_null(e);
+    cr_expect_eq(e->term, 5);
+    cr_expect_eq(e->vote, 2);
+    cr_expect_eq(t.barrier[0], e->barrier);
+    stop(&t);
+}
+
+Test(raft_traps, trap_12_losing_an_election_does_not_free_the_vote)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    stand(&t);
+    say(&t, (struct vs_message){
+                .kind = VS_VOTE_REPLY, .from = 2, .term = 2, .flags = VS_FLAG_REJECT });
+    say(&t, (struct vs_message){
+                .kind = VS_VOTE_REPLY, .from = 3, .term = 2, .flags = VS_FLAG_REJECT });
+    cr_assert_eq(status(&t).role, (uint32_t)VSHARD_RAFT_FOLLOWER);
+    request_vote(&t, 3, 2, 9, 2);
+    cr_expect_not(granted(&t, 3), "it voted for itself in term 2");
+    stop(&t);
+}
+
+Test(raft_traps, trap_13_a_candidate_writes_its_term_before_it_asks)
+{
+    struct rig t;
+    const struct vshard_raft_effect *e;
+
+    boot(&t, 1, 0, "");
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    say(&t, (struct vs_message){ .kind = VS_PREVOTE_REPLY, .from = 2, .term = 2 });
+    e = effect(&t, VSHARD_RAFT_PERSIST);
+    cr_assert_not_null(e);
+    cr_expect_eq(e->term, 2);
+    cr_expect_eq(e->vote, 1);
+    cr_assert_not_null(sent(&t, VS_VOTE, 2));
+    cr_expect_eq(t.barrier[0], e->barrier);
+    stop(&t);
+}
+
+Test(raft_traps, trap_14_one_voter_has_one_vote)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    say(&t, (struct vs_message){ .kind = VS_PREVOTE_REPLY, .from = 2, .term = 2 });
+    /* Its own vote is not durable, so two more are wanted. */
+    say(&t, (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 2, .term = 2 });
+    say(&t, (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 2, .term = 2 });
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_CANDIDATE);
+    stop(&t);
+}
+
+Test(raft_traps, trap_15_an_acknowledgement_waits_for_the_disk)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "");
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 1, .log_term = 1 }, 2, 1);
+    cr_assert_not_null(sent(&t, VS_APPEND_REPLY, 2));
+    cr_expect_eq(t.barrier[0], t.raft->seq);
+    stop(&t);
+}
+
+Test(raft_traps, trap_16_a_wiped_disk_has_no_vote)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    stand(&t);
+    say(&t,
+        (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 2, .from_incarnation = 77, .term = 2 });
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_CANDIDATE);
+    stop(&t);
+}
+
+Test(raft_traps, trap_17_who_may_have_lost_the_end_of_its_log_does_not_vote)
+{
+    struct rig t;
+    uint64_t id;
+
+    boot_as(&t, 2, 0, "22", VSHARD_RAFT_UNCERTAIN);
+    request_vote(&t, 2, 3, 3, 2);
+    cr_expect_not(granted(&t, 2));
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    cr_expect_null(sent(&t, VS_PREVOTE, 2));
+    time_passes(&t, 200 * MS);
+    cr_expect_not_null(sent(&t, VS_TERM, 2), "it asks for their terms");
+    say(&t, (struct vs_message){ .kind = VS_TERM_REPLY, .from = 2, .term = 4, .log_term = 1 });
+    cr_expect_eq(status(&t).term, 2, "one of two others is not enough");
+    say(&t, (struct vs_message){ .kind = VS_TERM_REPLY, .from = 3, .term = 3, .log_term = 1 });
+    cr_expect_eq(status(&t).term, 4);
+    cr_expect_eq(status(&t).vote, 1, "and it abstains in that term");
+    append(&t, (struct vs_message){ .from = 2, .term = 4, .index = 3, .log_term = 2, .commit = 4 },
+           4, 1);
+    time_passes(&t, 200 * MS);
+    cr_assert_not_null(sent(&t, VS_READ, 2), "it asks the leader what is committed");
+    id = sent(&t, VS_READ, 2)->round;
+    say(&t,
+        (struct vs_message){
+            .kind = VS_READ_REPLY, .from = 2, .term = 4, .index = 4, .round = id, .log_term = 1 });
+    cr_expect_eq(status(&t).uncertain, 1, "entry 4 is not on disk");
+    persisted(&t);
+    cr_expect_not_null(effect(&t, VSHARD_RAFT_CERTAIN));
+    request_vote(&t, 3, 5, 9, 4);
+    cr_expect(granted(&t, 3));
+    stop(&t);
+}
+
+Test(raft_traps, trap_18_two_leaders_of_one_term_are_fatal)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    append(&t, (struct vs_message){ .from = 3, .term = term, .index = 1, .log_term = 1 }, term, 0);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_FATAL));
+    cr_expect_eq(status(&t).stopped, 1);
+    stop(&t);
+}
+
+/* ---- membership ---- */
+
+Test(raft_traps, trap_20_no_change_before_an_entry_of_the_term_is_committed)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    lead(&t);
+    step(&t, (struct vshard_raft_event){
+                 .kind = VSHARD_RAFT_CONFIGURE, .tag = 5, .members = three, .member_count = 2 });
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EBUSY);
+    stop(&t);
+}
+
+Test(raft_traps, trap_22_a_new_leader_ends_a_joint_configuration)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 2, 0, "J");
+    term = lead(&t);
+    persisted(&t);
+    acknowledge(&t, 2, term, 3);
+    cr_expect_eq(status(&t).commit, 3);
+    cr_expect_eq(status(&t).last, 4, "the configuration that leaves");
+    cr_expect_eq(status(&t).member_count, 3);
+    stop(&t);
+}
+
+Test(raft_traps, trap_23_but_not_before_it_is_committed)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "J");
+    lead(&t);
+    persisted(&t);
+    cr_expect_eq(status(&t).last, 3, "the joint entry and a blank one");
+    cr_expect_eq(status(&t).member_count, 4);
+    stop(&t);
+}
+
+Test(raft_traps, trap_24_a_leader_that_was_voted_out_leads_no_more)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    step(&t,
+         (struct vshard_raft_event){
+             .kind = VSHARD_RAFT_CONFIGURE, .tag = 5, .members = three + 1, .member_count = 2 });
+    persisted(&t);
+    acknowledge(&t, 2, term, status(&t).last);
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER, "until that is committed");
+    acknowledge(&t, 3, term, status(&t).last);
+    cr_expect_eq(status(&t).commit, status(&t).last);
+    cr_expect_neq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    stop(&t);
+}
+
+/* ---- snapshots ---- */
+
+Test(raft_traps, trap_25_a_snapshot_that_is_not_needed_is_not_installed)
+{
+    struct rig t;
+    unsigned char body[64] = { 0 };
+
+    boot(&t, 2, 0, "22");
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 3, .log_term = 2, .commit = 3 },
+           2, 0);
+    cr_assert_eq(status(&t).commit, 3);
+    vs_store32(body, 8);
+    deliver(&t,
+            (struct vs_message){ .kind = VS_CHUNK,
+                                 .from = 2,
+                                 .term = 2,
+                                 .index = 2,
+                                 .log_term = 2,
+                                 .hint_term = 16,
+                                 .flags = VS_FLAG_LAST },
+            body, 20);
+    cr_expect_null(effect(&t, VSHARD_RAFT_SNAPSHOT_WRITE));
+    cr_expect_not_null(sent(&t, VS_APPEND_REPLY, 2), "it says what it has");
+    stop(&t);
+}
+
+/* ---- reads, leases, hand-over ---- */
+
+static void read_now(struct rig *t, uint32_t mode)
+{
+    step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_READ, .tag = 9, .mode = mode });
+}
+
+static void apply_all(struct rig *t)
+{
+    step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_APPLIED, .index = status(t).commit });
+}
+
+Test(raft_traps, trap_26_a_read_waits_for_an_entry_of_the_term)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    lead(&t);
+    read_now(&t, VSHARD_RAFT_READ_INDEX);
+    cr_expect_null(sent(&t, VS_BEATS, 2), "no round is worth having yet");
+    stop(&t);
+}
+
+Test(raft_traps, trap_27_an_old_answer_does_not_confirm_a_new_read)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    apply_all(&t);
+    read_now(&t, VSHARD_RAFT_READ_INDEX);
+    cr_assert_not_null(sent(&t, VS_BEATS, 2));
+    beat_reply(&t, 2, term, t.beat.round);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    read_now(&t, VSHARD_RAFT_READ_INDEX);
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE));
+    beat_reply(&t, 2, term, 1);
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE), "a late copy of the first answer");
+    beat_reply(&t, 2, term, 2);
+    cr_expect_not_null(effect(&t, VSHARD_RAFT_DONE));
+    stop(&t);
+}
+
+Test(raft_traps, trap_28_the_lease_ends_when_a_hand_over_begins)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    apply_all(&t);
+    read_now(&t, VSHARD_RAFT_READ_LEASE);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE), "the lease holds");
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_TRANSFER, .tag = 3, .node = 2 });
+    cr_assert_not_null(sent(&t, VS_TIMEOUT_NOW, 2));
+    read_now(&t, VSHARD_RAFT_READ_LEASE);
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE));
+    /* The hand-over fails; a late order may still be on its way. */
+    beat_reply(&t, 2, term, 0);
+    time_passes(&t, 160 * MS);
+    beat_reply(&t, 2, term, 0);
+    cr_expect_eq(status(&t).lease_ns, 0);
+    propose(&t, 4);
+    persisted(&t);
+    acknowledge(&t, 2, term, status(&t).last);
+    cr_expect_neq(status(&t).lease_ns, 0, "now nobody without that entry can be elected");
+    stop(&t);
+}
+
+Test(raft_traps, trap_29_a_hand_over_that_fails_lets_writes_go_on)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_TRANSFER, .tag = 3, .node = 3 });
+    propose(&t, 4);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EBUSY);
+    t.now += 100 * MS;
+    beat_reply(&t, 2, term, 0);
+    time_passes(&t, 60 * MS);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE), "the hand-over ends");
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_ETIMEDOUT);
+    propose(&t, 5);
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE));
+    stop(&t);
+}
+
+Test(raft_traps, trap_30_a_forwarded_request_is_taken_once)
+{
+    struct rig t;
+    struct vshard_raft_entry e = { .data = "f", .count = 1 };
+    unsigned char body[64];
+    uint64_t term, last;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    vs_entry_encode(body, &e);
+    last = status(&t).last;
+    for (int i = 0; i < 3; i++)
+        deliver(&t,
+                (struct vs_message){
+                    .kind = VS_FORWARD, .from = 2, .term = term, .round = 1, .count = 1 },
+                body, vs_entry_bytes(1));
+    cr_expect_eq(status(&t).last, last + 1);
+    stop(&t);
+}
+
+Test(raft_traps, trap_31_who_stops_leading_answers_what_is_open)
+{
+    struct rig t;
+    uint64_t term;
+    size_t done = 0;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    propose(&t, 1);
+    propose(&t, 2);
+    read_now(&t, VSHARD_RAFT_READ_INDEX);
+    append(&t, (struct vs_message){ .from = 3, .term = term + 1, .index = 1, .log_term = 1 }, 1, 0);
+    for (size_t i = 0; i < t.effects; i++)
+        done += t.effect[i].kind == VSHARD_RAFT_DONE;
+    cr_expect_eq(done, 3);
+    stop(&t);
+}
+
+Test(raft_traps, an_answer_to_an_earlier_process_of_this_node_is_not_ours)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "");
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 1, .log_term = 1, .commit = 1 },
+           2, 0);
+    persisted(&t);
+    propose(&t, 1);
+    cr_assert_not_null(sent(&t, VS_FORWARD, 2));
+    say(&t, (struct vs_message){ .kind = VS_FORWARD_REPLY,
+                                 .from = 2,
+                                 .term = 2,
+                                 .index = 1,
+                                 .round = 1,
+                                 .log_term = 77 });
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE));
+    say(&t, (struct vs_message){ .kind = VS_FORWARD_REPLY,
+                                 .from = 2,
+                                 .term = 2,
+                                 .index = 1,
+                                 .round = 1,
+                                 .log_term = 1 });
+    cr_expect_not_null(effect(&t, VSHARD_RAFT_DONE));
+    stop(&t);
+}
+
+/* ---- liveness ---- */
+
+Test(raft_traps, trap_32_who_asks_from_an_old_term_is_told_the_new_one)
+{
+    struct rig t;
+
+    boot(&t, 5, 0, "");
+    t.now += 400 * MS;
+    say(&t,
+        (struct vs_message){ .kind = VS_PREVOTE, .from = 2, .term = 3, .index = 9, .log_term = 2 });
+    cr_assert_not_null(sent(&t, VS_PREVOTE_REPLY, 2));
+    cr_expect_eq(sent(&t, VS_PREVOTE_REPLY, 2)->term, 5);
+    stop(&t);
+}
+
+Test(raft_traps, trap_33_a_leader_whom_nobody_answers_falls_silent)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    lead_firmly(&t);
+    for (int i = 0; i < 12; i++)
+        time_passes(&t, 30 * MS);
+    cr_expect_neq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    stop(&t);
+}
+
+Test(raft_traps, trap_34_a_leader_whose_disk_hangs_lets_go)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    propose(&t, 1);
+    for (int i = 0; i < 25; i++) {
+        beat_reply(&t, 2, term, 0);
+        beat_reply(&t, 3, term, 0);
+        time_passes(&t, 30 * MS);
+    }
+    cr_expect_neq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    stop(&t);
+}
+
+Test(raft_traps, trap_35_a_restarted_replica_stands_in_time)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    cr_expect(vshard_raft_deadline_ns(t.raft) <= t.now + 300 * MS);
+    stop(&t);
+}
+
+Test(raft_traps, trap_37_a_failed_sync_is_not_a_sync)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "");
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 1, .log_term = 1 }, 2, 1);
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSIST_FAILED });
+    cr_expect_eq(status(&t).durable, 1);
+    stop(&t);
+}
+
+Test(raft_traps, trap_38_a_message_for_another_is_refused_and_counted)
+{
+    struct rig t;
+    struct vshard_raft_counters c = { .size = sizeof c };
+
+    boot(&t, 2, 0, "");
+    cr_expect_eq(say(&t, (struct vs_message){ .kind = VS_APPEND, .from = 3, .to = 2, .term = 9 }),
+                 VSHARD_EINVAL);
+    cr_expect_eq(
+        say(&t,
+            (struct vs_message){ .kind = VS_APPEND, .from = 3, .term = 9, .to_incarnation = 8 }),
+        VSHARD_EINVAL);
+    cr_expect_eq(status(&t).term, 2);
+    cr_assert_eq(vshard_raft_count(t.raft, &c), VSHARD_OK);
+    cr_expect_eq(c.misdirected, 2);
+    stop(&t);
+}
