@@ -4,7 +4,7 @@
  * which zeros have been written, not merely promised by its length, so that a full
  * disk is met here, where nothing is at stake, and a batch's sync has no extents to
  * allocate. The zeros go out in pieces, each synced, at twice the pace at which the
- * current segment fills, so that they are never what a batch waits for. The header
+ * current segment fills, so that a batch waits for them only in the first segment. The header
  * is written last: a file without one was never used.
  *
  * Once a newer segment is written to, the old one is cut to its batches.
@@ -154,6 +154,9 @@ static bool maker_next(struct vshard_wal *w)
         return true;
     case FILLING:
         w->making.filled += t->io.count;
+        /* With a batch waiting one sync at the end is soonest; the header comes after it. */
+        if (w->blocked && w->making.filled < w->making.bytes)
+            return fill_more(w);
         maker_io(w, PROMISED, VSHARD_IO_SYNC);
         return true;
     case PROMISED: return fill_more(w);
