@@ -9,6 +9,7 @@
 #define AVX2    VS_TARGET("avx2,fma")
 #define AVXVNNI VS_TARGET("avx2,fma,avxvnni")
 #define AVX512  VS_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")
+#define POPCNT  VS_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq")
 #define VNNI    VS_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 
 /* ---- sums ----
