@@ -4,13 +4,14 @@
  * then asked by one thread: one question a call, as a server does that answers each
  * request as it comes, and 64 a call, as one does that gathers them.
  *
- *     build/bench/index_search [set [ef,ef,...]]
+ *     build/bench/index_search [set [ef,ef,... [f16]]]
  *     VSHARD_DATA=dir build/bench/index_search glove100 32,64,128
  *
  * It reads set.base.npy, set.query.npy and, if it is there, set.gt.npy (rows of the
  * nearest, nearest first) from VSHARD_DATA; without VSHARD_DATA the words of the demo.
  * Without a gt file it computes the nearest itself. Sets named sift* are compared by
- * squared distance, all others by cosine.
+ * squared distance, those named orb* are bits, all others are compared by cosine. With
+ * f16, the half floats of a file are given as they are, and not as floats.
  *
  * Every answer is checked before it counts: its distance is computed again in float64
  * from the vectors as they are in the file, must agree with what the index said to
@@ -34,7 +35,8 @@ enum { K = 10, REPEATS = 3, TOGETHER = 64, EF_COUNT_MAX = 16, BATCH = 4096 };
 struct bench {
     const char *set;
     uint32_t metric, element;
-    size_t dim, rows, queries, row_bytes;
+    int halves; /* float16 is given as it is */
+    size_t columns, dim, rows, queries, row_bytes;
     float *base, *query;            /* float32 [rows x dim], what is in the file exactly */
     void *base_given, *query_given; /* as given to the index; may be the same memory */
     double *tenth;                  /* [queries] distance of the 10th nearest */
@@ -91,23 +93,46 @@ static void read_array(struct npy *array, const struct bench *b, const char *tai
         die(tail, array->error);
 }
 
+/* Numbers are given as the file has them: bytes, bits, half floats or floats. */
+static uint32_t element_of(const struct bench *b, const struct npy *array)
+{
+    if (b->metric == VSHARD_METRIC_HAMMING)
+        return VSHARD_ELEMENT_BITS;
+    if (array->type == NPY_FLOAT16 && b->halves)
+        return VSHARD_ELEMENT_F16;
+    return array->type == NPY_UINT8 ? VSHARD_ELEMENT_U8 : VSHARD_ELEMENT_F32;
+}
+
+/* As 0 and 1, whose squared distance is that of Hamming. */
+static float *spread_bits(const struct npy *array)
+{
+    const uint8_t *bytes = array->data;
+    float *all = malloc((array->rows * array->columns * 8 + 1) * sizeof *all);
+
+    for (size_t i = 0; all != NULL && i < array->rows * array->columns * 8; i++)
+        all[i] = (float)(bytes[i / 8] >> i % 8 & 1);
+    return all;
+}
+
 static void read_vectors(struct bench *b, const char *tail, size_t *rows, float **floats,
                          void **given)
 {
     struct npy array;
 
     read_array(&array, b, tail);
-    if (b->dim != 0 && b->dim != array.columns)
+    if (b->columns != 0 && b->columns != array.columns)
         die(tail, "not the dimension of the base");
-    b->dim = array.columns;
-    b->element = array.type == NPY_UINT8 ? VSHARD_ELEMENT_U8 : VSHARD_ELEMENT_F32;
-    b->row_bytes = b->dim * (b->element == VSHARD_ELEMENT_U8 ? 1 : sizeof(float));
+    b->columns = array.columns;
+    b->dim = b->metric == VSHARD_METRIC_HAMMING ? 8 * array.columns : array.columns;
+    b->element = element_of(b, &array);
+    b->row_bytes =
+        array.columns * (b->element == VSHARD_ELEMENT_F32 ? sizeof(float) : array.item_bytes);
     *rows = array.rows;
-    *floats = npy_floats(&array);
+    *floats = b->element == VSHARD_ELEMENT_BITS ? spread_bits(&array) : npy_floats(&array);
     if (*floats == NULL)
         die(tail, "no memory");
     *given = *floats;
-    if (b->element == VSHARD_ELEMENT_U8) {
+    if (b->element != VSHARD_ELEMENT_F32) {
         *given = array.data;
         array.data = NULL;
     }
@@ -119,7 +144,7 @@ static double distance(const struct bench *b, const float *x, const float *y)
 {
     double xy = 0, xx = 0, yy = 0;
 
-    if (b->metric == VSHARD_METRIC_L2SQ) {
+    if (b->metric != VSHARD_METRIC_COSINE) {
         for (size_t i = 0; i < b->dim; i++)
             xy += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
         return xy;
@@ -267,7 +292,7 @@ static double check(const struct bench *b, const struct vshard_hit *hits)
 
 static void report(const struct bench *b, uint32_t ef)
 {
-    static const char *const metrics[] = { "l2", "ip", "cosine" };
+    static const char *const metrics[] = { "l2", "ip", "cosine", "l1", "hamming" };
     struct vshard_hit *hits = allocate(b->queries * K, sizeof *hits);
     double *us = allocate(b->queries, sizeof *us), single[REPEATS], batch[REPEATS], recall;
 
@@ -311,7 +336,10 @@ int main(int argc, char **argv)
     uint32_t efs[EF_COUNT_MAX];
     size_t count = parse_list(argc > 2 ? argv[2] : "16,32,64,128,256", efs);
 
-    b.metric = strncmp(b.set, "sift", 4) == 0 ? VSHARD_METRIC_L2SQ : VSHARD_METRIC_COSINE;
+    b.metric = strncmp(b.set, "sift", 4) == 0  ? VSHARD_METRIC_L2SQ
+               : strncmp(b.set, "orb", 3) == 0 ? VSHARD_METRIC_HAMMING
+                                               : VSHARD_METRIC_COSINE;
+    b.halves = argc > 3 && strcmp(argv[3], "f16") == 0;
     read_vectors(&b, "base.npy", &b.rows, &b.base, &b.base_given);
     read_vectors(&b, "query.npy", &b.queries, &b.query, &b.query_given);
     if (b.rows < K || b.queries == 0)

@@ -9,7 +9,7 @@
  *
  * One line a case, tab-separated, units in the column names; the time is the
  * median of the repeats, and the 95th percentile stands beside it. `size` is the
- * dimension, or what the pool can hold. Every variant this machine can run has
+ * dimension, in bits for hamming, or what the pool can hold. Every variant this machine can run has
  * its lines. Time is this thread's own, so that a busy machine, though it still
  * takes caches and memory away, does not count in full.
  *
@@ -59,10 +59,33 @@ static void report(const char *what, const char *variant, size_t size, const cha
 
 /* ---- distances ---- */
 
-enum job { L2SQ_F32, DOT_F32, L2SQ_CODE, DOT_CODE, L2SQ_U8, DOT_I8, JOBS };
+enum job {
+    L2SQ_F32,
+    DOT_F32,
+    L1_F32,
+    L2SQ_F16,
+    DOT_F16,
+    L1_F16,
+    L2SQ_CODE,
+    DOT_CODE,
+    L2SQ_U8,
+    DOT_I8,
+    L1_U8,
+    L1_I8,
+    HAMMING,
+    JOBS
+};
 
-static const char *const job_name[JOBS] = { "l2sq_f32", "dot_f32", "l2sq_code",
-                                            "dot_code", "l2sq_u8", "dot_i8" };
+static const struct {
+    const char *name;
+    size_t bits; /* of an element */
+} jobs[JOBS] = {
+    [L2SQ_F32] = { "l2sq_f32", 32 },  [DOT_F32] = { "dot_f32", 32 },  [L1_F32] = { "l1_f32", 32 },
+    [L2SQ_F16] = { "l2sq_f16", 16 },  [DOT_F16] = { "dot_f16", 16 },  [L1_F16] = { "l1_f16", 16 },
+    [L2SQ_CODE] = { "l2sq_code", 8 }, [DOT_CODE] = { "dot_code", 8 }, [L2SQ_U8] = { "l2sq_u8", 8 },
+    [DOT_I8] = { "dot_i8", 8 },       [L1_U8] = { "l1_u8", 8 },       [L1_I8] = { "l1_i8", 8 },
+    [HAMMING] = { "hamming", 1 },
+};
 
 struct setup {
     const struct vs_kernel *kernel;
@@ -83,10 +106,17 @@ static void run(const struct setup *s, const void *const *rows)
     switch (s->job) {
     case L2SQ_F32: k->l2sq_f32_many(q, rows, BATCH, s->dim, f); break;
     case DOT_F32: k->dot_f32_many(q, rows, BATCH, s->dim, f); break;
+    case L1_F32: k->l1_f32_many(q, rows, BATCH, s->dim, f); break;
+    case L2SQ_F16: k->l2sq_f16_many(q, rows, BATCH, s->dim, f); break;
+    case DOT_F16: k->dot_f16_many(q, rows, BATCH, s->dim, f); break;
+    case L1_F16: k->l1_f16_many(q, rows, BATCH, s->dim, f); break;
     case L2SQ_CODE: k->l2sq_code_many(q, rows, BATCH, s->bytes, n); break;
     case DOT_CODE: k->dot_code_many(q, rows, BATCH, s->bytes, n); break;
     case L2SQ_U8: k->l2sq_u8_many(q, rows, BATCH, s->dim, n); break;
-    default: k->dot_i8_many(q, rows, BATCH, s->dim, n);
+    case DOT_I8: k->dot_i8_many(q, rows, BATCH, s->dim, n); break;
+    case L1_U8: k->l1_u8_many(q, rows, BATCH, s->dim, n); break;
+    case L1_I8: k->l1_i8_many(q, rows, BATCH, s->dim, n); break;
+    default: k->hamming_many(q, rows, BATCH, s->dim / 8, n);
     }
     sink = n[0] + (f[0] > 0);
 }
@@ -128,23 +158,23 @@ static double pass(const struct setup *s, size_t batches, uint64_t *state)
 static void distances(const struct vs_kernel *k, const uint8_t *data, double *sample,
                       size_t repeats)
 {
-    static const size_t dims[] = { 100, 128, 384, 768, 960 };
+    static const size_t dims[] = { 100, 128, 384, 768, 960 }, bits[] = { 128, 256, 512, 768, 1024 };
 
     for (int job = 0; job < JOBS; job++) {
         for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++) {
-            struct setup s = { k, (enum job)job, dims[d], 0, CACHED_ROWS, data };
-            size_t element = job == L2SQ_F32 || job == DOT_F32 ? 4 : 1;
+            size_t dim = job == HAMMING ? bits[d] : dims[d], least = job == HAMMING ? 16 : 64;
+            struct setup s = { k, (enum job)job, dim, 0, CACHED_ROWS, data };
             uint64_t state = 1;
 
-            s.bytes = (dims[d] * element + 63) / 64 * 64;
+            s.bytes = (dim * jobs[job].bits / 8 + least - 1) / least * least;
             pass(&s, 200, &state);
             for (size_t i = 0; i < repeats; i++)
                 sample[i] = pass(&s, 200, &state);
-            report(job_name[job], k->name, dims[d], "cached", sample, repeats);
+            report(jobs[job].name, k->name, dim, "cached", sample, repeats);
             s.rows = DATA_BYTES / s.bytes;
             for (size_t i = 0; i < repeats; i++)
                 sample[i] = pass(&s, 500, &state);
-            report(job_name[job], k->name, dims[d], "random", sample, repeats);
+            report(jobs[job].name, k->name, dim, "random", sample, repeats);
         }
     }
 }

@@ -23,16 +23,20 @@ enum {                         /* how the index finds neighbours */
        VSHARD_FAMILY_FLAT = 1  /* a scan of all rows: exact */
 };
 
-enum {                          /* what distance means; smaller is always nearer */
-       VSHARD_METRIC_L2SQ = 0,  /* squared Euclidean distance */
-       VSHARD_METRIC_IP = 1,    /* inner product, negated */
-       VSHARD_METRIC_COSINE = 2 /* 1 - cosine of the angle, 0..2 */
+enum {                           /* what distance means; smaller is always nearer */
+       VSHARD_METRIC_L2SQ = 0,   /* squared Euclidean distance */
+       VSHARD_METRIC_IP = 1,     /* inner product, negated */
+       VSHARD_METRIC_COSINE = 2, /* 1 - cosine of the angle, 0..2 */
+       VSHARD_METRIC_L1 = 3,     /* sum of absolute differences */
+       VSHARD_METRIC_HAMMING = 4 /* bits that differ; for BITS, and they have no other */
 };
 
 enum {                         /* the type of a vector's elements, given, stored and returned */
        VSHARD_ELEMENT_F32 = 0, /* float, finite, |x| <= VSHARD_VALUE_MAX */
        VSHARD_ELEMENT_U8 = 1,  /* uint8_t */
-       VSHARD_ELEMENT_I8 = 2   /* int8_t */
+       VSHARD_ELEMENT_I8 = 2,  /* int8_t */
+       VSHARD_ELEMENT_F16 = 3, /* IEEE 754 binary16 as uint16_t, finite; never widened in memory */
+       VSHARD_ELEMENT_BITS = 4 /* eight to a byte, in any order; dim counts bits */
 };
 
 #define VSHARD_VALUE_MAX  1e15f       /* so that no distance overflows a float */
@@ -45,12 +49,12 @@ enum {                         /* the type of a vector's elements, given, stored
 /* Set `size` to sizeof(struct vshard_index_options), zero the rest, and fill in
  * what you care about: in every field, zero means the default. */
 struct vshard_index_options {
-    uint32_t size;            /* bytes in this struct; required */
-    uint32_t dim;             /* elements in a vector, 1..32768; required */
-    uint32_t family;          /* VSHARD_FAMILY_*; default HNSW */
-    uint32_t metric;          /* VSHARD_METRIC_*; default L2SQ */
-    uint32_t element;         /* VSHARD_ELEMENT_*; default F32 */
-    uint32_t m;               /* HNSW: a row keeps up to 2m edges, 4..128; default 32 */
+    uint32_t size;    /* bytes in this struct; required */
+    uint32_t dim;     /* elements in a vector, 1..32768; of BITS a multiple of 8; required */
+    uint32_t family;  /* VSHARD_FAMILY_*; default HNSW */
+    uint32_t metric;  /* VSHARD_METRIC_*; default L2SQ */
+    uint32_t element; /* VSHARD_ELEMENT_*; default F32 */
+    uint32_t m;       /* HNSW: a row keeps up to 2m edges, 4..128; default 32 */
     uint32_t ef_construction; /* HNSW: candidates weighed per insert, 8..4096; default 200 */
     uint32_t ef_search;       /* HNSW: width of the beam, 1..16384; default 100 */
     uint32_t train_rows;      /* HNSW: rows scanned exactly until a graph is built over
@@ -68,13 +72,16 @@ struct vshard_index_options {
  * An HNSW index scans its rows exactly until it holds train_rows of them. It then
  * derives 8-bit codes from these rows and builds the graph on integer distances
  * between codes, so that equal calls with an equal seed give an equal index on
- * every instruction set and any number of threads.
+ * every instruction set and any number of threads. BITS, and 8-bit elements under
+ * L2SQ and L1, are their own codes. Under L1 and HAMMING, too, the graph is built on
+ * the metric itself.
  *
  *   options   borrowed for the call
  *   index     [out] the new index, or NULL on failure; the caller ends it with
  *             vshard_index_destroy()
  *
- * Returns   0, EINVAL, ENOMEM, EVERSION
+ * Returns   0, EINVAL (a field out of range, HAMMING without BITS or BITS without
+ *           HAMMING: the log names it), ENOMEM, EVERSION
  * Thread    any
  * Source    Malkov & Yashunin 2018, Algorithms 2 and 4, on one layer: a small set
  *           of entry rows, scanned, replaces the upper layers
@@ -178,9 +185,9 @@ struct vshard_search_options {
  *   options   borrowed; NULL for all defaults
  *
  * The distances of the answers are computed on the stored elements. With
- * e = (dim + 4) * 2^-24, for F32: an L2SQ is right to a relative e, an IP to e times
- * the sum of |a[i] * b[i]|, a COSINE to 2e, and all to 1e-30. For 8-bit elements the
- * sums are exact and rounded once to float. Answers of a flat index, or with
+ * e = (dim + 4) * 2^-24, for F32 and F16: an L2SQ or L1 is right to a relative e, an
+ * IP to e times the sum of |a[i] * b[i]|, a COSINE to 2e, and all to 1e-30. For 8-bit
+ * elements and BITS the sums are exact and rounded once to float. Answers of a flat index, or with
  * VSHARD_SEARCH_EXACT, are the exact nearest by these distances.
  *
  * Returns   0, EINVAL, ENOMEM, EVERSION, ECORRUPT (a mapped file is damaged); on

@@ -12,8 +12,8 @@ static const struct limit {
     }
     FIELD(dim, 1, VSHARD_DIM_MAX, 0),
     FIELD(family, 0, VSHARD_FAMILY_FLAT, 0),
-    FIELD(metric, 0, VSHARD_METRIC_COSINE, 0),
-    FIELD(element, 0, VSHARD_ELEMENT_I8, 0),
+    FIELD(metric, 0, VSHARD_METRIC_HAMMING, 0),
+    FIELD(element, 0, VSHARD_ELEMENT_BITS, 0),
     FIELD(m, M_MIN, M_MAX, M_DEFAULT),
     FIELD(ef_construction, EF_CONSTRUCTION_MIN, EF_CONSTRUCTION_MAX, EF_CONSTRUCTION_DEFAULT),
     FIELD(ef_search, 1, VSHARD_EF_MAX, EF_SEARCH_DEFAULT),
@@ -36,6 +36,12 @@ static int check_options(struct vshard_index_options *o)
                              value < limits[i].least ? limits[i].least : limits[i].most);
         memcpy((char *)o + limits[i].at, &value, sizeof value);
     }
+    if (vs_space(o->element, o->metric) == SPACE_NONE)
+        return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "metric: not for this element",
+                         o->metric, o->element);
+    if (o->element == VSHARD_ELEMENT_BITS && o->dim % 8 != 0)
+        return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "dim: not a multiple of 8",
+                         o->dim, 8);
     if (o->executor != NULL && (o->executor->width < 1 || o->executor->width > WIDTH_MAX))
         return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "executor.width",
                          o->executor->width, WIDTH_MAX);
@@ -67,7 +73,7 @@ static void copy_hooks(struct vshard_index *x, const struct vshard_index_options
  * that a row does not straddle more lines than it must. */
 static size_t element_stride(const struct vshard_index *x)
 {
-    size_t bytes = x->dim * vs_element_bytes(x), align = vs_elements_are_codes(x) ? 16 : 4;
+    size_t bytes = vs_vector_bytes(x), align = vs_elements_are_codes(x) ? 16 : 4;
 
     return (bytes + align - 1) / align * align;
 }
@@ -105,6 +111,7 @@ int vs_index_new(const struct vshard_index_options *given, struct vshard_index *
     x->family = o.family;
     x->metric = o.metric;
     x->element = o.element;
+    x->space = vs_space(o.element, o.metric);
     x->m = o.m;
     x->ef_construction = o.ef_construction;
     x->ef_search = o.ef_search;

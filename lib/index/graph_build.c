@@ -109,7 +109,7 @@ void vs_build_fini(struct vshard_index *x)
 static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint32_t candidate,
                         int32_t key, uint32_t taken)
 {
-    const struct vs_query q = { .code = vs_code_at(x, candidate), .space = vs_build_space(x) };
+    const struct vs_query q = { .code = vs_code_at(x, candidate), .space = x->space };
 
     for (uint32_t first = 0; first < taken; first += COMPARE) {
         uint32_t count = taken - first < COMPARE ? taken - first : COMPARE;
@@ -288,8 +288,8 @@ static void find_edges(void *arg, uint32_t group, uint32_t strand)
 
     for (uint32_t i = 0; i < count; i++) {
         walks[i].scratch = &x->strands[strand * WALKS + i];
-        walks[i].query = (struct vs_query){ .code = vs_code_at(x, b->slots[first + i]),
-                                            .space = vs_build_space(x) };
+        walks[i].query =
+            (struct vs_query){ .code = vs_code_at(x, b->slots[first + i]), .space = x->space };
         if (x->sketches.stride > 0)
             walks[i].query.sketch = vs_column_at(&x->sketches, b->slots[first + i]);
     }
@@ -360,7 +360,7 @@ static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
     const struct vs_link *end = b->links + b->groups[item + 1];
     uint32_t target = link->target, *edges = s->slots;
     uint32_t count = read_edges(x, target, edges), added = 0;
-    const struct vs_query q = { .code = vs_code_at(x, target), .space = vs_build_space(x) };
+    const struct vs_query q = { .code = vs_code_at(x, target), .space = x->space };
 
     s->pool.count = s->pool.next = 0;
     s->pool.cap = 4 * x->degree;
@@ -437,7 +437,7 @@ static void replace_edges(void *arg, uint32_t item, uint32_t strand)
     uint32_t slot = b->slots[item], before[2 * M_MAX], of_removed[2 * M_MAX];
     uint32_t count = read_edges(x, slot, before), newcomers = 0;
     struct vs_link *links = b->links + (size_t)item * x->degree;
-    const struct vs_query q = { .code = vs_code_at(x, slot), .space = vs_build_space(x) };
+    const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
     bool live = is_live(x, slot);
 
     memset(s->visited, 0, (atomic_load(&x->slot_count) / 64 + 1) * sizeof *s->visited);

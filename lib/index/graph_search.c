@@ -238,12 +238,30 @@ static void offer_exact(struct vshard_index *x, const struct vs_query *q, struct
                                                  vs_row_at(x, s->slots[i])->id });
 }
 
+/* Offers the live rows of the pool by their keys, which are distances already. */
+static void offer_keys(const struct vshard_index *x, const struct vs_pool *pool, struct vs_top *top)
+{
+    for (uint32_t i = 0; i < pool->count; i++) {
+        uint32_t slot = pool->slots[i] & ~VS_POOL_EXPANDED;
+        float distance = (float)pool->keys[i];
+
+        if (top->count == top->cap && distance > top->items[0].distance)
+            return;
+        if (vs_row_state(x, slot) == VS_ROW_LIVE)
+            vs_top_offer(top, (struct vs_candidate){ distance, slot, vs_row_at(x, slot)->id });
+    }
+}
+
 /* Offers the nearest live rows of the pool, by their exact distances. */
 void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *top)
 {
     struct vs_scratch *s = w->scratch;
     uint32_t want = 2 * top->cap < RERANK_MIN ? RERANK_MIN : 2 * top->cap, gathered = 0;
 
+    if (vs_elements_are_codes(x)) {
+        offer_keys(x, &s->pool, top);
+        return;
+    }
     for (uint32_t i = 0; i < s->pool.count && want > 0; i++) {
         uint32_t slot = s->pool.slots[i] & ~VS_POOL_EXPANDED;
 

@@ -2,53 +2,73 @@
  * exact distances on the stored elements for the answer. */
 #include "index/state.h"
 
+/* In which space rows of these elements are compared with each other, under this
+ * metric; SPACE_NONE if they cannot be. Inner products and cosines become squared
+ * distances between codes (quantizer.c). */
+uint32_t vs_space(uint32_t element, uint32_t metric)
+{
+    static const uint8_t spaces[][5] = {
+        /* L2SQ, IP, COSINE, L1, HAMMING */
+        [VSHARD_ELEMENT_F32] = { SPACE_CODE_L2, SPACE_CODE_L2, SPACE_CODE_L2, SPACE_CODE_L1,
+                                 SPACE_NONE },
+        [VSHARD_ELEMENT_U8] = { SPACE_U8_L2, SPACE_CODE_L2, SPACE_CODE_L2, SPACE_U8_L1,
+                                SPACE_NONE },
+        [VSHARD_ELEMENT_I8] = { SPACE_I8_L2, SPACE_CODE_L2, SPACE_CODE_L2, SPACE_I8_L1,
+                                SPACE_NONE },
+        [VSHARD_ELEMENT_F16] = { SPACE_CODE_L2, SPACE_CODE_L2, SPACE_CODE_L2, SPACE_CODE_L1,
+                                 SPACE_NONE },
+        [VSHARD_ELEMENT_BITS] = { SPACE_NONE, SPACE_NONE, SPACE_NONE, SPACE_NONE, SPACE_BITS },
+    };
+
+    return spaces[element][metric];
+}
+
 void vs_keys(const struct vshard_index *x, const struct vs_query *q, const void *const *rows,
              size_t count, int32_t *out)
 {
+    const struct vs_kernel *k = &x->kernel;
+    size_t bytes = x->quantizer.code_bytes;
+
     switch (q->space) {
-    case SPACE_CODE_L2:
-        x->kernel.l2sq_code_many(q->code, rows, count, x->quantizer.code_bytes, out);
-        return;
+    case SPACE_CODE_L2: k->l2sq_code_many(q->code, rows, count, bytes, out); return;
+    case SPACE_CODE_L1: k->l1_u8_many(q->code, rows, count, bytes, out); return;
     case SPACE_CODE_DOT:
-        x->kernel.dot_code_many(q->code, rows, count, x->quantizer.code_bytes, out);
+        k->dot_code_many(q->code, rows, count, bytes, out);
         for (size_t i = 0; i < count; i++)
             out[i] = -out[i];
         return;
-    case SPACE_U8_L2: x->kernel.l2sq_u8_many(q->code, rows, count, x->dim, out); return;
-    default: x->kernel.l2sq_i8_many(q->code, rows, count, x->dim, out); return;
+    case SPACE_U8_L2: k->l2sq_u8_many(q->code, rows, count, x->dim, out); return;
+    case SPACE_I8_L2: k->l2sq_i8_many(q->code, rows, count, x->dim, out); return;
+    case SPACE_U8_L1: k->l1_u8_many(q->code, rows, count, x->dim, out); return;
+    case SPACE_I8_L1: k->l1_i8_many(q->code, rows, count, x->dim, out); return;
+    default: k->hamming_many(q->code, rows, count, x->dim / 8, out); return;
     }
 }
 
-/* The space in which rows are compared with each other: always a squared distance. */
-uint32_t vs_build_space(const struct vshard_index *x)
+static void distances_float(const struct vshard_index *x, const struct vs_query *q,
+                            struct vs_scratch *s, size_t count)
 {
-    if (!vs_elements_are_codes(x))
-        return SPACE_CODE_L2;
-    return x->element == VSHARD_ELEMENT_U8 ? SPACE_U8_L2 : SPACE_I8_L2;
+    const struct vs_kernel *k = &x->kernel;
+    bool half = x->element == VSHARD_ELEMENT_F16;
+    void (*many)(const float *, const void *const *, size_t, size_t, float *);
+
+    switch (x->metric) {
+    case VSHARD_METRIC_L2SQ: many = half ? k->l2sq_f16_many : k->l2sq_f32_many; break;
+    case VSHARD_METRIC_L1: many = half ? k->l1_f16_many : k->l1_f32_many; break;
+    default: many = half ? k->dot_f16_many : k->dot_f32_many; break;
+    }
+    many(q->elements, s->rows, count, x->dim, s->distances);
 }
 
-static void distances_f32(const struct vshard_index *x, const struct vs_query *q,
-                          struct vs_scratch *s, size_t count)
+static void distances_integer(const struct vshard_index *x, const struct vs_query *q,
+                              struct vs_scratch *s, size_t count)
 {
-    if (x->metric == VSHARD_METRIC_L2SQ)
-        x->kernel.l2sq_f32_many(q->elements, s->rows, count, x->dim, s->distances);
-    else
-        x->kernel.dot_f32_many(q->elements, s->rows, count, x->dim, s->distances);
-}
-
-static void distances_8bit(const struct vshard_index *x, const struct vs_query *q,
-                           struct vs_scratch *s, size_t count)
-{
-    const void *const *rows = s->rows;
-
-    if (x->metric == VSHARD_METRIC_L2SQ && x->element == VSHARD_ELEMENT_U8)
-        x->kernel.l2sq_u8_many(q->elements, rows, count, x->dim, s->keys);
-    else if (x->metric == VSHARD_METRIC_L2SQ)
-        x->kernel.l2sq_i8_many(q->elements, rows, count, x->dim, s->keys);
+    if (vs_elements_are_codes(x))
+        vs_keys(x, q, s->rows, count, s->keys);
     else if (x->element == VSHARD_ELEMENT_U8)
-        x->kernel.dot_u8_many(q->elements, rows, count, x->dim, s->keys);
+        x->kernel.dot_u8_many(q->elements, s->rows, count, x->dim, s->keys);
     else
-        x->kernel.dot_i8_many(q->elements, rows, count, x->dim, s->keys);
+        x->kernel.dot_i8_many(q->elements, s->rows, count, x->dim, s->keys);
     for (size_t i = 0; i < count; i++)
         s->distances[i] = (float)s->keys[i];
 }
@@ -59,10 +79,10 @@ void vs_distances(const struct vshard_index *x, const struct vs_query *q, struct
 {
     for (size_t i = 0; i < count; i++)
         s->rows[i] = vs_column_at(&x->elements, s->slots[i]);
-    if (x->element == VSHARD_ELEMENT_F32)
-        distances_f32(x, q, s, count);
+    if (x->element == VSHARD_ELEMENT_F32 || x->element == VSHARD_ELEMENT_F16)
+        distances_float(x, q, s, count);
     else
-        distances_8bit(x, q, s, count);
+        distances_integer(x, q, s, count);
     s->distance_count += count;
 
     if (x->metric == VSHARD_METRIC_IP) {
@@ -78,34 +98,51 @@ void vs_distances(const struct vshard_index *x, const struct vs_query *q, struct
     }
 }
 
+/* The first element that is not finite or is too large; x->dim if there is none. */
+size_t vs_find_unfit(const struct vshard_index *x, const void *elements)
+{
+    if (x->element == VSHARD_ELEMENT_F32)
+        return x->kernel.find_unfit(elements, x->dim, VSHARD_VALUE_MAX);
+    if (x->element == VSHARD_ELEMENT_F16)
+        return x->kernel.find_unfit_f16(elements, x->dim);
+    return x->dim;
+}
+
+/* What keys are computed against, where elements are not their own code. */
+static void code_query(const struct vshard_index *x, const void *query, struct vs_scratch *s,
+                       struct vs_query *out)
+{
+    out->code = s->code;
+    if (x->metric == VSHARD_METRIC_IP) {
+        vs_widen(x, query, s->vector);
+        vs_encode_dot_query(x, s->vector, (int8_t *)s->code);
+        out->space = SPACE_CODE_DOT;
+        return;
+    }
+    vs_encode_row(x, query, out->inverse_length, s->vector, s->code);
+    if (x->sketches.stride > 0) {
+        vs_sketch_code(x, s->code, s->sketch);
+        out->sketch = s->sketch;
+    }
+}
+
 /* Verifies a query and prepares it: EINVAL names what is wrong in the log. */
 int vs_query_check(const struct vshard_index *x, const void *query, struct vs_scratch *s,
                    struct vs_query *out)
 {
-    if (x->element == VSHARD_ELEMENT_F32) {
-        size_t at = x->kernel.find_unfit(query, x->dim, VSHARD_VALUE_MAX);
+    size_t at = vs_find_unfit(x, query);
 
-        if (at < x->dim)
-            return vs_refuse(x->logger, VSHARD_EINVAL, "search.refused", "queries: element",
-                             (int64_t)at, x->dim);
-    }
-    *out = (struct vs_query){ .elements = query, .code = s->code, .space = vs_build_space(x) };
+    if (at < x->dim)
+        return vs_refuse(x->logger, VSHARD_EINVAL, "search.refused", "queries: element",
+                         (int64_t)at, x->dim);
+    *out = (struct vs_query){ .elements = query, .code = query, .space = x->space };
     if (vs_length_check(x, query, s->vector, &out->inverse_length) != VSHARD_OK)
         return vs_refuse(x->logger, VSHARD_EINVAL, "search.refused", "queries: length", 0, 1);
-    if (!atomic_load_explicit(&x->trained, memory_order_acquire))
-        return VSHARD_OK;
-    if (vs_elements_are_codes(x)) {
-        out->code = query;
-    } else if (x->metric == VSHARD_METRIC_IP) {
+    if (!vs_elements_are_codes(x) && atomic_load_explicit(&x->trained, memory_order_acquire))
+        code_query(x, query, s, out);
+    if (x->element == VSHARD_ELEMENT_F16) { /* s->vector is of no more use to the code */
         vs_widen(x, query, s->vector);
-        vs_encode_dot_query(x, s->vector, (int8_t *)s->code);
-        out->space = SPACE_CODE_DOT;
-    } else {
-        vs_encode_row(x, query, out->inverse_length, s->vector, s->code);
-        if (x->sketches.stride > 0) {
-            vs_sketch_code(x, s->code, s->sketch);
-            out->sketch = s->sketch;
-        }
+        out->elements = s->vector;
     }
     return VSHARD_OK;
 }

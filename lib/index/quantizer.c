@@ -7,11 +7,11 @@
  * and no compiler or instruction set can change the result.
  *
  * The code of x is round((x[i] - low[i]) * scale), clamped to 0..127. One scale for
- * all dimensions makes squared distances between codes proportional to those between
+ * all dimensions makes distances between codes proportional to those between
  * vectors; each dimension has its own low, which differences do not see, so that the
  * range is spent around the mean of that dimension.
  *
- *   L2SQ     the vector itself
+ *   L2SQ, L1 the vector itself; codes are compared by the same metric
  *   COSINE   the vector divided by its length: half the squared distance is 1 - cos
  *   IP       for building, the vector with sqrt(radius2 - length^2) spread over 16
  *            more dimensions: then all points lie on one sphere, and nearness in L2
@@ -50,6 +50,8 @@ void vs_widen(const struct vshard_index *x, const void *elements, float *out)
 {
     if (x->element == VSHARD_ELEMENT_F32) {
         memcpy(out, elements, x->dim * sizeof *out);
+    } else if (x->element == VSHARD_ELEMENT_F16) {
+        x->kernel.widen_f16(elements, x->dim, out);
     } else if (x->element == VSHARD_ELEMENT_U8) {
         for (size_t i = 0; i < x->dim; i++)
             out[i] = ((const uint8_t *)elements)[i];

@@ -36,7 +36,7 @@ static int refuse_add(const struct vshard_index *x, int status, const char *argu
 static int check_vectors(struct vshard_index *x, const uint64_t *ids, const unsigned char *vectors,
                          size_t count, float *widened)
 {
-    size_t bytes = x->dim * vs_element_bytes(x);
+    size_t bytes = vs_vector_bytes(x);
 
     for (size_t i = 0; i < count; i++) {
         const void *vector = vectors + i * bytes;
@@ -44,8 +44,7 @@ static int check_vectors(struct vshard_index *x, const uint64_t *ids, const unsi
 
         if (ids[i] == VSHARD_ID_NONE)
             return refuse_add(x, VSHARD_EINVAL, "ids: VSHARD_ID_NONE", i);
-        if (x->element == VSHARD_ELEMENT_F32 &&
-            x->kernel.find_unfit(vector, x->dim, VSHARD_VALUE_MAX) < x->dim)
+        if (vs_find_unfit(x, vector) < x->dim)
             return refuse_add(x, VSHARD_EINVAL, "vectors: not finite, or above VSHARD_VALUE_MAX",
                               i);
         if (vs_length_check(x, vector, widened, &inverse_length) != VSHARD_OK)
@@ -66,7 +65,7 @@ static int check_add(struct vshard_index *x, const uint64_t *ids, const void *ve
     if (x->mapping.bytes != NULL)
         return vs_refuse(x->logger, VSHARD_ENOTSUP, "add.refused", "index: mapped", 1, 0);
     if (count > VSHARD_ROWS_MAX || atomic_load(&x->slot_count) > VSHARD_ROWS_MAX - count ||
-        !vs_bytes(&bytes, count, x->dim * vs_element_bytes(x)))
+        !vs_bytes(&bytes, count, vs_vector_bytes(x)))
         return vs_refuse(x->logger, VSHARD_E2BIG, "add.refused", "count", (int64_t)count,
                          VSHARD_ROWS_MAX - (int64_t)x->live);
     widened = vs_alloc(x->allocator, x->quantizer.code_dim * sizeof *widened);
@@ -393,7 +392,7 @@ int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void
     rc = check_add(index, ids, vectors, count);
     if (rc < 0)
         return rc;
-    p.vector_bytes = index->dim * vs_element_bytes(index);
+    p.vector_bytes = vs_vector_bytes(index);
     rc = plan_add(index, &p, count);
     if (rc == VSHARD_OK) {
         add_flat(index, &p);
@@ -458,7 +457,7 @@ int vshard_index_fetch(struct vshard_index *index, const uint64_t *ids, size_t c
     if (count > 0 && (ids == NULL || vectors == NULL))
         return vs_refuse(index->logger, VSHARD_EINVAL, "fetch.refused",
                          ids == NULL ? "ids: NULL" : "vectors: NULL", 0, 0);
-    bytes = index->dim * vs_element_bytes(index);
+    bytes = vs_vector_bytes(index);
     for (size_t i = 0; i < count; i++) {
         uint32_t slot = vs_idmap_find(&index->ids, ids[i]);
 

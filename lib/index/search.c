@@ -75,7 +75,7 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
                         uint32_t count, struct request *want, struct vshard_hit *hits,
                         uint32_t *found)
 {
-    size_t bytes = x->dim * vs_element_bytes(x);
+    size_t bytes = vs_vector_bytes(x);
     bool walk = atomic_load_explicit(&x->trained, memory_order_acquire) &&
                 !(want->flags & VSHARD_SEARCH_EXACT);
     struct vs_walk walks[WALKS];
@@ -103,7 +103,7 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
 static int search_all(struct vshard_index *x, struct vs_reader *r, const unsigned char *queries,
                       size_t count, struct request *want, struct vshard_hit *hits, uint32_t *found)
 {
-    size_t bytes = x->dim * vs_element_bytes(x);
+    size_t bytes = vs_vector_bytes(x);
     int rc = VSHARD_OK;
 
     for (size_t i = 0; rc == VSHARD_OK && i < count; i += WALKS) {
@@ -130,7 +130,7 @@ static int check_search(const struct vshard_index *x, size_t count, size_t k,
     if (k == 0 || k > VSHARD_K_MAX)
         return refuse(x, "k", k, VSHARD_K_MAX);
     if (!vs_bytes(&bytes, count, k * sizeof(struct vshard_hit)) ||
-        !vs_bytes(&bytes, count, x->dim * vs_element_bytes(x)))
+        !vs_bytes(&bytes, count, vs_vector_bytes(x)))
         return refuse(x, "count", count, SIZE_MAX / (k * sizeof(struct vshard_hit)));
     if (o->ef_search > VSHARD_EF_MAX)
         return refuse(x, "ef_search", o->ef_search, VSHARD_EF_MAX);

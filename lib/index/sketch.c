@@ -48,7 +48,7 @@ struct vs_sketching {
 
 bool vs_sketches(const struct vshard_index *x)
 {
-    return x->family == VSHARD_FAMILY_HNSW && !vs_elements_are_codes(x) &&
+    return x->family == VSHARD_FAMILY_HNSW && x->space == SPACE_CODE_L2 &&
            x->metric != VSHARD_METRIC_IP && x->dim >= CODE_DIM_MIN;
 }
 

@@ -6,7 +6,7 @@
  *
  *   elements   the vector as given
  *   codes      quantised to 7 bits an element, padded to 64 bytes (quantizer.c);
- *              absent where 8-bit elements are their own code
+ *              absent where elements are their own code
  *   sketches   128 bytes of each code, where there are any (sketch.c)
  *   edges      uint32 [degree], slots; VS_SLOT_NONE after the last
  *   rows       id, 1 / length, state
@@ -153,6 +153,7 @@ struct vshard_index {
     const struct vshard_storage *storage;
 
     uint32_t dim, family, metric, element;
+    uint32_t space;  /* SPACE_*, in which rows are compared with each other */
     uint32_t degree; /* 2m */
     uint32_t m, ef_construction, ef_search, train_rows;
     uint64_t seed;
@@ -182,7 +183,7 @@ struct vshard_index {
 
 /* A query, prepared. */
 struct vs_query {
-    const void *elements;
+    const void *elements; /* float32 where the index holds float16 */
     float inverse_length;
     const void *code;   /* what keys are computed against */
     const void *sketch; /* of the code, or NULL */
@@ -191,9 +192,14 @@ struct vs_query {
 
 enum { /* how keys are computed; smaller is nearer */
        SPACE_CODE_L2 = 0,
-       SPACE_CODE_DOT = 1, /* the query is a signed code, the key the negated product */
-       SPACE_U8_L2 = 2,
-       SPACE_I8_L2 = 3
+       SPACE_CODE_L1 = 1,
+       SPACE_CODE_DOT = 2, /* the query is a signed code, the key the negated product */
+       SPACE_U8_L2 = 3,    /* from here on elements are codes, and keys are distances */
+       SPACE_I8_L2 = 4,
+       SPACE_U8_L1 = 5,
+       SPACE_I8_L1 = 6,
+       SPACE_BITS = 7,
+       SPACE_NONE = 8
 };
 
 /* One walk over the graph, of up to WALKS that take turns. */
@@ -225,15 +231,21 @@ static inline const void *vs_code_at(const struct vshard_index *x, uint32_t slot
     return vs_column_at(x->traversal, slot);
 }
 
-static inline size_t vs_element_bytes(const struct vshard_index *x)
+/* Of one vector, as it is given, stored and returned. */
+static inline size_t vs_vector_bytes(const struct vshard_index *x)
 {
-    return x->element == VSHARD_ELEMENT_F32 ? 4 : 1;
+    switch (x->element) {
+    case VSHARD_ELEMENT_F32: return (size_t)x->dim * 4;
+    case VSHARD_ELEMENT_F16: return (size_t)x->dim * 2;
+    case VSHARD_ELEMENT_BITS: return x->dim / 8;
+    default: return x->dim;
+    }
 }
 
-/* Elements that need no code of their own: 8 bits, and an integer distance. */
-static inline int vs_elements_are_codes(const struct vshard_index *x)
+/* Elements that need no code: 8 bits or one, and an integer distance. */
+static inline bool vs_elements_are_codes(const struct vshard_index *x)
 {
-    return x->element != VSHARD_ELEMENT_F32 && x->metric == VSHARD_METRIC_L2SQ;
+    return x->space >= SPACE_U8_L2;
 }
 
 /* create.c */
@@ -267,13 +279,14 @@ void vs_encode_row(const struct vshard_index *x, const void *elements, float inv
 void vs_encode_dot_query(const struct vshard_index *x, const float *query, int8_t *code);
 
 /* keys.c: distances, in codes and exact */
+uint32_t vs_space(uint32_t element, uint32_t metric);
+size_t vs_find_unfit(const struct vshard_index *x, const void *elements);
 void vs_keys(const struct vshard_index *x, const struct vs_query *q, const void *const *rows,
              size_t count, int32_t *out);
 void vs_distances(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
                   size_t count);
 int vs_query_check(const struct vshard_index *x, const void *query, struct vs_scratch *s,
                    struct vs_query *out);
-uint32_t vs_build_space(const struct vshard_index *x);
 
 /* scratch.c */
 int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t pool_cap,

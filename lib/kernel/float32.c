@@ -1,4 +1,5 @@
-/* float32.c - squared distance and dot product of float32 vectors.
+/* float32.c - squared distance, dot product and sum of absolute differences of
+ * float32 vectors.
  *
  * Why two sums a row: a fused multiply-add takes four cycles and two start in
  * each, so eight must be in flight to keep that pace: two sums in each of four
@@ -12,12 +13,13 @@
  * The bound. With u = 2^-24, a difference carries one rounding, its square two
  * of those and one more for the product (none when fused), and a sum of n terms
  * at most n - 1, whatever the order: (n + 2) u. A dot product has no difference:
- * n u. Sums over lanes stay far below that. */
+ * n u. An absolute difference has its one rounding: n u. Sums over lanes stay far
+ * below that. */
 #include "kernel/topics.h"
 
 VS_NO_FUSING
 
-enum job { L2SQ, DOT };
+enum job { L2SQ, DOT, L1 };
 
 /* ---- scalar ---- */
 
@@ -65,6 +67,17 @@ static float scalar_dot(const float *a, const float *b, size_t dim)
     return (s0 + s1) + (s2 + s3);
 }
 
+static float scalar_l1(const float *a, const float *b, size_t dim)
+{
+    float sum[4] = { 0 };
+
+    for (size_t i = 0; i < dim; i++) {
+        float d = difference(a, b, i);
+        sum[i % 4] += d < 0 ? -d : d;
+    }
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 static void scalar_l2sq_many(const float *query, const void *const *rows, size_t count, size_t dim,
                              float *out)
 {
@@ -79,6 +92,13 @@ static void scalar_dot_many(const float *query, const void *const *rows, size_t 
         out[i] = scalar_dot(query, rows[i], dim);
 }
 
+static void scalar_l1_many(const float *query, const void *const *rows, size_t count, size_t dim,
+                           float *out)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] = scalar_l1(query, rows[i], dim);
+}
+
 #if defined(__x86_64__)
 #include "kernel/x86.h"
 
@@ -86,6 +106,8 @@ static void scalar_dot_many(const float *query, const void *const *rows, size_t 
 
 AVX2 VS_STEP __m256 avx2_step(enum job job, __m256 sum, __m256 a, __m256 b)
 {
+    if (job == L1)
+        return _mm256_add_ps(sum, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_sub_ps(a, b)));
     if (job == L2SQ)
         a = b = _mm256_sub_ps(a, b);
     return _mm256_fmadd_ps(a, b, sum);
@@ -183,6 +205,12 @@ AVX2 static void avx2_dot_many(const float *query, const void *const *rows, size
     avx2_many(DOT, query, rows, count, dim, out);
 }
 
+AVX2 static void avx2_l1_many(const float *query, const void *const *rows, size_t count, size_t dim,
+                              float *out)
+{
+    avx2_many(L1, query, rows, count, dim, out);
+}
+
 /* ---- AVX-512 ----
  * Masked loads for the end; otherwise as above. Skylake and Cascade Lake servers
  * lower their clock for 512-bit multiplications, and run AVX2 as fast; such a
@@ -190,6 +218,8 @@ AVX2 static void avx2_dot_many(const float *query, const void *const *rows, size
 
 AVX512 VS_STEP __m512 avx512_step(enum job job, __m512 sum, __m512 a, __m512 b)
 {
+    if (job == L1)
+        return _mm512_add_ps(sum, _mm512_abs_ps(_mm512_sub_ps(a, b)));
     if (job == L2SQ)
         a = b = _mm512_sub_ps(a, b);
     return _mm512_fmadd_ps(a, b, sum);
@@ -288,6 +318,12 @@ AVX512 static void avx512_dot_many(const float *query, const void *const *rows, 
     avx512_many(DOT, query, rows, count, dim, out);
 }
 
+AVX512 static void avx512_l1_many(const float *query, const void *const *rows, size_t count,
+                                  size_t dim, float *out)
+{
+    avx512_many(L1, query, rows, count, dim, out);
+}
+
 #endif /* x86-64 */
 
 #if defined(__aarch64__)
@@ -297,6 +333,8 @@ AVX512 static void avx512_dot_many(const float *query, const void *const *rows, 
 
 VS_STEP float32x4_t neon_step(enum job job, float32x4_t sum, float32x4_t a, float32x4_t b)
 {
+    if (job == L1)
+        return vaddq_f32(sum, vabdq_f32(a, b));
     if (job == L2SQ)
         a = b = vsubq_f32(a, b);
     return vfmaq_f32(sum, a, b);
@@ -399,6 +437,12 @@ static void neon_dot_many(const float *query, const void *const *rows, size_t co
     neon_many(DOT, query, rows, count, dim, out);
 }
 
+static void neon_l1_many(const float *query, const void *const *rows, size_t count, size_t dim,
+                         float *out)
+{
+    neon_many(L1, query, rows, count, dim, out);
+}
+
 #endif /* aarch64 */
 
 uint32_t vs_kernel_pick_float32(struct vs_kernel *kernel, uint32_t cpu)
@@ -409,14 +453,16 @@ uint32_t vs_kernel_pick_float32(struct vs_kernel *kernel, uint32_t cpu)
         float (*dot)(const float *, const float *, size_t);
         void (*l2sq_many)(const float *, const void *const *, size_t, size_t, float *);
         void (*dot_many)(const float *, const void *const *, size_t, size_t, float *);
+        void (*l1_many)(const float *, const void *const *, size_t, size_t, float *);
     } variants[] = {
 #if defined(__x86_64__)
-        { VSHARD_CPU_AVX512, avx512_l2sq, avx512_dot, avx512_l2sq_many, avx512_dot_many },
-        { VSHARD_CPU_AVX2, avx2_l2sq, avx2_dot, avx2_l2sq_many, avx2_dot_many },
+        { VSHARD_CPU_AVX512, avx512_l2sq, avx512_dot, avx512_l2sq_many, avx512_dot_many,
+          avx512_l1_many },
+        { VSHARD_CPU_AVX2, avx2_l2sq, avx2_dot, avx2_l2sq_many, avx2_dot_many, avx2_l1_many },
 #elif defined(__aarch64__)
-        { VSHARD_CPU_NEON, neon_l2sq, neon_dot, neon_l2sq_many, neon_dot_many },
+        { VSHARD_CPU_NEON, neon_l2sq, neon_dot, neon_l2sq_many, neon_dot_many, neon_l1_many },
 #endif
-        { 0, scalar_l2sq, scalar_dot, scalar_l2sq_many, scalar_dot_many },
+        { 0, scalar_l2sq, scalar_dot, scalar_l2sq_many, scalar_dot_many, scalar_l1_many },
     };
     size_t i = 0;
 
@@ -426,5 +472,6 @@ uint32_t vs_kernel_pick_float32(struct vs_kernel *kernel, uint32_t cpu)
     kernel->dot_f32 = variants[i].dot;
     kernel->l2sq_f32_many = variants[i].l2sq_many;
     kernel->dot_f32_many = variants[i].dot_many;
+    kernel->l1_f32_many = variants[i].l1_many;
     return variants[i].needs;
 }

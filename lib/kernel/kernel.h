@@ -34,18 +34,36 @@ struct vs_pool {
 /* Codes are 7-bit, 0..127, so that AVX2's 16-bit sums of two products cannot
  * overflow. */
 struct vs_kernel {
-    /* Float32, squared distance and dot product. Relative error of l2sq, and error
-     * of dot relative to the sum of |a[i] * b[i]|: at most (dim + 2) * 2^-24, where
-     * no product underflows. */
+    /* Float32, squared distance and dot product. Relative error of l2sq and l1, and
+     * error of dot relative to the sum of |a[i] * b[i]|: at most (dim + 2) * 2^-24,
+     * where no product underflows. */
     float (*l2sq_f32)(const float *a, const float *b, size_t dim);
     float (*dot_f32)(const float *a, const float *b, size_t dim);
 
     /* The same, one query to many rows: out[i] is for rows[i]. Each result is bit
-     * for bit what the one-to-one function of the same table gives. */
+     * for bit what the one-to-one function of the same table gives. l1 is the sum of
+     * |a[i] - b[i]|. */
     void (*l2sq_f32_many)(const float *query, const void *const *rows, size_t count, size_t dim,
                           float *out);
     void (*dot_f32_many)(const float *query, const void *const *rows, size_t count, size_t dim,
                          float *out);
+
+    void (*l1_f32_many)(const float *query, const void *const *rows, size_t count, size_t dim,
+                        float *out);
+
+    /* Rows of float16 (IEEE 754 binary16), a query of float32, with the bounds above;
+     * a row's result does not depend on its place among the rows. */
+    void (*l2sq_f16_many)(const float *query, const void *const *rows, size_t count, size_t dim,
+                          float *out);
+    void (*dot_f16_many)(const float *query, const void *const *rows, size_t count, size_t dim,
+                         float *out);
+    void (*l1_f16_many)(const float *query, const void *const *rows, size_t count, size_t dim,
+                        float *out);
+
+    /* Float16 to float32: exact, also of infinities and of numbers below 2^-14; a NaN
+     * stays one. And the index of the first that is NaN or infinite, or count. */
+    void (*widen_f16)(const void *x, size_t dim, float *out);
+    size_t (*find_unfit_f16)(const void *x, size_t count);
 
     /* 8-bit elements, any alignment, dim <= 32768; exact. */
     void (*l2sq_u8_many)(const uint8_t *query, const void *const *rows, size_t count, size_t dim,
@@ -56,6 +74,17 @@ struct vs_kernel {
                         int32_t *out);
     void (*dot_i8_many)(const int8_t *query, const void *const *rows, size_t count, size_t dim,
                         int32_t *out);
+
+    /* Sums of absolute differences of bytes, any alignment, dim <= 65536; exact. Codes
+     * are bytes, too. */
+    void (*l1_u8_many)(const uint8_t *query, const void *const *rows, size_t count, size_t dim,
+                       int32_t *out);
+    void (*l1_i8_many)(const int8_t *query, const void *const *rows, size_t count, size_t dim,
+                       int32_t *out);
+
+    /* Packed bits that differ, any alignment, bytes <= 4096; exact. */
+    void (*hamming_many)(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
+                         int32_t *out);
 
     /* 7-bit codes, `bytes` a multiple of 64, at most 65536; exact. The query of
      * dot_code_many is signed, -127..127. */

@@ -37,7 +37,10 @@
 /* Each fills in its topic's functions for a CPU with these VSHARD_CPU_* bits,
  * and returns the bits that they use. */
 uint32_t vs_kernel_pick_float32(struct vs_kernel *kernel, uint32_t cpu);
+uint32_t vs_kernel_pick_float16(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_int8(struct vs_kernel *kernel, uint32_t cpu);
+uint32_t vs_kernel_pick_l1(struct vs_kernel *kernel, uint32_t cpu);
+uint32_t vs_kernel_pick_bits(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_code(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_encode(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_pool(struct vs_kernel *kernel, uint32_t cpu);

@@ -9,6 +9,7 @@
 #define AVX2    VS_TARGET("avx2,fma")
 #define AVXVNNI VS_TARGET("avx2,fma,avxvnni")
 #define AVX512  VS_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")
+#define POPCNT  VS_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq")
 #define VNNI    VS_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 
 /* ---- sums ----
@@ -58,7 +59,9 @@ AVX512 VS_STEP __mmask64 first_bytes(size_t n)
 
 /* The last `left` elements of a run of `count` bytes, left < 32, zeros beside
  * them. AVX2 has no masked load of bytes: where there are 32 bytes, the last 32
- * are loaded and those already seen are cleared. */
+ * are loaded and those already seen are cleared. So with 16 or 8 where the run itself
+ * is shorter than 32. The order is not that of the run, but the same for each run of
+ * one length. */
 AVX2 VS_STEP __m256i last_bytes(const void *run, size_t count, size_t left)
 {
     static const uint8_t mask[64] = { [32] = 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
@@ -70,6 +73,17 @@ AVX2 VS_STEP __m256i last_bytes(const void *run, size_t count, size_t left)
     if (count >= 32)
         return _mm256_and_si256(_mm256_loadu_si256((const void *)(bytes + count - 32)),
                                 _mm256_loadu_si256((const void *)(mask + left)));
+    if (count >= 16) {
+        __m128i rest = _mm_loadu_si128((const void *)(bytes + count - 16));
+        rest = _mm_and_si128(rest, _mm_loadu_si128((const void *)(mask + left)));
+        return _mm256_set_m128i(rest, _mm_loadu_si128((const void *)bytes));
+    }
+    if (count >= 8) {
+        __m128i rest = _mm_loadl_epi64((const void *)(bytes + count - 8));
+        rest = _mm_and_si128(rest, _mm_loadl_epi64((const void *)(mask + 16 + left)));
+        rest = _mm_unpacklo_epi64(_mm_loadl_epi64((const void *)bytes), rest);
+        return _mm256_set_m128i(_mm_setzero_si128(), rest);
+    }
     memcpy(few, bytes, left);
     return _mm256_loadu_si256((const void *)few);
 }

@@ -4,6 +4,7 @@
 #ifndef SUPPORT_INDEX_DATA_H
 #define SUPPORT_INDEX_DATA_H
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +12,16 @@
 #include "support/random.h"
 #include <vshard/index.h>
 
-enum { METRICS = 3, ELEMENTS = 3 };
+enum { METRICS = 5, NUMBER_METRICS = 4, ELEMENTS = 5 };
 
-static const char *const metric_names[METRICS] = { "l2sq", "ip", "cosine" };
-static const char *const element_names[ELEMENTS] = { "f32", "u8", "i8" };
+static const char *const metric_names[METRICS] = { "l2sq", "ip", "cosine", "l1", "hamming" };
+static const char *const element_names[ELEMENTS] = { "f32", "u8", "i8", "f16", "bits" };
+
+/* The first NUMBER_METRICS are for numbers, the last is for bits alone. */
+static inline bool combine(uint32_t metric, uint32_t element)
+{
+    return (metric == VSHARD_METRIC_HAMMING) == (element == VSHARD_ELEMENT_BITS);
+}
 
 /* ---- a logger that remembers the last event ---- */
 
@@ -53,20 +60,47 @@ static inline struct vshard_logger seen_logger(struct seen *s)
 
 /* ---- vectors ---- */
 
+/* Of bits, a test's dimensions are bytes of eight. */
 static inline size_t element_bytes(uint32_t element)
 {
-    return element == VSHARD_ELEMENT_F32 ? 4 : 1;
+    return element == VSHARD_ELEMENT_F32 ? 4 : element == VSHARD_ELEMENT_F16 ? 2 : 1;
+}
+
+/* n / 1024 as float16, n in -1024..1024, which is exact. */
+static inline uint16_t half_of(int n)
+{
+    uint32_t sign = n < 0 ? 0x8000 : 0, fraction = (uint32_t)(n < 0 ? -n : n), exponent = 15;
+
+    if (fraction == 0)
+        return (uint16_t)sign;
+    for (; fraction < 1024; fraction *= 2)
+        exponent--;
+    return (uint16_t)(sign | exponent << 10 | (fraction & 1023));
+}
+
+static inline double half_value(uint16_t half)
+{
+    int exponent = half >> 10 & 31, fraction = half & 1023;
+    double v = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+
+    return half & 0x8000 ? -v : v;
 }
 
 /* Fills in `count` elements: floats in [-1, 1), bytes of any value. */
 static inline void draw_elements(uint64_t *seed, uint32_t element, void *out, size_t count)
 {
-    if (element != VSHARD_ELEMENT_F32) {
+    if (element != VSHARD_ELEMENT_F32 && element != VSHARD_ELEMENT_F16) {
         random_bytes(seed, out, count);
         return;
     }
     for (size_t i = 0; i < count; i++) {
         float v = random_float(seed);
+        uint16_t half = half_of((int)(v * 1024));
+
+        if (element == VSHARD_ELEMENT_F16) {
+            memcpy((char *)out + 2 * i, &half, sizeof half);
+            continue;
+        }
 
         memcpy((char *)out + 4 * i, &v, sizeof v);
     }
@@ -84,8 +118,13 @@ static inline void *draw_vectors(uint64_t *seed, uint32_t element, size_t count,
 /* One element as a number. */
 static inline double element_at(uint32_t element, const void *vector, size_t i)
 {
+    uint16_t half;
     float v;
 
+    if (element == VSHARD_ELEMENT_F16) {
+        memcpy(&half, (const char *)vector + 2 * i, sizeof half);
+        return half_value(half);
+    }
     if (element == VSHARD_ELEMENT_U8)
         return ((const uint8_t *)vector)[i];
     if (element == VSHARD_ELEMENT_I8)
@@ -111,7 +150,7 @@ static inline struct vshard_index_options small_options(uint32_t dim, uint32_t m
                                                         uint32_t element)
 {
     return (struct vshard_index_options){ .size = sizeof(struct vshard_index_options),
-                                          .dim = dim,
+                                          .dim = element == VSHARD_ELEMENT_BITS ? 8 * dim : dim,
                                           .metric = metric,
                                           .element = element,
                                           .m = 6,

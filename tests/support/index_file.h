@@ -33,10 +33,17 @@ static inline void file_layout(const unsigned char *h, struct file_layout *l)
     uint64_t metric = vs_load32(h + 24), element = vs_load32(h + 28), m = vs_load32(h + 32);
     uint64_t trained = vs_load32(h + 56), at = FILE_ALIGN;
     uint64_t code_dim = dim + (metric == VSHARD_METRIC_IP ? 16 : 0);
-    bool own_code = element != VSHARD_ELEMENT_F32 && metric == VSHARD_METRIC_L2SQ;
-    bool sketches = graph && !own_code && metric != VSHARD_METRIC_IP && dim >= FILE_SKETCH_DIM_MIN;
+    bool l2_l1 = metric == VSHARD_METRIC_L2SQ || metric == VSHARD_METRIC_L1;
+    bool floats = element == VSHARD_ELEMENT_F32 || element == VSHARD_ELEMENT_F16;
+    bool own_code = element == VSHARD_ELEMENT_BITS || (!floats && l2_l1);
+    bool sketches = graph && !own_code && metric != VSHARD_METRIC_IP &&
+                    metric != VSHARD_METRIC_L1 && dim >= FILE_SKETCH_DIM_MIN;
     uint64_t code_bytes = (code_dim + 63) / 64 * 64;
-    uint64_t align = own_code ? 16 : 4, bytes = dim * (element == VSHARD_ELEMENT_F32 ? 4 : 1);
+    uint64_t align = own_code ? 16 : 4;
+    uint64_t bytes = element == VSHARD_ELEMENT_F32    ? 4 * dim
+                     : element == VSHARD_ELEMENT_F16  ? 2 * dim
+                     : element == VSHARD_ELEMENT_BITS ? dim / 8
+                                                      : dim;
 
     l->slots = vs_load64(h + 64);
     l->extents = (l->slots + FILE_EXTENT - 1) / FILE_EXTENT;

@@ -175,20 +175,31 @@ static void play_on_each_cpu(uint32_t metric, uint32_t element, uint32_t dim)
 
 Test(index_digest, does_not_depend_on_the_instruction_set_for_f32)
 {
-    for (uint32_t metric = 0; metric < METRICS; metric++)
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++)
         play_on_each_cpu(metric, VSHARD_ELEMENT_F32, D);
 }
 
 Test(index_digest, does_not_depend_on_the_instruction_set_for_u8)
 {
-    for (uint32_t metric = 0; metric < METRICS; metric++)
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++)
         play_on_each_cpu(metric, VSHARD_ELEMENT_U8, D);
 }
 
 Test(index_digest, does_not_depend_on_the_instruction_set_for_i8)
 {
-    for (uint32_t metric = 0; metric < METRICS; metric++)
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++)
         play_on_each_cpu(metric, VSHARD_ELEMENT_I8, D);
+}
+
+Test(index_digest, does_not_depend_on_the_instruction_set_for_f16)
+{
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++)
+        play_on_each_cpu(metric, VSHARD_ELEMENT_F16, D);
+}
+
+Test(index_digest, does_not_depend_on_the_instruction_set_for_bits)
+{
+    play_on_each_cpu(VSHARD_METRIC_HAMMING, VSHARD_ELEMENT_BITS, D);
 }
 
 /* Sketches come of floats, and take part in the building. */
@@ -213,7 +224,7 @@ Test(index_digest, does_not_depend_on_being_saved_and_opened)
     for (uint32_t at = 0; at < METRICS * ELEMENTS; at++) {
         struct play first, then;
 
-        if (at % 4 == 3) /* enough of them, in less time */
+        if (at % 4 == 3 || !combine(at % METRICS, at / METRICS)) /* enough, in less time */
             continue;
         first = then = first_play(at % METRICS, at / METRICS, D);
         then.reopens = 1;

@@ -36,6 +36,8 @@ static const struct kind {
     { "graph, ip, repaired", 3, 0, 1, 0, 280, 20, 10, 1000, 2 },
     { "graph in the midst of a repair", 3, 0, 0, 2, 320, 30, 10, 20, 1 },
     { "graph with sketches", 193, 0, 2, 0, 260, 9, 0, 0, 0 },
+    { "flat, half floats under l1", 3, 1, 3, 3, 30, 4, 2, 0, 0 },
+    { "graph on bits", 3, 0, 4, 4, 257, 1, 0, 0, 0 },
 };
 
 static struct vshard_index_options options_of(const struct kind *kind)

@@ -33,7 +33,8 @@ struct set {
 static struct vshard_index *make(const struct set *s)
 {
     struct vshard_index_options o = { .size = sizeof o,
-                                      .dim = s->dim,
+                                      .dim =
+                                          s->element == VSHARD_ELEMENT_BITS ? 8 * s->dim : s->dim,
                                       .metric = s->metric,
                                       .element = s->element,
                                       .m = 16,
@@ -240,6 +241,46 @@ Test(index_recall, of_sentences_under_cosine)
                 0.99, 0.99, 0.985);
 }
 
+Test(index_recall, of_image_descriptors_in_bits)
+{
+    expect_real((struct set){ .name = "orb256",
+                              .metric = VSHARD_METRIC_HAMMING,
+                              .element = VSHARD_ELEMENT_BITS,
+                              .dim = 32, /* bytes */
+                              .rows = 10000,
+                              .extra = 5000,
+                              .queries = 300 },
+                0.99, 0.99, 0.99);
+}
+
+Test(index_recall, of_image_descriptors_under_l1)
+{
+    expect_real((struct set){ .name = "sift128",
+                              .metric = VSHARD_METRIC_L1,
+                              .element = VSHARD_ELEMENT_U8,
+                              .dim = 128,
+                              .rows = 10000,
+                              .extra = 5000,
+                              .queries = 300 },
+                0.99, 0.99, 0.99);
+}
+
+/* Which the file stores as they are. */
+Test(index_recall, of_words_in_half_floats)
+{
+    static const uint32_t metrics[] = { VSHARD_METRIC_COSINE, VSHARD_METRIC_L1 };
+
+    for (size_t i = 0; i < VS_COUNT(metrics); i++)
+        expect_real((struct set){ .name = "glove100",
+                                  .metric = metrics[i],
+                                  .element = VSHARD_ELEMENT_F16,
+                                  .dim = 100,
+                                  .rows = 6000,
+                                  .extra = 3000,
+                                  .queries = 300 },
+                    0.99, 0.99, 0.99);
+}
+
 /* ---- made-up vectors ---- */
 
 /* Gaussian clusters; `spread` within one, lengths that differ when told to. */
@@ -311,7 +352,7 @@ Test(index_recall, of_rows_that_come_sorted_by_cluster)
 /* A thousand equal rows must neither hide the others nor be an island. */
 Test(index_recall, beside_a_thousand_equal_rows)
 {
-    for (uint32_t metric = 0; metric < METRICS; metric++) {
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
         struct set s = { .name = metric_names[metric],
                          .metric = metric,
                          .dim = 24,

@@ -75,7 +75,7 @@ Test(index_refusals, each_option_out_of_range_is_named)
     } fields[] = {
 #define FIELD(name, least, most) { #name, offsetof(struct vshard_index_options, name), least, most }
         FIELD(dim, 1, 32768),       FIELD(family, 0, 1),
-        FIELD(metric, 0, 2),        FIELD(element, 0, 2),
+        FIELD(metric, 0, 3),        FIELD(element, 0, 3),
         FIELD(m, 4, 128),           FIELD(ef_construction, 8, 4096),
         FIELD(ef_search, 1, 16384), FIELD(train_rows, 256, 65536),
         FIELD(flags, 0, 0),
@@ -105,6 +105,49 @@ Test(index_refusals, each_option_out_of_range_is_named)
                 expect_refused(&b, rc, VSHARD_EINVAL, "create.refused", fields[i].name);
             vshard_index_destroy(x);
         }
+    }
+}
+
+Test(index_refusals, elements_and_metrics_that_do_not_combine_are_named)
+{
+    struct bench b = { 0 };
+
+    b.logger = seen_logger(&b.seen);
+    for (uint32_t at = 0; at < 2 * METRICS * ELEMENTS; at++) {
+        struct vshard_index_options o = small_options(D, at % METRICS, at / METRICS % ELEMENTS);
+        struct vshard_index *x = (void *)1;
+        int rc;
+
+        o.family = at / METRICS / ELEMENTS;
+        o.logger = &b.logger;
+        rc = vshard_index_create(&o, &x);
+        cr_expect_eq(rc == 0, combine(o.metric, o.element), "%s %s: %s", metric_names[o.metric],
+                     element_names[o.element], vshard_strerror(rc));
+        if (rc != 0)
+            expect_refused(&b, rc, VSHARD_EINVAL, "create.refused", "metric");
+        vshard_index_destroy(x);
+    }
+}
+
+Test(index_refusals, bits_come_by_eight)
+{
+    struct bench b = { 0 };
+
+    b.logger = seen_logger(&b.seen);
+    for (uint32_t dim = 1; dim <= 64; dim++) {
+        struct vshard_index_options o =
+            small_options(D, VSHARD_METRIC_HAMMING, VSHARD_ELEMENT_BITS);
+        struct vshard_index *x;
+        int rc;
+
+        o.dim = dim;
+        o.logger = &b.logger;
+        rc = vshard_index_create(&o, &x);
+        if (dim % 8 == 0)
+            cr_expect_eq(rc, 0, "dim %u: %s", dim, vshard_strerror(rc));
+        else
+            expect_refused(&b, rc, VSHARD_EINVAL, "create.refused", "dim");
+        vshard_index_destroy(x);
     }
 }
 
@@ -328,7 +371,7 @@ Test(index_refusals, floats_that_are_no_numbers_or_too_large_are_refused_at_each
     static const float bad[] = { NAN, -NAN, INFINITY, -INFINITY, 1.1e15f, -1.1e15f };
     enum { BATCH = 3 };
 
-    for (uint32_t metric = 0; metric < METRICS; metric++) {
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
         struct bench b;
         struct vshard_hit hits[BATCH];
 
@@ -351,9 +394,40 @@ Test(index_refusals, floats_that_are_no_numbers_or_too_large_are_refused_at_each
     }
 }
 
+Test(index_refusals, half_floats_that_are_no_numbers_are_refused_at_each_place)
+{
+    static const uint16_t bad[] = { 0x7c00, 0xfc00, 0x7e00, 0xffff, 0x7c01 };
+    enum { BATCH = 3 };
+
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
+        uint16_t v[BATCH * D];
+        struct bench b;
+        struct vshard_hit hits[BATCH];
+
+        begin(&b, metric, VSHARD_ELEMENT_F16);
+        for (uint32_t i = 0; i < BATCH * D; i++)
+            v[i] = 0x7bff; /* the greatest */
+        for (uint32_t i = 0; i < VS_COUNT(bad) * BATCH * D; i++) {
+            uint32_t at = i / VS_COUNT(bad);
+            char row[16];
+
+            v[at] = bad[i % VS_COUNT(bad)];
+            snprintf(row, sizeof row, "row=%u ", at / D);
+            expect_refused(&b, vshard_index_add(b.x, b.ids, v, BATCH), VSHARD_EINVAL, "add.refused",
+                           row);
+            expect_refused(&b, vshard_index_search(b.x, v, BATCH, 1, hits, NULL), VSHARD_EINVAL,
+                           "search.refused", "queries");
+            v[at] = 0x7bff;
+        }
+        cr_expect_eq(vshard_index_add(b.x, b.ids, v, BATCH), 0);
+        cr_expect_eq(vshard_index_search(b.x, v, BATCH, 1, hits, NULL), 0);
+        end(&b);
+    }
+}
+
 Test(index_refusals, the_greatest_value_is_accepted)
 {
-    for (uint32_t metric = 0; metric < METRICS; metric++) {
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
         struct bench b;
         float v[D] = { VSHARD_VALUE_MAX, -VSHARD_VALUE_MAX, 1e-45f, 0, -0.0f };
         struct vshard_hit hit;
@@ -375,6 +449,8 @@ Test(index_refusals, vectors_without_a_direction_are_refused_under_cosine_alone)
         struct bench b;
         int add, search;
 
+        if (!combine(metric, element))
+            continue;
         begin(&b, metric, element);
         add = vshard_index_add(b.x, b.ids, zero, 2);
         if (metric == VSHARD_METRIC_COSINE) {

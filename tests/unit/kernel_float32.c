@@ -49,6 +49,22 @@ static double dot(const float *a, const float *b, size_t dim, double *magnitude)
     return sum;
 }
 
+static double l1(const float *a, const float *b, size_t dim)
+{
+    double sum = 0;
+    for (size_t i = 0; i < dim; i++)
+        sum += fabs((double)a[i] - b[i]);
+    return sum;
+}
+
+static float l1_alone(const struct vs_kernel *k, const float *a, const void *b, size_t dim)
+{
+    float out;
+
+    k->l1_f32_many(a, &b, 1, dim, &out);
+    return out;
+}
+
 static bool same_bits(float a, float b)
 {
     return memcmp(&a, &b, sizeof a) == 0;
@@ -65,11 +81,12 @@ Test(kernel_float32, agrees_with_its_definition_and_reads_nothing_past_the_end)
     for (size_t dim = 1; dim <= DIM_LAST; dim = dim_next(dim)) {
         float *a = (float *)(void *)wa.end - dim, *b = (float *)(void *)wb.end - dim;
         for (int kind = 0; kind < KINDS; kind++) {
-            double want_l2, want_dot, magnitude, unit = (double)(dim + 2) * 0x1p-24;
+            double want_l2, want_dot, want_l1, magnitude, unit = (double)(dim + 2) * 0x1p-24;
 
             fill(kind, a, b, dim, &seed);
             want_l2 = l2sq(a, b, dim);
             want_dot = dot(a, b, dim, &magnitude);
+            want_l1 = l1(a, b, dim);
             for (size_t i = 0; i < variants; i++) {
                 double got = v[i].kernel.l2sq_f32(a, b, dim);
                 cr_expect(fabs(got - want_l2) <= want_l2 * unit,
@@ -79,6 +96,10 @@ Test(kernel_float32, agrees_with_its_definition_and_reads_nothing_past_the_end)
                 cr_expect(fabs(got - want_dot) <= magnitude * unit,
                           "dot %s cpu=%x dim=%zu kind=%d: got %.9g, want %.9g", v[i].kernel.name,
                           v[i].cpu, dim, kind, got, want_dot);
+                got = l1_alone(&v[i].kernel, a, b, dim);
+                cr_expect(fabs(got - want_l1) <= want_l1 * unit,
+                          "l1 %s cpu=%x dim=%zu kind=%d: got %.9g, want %.9g", v[i].kernel.name,
+                          v[i].cpu, dim, kind, got, want_l1);
             }
         }
     }
@@ -122,6 +143,11 @@ Test(kernel_float32, gives_many_rows_the_same_bits_as_one)
                 for (size_t r = 0; r < count; r++)
                     cr_expect(same_bits(out[r], k->dot_f32(q, rows[r], dim)),
                               "dot %s cpu=%x dim=%zu row %zu of %zu", k->name, v[i].cpu, dim, r,
+                              count);
+                k->l1_f32_many(q, rows, count, dim, out);
+                for (size_t r = 0; r < count; r++)
+                    cr_expect(same_bits(out[r], l1_alone(k, q, rows[r], dim)),
+                              "l1 %s cpu=%x dim=%zu row %zu of %zu", k->name, v[i].cpu, dim, r,
                               count);
                 cr_expect(out[count] == -7, "%s cpu=%x dim=%zu count=%zu wrote past out", k->name,
                           v[i].cpu, dim, count);

@@ -50,6 +50,38 @@ static inline __m512i vs_load_masked(__mmask64 k, const void *from, size_t eleme
     return v;
 }
 
+static inline __m256i vs_load_halves(__mmask16 k, const void *from)
+{
+    __m256i v;
+    char to[32] = { 0 };
+
+    for (size_t i = 0; i < 16; i++) {
+        if (k >> i & 1)
+            memcpy(to + i * 2, (const char *)from + i * 2, 2);
+    }
+    memcpy(&v, to, sizeof to);
+    return v;
+}
+
+static inline __m512 vs_widen_halves(__m256i v)
+{
+    uint16_t halves[16];
+    float f[16];
+    __m512 r;
+
+    memcpy(halves, &v, sizeof halves);
+    for (int i = 0; i < 16; i++) {
+        int exponent = halves[i] >> 10 & 31, fraction = halves[i] & 1023;
+
+        f[i] = exponent == 31 ? fraction ? NAN : INFINITY
+               : exponent     ? ldexpf((float)(1024 + fraction), exponent - 25)
+                              : ldexpf((float)fraction, -24);
+        f[i] = halves[i] & 0x8000 ? -f[i] : f[i];
+    }
+    memcpy(&r, f, sizeof f);
+    return r;
+}
+
 static inline __m512i vs_to_int32(__m512 v)
 {
     float f[16];
@@ -140,6 +172,10 @@ static inline __mmask16 vs_not_above(__m512i a, __m512i b)
 #define _mm512_maskz_loadu_epi8(k, from) vs_load_masked(k, from, 1)
 #undef _mm512_maskz_loadu_ps
 #define _mm512_maskz_loadu_ps(k, from) _mm512_castsi512_ps(vs_load_masked(k, from, 4))
+#undef _mm256_maskz_loadu_epi16
+#define _mm256_maskz_loadu_epi16(k, from) vs_load_halves(k, from)
+#undef _mm512_cvtph_ps
+#define _mm512_cvtph_ps(v) vs_widen_halves(v)
 #undef _mm512_cvtps_epi32
 #define _mm512_cvtps_epi32(v) vs_to_int32(v)
 #undef _mm512_mask_cvtepi32_storeu_epi8
