@@ -123,7 +123,7 @@ for signal in INT TERM; do
 done
 
 # On a terminal: a bar, and colours unless NO_COLOR is set.
-if command -v script > "$t/null"; then
+if script -qec true "$t/null" > "$t/null" 2>&1; then
     export TERM=xterm
     script -qec "$demo --rows 9000" "$t/colours" > "$t/null" < /dev/null
     NO_COLOR='' script -qec "$demo --rows 9000" "$t/plain" > "$t/null" < /dev/null

@@ -189,7 +189,7 @@ static uint64_t scratch_bytes(const struct vshard_index *x)
 
     if (x->build.batch_cap > 0)
         bytes += links * (2 * sizeof(struct vs_link) + sizeof(uint32_t)) +
-                 (x->build.batch_cap + 1) * sizeof(uint32_t);
+                 (x->build.batch_cap + 1) * sizeof(uint32_t) + x->build.batch_cap;
     bytes += x->mapping.extents * sizeof *x->mapping.verified;
     bytes += x->repair.marks_words * sizeof *x->repair.marks;
     return bytes;

@@ -4,7 +4,7 @@
  * depend on how many there are (ParlayANN, Manohar et al. 2024):
  *
  *   1. Each new row searches the graph as it was before the batch, and is compared
- *      with all other rows of the batch. Of what it finds it keeps a diverse few.
+ *      with the rows of the batch before it. Of what it finds it keeps a diverse few.
  *      Nothing is written that another row of the batch reads.
  *   2. The new rows' edges are written. Each edge asks for one back; these are
  *      sorted by target, and each target is worked on by one thread.
@@ -27,6 +27,7 @@ enum {
     BATCH_MIN = 64,   /* rows in a batch, while the graph is small */
     BATCH_MAX = 1024, /* and when it is large */
     BATCH_SHARE = 32, /* else this part of the rows that are linked */
+    FAR = 4,          /* times the distance that is usual there, squared or not */
     COMPARE = 16,     /* rows taken that a candidate is compared with at once */
     RADIX_BITS = 11,
     RADIX = 1 << RADIX_BITS
@@ -53,6 +54,7 @@ static void free_links(struct vshard_index *x)
     size_t links = (size_t)b->batch_cap * x->degree;
 
     vs_free(x->allocator, b->link_counts, b->batch_cap * sizeof *b->link_counts);
+    vs_free(x->allocator, b->far, b->batch_cap * sizeof *b->far);
     vs_free(x->allocator, b->links, links * sizeof *b->links);
     vs_free(x->allocator, b->sorted, links * sizeof *b->sorted);
     vs_free(x->allocator, b->groups, (links + 1) * sizeof *b->groups);
@@ -69,10 +71,11 @@ static int reserve_links(struct vshard_index *x, uint32_t batch)
     free_links(x);
     b->batch_cap = batch;
     b->link_counts = vs_alloc(x->allocator, batch * sizeof *b->link_counts);
+    b->far = vs_alloc(x->allocator, batch * sizeof *b->far);
     b->links = vs_alloc(x->allocator, links * sizeof *b->links);
     b->sorted = vs_alloc(x->allocator, links * sizeof *b->sorted);
     b->groups = vs_alloc(x->allocator, (links + 1) * sizeof *b->groups);
-    if (b->link_counts && b->links && b->sorted && b->groups)
+    if (b->link_counts && b->far && b->links && b->sorted && b->groups)
         return VSHARD_OK;
     free_links(x);
     return VSHARD_ENOMEM;
@@ -245,15 +248,26 @@ static void offer(const struct vshard_index *x, const struct vs_query *q, struct
 
 /* ---- phase 1: where a new row belongs ---- */
 
+/* Keys between one row and s->slots[0, count). */
+static void keys_of(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s,
+                    uint32_t count)
+{
+    const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
+
+    for (uint32_t i = 0; i < count; i++)
+        s->rows[i] = vs_code_at(x, s->slots[i]);
+    vs_keys(x, &q, s->rows, count, s->keys);
+}
+
+/* Only mates that come before it, as if rows were linked one by one: so the first row
+ * of a cluster has edges to the graph that is there, and not to its cluster alone. */
 static void offer_mates(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
                         uint32_t self)
 {
     const struct vs_build *b = &x->build;
     uint32_t gathered = 0;
 
-    for (uint32_t i = 0; i < b->count; i++) {
-        if (i == self)
-            continue;
+    for (uint32_t i = 0; i < self; i++) {
         s->slots[gathered++] = b->slots[i];
         if (gathered == s->list_cap) {
             offer(x, q, s, gathered);
@@ -261,6 +275,28 @@ static void offer_mates(struct vshard_index *x, const struct vs_query *q, struct
         }
     }
     offer(x, q, s, gathered);
+}
+
+/* True if the nearest row found is much farther than its own neighbours are from it:
+ * this row begins a cluster of its own, and edges alone may not lead walks to it.
+ * Uses s->slots, s->rows and s->keys. */
+static bool is_far(const struct vshard_index *x, struct vs_scratch *s)
+{
+    const struct vs_pool *p = &s->pool;
+    int64_t nearest = INT32_MAX;
+    uint32_t count;
+
+    if (p->count == 0 || p->keys[0] == 0)
+        return false;
+    count = read_edges(x, p->slots[0], s->slots);
+    if (count == 0) /* of this batch: it has no neighbours yet, and is near enough */
+        return false;
+    keys_of(x, p->slots[0], s, count);
+    for (uint32_t i = 0; i < count; i++) {
+        if (s->keys[i] > 0 && s->keys[i] < nearest)
+            nearest = s->keys[i];
+    }
+    return p->keys[0] > FAR * nearest;
 }
 
 static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
@@ -271,6 +307,7 @@ static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
 
     offer_mates(x, &w->query, w->scratch, item);
     keep_live(x, pool);
+    b->far[item] = is_far(x, w->scratch);
     choose(x, w->scratch, b->slots[item], kept_edges(x));
     for (uint32_t i = 0; i < pool->count; i++)
         links[i] = (struct vs_link){ pool->slots[i], pool->keys[i], b->slots[item] };

@@ -130,9 +130,16 @@ static bool is_entry(const struct vshard_index *x, uint64_t id)
     return vs_mix64(id ^ x->seed) % ENTRY_ONE_IN == 0;
 }
 
+/* Of the rows that begin a cluster of their own, how many one call may make entries:
+ * more than there can be clusters worth a scan. */
+static uint32_t far_most(const struct plan *p)
+{
+    return 64 + p->count / 32;
+}
+
 static uint64_t count_entries(const struct vshard_index *x, const struct plan *p)
 {
-    uint64_t entries = atomic_load(&x->entry_count) + 1;
+    uint64_t entries = (uint64_t)atomic_load(&x->entry_count) + 1 + far_most(p);
     uint32_t slots = p->trains ? atomic_load(&x->slot_count) : 0;
 
     for (uint32_t i = 0; i < p->count; i++)
@@ -243,12 +250,16 @@ static void store_rows(struct vshard_index *x, struct plan *p, uint32_t first, u
     vs_parallel(x, count, store_row, &st);
 }
 
-static void add_entry(struct vshard_index *x, uint32_t slot)
+/* Makes the row of this place in the batch an entry, if it is to be one. */
+static void add_entry(struct vshard_index *x, uint32_t slot, uint32_t item)
 {
     uint32_t count = atomic_load(&x->entry_count);
 
-    if (count > 0 && !is_entry(x, vs_row_at(x, slot)->id))
-        return;
+    if (count > 0 && !is_entry(x, vs_row_at(x, slot)->id)) {
+        if (!x->build.far[item] || x->build.far_left == 0)
+            return;
+        x->build.far_left--;
+    }
     *(uint32_t *)vs_column_at(&x->entries, count) = slot;
     atomic_store_explicit(&x->entry_count, count + 1, memory_order_release);
 }
@@ -331,7 +342,7 @@ static void link_rows(struct vshard_index *x, const uint32_t *slots, uint32_t co
             batch = count - first;
         vs_build_link(x, slots + first, batch);
         for (uint32_t i = 0; i < batch; i++)
-            add_entry(x, slots[first + i]);
+            add_entry(x, slots[first + i], i);
     }
 }
 
@@ -372,7 +383,7 @@ static void add_linked(struct vshard_index *x, struct plan *p)
         for (uint32_t i = 0; i < batch; i++) {
             uint32_t old = publish(x, p->slots[first + i]);
 
-            add_entry(x, p->slots[first + i]);
+            add_entry(x, p->slots[first + i], i);
             if (old != VS_SLOT_NONE)
                 vs_repair_retire(x, old);
         }
@@ -395,6 +406,7 @@ int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void
     p.vector_bytes = vs_vector_bytes(index);
     rc = plan_add(index, &p, count);
     if (rc == VSHARD_OK) {
+        index->build.far_left = far_most(&p);
         add_flat(index, &p);
         if (p.trains)
             train(index, &p);

@@ -126,6 +126,8 @@ struct vs_link { /* the edge target -> source is to be added */
 struct vs_build {
     uint32_t batch_cap;     /* rows linked at once, at most */
     uint32_t *link_counts;  /* [batch_cap] */
+    uint8_t *far;           /* [batch_cap] 1 where a row begins a cluster of its own */
+    uint32_t far_left;      /* of these, how many the call at hand may still make entries */
     struct vs_link *links;  /* [batch_cap x degree] */
     struct vs_link *sorted; /* likewise */
     uint32_t *groups;       /* [batch_cap x degree + 1] first link of each target */

@@ -221,7 +221,7 @@ Test(index_file, the_kinds_are_what_they_say)
                       "rows removed before and during the pass");
         end(&f);
     }
-    cr_expect(trained == 5 && active == 1 && removed == 4 && with_free >= 3 && codes == 3 &&
+    cr_expect(trained == 6 && active == 1 && removed == 5 && with_free >= 3 && codes == 3 &&
                   sketches == 1,
               "%u %u %u %u %u %u", trained, active, removed, with_free, codes, sketches);
 }
