@@ -21,11 +21,12 @@
 #include "index/state.h"
 
 enum {
-    BEAM = 2,       /* rows whose edges are followed in one step */
-    STARTS = 4,     /* entry rows the walk begins with */
-    LINE = 64,      /* bytes of a cache line */
-    CODE_LINES = 8, /* of a row: the rest follows in order, and the machine sees that */
-    RERANK_MIN = 32 /* rows whose exact distances are computed, at least */
+    BEAM = 2,         /* rows whose edges are followed in one step */
+    STARTS = 4,       /* entry rows the walk begins with */
+    LINE = 64,        /* bytes of a cache line */
+    CODE_LINES = 8,   /* of a row: the rest follows in order, and the machine sees that */
+    RERANK_MIN = 32,  /* rows whose exact distances are computed, at least */
+    RERANK_ONE_IN = 4 /* and as a part of the beam */
 };
 
 static void prefetch(const void *p, size_t bytes)
@@ -252,24 +253,36 @@ static void offer_keys(const struct vshard_index *x, const struct vs_pool *pool,
     }
 }
 
-/* Offers the nearest live rows of the pool, by their exact distances. */
+/* How many rows of the pool are worth an exact distance. A wider beam asks for more:
+ * rows that are nearer to each other than a code can tell are sorted by nothing else. */
+static uint32_t rerank_count(const struct vs_pool *pool, uint32_t k)
+{
+    uint32_t count = 2 * k < RERANK_MIN ? RERANK_MIN : 2 * k, share = pool->cap / RERANK_ONE_IN;
+
+    return count < share ? share : count;
+}
+
+/* Offers the nearest live rows of the pool, by their exact distances; the last of them
+ * with all whose key is the same. */
 void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *top)
 {
     struct vs_scratch *s = w->scratch;
-    uint32_t want = 2 * top->cap < RERANK_MIN ? RERANK_MIN : 2 * top->cap, gathered = 0;
+    uint32_t want = rerank_count(&s->pool, top->cap), gathered = 0;
+    int32_t last = 0;
 
     if (vs_elements_are_codes(x)) {
         offer_keys(x, &s->pool, top);
         return;
     }
-    for (uint32_t i = 0; i < s->pool.count && want > 0; i++) {
+    for (uint32_t i = 0; i < s->pool.count && (want > 0 || s->pool.keys[i] == last); i++) {
         uint32_t slot = s->pool.slots[i] & ~VS_POOL_EXPANDED;
 
         if (vs_row_state(x, slot) != VS_ROW_LIVE)
             continue;
         prefetch(vs_column_at(&x->elements, slot), x->elements.stride);
         s->slots[gathered++] = slot;
-        want--;
+        last = s->pool.keys[i];
+        want -= want > 0;
         if (gathered == s->list_cap) {
             offer_exact(x, &w->query, s, top, gathered);
             gathered = 0;

@@ -55,13 +55,13 @@ static size_t vector_bytes(const struct set *s)
 
 /* The part of the true k nearest that were found. An answer as near as the true k-th
  * is as good as it. */
-static double recall(const struct set *s, struct vshard_index *x)
+static double recall(const struct set *s, struct vshard_index *x, uint32_t ef)
 {
     struct vshard_hit *hits = malloc(s->queries * K * sizeof *hits);
     struct vshard_hit *exact = malloc(s->queries * K * sizeof *exact);
     uint64_t good = 0;
 
-    search_rows(x, s->query, s->queries, K, 0, 0, hits);
+    search_rows(x, s->query, s->queries, K, ef, 0, hits);
     search_rows(x, s->query, s->queries, K, 0, VSHARD_SEARCH_EXACT, exact);
     for (uint32_t q = 0; q < s->queries; q++) {
         for (uint32_t i = 0; i < K; i++)
@@ -76,7 +76,7 @@ static void expect_recall(const struct set *s, struct vshard_index *x, const cha
                           double floor)
 {
     struct vshard_index_check c = { .size = sizeof c };
-    double r = recall(s, x);
+    double r = recall(s, x, 0);
 
     cr_assert_eq(vshard_index_check(x, &c), 0);
     printf("index_recall: %s, %s: %.4f, %llu of %llu rows unreachable\n", s->name, phase, r,
@@ -369,5 +369,32 @@ Test(index_recall, beside_a_thousand_equal_rows)
         memcpy(s.query, all + 1999 * s.dim, s.dim * sizeof *all);
         expect_phases(&s, 0.99, 0.99, 0.98);
         free(all);
+    }
+}
+
+/* A hundred rows within one step of the codes look alike to the walk: only exact
+ * distances tell them apart, and a wider beam must mean more of these. */
+Test(index_recall, of_rows_nearer_than_a_code_can_tell_grows_with_the_beam)
+{
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
+        struct set s = {
+            .name = metric_names[metric], .metric = metric, .dim = 32, .rows = 6000, .queries = 100
+        };
+        uint64_t seed = 7, *ids = number_ids(0, s.rows);
+        float *all = draw_clusters(&seed, s.rows + s.queries, s.dim, 60, 0.005, false);
+        struct vshard_index *x = make(&s);
+        double narrow, wide;
+
+        split_queries(&s, all);
+        add_rows(x, ids, s.base, s.rows);
+        narrow = recall(&s, x, 0);
+        wide = recall(&s, x, 2000);
+        printf("index_recall: %s, near rows: %.4f, with a beam of 2,000 %.4f\n", s.name, narrow,
+               wide);
+        cr_expect(wide >= 0.99, "%s: recall@10 %.4f with a beam of 2,000, %.4f with 100", s.name,
+                  wide, narrow);
+        vshard_index_destroy(x);
+        free(all);
+        free(ids);
     }
 }
