@@ -13,7 +13,7 @@ verdict() {
     if [ "$1" = 0 ]; then echo "pass install $2"; else echo "FAIL install $2"; cat "$t/log"; bad=1; fi
 }
 
-$MAKE --no-print-directory install DESTDIR="$t" prefix=/usr libdir=/usr/lib O="${O:-$PWD/build}" \
+$MAKE --no-print-directory install DESTDIR="$t" prefix=/opt/vshard O="${O:-$PWD/build}" \
     > "$t/log" 2>&1
 verdict $? "into a staging directory"
 
@@ -28,14 +28,14 @@ int main(void)
     return puts(machine.version) < 0;
 }
 END
-export PKG_CONFIG_SYSROOT_DIR="$t" PKG_CONFIG_PATH="$t/usr/lib/pkgconfig"
+export PKG_CONFIG_SYSROOT_DIR="$t" PKG_CONFIG_PATH="$t/opt/vshard/lib/pkgconfig"
 export PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1
 
-{ ${CC:-cc} -o "$t/shared" "$t/use.c" -I"$t/usr/include" -L"$t/usr/lib" \
-      $(pkg-config --libs libvshard) &&
-  LD_LIBRARY_PATH="$t/usr/lib" "$t/shared"; } > "$t/log" 2>&1
+{ ${CC:-cc} -o "$t/shared" "$t/use.c" $(pkg-config --cflags --libs libvshard) &&
+  LD_LIBRARY_PATH="$t/opt/vshard/lib" "$t/shared"; } > "$t/log" 2>&1
 verdict $? "links by pkg-config, shared"
-{ ${CC:-cc} -o "$t/static" "$t/use.c" -I"$t/usr/include" "$t/usr/lib/libvshard.a" \
+{ ${CC:-cc} -o "$t/static" "$t/use.c" $(pkg-config --cflags libvshard) \
+      "$t/opt/vshard/lib/libvshard.a" \
       $(PKG_CONFIG_SYSROOT_DIR='' pkg-config --static --libs libvshard | sed 's/-lvshard//') &&
   "$t/static"; } > "$t/log" 2>&1
 verdict $? "links by pkg-config, static"
@@ -51,20 +51,20 @@ target_link_libraries(shared vshard::vshard)
 add_executable(static $t/use.c)
 target_link_libraries(static vshard::static)
 END
-    { cmake -S "$t/cmake" -B "$t/cmake/build" -DCMAKE_PREFIX_PATH="$t/usr" -DCMAKE_C_COMPILER="${CC:-cc}" &&
-      cmake --build "$t/cmake/build" && LD_LIBRARY_PATH="$t/usr/lib" "$t/cmake/build/shared" &&
+    { cmake -S "$t/cmake" -B "$t/cmake/build" -DCMAKE_PREFIX_PATH="$t/opt/vshard" -DCMAKE_C_COMPILER="${CC:-cc}" &&
+      cmake --build "$t/cmake/build" && LD_LIBRARY_PATH="$t/opt/vshard/lib" "$t/cmake/build/shared" &&
       "$t/cmake/build/static"; } > "$t/log" 2>&1
     verdict $? "links by CMake"
 else
     echo "there is no cmake here, so its package file is untested"
 fi
 
-[ -e "$t/usr/share/man/man3/vshard_version.3" ]
+[ -e "$t/opt/vshard/share/man/man3/vshard_version.3" ]
 verdict $? "has each function's manual under its own name"
 
-$MAKE --no-print-directory uninstall DESTDIR="$t" prefix=/usr libdir=/usr/lib O="${O:-$PWD/build}" \
+$MAKE --no-print-directory uninstall DESTDIR="$t" prefix=/opt/vshard O="${O:-$PWD/build}" \
     > "$t/log" 2>&1
-find "$t/usr" ! -type d >> "$t/log"
-[ -z "$(find "$t/usr" ! -type d)" ]
+find "$t/opt/vshard" ! -type d >> "$t/log"
+[ -z "$(find "$t/opt/vshard" ! -type d)" ]
 verdict $? "leaves nothing behind after uninstall"
 exit $bad

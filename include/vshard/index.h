@@ -209,8 +209,10 @@ VSHARD_API int vshard_index_search(struct vshard_index *index, const void *queri
  *
  * Returns   0, EINVAL, ENOMEM, EIO, ENOSPC, ENOTFOUND (no such directory), ECORRUPT
  *           (a mapped index is damaged), EUNKNOWN (the new file is in place, but its
- *           directory could not be synced: a crash may bring the old one back). On
- *           any other failure the file at `path` is as it was
+ *           directory could not be synced: a crash may bring the old one back), E2BIG
+ *           (a name longer than the file system takes, or the file), ENOTSUP (there
+ *           is something else than a file under the temporary name). On any other
+ *           failure than EUNKNOWN the file at `path` is as it was
  * Thread    shared
  * Since     0.1 */
 VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
@@ -241,8 +243,10 @@ struct vshard_open_options {
  *   options   borrowed; NULL for all defaults
  *   index     [out] the index, or NULL on failure
  *
- * Returns   0, EINVAL, ENOMEM, EIO, ENOTFOUND, ECORRUPT, ENOTSUP (this storage
- *           cannot map), EVERSION (options or file of a newer library)
+ * Returns   0, EINVAL, ENOMEM, EIO, ENOTFOUND, ECORRUPT, E2BIG (a name longer than
+ *           the file system takes), ENOTSUP (this is not a file, but a directory or
+ *           a pipe; or this storage cannot map), EVERSION (options or file of a newer
+ *           library)
  * Thread    any
  * Since     0.1 */
 VSHARD_API int vshard_index_open(const char *path, const struct vshard_open_options *options,

@@ -359,7 +359,7 @@ static uint32_t write_own_edges(struct vshard_index *x)
 /* Sorts by target, and keeps the order of the batch within one target. */
 static void sort_links(struct vs_build *b, uint32_t count, uint32_t slots)
 {
-    for (uint32_t shift = 0; shift == 0 || slots >> shift != 0; shift += RADIX_BITS) {
+    for (uint32_t shift = 0; shift < 32 && slots >> shift != 0; shift += RADIX_BITS) {
         uint32_t first[RADIX + 1] = { 0 };
         struct vs_link *swap = b->links;
 

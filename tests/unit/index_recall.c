@@ -55,13 +55,13 @@ static size_t vector_bytes(const struct set *s)
 
 /* The part of the true k nearest that were found. An answer as near as the true k-th
  * is as good as it. */
-static double recall(const struct set *s, struct vshard_index *x)
+static double recall(const struct set *s, struct vshard_index *x, uint32_t ef)
 {
     struct vshard_hit *hits = malloc(s->queries * K * sizeof *hits);
     struct vshard_hit *exact = malloc(s->queries * K * sizeof *exact);
     uint64_t good = 0;
 
-    search_rows(x, s->query, s->queries, K, 0, 0, hits);
+    search_rows(x, s->query, s->queries, K, ef, 0, hits);
     search_rows(x, s->query, s->queries, K, 0, VSHARD_SEARCH_EXACT, exact);
     for (uint32_t q = 0; q < s->queries; q++) {
         for (uint32_t i = 0; i < K; i++)
@@ -76,7 +76,7 @@ static void expect_recall(const struct set *s, struct vshard_index *x, const cha
                           double floor)
 {
     struct vshard_index_check c = { .size = sizeof c };
-    double r = recall(s, x);
+    double r = recall(s, x, 0);
 
     cr_assert_eq(vshard_index_check(x, &c), 0);
     printf("index_recall: %s, %s: %.4f, %llu of %llu rows unreachable\n", s->name, phase, r,
@@ -325,28 +325,39 @@ Test(index_recall, of_lengths_that_differ_under_inner_product)
     free(all);
 }
 
-/* Rows come cluster after cluster: a new row has no neighbours yet but its batch. */
-Test(index_recall, of_rows_that_come_sorted_by_cluster)
+/* Rows come cluster after cluster: a new row has no neighbours yet but its batch, and
+ * with 20 between clusters there is nothing on the way to one that is new. */
+static void expect_sorted_clusters(const char *name, double apart, double floor)
 {
-    enum { CLUSTERS = 40, EACH = 300, D = 24 };
-    struct set s = { .name = "sorted by cluster",
+    enum { CLUSTERS = 40, THERE = CLUSTERS / 4 * 3, EACH = 300, D = 24 };
+    struct set s = { .name = name,
                      .metric = VSHARD_METRIC_L2SQ,
                      .dim = D,
-                     .rows = CLUSTERS * EACH / 3 * 2,
-                     .extra = CLUSTERS * EACH / 3,
+                     .rows = THERE * EACH,
+                     .extra = (CLUSTERS - THERE) * EACH,
                      .queries = 300 };
     uint64_t seed = 5;
     float *all = malloc((CLUSTERS * EACH + 300) * D * sizeof *all);
 
     for (uint32_t i = 0; i < CLUSTERS * EACH + 300; i++) {
-        uint32_t c = i < CLUSTERS * EACH ? i / EACH : i % CLUSTERS;
+        uint32_t c = i < CLUSTERS * EACH ? i / EACH : i % THERE;
 
         for (uint32_t j = 0; j < D; j++)
-            all[i * D + j] = (float)(1.5 * sin(c * 12.9898 + j * 78.233) + random_normal(&seed));
+            all[i * D + j] = (float)(apart * sin(c * 12.9898 + j * 78.233) + random_normal(&seed));
     }
     split_queries(&s, all);
-    expect_phases(&s, 0.985, 0.985, 0.985);
+    expect_phases(&s, floor, floor, floor);
     free(all);
+}
+
+Test(index_recall, of_rows_that_come_sorted_by_cluster)
+{
+    expect_sorted_clusters("sorted clusters, 1.5 apart", 1.5, 0.985);
+}
+
+Test(index_recall, of_rows_that_come_sorted_by_clusters_far_apart)
+{
+    expect_sorted_clusters("sorted clusters, 20 apart", 20, 0.94);
 }
 
 /* A thousand equal rows must neither hide the others nor be an island. */
@@ -369,5 +380,32 @@ Test(index_recall, beside_a_thousand_equal_rows)
         memcpy(s.query, all + 1999 * s.dim, s.dim * sizeof *all);
         expect_phases(&s, 0.99, 0.99, 0.98);
         free(all);
+    }
+}
+
+/* A hundred rows within one step of the codes look alike to the walk: only exact
+ * distances tell them apart, and a wider beam must mean more of these. */
+Test(index_recall, of_rows_nearer_than_a_code_can_tell_grows_with_the_beam)
+{
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
+        struct set s = {
+            .name = metric_names[metric], .metric = metric, .dim = 32, .rows = 6000, .queries = 100
+        };
+        uint64_t seed = 7, *ids = number_ids(0, s.rows);
+        float *all = draw_clusters(&seed, s.rows + s.queries, s.dim, 60, 0.005, false);
+        struct vshard_index *x = make(&s);
+        double narrow, wide;
+
+        split_queries(&s, all);
+        add_rows(x, ids, s.base, s.rows);
+        narrow = recall(&s, x, 0);
+        wide = recall(&s, x, 2000);
+        printf("index_recall: %s, near rows: %.4f, with a beam of 2,000 %.4f\n", s.name, narrow,
+               wide);
+        cr_expect(wide >= 0.99, "%s: recall@10 %.4f with a beam of 2,000, %.4f with 100", s.name,
+                  wide, narrow);
+        vshard_index_destroy(x);
+        free(all);
+        free(ids);
     }
 }
