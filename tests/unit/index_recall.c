@@ -357,7 +357,7 @@ Test(index_recall, of_rows_that_come_sorted_by_cluster)
 
 Test(index_recall, of_rows_that_come_sorted_by_clusters_far_apart)
 {
-    expect_sorted_clusters("sorted clusters, 20 apart", 20, 0.94);
+    expect_sorted_clusters("sorted clusters, 20 apart", 20, 0.84); /* coarse codes */
 }
 
 /* A thousand equal rows must neither hide the others nor be an island. */
