@@ -93,6 +93,10 @@ void vs_log(const struct vshard_logger *log, uint32_t level, const char *name,
         out[n].text = fields[n].text;
         out[n].integer = fields[n].integer;
         out[n].kind = fields[n].text ? VSHARD_FIELD_TEXT : VSHARD_FIELD_INTEGER;
+        if (fields[n].real != NULL) {
+            out[n].real = *fields[n].real;
+            out[n].kind = VSHARD_FIELD_REAL;
+        }
     }
     log->event(log->ctx, level, name, out, n);
 }
@@ -100,10 +104,10 @@ void vs_log(const struct vshard_logger *log, uint32_t level, const char *name,
 int vs_refuse(const struct vshard_logger *log, int status, const char *event, const char *argument,
               int64_t value, int64_t limit)
 {
-    const struct vs_field fields[] = { { "argument", argument, 0 },
-                                       { "value", NULL, value },
-                                       { "limit", NULL, limit },
-                                       { "status", vshard_strerror(status), 0 } };
+    const struct vs_field fields[] = { { "argument", argument, 0, NULL },
+                                       { "value", NULL, value, NULL },
+                                       { "limit", NULL, limit, NULL },
+                                       { "status", vshard_strerror(status), 0, NULL } };
 
     vs_log(log, VSHARD_LOG_WARN, event, fields, VS_COUNT(fields));
     return status;

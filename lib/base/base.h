@@ -47,8 +47,9 @@ int vs_report_write(void *theirs, const void *ours, uint32_t our_size, uint32_t 
 /* ---- log events ---- */
 struct vs_field {
     const char *name;
-    const char *text; /* NULL: the integer counts */
-    int64_t integer;
+    const char *text; /* or NULL */
+    int64_t integer;  /* counts when the other two are NULL */
+    const double *real;
 };
 
 /* Emits one event; `log` may be NULL. Fields end at the first without a name. */

@@ -21,7 +21,7 @@ struct opening {
 
 static int damaged(const struct opening *o, const char *what)
 {
-    const struct vs_field fields[] = { { "path", o->path, 0 }, { "section", what, 0 } };
+    const struct vs_field fields[] = { { "path", o->path, 0, NULL }, { "section", what, 0, NULL } };
 
     vs_log(o->options->logger, VSHARD_LOG_ERROR, "open.corrupt", fields, VS_COUNT(fields));
     return VSHARD_ECORRUPT;
@@ -327,7 +327,7 @@ static int map_in(struct opening *o)
 int vs_mapping_verify(const struct vshard_index *x, uint32_t extent)
 {
     const struct vs_mapping *m = &x->mapping;
-    const struct vs_field fields[] = { { "extent", NULL, extent } };
+    const struct vs_field fields[] = { { "extent", NULL, extent, NULL } };
     bool good = true;
 
     for (int i = 1; i < IMAGE_COLUMNS; i++)

@@ -4,6 +4,8 @@
  * need, and only then changes the index, by steps that cannot fail. */
 #include "index/state.h"
 
+#include <math.h>
+
 /* What one add is about to do. */
 struct plan {
     const uint64_t *ids;
@@ -23,14 +25,35 @@ struct plan {
 
 /* ---- verifying ---- */
 
-static int refuse_add(const struct vshard_index *x, int status, const char *argument, size_t row)
+static int refuse_id(const struct vshard_index *x, size_t row)
 {
-    const struct vs_field fields[] = { { "argument", argument, 0 },
-                                       { "row", NULL, (int64_t)row },
-                                       { "status", vshard_strerror(status), 0 } };
+    const struct vs_field fields[] = { { .name = "argument", .text = "ids: VSHARD_ID_NONE" },
+                                       { .name = "row", .integer = (int64_t)row },
+                                       { .name = "status",
+                                         .text = vshard_strerror(VSHARD_EINVAL) } };
 
     vs_log(x->logger, VSHARD_LOG_WARN, "add.refused", fields, VS_COUNT(fields));
-    return status;
+    return VSHARD_EINVAL;
+}
+
+/* An element of a vector, or with `element` equal to dim its length, is out of range. */
+static int refuse_vector(const struct vshard_index *x, size_t row, size_t element,
+                         const float *vector)
+{
+    bool whole = element == x->dim;
+    double value = whole ? sqrt(vs_sum_squares(vector, x->dim)) : (double)vector[element];
+    double limit = whole ? VSHARD_LENGTH_MIN : (double)VSHARD_VALUE_MAX;
+    const struct vs_field fields[] = {
+        { .name = "argument", .text = whole ? "vectors: length" : "vectors: element" },
+        { .name = "row", .integer = (int64_t)row },
+        { .name = "element", .integer = (int64_t)element },
+        { .name = "value", .real = &value },
+        { .name = "limit", .real = &limit },
+        { .name = "status", .text = vshard_strerror(VSHARD_EINVAL) }
+    };
+
+    vs_log(x->logger, VSHARD_LOG_WARN, "add.refused", fields, VS_COUNT(fields));
+    return VSHARD_EINVAL;
 }
 
 static int check_vectors(struct vshard_index *x, const uint64_t *ids, const unsigned char *vectors,
@@ -41,14 +64,15 @@ static int check_vectors(struct vshard_index *x, const uint64_t *ids, const unsi
     for (size_t i = 0; i < count; i++) {
         const void *vector = vectors + i * bytes;
         float inverse_length;
+        size_t unfit;
 
         if (ids[i] == VSHARD_ID_NONE)
-            return refuse_add(x, VSHARD_EINVAL, "ids: VSHARD_ID_NONE", i);
-        if (vs_find_unfit(x, vector) < x->dim)
-            return refuse_add(x, VSHARD_EINVAL, "vectors: not finite, or above VSHARD_VALUE_MAX",
-                              i);
-        if (vs_length_check(x, vector, widened, &inverse_length) != VSHARD_OK)
-            return refuse_add(x, VSHARD_EINVAL, "vectors: shorter than VSHARD_LENGTH_MIN", i);
+            return refuse_id(x, i);
+        unfit = vs_find_unfit(x, vector);
+        if (unfit == x->dim && vs_length_check(x, vector, widened, &inverse_length) == VSHARD_OK)
+            continue;
+        vs_widen(x, vector, widened);
+        return refuse_vector(x, i, unfit, widened);
     }
     return VSHARD_OK;
 }

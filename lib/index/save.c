@@ -157,7 +157,9 @@ int vshard_index_save(struct vshard_index *index, const char *path)
         rc = write_and_rename(&s, path);
     if (rc < 0)
         vs_log(index->logger, VSHARD_LOG_ERROR, "save.failed",
-               (struct vs_field[]){ { "path", path, 0 }, { "status", vshard_strerror(rc), 0 } }, 2);
+               (struct vs_field[]){ { "path", path, 0, NULL },
+                                    { "status", vshard_strerror(rc), 0, NULL } },
+               2);
     vs_free(index->allocator, s.directory, s.path_bytes);
     vs_free(index->allocator, s.temporary, s.path_bytes);
     vs_free(index->allocator, s.sums, s.sums_bytes);

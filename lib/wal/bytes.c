@@ -59,9 +59,9 @@ void vs_wal_super_path(const struct vshard_wal *w, char *to)
 void vs_wal_event(const struct vshard_wal *w, uint32_t level, const char *name, int64_t a,
                   int64_t b)
 {
-    const struct vs_field fields[] = { { "path", w->path, 0 },
-                                       { "barrier", NULL, a },
-                                       { "value", NULL, b } };
+    const struct vs_field fields[] = { { "path", w->path, 0, NULL },
+                                       { "barrier", NULL, a, NULL },
+                                       { "value", NULL, b, NULL } };
 
     vs_log(w->log, level, name, fields, VS_COUNT(fields));
 }

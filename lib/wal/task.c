@@ -37,9 +37,9 @@ bool vs_wal_ended(struct vs_wal_task *t, int *status)
 
 void vs_wal_poison(struct vshard_wal *w, const char *why)
 {
-    const struct vs_field fields[] = { { "path", w->path, 0 },
-                                       { "barrier", NULL, (int64_t)w->durable.seq },
-                                       { "request", why, 0 } };
+    const struct vs_field fields[] = { { "path", w->path, 0, NULL },
+                                       { "barrier", NULL, (int64_t)w->durable.seq, NULL },
+                                       { "request", why, 0, NULL } };
 
     if (w->status == VSHARD_OK)
         vs_log(w->log, VSHARD_LOG_ERROR, "wal.poisoned", fields, VS_COUNT(fields));

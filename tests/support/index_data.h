@@ -46,6 +46,9 @@ static inline void seen_event(void *ctx, uint32_t level, const char *name,
         if (fields[i].kind == VSHARD_FIELD_TEXT)
             at += (size_t)snprintf(s->fields + at, sizeof s->fields - at, "%s=%s ", fields[i].name,
                                    fields[i].text);
+        else if (fields[i].kind == VSHARD_FIELD_REAL)
+            at += (size_t)snprintf(s->fields + at, sizeof s->fields - at, "%s=%g ", fields[i].name,
+                                   fields[i].real);
         else
             at += (size_t)snprintf(s->fields + at, sizeof s->fields - at, "%s=%lld ",
                                    fields[i].name, (long long)fields[i].integer);
