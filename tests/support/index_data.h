@@ -128,7 +128,7 @@ static inline double element_at(uint32_t element, const void *vector, size_t i)
         memcpy(&half, (const char *)vector + 2 * i, sizeof half);
         return half_value(half);
     }
-    if (element == VSHARD_ELEMENT_U8)
+    if (element == VSHARD_ELEMENT_U8 || element == VSHARD_ELEMENT_BITS)
         return ((const uint8_t *)vector)[i];
     if (element == VSHARD_ELEMENT_I8)
         return ((const int8_t *)vector)[i];

@@ -43,7 +43,7 @@ static struct vshard_index *make(const struct set *s)
                                       .seed = 1,
                                       .train_rows = 1024 };
 
-    o.executor = pool_executor(s->pool);
+    o.executor = s->pool ? pool_executor(s->pool) : NULL;
     o.storage = fault_storage_hook(s->fs);
     return make_index(&o);
 }
