@@ -44,7 +44,7 @@ static struct vshard_index *make(const struct set *s)
                                       .train_rows = 1024 };
 
     o.executor = s->pool ? pool_executor(s->pool) : NULL;
-    o.storage = fault_storage_hook(s->fs);
+    o.storage = s->fs ? fault_storage_hook(s->fs) : NULL;
     return make_index(&o);
 }
 
