@@ -14,3 +14,8 @@ log-host: $(if $(UV_LIBS),$(log_host)) ## build the TCP host of the log, example
 	$(if $(UV_LIBS),,@echo "log-host needs libuv (make deps, then ./configure)"; exit 1)
 
 -include $(log_host_src:%.c=$(O)/%.d)
+
+.PHONY: log-host-test
+check: log-host-test
+log-host-test: $(if $(UV_LIBS),$(log_host) $(O)/bench/log_cluster/load)
+	$(if $(UV_LIBS),@O=$(abspath $(O)) python3 -B $(srcdir)/tests/log_host.py,@echo 'skip log-host: built without libuv')

@@ -826,7 +826,8 @@ void node_request(struct node *n, const struct request *r, const void *bytes)
     switch (r->kind) {
     case WRITE:
     case SESSION:
-        if (n->wal_status == VSHARD_ENOSPC) {
+        if (n->role == VSHARD_RAFT_LEADER &&
+            (n->stuck != NULL || n->wal_status == VSHARD_ENOSPC)) {
             refuse(n, r, VSHARD_ENOSPC);
             return;
         }
@@ -858,8 +859,7 @@ bool node_busy(const struct node *n)
 {
     struct vshard_wal_stats s = { .size = sizeof s };
 
-    return n->stuck != NULL ||
-           (vshard_wal_stats_read(n->wal, &s) == VSHARD_OK && s.pending_bytes > BUSY_BYTES);
+    return vshard_wal_stats_read(n->wal, &s) == VSHARD_OK && s.pending_bytes > BUSY_BYTES;
 }
 
 void node_message(struct node *n, const void *bytes, size_t count)
@@ -1005,6 +1005,8 @@ static void open_log(struct node *n, struct vshard_wal_report *report)
         die("%s: records that were synced are damaged. Move the directory away and start with "
             "--join: the others have what it had",
             n->o->dir);
+    if (rc == VSHARD_ESTALE)
+        die("%s has the log of another node or cluster", n->o->dir);
     if (rc != VSHARD_OK)
         die("%s: %s", n->o->dir, vshard_strerror(rc));
     if (report->verdict != VSHARD_WAL_CLEAN)
