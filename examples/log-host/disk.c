@@ -1,14 +1,16 @@
 /* disk.c - storage on threads of its own, so that no sync holds up the loop.
  *
  * The log submits requests and polls; here they wait in a queue for two threads, one
- * of which may be making the next segment while the other writes the batch that
- * everybody waits for. The POSIX storage of the library does the work. */
+ * of which may be making the next segment while the other syncs the batch that
+ * everybody waits for. A small write is a copy into the system's memory, shorter than
+ * the way to a thread and back, and is done at once. The POSIX storage of the library
+ * does the work. */
 #include "host.h"
 
 #include <stdlib.h>
 
 /* The log has at most four requests under way; a call that waits has one. */
-enum { THREADS = 2, QUEUE = 64 };
+enum { THREADS = 2, QUEUE = 64, SMALL_WRITE = 64 << 10 };
 
 struct disk {
     struct vshard_storage posix;
@@ -58,6 +60,11 @@ static void submit(void *ctx, struct vshard_io *io)
 {
     struct disk *d = ctx;
 
+    if (io->op == VSHARD_IO_WRITE && io->count <= SMALL_WRITE) {
+        io->link = NULL;
+        d->posix.submit(d->posix.ctx, io);
+        return;
+    }
     uv_mutex_lock(&d->lock);
     if (d->last - d->first == QUEUE)
         die("the storage queue is full");
