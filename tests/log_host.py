@@ -13,7 +13,6 @@ HOST = f"{O}/examples/log-host/log-host"
 LOAD = f"{O}/bench/log_cluster/load"
 place = tempfile.mkdtemp(prefix="vshard-log-host-")
 mounted, clusters, loads = [], [], []
-next_port = random.randrange(20000, 30000)
 
 
 class Failed(Exception):
@@ -25,11 +24,26 @@ def expect(fine, what):
         raise Failed(what)
 
 
+def free_ports():
+    """The first of 30 ports that nobody has now; below those that systems hand out."""
+    for _ in range(1000):
+        base = random.randrange(10000, 30000)
+        taken = [socket.socket() for _ in range(30)]
+        try:
+            for k, s in enumerate(taken):
+                s.bind(("127.0.0.1", base + k))
+            return base
+        except OSError:
+            continue
+        finally:
+            for s in taken:
+                s.close()
+    raise Failed("no free ports")
+
+
 class Cluster:
     def __init__(self, name, options="", nodes=3, dirs=None):
-        global next_port
-        self.base = next_port
-        next_port += 50
+        self.base = free_ports()
         self.options = options.split()
         self.dir = {i: (dirs or {}).get(i, f"{place}/{name}/{i}") for i in range(1, nodes + 1)}
         self.process = {}

@@ -14,7 +14,7 @@ write was lost or done twice, or if nothing was measured."""
 import argparse, os, random, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
 import urllib.request
 
-BASE = 20000 + os.getpid() % 20000
+BASE = 10000 + os.getpid() * 200 % 20000  # below the ports that systems hand out
 started = []  # processes, to be ended whatever happens
 
 
