@@ -12,6 +12,7 @@
  *     term <term> <last acknowledgement before> <first acknowledgement of that term>
  *     result ops=.. seconds=.. rate=.. p50_ms=.. ...
  *     verified <writes> writes, each done once                     (--add) */
+#define _GNU_SOURCE /* ppoll() */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +27,7 @@
 #include <unistd.h>
 
 enum { NODES = 16, CONNECTIONS = 16, LANE_DEPTH = 16, WINDOW = 64, SAMPLES = 1 << 24 };
+enum { PATIENCE = 300000 }; /* ns before what was refused is sent again */
 
 enum { FREE, WAITING, SENT }; /* of a write */
 
@@ -58,6 +60,7 @@ static uint64_t term, last_ack, retries, ops;
 static uint32_t *sample; /* us */
 static int in_flight = 32, value_bytes = 256, keys = 10000, adding;
 static double seconds = 5;
+static int waiting; /* a write waits to be sent again */
 static volatile sig_atomic_t stop;
 static char chance[1 << 22]; /* letters drawn by chance: what is written does not compress */
 
@@ -220,6 +223,7 @@ static void feed_lane(int l, uint64_t at)
         }
         if (o->state == WAITING && at >= o->not_before)
             send_op(l, k, c);
+        waiting |= o->state == WAITING;
     }
 }
 
@@ -241,7 +245,7 @@ static void refused(const char *why, int node, uint64_t *not_before, uint64_t at
     int leader = 0;
 
     retries++;
-    *not_before = at + 1000000;
+    *not_before = at + PATIENCE;
     if (sscanf(why, "notleader %d", &leader) == 1) {
         for (int i = 0; leader != 0 && i < node_count; i++) {
             if (node_id[i] == leader && node == target && i != target)
@@ -332,6 +336,7 @@ static void turn(void)
 
     if (at - target_since > 2000000000u && at - last_ack > 2000000000u)
         aim((target + 1) % node_count); /* whoever it was, it does not answer */
+    waiting = 0;
     for (int l = 0; l < lane_count; l++)
         feed_lane(l, at);
     for (int i = 0; i < node_count * CONNECTIONS; i++) {
@@ -350,7 +355,7 @@ static void turn(void)
             c->fd, (short)(POLLIN | (c->connecting || c->out_count > 0 ? POLLOUT : 0)), 0
         };
     }
-    poll(p, count, 1);
+    ppoll(p, count, &(struct timespec){ 0, waiting ? PATIENCE : 1000000 }, NULL);
     for (nfds_t i = 0; i < count; i++) {
         struct connection *c = of[i];
 

@@ -512,6 +512,8 @@ static void marked(struct node *n)
         snapshot_remove(n->o->dir, old);
 }
 
+/* The state is copied at once, which holds up the loop for as long as that takes: a
+ * machine with gigabytes would copy on write instead. */
 static void begin_snapshot(struct node *n, const struct vshard_raft_effect *e)
 {
     struct snapshot *s = take(NULL, sizeof *s);
@@ -1238,6 +1240,7 @@ void node_stop(struct node *n)
     step(n, event);
 }
 
+/* What reaches beyond the process is put in order; its memory goes with it. */
 void node_close(struct node *n)
 {
     struct vshard_wal_stats s = { .size = sizeof s };
