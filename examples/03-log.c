@@ -67,7 +67,7 @@ static void post(int from, const struct vshard_raft_effect *e)
         memcpy(m->bytes + e->byte_count, e->body, e->body_count);
 }
 
-static void apply(struct node *n, const struct vshard_raft_effect *e)
+static uint64_t apply(struct node *n, const struct vshard_raft_effect *e)
 {
     for (uint32_t i = 0; i < e->entry_count; i++) {
         uint64_t amount;
@@ -77,6 +77,7 @@ static void apply(struct node *n, const struct vshard_raft_effect *e)
             n->counter += amount;
         }
     }
+    return e->index;
 }
 
 static void step(int id, struct vshard_raft_event event);
@@ -91,14 +92,8 @@ static void take_effects(int id)
         switch (e->kind) {
         case VSHARD_RAFT_PERSIST: persisted = e->barrier; break; /* memory is our disk, */
         case VSHARD_RAFT_SEND: post(id, e); break;               /* so nothing waits for it */
-        case VSHARD_RAFT_APPLY:
-            apply(n, e);
-            applied = e->index;
-            break;
-        case VSHARD_RAFT_DONE:
-            answers++;
-            answer = e->status;
-            break;
+        case VSHARD_RAFT_APPLY: applied = apply(n, e); break;
+        case VSHARD_RAFT_DONE: answers++, answer = e->status; break;
         case VSHARD_RAFT_ROLE: n->term = e->role == VSHARD_RAFT_LEADER ? e->term : 0; break;
         default: break;
         }
@@ -141,12 +136,12 @@ static void run(int milliseconds)
 
 static int leader(void)
 {
-    for (int id = 1; id <= NODES; id++) {
-        if (node[id].term != 0 && node[id].reachable)
-            return id;
-    }
-    check(0, "nobody leads");
-    return 0;
+    int id = NODES;
+
+    while (id > 0 && (node[id].term == 0 || !node[id].reachable))
+        id--;
+    check(id > 0, "nobody leads");
+    return id;
 }
 
 /* Adds 1 at a node; 1 if that was confirmed within 100 ms. */
@@ -163,8 +158,11 @@ static int add(int id)
     return answers == 1 && answer == VSHARD_OK;
 }
 
-static void birth(int id, const struct vshard_raft_member *members)
+static void birth(int id)
 {
+    static const struct vshard_raft_member members[NODES] = { { 1, 1, VSHARD_RAFT_VOTER, 0 },
+                                                              { 2, 1, VSHARD_RAFT_VOTER, 0 },
+                                                              { 3, 1, VSHARD_RAFT_VOTER, 0 } };
     const struct vshard_raft_options options = {
         .size = sizeof options, .node = (uint64_t)id, .incarnation = 1, .boot = 1, .seed = 7
     };
@@ -181,14 +179,11 @@ static void birth(int id, const struct vshard_raft_member *members)
 
 int main(void)
 {
-    struct vshard_raft_member members[NODES];
     uint64_t confirmed = 0, term;
     int cut;
 
     for (int id = 1; id <= NODES; id++)
-        members[id - 1] = (struct vshard_raft_member){ (uint64_t)id, 1, VSHARD_RAFT_VOTER, 0 };
-    for (int id = 1; id <= NODES; id++)
-        birth(id, members);
+        birth(id);
     run(1000);
     while (confirmed < 10)
         confirmed += (uint64_t)add(leader());
