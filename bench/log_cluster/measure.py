@@ -11,7 +11,7 @@ anybody call an election?). All but quiet unless said.
 Everything happens in a temporary directory (TMPDIR), with real fdatasync. After failover
 and transfer every acknowledged write is looked for, by counters: see load.c. Exits 1 if a
 write was lost or done twice, or if nothing was measured."""
-import argparse, os, random, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
+import argparse, math, os, random, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
 import urllib.request
 
 BASE = 10000 + os.getpid() * 200 % 20000  # below the ports that systems hand out
@@ -34,8 +34,8 @@ def note(*words):
 
 
 def at(values, q):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(q * len(values)))] if values else float("nan")
+    """The smallest value that so large a part of them does not exceed."""
+    return sorted(values)[max(0, math.ceil(q * len(values)) - 1)] if values else float("nan")
 
 
 def now_ns():
@@ -308,6 +308,7 @@ def probe_transfer(directory):
     checked = load.finish()[-1]
     host.stop()
     bare = bare_sync(directory, 2)
+    note("longest gaps, ms:", *[f"{x:.1f}" for x in sorted(gaps)[-6:]])
     say("\n| of | leadership handed over: gap in acknowledged writes | n | median ms | p99 ms | worst ms | then |")
     say("|---|---|--:|--:|--:|--:|---|")
     say(f"| vshard | 64 in flight | {len(gaps)} | {at(gaps, 0.5):.1f} | {at(gaps, 0.99):.1f} | {max(gaps):.1f} | {checked}"
