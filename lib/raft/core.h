@@ -112,6 +112,8 @@ int vs_config_decode(struct vs_config *c, const void *from, size_t bytes); /* 0 
  * EEXIST when nothing would change. */
 int vs_config_change(const struct vs_config *now, const struct vshard_raft_member *want,
                      uint32_t count, struct vs_config *to);
+/* Makes `to` joint with `now`. Returns 0, EBUSY (now is joint), EINVAL (nobody votes), E2BIG. */
+int vs_config_join(const struct vs_config *now, struct vs_config *to);
 void vs_config_leave(const struct vs_config *joint, struct vs_config *to);
 /* The highest value that a quorum (of both halves, when joint) has reached. */
 uint64_t vs_config_reached(const struct vs_config *c, const uint64_t *value);
@@ -319,7 +321,7 @@ struct vshard_raft {
 
 static inline struct vs_config *vs_config_now(const struct vs_group *g)
 {
-#if TRAP(21)
+#if TRAP(21) || VS_CONFIG_APPLIED
     for (uint32_t i = g->config_count; i-- > 1;) {
         if (g->config[i].index <= g->applied)
             return &g->config[i];

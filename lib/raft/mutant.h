@@ -13,4 +13,12 @@
 #endif
 #define TRAP(n) (VS_MUTANT == (n))
 
+/* Built with -DVS_CONFIG_APPLIED=1, a configuration counts from when it is applied,
+ * joint ones are left when the test says so, and a leader that was voted out leads
+ * on: etcd's design, in which tests/etcd follows etcd's scripts. Nothing else is
+ * built so. */
+#ifndef VS_CONFIG_APPLIED
+#define VS_CONFIG_APPLIED 0
+#endif
+
 #endif

@@ -359,6 +359,8 @@ static int on_request(struct vshard_raft *r, struct vs_group *g, const struct vs
         if (e->index > g->handed)
             return VSHARD_EINVAL;
         g->applied = e->index > g->applied ? e->index : g->applied;
+        if (VS_CONFIG_APPLIED)
+            vs_peers_follow(g);
         vs_evict(r, g);
         break;
     case VSHARD_RAFT_SNAPSHOT: return vs_snapshot(r, g);

@@ -148,7 +148,8 @@ static void sent_through(struct vs_peer *p, uint64_t last)
 
 static void flush_peer(struct vshard_raft *r, struct vs_group *g, struct vs_peer *p)
 {
-    if (p->state != VS_SNAPSHOT && p->next <= g->log.base) {
+    /* While a probe is out, nobody knows whether there is anyone to send a snapshot to. */
+    if (p->next <= g->log.base && p->state != VS_SNAPSHOT && (p->state != VS_PROBE || !p->paused)) {
         p->state = VS_SNAPSHOT;
         p->chunk_index = g->snapshot_index;
         p->chunk_term = g->snapshot_term;
@@ -194,7 +195,7 @@ void vs_flush(struct vshard_raft *r, struct vs_group *g)
     }
     /* A leader that has voted itself out leads until that is committed, and then
      * no longer (trap 24); the others have just been told. */
-    if (c->index <= g->commit && !TRAP(24)) {
+    if (c->index <= g->commit && !TRAP(24) && !VS_CONFIG_APPLIED) {
         int at = vs_config_find(c, r->o.node, r->o.incarnation);
         if (at < 0 || !(c->member[at].role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING))) {
             vs_name_successor(r, g);

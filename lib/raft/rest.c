@@ -309,7 +309,8 @@ void vs_group_finish(struct vshard_raft *r, struct vs_group *g)
     if (!g->stopped && g->started) {
         if (g->role == VSHARD_RAFT_LEADER) {
             vs_advance_commit(r, g);
-            vs_leave_joint(r, g);
+            if (!VS_CONFIG_APPLIED)
+                vs_leave_joint(r, g);
             vs_flush(r, g);
         }
         vs_install_try(r, g);
