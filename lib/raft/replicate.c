@@ -148,8 +148,10 @@ static void sent_through(struct vs_peer *p, uint64_t last)
 
 static void flush_peer(struct vshard_raft *r, struct vs_group *g, struct vs_peer *p)
 {
-    /* While a probe is out, nobody knows whether there is anyone to send a snapshot to. */
-    if (p->next <= g->log.base && p->state != VS_SNAPSHOT && (p->state != VS_PROBE || !p->paused)) {
+    if (p->state != VS_SNAPSHOT && p->next <= g->log.base) {
+        /* Without an answer to what was sent last, is anyone there to send it to? */
+        if (p->paused || p->flight_count != 0)
+            return;
         p->state = VS_SNAPSHOT;
         p->chunk_index = g->snapshot_index;
         p->chunk_term = g->snapshot_term;

@@ -31,10 +31,46 @@ static void empty(struct letters *l)
 
 /* ---- storage ---- */
 
+static uint64_t fold(uint64_t digest, uint64_t word)
+{
+    digest = (digest ^ word) * 0x9e3779b97f4a7c15u;
+    return digest ^ (digest >> 29);
+}
+
+static uint64_t chain_of(uint64_t before, const struct vshard_raft_entry *e)
+{
+    int config = e->kind == VSHARD_RAFT_CONFIG;
+    uint64_t h = fold(fold(fold(before, e->index), e->term), (uint64_t)config);
+
+    for (uint64_t i = 0; i < e->count && !config; i++)
+        h = fold(h, ((const unsigned char *)e->data)[i]);
+    return h;
+}
+
 static void disk_cut(struct disk *d, uint64_t from)
 {
     while (d->count != 0 && d->first + d->count - 1 >= from)
         free((void *)(uintptr_t)d->entry[--d->count].data);
+}
+
+static void disk_trim(struct disk *d, uint64_t through)
+{
+    size_t gone = 0;
+
+    while (gone < d->count && d->first + gone <= through)
+        free((void *)(uintptr_t)d->entry[gone++].data);
+    d->count -= gone;
+    d->first += gone;
+    memmove(d->entry, d->entry + gone, d->count * sizeof *d->entry);
+    memmove(d->chain, d->chain + gone, d->count * sizeof *d->chain);
+}
+
+/* The digest of the log through `index`, which is in it or the snapshot's. */
+static uint64_t disk_chain(const struct disk *d, uint64_t index)
+{
+    if (d->count == 0 || index < d->first)
+        return d->snapshot_chain;
+    return d->chain[index - d->first];
 }
 
 static void disk_write(struct disk *d, const struct vshard_raft_effect *e)
@@ -46,6 +82,7 @@ static void disk_write(struct disk *d, const struct vshard_raft_effect *e)
     for (uint32_t i = 0; i < e->entry_count; i++) {
         struct vshard_raft_entry x = e->entries[i];
         unsigned char *data = malloc((size_t)x.count + 1);
+        uint64_t before = d->count ? d->chain[d->count - 1] : d->snapshot_chain;
 
         if (x.count != 0)
             memcpy(data, x.data, (size_t)x.count);
@@ -54,11 +91,22 @@ static void disk_write(struct disk *d, const struct vshard_raft_effect *e)
         if (d->count == d->cap) {
             d->cap = d->cap ? 2 * d->cap : 64;
             d->entry = realloc(d->entry, d->cap * sizeof *d->entry);
+            d->chain = realloc(d->chain, d->cap * sizeof *d->chain);
         }
         if (d->count == 0)
             d->first = x.index;
+        d->chain[d->count] = chain_of(before, &x);
         d->entry[d->count++] = x;
     }
+}
+
+static void disk_snapshot(struct disk *d, const struct work *w, uint64_t chain)
+{
+    d->snapshot = w->index;
+    d->snapshot_term = w->term;
+    d->snapshot_chain = chain;
+    d->meta_count = (size_t)w->count;
+    memcpy(d->meta, w->bytes, d->meta_count);
 }
 
 /* ---- effects ---- */
@@ -94,8 +142,13 @@ static void take(struct replica *n, const struct vshard_raft_effect *e)
     case VSHARD_RAFT_INSTALL:
         if (n->work_count == VS_COUNT(n->work))
             die("too much work", VSHARD_E2BIG);
-        n->work[n->work_count++] =
-            (struct work){ e->kind, e->index, e->offset, e->node, e->byte_count };
+        n->work[n->work_count] =
+            (struct work){ e->kind, e->index, e->term, e->offset, e->node, e->byte_count, { 0 } };
+        if (e->byte_count > sizeof n->work->bytes)
+            die("META", VSHARD_E2BIG);
+        if (e->byte_count != 0)
+            memcpy(n->work[n->work_count].bytes, e->bytes, (size_t)e->byte_count);
+        n->work_count++;
         break;
     default: break;
     }
@@ -201,47 +254,46 @@ static void applied(struct cluster *c, struct replica *n, uint64_t index)
 
 static void do_work(struct cluster *c, struct replica *n, const struct work *w)
 {
-    static const unsigned char state[1] = { 0 };
     struct vshard_raft_event e = { .index = w->index, .offset = w->offset, .node = w->node };
 
     switch (w->kind) {
     case VSHARD_RAFT_APPLY: applied(c, n, w->index); return;
     case VSHARD_RAFT_META: /* the newest snapshot, and the log stays as it is */
+        disk_snapshot(&n->disk, w, disk_chain(&n->disk, w->index));
         e.kind = VSHARD_RAFT_COMPACT;
         e.offset = w->index;
         e.index = n->g->log.base;
         break;
-    case VSHARD_RAFT_SNAPSHOT_READ:
+    case VSHARD_RAFT_SNAPSHOT_READ: /* the state is the digest of what led to it */
+        if (w->index != n->disk.snapshot)
+            die("an old snapshot is read", VSHARD_ENOTFOUND);
         e.kind = VSHARD_RAFT_CHUNK;
-        e.bytes = state;
-        e.byte_count = sizeof state;
+        e.bytes = &n->disk.snapshot_chain;
+        e.byte_count = sizeof n->disk.snapshot_chain;
         e.flags = VSHARD_RAFT_LAST;
         break;
     case VSHARD_RAFT_SNAPSHOT_WRITE:
+        memcpy(&n->incoming, w->bytes, sizeof n->incoming);
         e.kind = VSHARD_RAFT_CHUNK_WRITTEN;
         e.offset += w->count;
         break;
     default:
         e.kind = VSHARD_RAFT_INSTALLED;
+        n->installs++;
         disk_cut(&n->disk, 0);
+        disk_snapshot(&n->disk, w, n->incoming);
         break;
     }
     replica_step(c, n, e);
 }
 
-/* What waits for a turn: to send, and to apply; the rest is the host's own affair. */
-static int waits(const struct work *w)
-{
-    return w->kind == VSHARD_RAFT_APPLY || w->kind == VSHARD_RAFT_SNAPSHOT_READ;
-}
-
-/* Does the work that need not wait, and applies up to `through`. */
+/* Applies up to `through`, and does all else that is not to send, which needs no turn. */
 static void settle(struct cluster *c, struct replica *n, uint64_t through)
 {
     for (size_t i = 0; i < n->work_count;) {
         struct work w = n->work[i];
 
-        if (waits(&w) && (w.kind != VSHARD_RAFT_APPLY || w.index > through)) {
+        if (w.kind == VSHARD_RAFT_APPLY && w.index > through) {
             i++;
             continue;
         }
@@ -249,6 +301,24 @@ static void settle(struct cluster *c, struct replica *n, uint64_t through)
         do_work(c, n, &w);
         i = 0;
     }
+}
+
+void replica_compact(struct cluster *c, struct replica *n, uint64_t keep)
+{
+    struct disk *d = &n->disk;
+    uint64_t through;
+
+    if (n->g->applied > d->snapshot)
+        replica_step(c, n, (struct vshard_raft_event){ .kind = VSHARD_RAFT_SNAPSHOT });
+    settle(c, n, 0);
+    through = d->snapshot > keep ? d->snapshot - keep : 0;
+    if (through <= n->g->log.base)
+        return;
+    /* The digest of what is forgotten stays in that of what is kept. */
+    disk_trim(d, through);
+    replica_step(c, n,
+                 (struct vshard_raft_event){
+                     .kind = VSHARD_RAFT_COMPACT, .index = through, .offset = d->snapshot });
 }
 
 void replica_ready(struct cluster *c, struct replica *n)
@@ -273,6 +343,42 @@ void replica_ready(struct cluster *c, struct replica *n)
         replica_leave_joint(c, n);
 }
 
+int (*cluster_loses)(const struct cluster *c, const struct letter *l);
+
+static uint64_t term_of(const struct letter *l)
+{
+    struct vs_message m;
+    struct vs_beat b;
+
+    if (vs_message_decode(&m, l->bytes, l->count) != VSHARD_OK)
+        return 0;
+    if (m.kind != VS_BEATS && m.kind != VS_BEAT_REPLIES)
+        return m.term;
+    vs_beat_decode(&b, m.body);
+    return b.term;
+}
+
+/* By term, and by arrival within one: a leader that is not one any more learns so
+ * before it does more, in however many messages. */
+static void newest_first(struct letters *l)
+{
+    struct letters sorted = { NULL, &sorted.first };
+
+    while (l->first != NULL) {
+        struct letter **best = &l->first, *take;
+
+        for (struct letter **at = &l->first; *at != NULL; at = &(*at)->next) {
+            if (term_of(*at) > term_of(*best))
+                best = at;
+        }
+        take = *best;
+        *best = take->next;
+        put(&sorted, take);
+    }
+    l->first = sorted.first;
+    l->last = sorted.first ? sorted.last : &l->first;
+}
+
 size_t cluster_deliver(struct cluster *c, uint64_t id, int take_them)
 {
     struct letters mine = { .last = &mine.first };
@@ -290,8 +396,10 @@ size_t cluster_deliver(struct cluster *c, uint64_t id, int take_them)
         }
     }
     c->net.last = at;
+    if (cluster_loses != NULL)
+        newest_first(&mine);
     for (struct letter *l = mine.first; l != NULL; l = l->next, count++) {
-        if (!take_them || n->raft == NULL)
+        if (!take_them || n->raft == NULL || (cluster_loses != NULL && cluster_loses(c, l)))
             continue;
         replica_step(c, n,
                      (struct vshard_raft_event){
@@ -304,7 +412,7 @@ size_t cluster_deliver(struct cluster *c, uint64_t id, int take_them)
 
 /* ---- birth and death ---- */
 
-static void create(struct cluster *c, struct replica *n)
+static void create(struct replica *n)
 {
     struct vshard_raft_options o = { .size = sizeof o,
                                      .node = n->id,
@@ -315,17 +423,27 @@ static void create(struct cluster *c, struct replica *n)
                                      .max_cache_bytes = 64 << 20 };
     int rc = vshard_raft_create(&o, &n->raft);
 
-    (void)c;
     if (rc != VSHARD_OK)
         die("create", rc);
 }
 
-static void open_group(struct cluster *c, struct replica *n, const struct vshard_raft_boot *b)
+static void open_group(struct cluster *c, struct replica *n)
 {
-    int rc = vshard_raft_open(n->raft, b);
+    const struct disk *d = &n->disk;
+    struct vshard_raft_boot b = { .size = sizeof b,
+                                  .group = GROUP,
+                                  .term = d->term,
+                                  .vote = d->vote,
+                                  .commit = d->commit,
+                                  .applied = d->snapshot,
+                                  .snapshot_index = d->snapshot,
+                                  .snapshot_term = d->snapshot_term,
+                                  .meta = d->meta_count ? d->meta : NULL,
+                                  .meta_count = d->meta_count };
+    int rc = vshard_raft_open(n->raft, &b);
 
     if (rc == VSHARD_OK)
-        rc = vshard_raft_load(n->raft, GROUP, n->disk.entry, n->disk.count);
+        rc = vshard_raft_load(n->raft, GROUP, d->entry, d->count);
     if (rc == VSHARD_OK)
         rc = vshard_raft_start(n->raft, GROUP, ++c->now);
     if (rc != VSHARD_OK)
@@ -338,8 +456,7 @@ void replica_start(struct cluster *c, uint64_t id, const struct vshard_raft_memb
                    uint32_t count, uint64_t index)
 {
     struct replica *n = &c->node[id];
-    struct vshard_raft_boot b = { .size = sizeof b, .group = GROUP };
-    unsigned char meta[8 + VS_CONFIG_BYTES] = { 0 };
+    struct disk *d = &n->disk;
     struct vs_config config;
 
     if (c->net.last == NULL)
@@ -350,15 +467,14 @@ void replica_start(struct cluster *c, uint64_t id, const struct vshard_raft_memb
         int rc = vs_config_change(NULL, member, count, &config);
         if (rc != VSHARD_OK)
             die("members", rc);
-        vs_store32(meta, (uint32_t)vs_config_encode(&config, meta + 8));
-        b.meta = meta;
-        b.meta_count = 8 + vs_load32(meta);
-        b.term = b.snapshot_term = 1;
-        b.snapshot_index = b.applied = b.commit = index;
+        vs_store32(d->meta, (uint32_t)vs_config_encode(&config, d->meta + 8));
+        d->meta_count = 8 + vs_load32(d->meta);
+        d->term = d->snapshot_term = 1;
+        d->snapshot = d->commit = index;
     }
     c->count = id > c->count ? (uint32_t)id : c->count;
-    create(c, n);
-    open_group(c, n, &b);
+    create(n);
+    open_group(c, n);
 }
 
 void replica_crash(struct cluster *c, uint64_t id)
@@ -368,9 +484,21 @@ void replica_crash(struct cluster *c, uint64_t id)
     (void)c;
     empty(&n->out);
     n->work_count = 0;
+    n->disk.commit = n->g ? n->g->commit : n->disk.commit;
     vshard_raft_destroy(n->raft);
     n->raft = NULL;
     n->g = NULL;
+}
+
+void replica_restart(struct cluster *c, uint64_t id)
+{
+    create(&c->node[id]);
+    open_group(c, &c->node[id]);
+}
+
+uint64_t replica_chain(const struct replica *n)
+{
+    return disk_chain(&n->disk, n->g->log.last);
 }
 
 void cluster_free(struct cluster *c)
@@ -379,6 +507,7 @@ void cluster_free(struct cluster *c)
         replica_crash(c, id);
         disk_cut(&c->node[id].disk, 0);
         free(c->node[id].disk.entry);
+        free(c->node[id].disk.chain);
     }
     empty(&c->net);
     memset(c, 0, sizeof *c);

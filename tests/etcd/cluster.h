@@ -24,14 +24,19 @@ struct letters {
 
 struct work { /* that the host of a replica has to do */
     uint32_t kind;
-    uint64_t index, offset, node, count;
+    uint64_t index, term, offset, node, count;
+    unsigned char bytes[8 + VS_CONFIG_BYTES]; /* META, or a piece of a snapshot */
 };
 
 struct disk {
-    uint64_t term, vote;
+    uint64_t term, vote, commit;
     struct vshard_raft_entry *entry; /* from first on; data is ours */
+    uint64_t *chain;                 /* a digest of the log through each of them */
     size_t count, cap;
     uint64_t first;
+    uint64_t snapshot, snapshot_term, snapshot_chain; /* the newest */
+    unsigned char meta[8 + VS_CONFIG_BYTES];
+    size_t meta_count;
 };
 
 struct replica {
@@ -42,8 +47,9 @@ struct replica {
     struct work work[64];
     size_t work_count;
     struct disk disk;
-    int answer; /* of the last DONE */
-    uint32_t answers;
+    uint64_t incoming; /* the state of a snapshot being received */
+    int answer;        /* of the last DONE */
+    uint32_t answers, installs;
     int snapshots;   /* take one of everything applied */
     int stays_joint; /* until told to leave */
 };
@@ -58,7 +64,11 @@ struct cluster {
 /* A replica that starts with this configuration at `index`, or (count 0) with nothing. */
 void replica_start(struct cluster *c, uint64_t id, const struct vshard_raft_member *member,
                    uint32_t count, uint64_t index);
+/* Entries before the newest snapshot, taken now, are forgotten, but for `keep`. */
+void replica_compact(struct cluster *c, struct replica *n, uint64_t keep);
+uint64_t replica_chain(const struct replica *n); /* of its whole log */
 void replica_crash(struct cluster *c, uint64_t id);
+void replica_restart(struct cluster *c, uint64_t id);
 int replica_step(struct cluster *c, struct replica *n, struct vshard_raft_event e);
 void replica_campaign(struct cluster *c, struct replica *n);
 /* Appends a configuration as a leader would. */
@@ -68,6 +78,8 @@ int replica_leave_joint(struct cluster *c, struct replica *n);
 int replica_has_ready(const struct replica *n);
 void replica_ready(struct cluster *c, struct replica *n);
 void replica_beat(struct cluster *c, struct replica *n);
+/* Is this letter to be lost? May be NULL. */
+extern int (*cluster_loses)(const struct cluster *c, const struct letter *l);
 /* Hands n what is on its way to it; without `take`, drops it. Returns how many. */
 size_t cluster_deliver(struct cluster *c, uint64_t id, int take);
 void cluster_free(struct cluster *c);
