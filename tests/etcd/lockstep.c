@@ -21,10 +21,12 @@
  * gets with one member before another tells it that it leads no more is a matter of
  * how many messages a thing takes.
  *
- * One thing is not compared everywhere: while appends are under way, a leader here does
- * not send news of a commit alone, and heartbeats name only what a member is known to
- * have. So a member whose answers are cut off learns of commits later than in etcd, and
- * its commit index (printed "~") is compared again when it has talked with a leader. */
+ * One thing is not compared everywhere: how soon a member learns of a commit. While
+ * appends are under way, a leader here does not send news of one alone, and a member
+ * believes a heartbeat only as far as this leader has shown it the log, where etcd's
+ * relies on what an earlier process answered. Both are caught up by the next exchange;
+ * so the commit index of a member that can at that moment not talk with its leader is
+ * printed as "~", and compared again when it can. */
 #include "cluster.h"
 
 #include <stdio.h>
@@ -215,8 +217,8 @@ static void world(uint64_t seed)
         replica_start(&desk, i, m, count, START);
 }
 
-/* Whose answers do not reach its leader may hear of a commit later than etcd's would:
- * see lockstep.c's opening. It is asked again when the two have talked. */
+/* Whose leader is gone or cannot be talked with may have heard of other commits than
+ * etcd's replica: see this file's opening. */
 static void mute(void)
 {
     for (uint64_t i = 1; i <= desk.count; i++) {
@@ -226,11 +228,8 @@ static void mute(void)
 
         if (lead == 0)
             continue;
-        if (lead == i || (l->raft != NULL && l->g->role == VSHARD_RAFT_LEADER &&
-                          l->g->term == n->g->term && !cut[i][lead] && !cut[lead][i]))
-            muted[i] = 0;
-        else if (cut[i][lead])
-            muted[i] = 1;
+        muted[i] = lead != i && (l->raft == NULL || l->g->role != VSHARD_RAFT_LEADER ||
+                                 l->g->term != n->g->term || cut[i][lead] || cut[lead][i]);
     }
 }
 

@@ -494,11 +494,7 @@ func (w *desk) mute() {
 			ls := l.rn.BasicStatus()
 			heard = ls.RaftState == raft.StateLeader && ls.Term == st.Term && !w.cut[i][st.Lead] && !w.cut[st.Lead][i]
 		}
-		if heard {
-			w.muted[i] = false
-		} else if w.cut[i][st.Lead] {
-			w.muted[i] = true
-		}
+		w.muted[i] = !heard
 	}
 }
 

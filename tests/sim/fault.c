@@ -1,12 +1,24 @@
 /* fault.c - what goes wrong, and when.
  *
- * Twenty-three kinds, of which a seed enables some: loss, duplication, overtaking,
- * delay, messages gone astray, partitions (in halves, one node cut off, one-way
- * cuts, a bridge), clogged links, crashes (one node, the leader, all), lost and
- * torn writes (with every crash), a synced write lost, pauses, a wiped disk under a new
- * incarnation, slow, hanging and failing disks, clocks that drift and jump, and allocations that
- * fail. On top of them an administrator moves leadership, changes members and urges elections, all
- * of which are legal at any time. */
+ * Kinds of fault, of which a seed enables some:
+ *
+ *  1 messages lost, to 30 %               15 writes lost with a crash
+ *  2 messages doubled, to 50 %            16 a write torn by a crash
+ *  3 overtaken by later ones              17 a synced write lost after all (the disk lied)
+ *  4 late, by a constant and by chance    18 a disk lost whole: then it is another replica
+ *  5 bits flipped on the way              19 a slow disk
+ *  6 delivered to the wrong node          20 a disk that hangs
+ *  7 the nodes cut into halves            21 a full disk
+ *  8 one node cut off                     22 a disk that fails for good
+ *  9 links cut one way                    23 reads of the log or a snapshot that fail
+ * 10 all cut but for one bridge           24 clocks that drift, to 500 ppm each way
+ * 11 clogged links                        25 clocks that jump
+ * 12 a process crashes, or the leader     26 processes of two builds, changed at restarts
+ * 13 all crash at once                    27 allocations that fail
+ * 14 a process pauses
+ *
+ * On top of them an administrator moves leadership, changes members and urges
+ * elections, all of which are legal at any time. */
 #include "sim.h"
 
 #include <string.h>
@@ -31,6 +43,7 @@ enum fault {
     CONFIGURE,
     CAMPAIGN,
     LOSE_TAIL,
+    DISK_FULL,
     KINDS
 };
 
@@ -266,6 +279,10 @@ static void strike(struct world *w, enum fault kind)
             node_crash(w, n);
         }
         break;
+    case DISK_FULL: /* nothing becomes durable until there is room again */
+        n->full_until = w->now + world_random(w, 1500 * MS);
+        n->stalled_until = n->stalled_until > n->full_until ? n->stalled_until : n->full_until;
+        break;
     case CLOCK_JUMP: n->jumped += world_random(w, 1000 * MS); break;
     case TRANSFER:
         admin_ask(w, lead,
@@ -308,14 +325,14 @@ void fault_heal(struct world *w)
     w->healed = 1;
     memset(w->cut, 0, sizeof w->cut);
     memset(w->clogged, 0, sizeof w->clogged);
-    w->loss = w->twice = w->slow = w->astray = 0;
+    w->loss = w->twice = w->slow = w->astray = w->garble = w->unreadable = 0;
     w->delay_ns = MS / 5;
     w->delay_spread = MS;
     w->oom = 0;
     for (uint32_t i = 1; i <= w->nodes; i++) {
         struct node *n = &w->node[i];
         n->disk_ns = MS / 2;
-        n->stalled_until = 0;
+        n->stalled_until = n->full_until = 0;
         n->paused_until = 0;
         if (!n->alive)
             node_start(w, n, true);
@@ -349,5 +366,11 @@ void fault_setup(struct world *w)
         w->node[i].drift_ppm = (int64_t)world_random(w, 1001) - 500;
         w->node[i].disk_ns = MS / 10 + world_random(w, world_chance(w, 300) ? 20 * MS : 2 * MS);
     }
+    w->garble = world_chance(w, 250) ? (uint32_t)world_random(w, 80) : 0;
+    w->unreadable = world_chance(w, 250) ? (uint32_t)world_random(w, 400) : 0;
+    w->sealed = world_chance(w, 100);
+    w->rolling = world_chance(w, 300) ? 500 : 0;
+    for (uint32_t i = 1; i <= w->nodes && w->rolling; i++)
+        w->node[i].build = 1 + (uint32_t)world_random(w, 2);
     world_at(w, 200 * MS, (struct event){ .kind = EV_FAULT });
 }

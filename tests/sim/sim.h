@@ -7,7 +7,8 @@
  *
  * world.c   events, network, processes, disks       check.c   what must always hold
  * client.c  clients, and what they were promised    story.c   .sim scripts
- * fault.c   what goes wrong, and when               main.c    the command line */
+ * fault.c   what goes wrong, and when               main.c    the command line
+ * network.c frames, of two versions                 self.c    checks that must fail */
 #ifndef VS_SIM_H
 #define VS_SIM_H
 
@@ -74,8 +75,11 @@ struct node {
     int64_t drift_ppm;
     uint64_t jumped;  /* added to the clock */
     uint64_t disk_ns; /* a sync takes about this long */
-    uint64_t stalled_until;
-    uint64_t timer_at; /* the event under way */
+    uint64_t stalled_until, full_until;
+    uint32_t build;               /* the newest version of frames it speaks, 1 or 2 */
+    uint32_t attempts;            /* at speaking its newest */
+    uint8_t heard[NODES_MAX + 1]; /* the version each node last spoke; 0: none */
+    uint64_t timer_at;            /* the event under way */
     uint64_t sync_at;
     uint64_t durable;
     struct vshard_raft *raft;
@@ -179,7 +183,11 @@ struct world {
     uint64_t end; /* of the faults */
     uint32_t nodes, groups, first_members, quiet;
     uint32_t jumps, healed, trace, failed_allocs;
-    uint32_t loss, twice, slow, astray; /* per mille */
+    uint32_t loss, twice, slow, astray, garble; /* per mille, of messages */
+    uint32_t rolling;                           /* of restarts: by another build */
+    uint32_t unreadable;                        /* of reads of the log or a snapshot */
+    uint32_t sealed, digests;                   /* digests: fold in everything, at every event */
+    uint64_t frames, refused, unversioned;
     uint32_t fault_kinds;
     uint64_t fault_gap; /* between two faults, on average */
     uint64_t delay_ns, delay_spread;
@@ -223,6 +231,7 @@ void bytes_set(struct bytes *b, const void *p, size_t n);
 void bytes_free(struct bytes *b);
 void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, size_t an,
                   const void *b, size_t bn);
+void network_deliver(struct world *w, struct node *n, const struct event *e);
 void disk_sync(struct world *w, struct node *n, size_t writes, bool torn);
 
 /* client.c */
@@ -260,6 +269,13 @@ bool story_done(struct world *w, const struct node *n, const struct vshard_raft_
 int story_run(const char *path, bool bless);
 void story_say(struct world *w, const struct node *n, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* main.c */
+struct world *sim_begin(uint64_t seed, FILE *story);
+void sim_peace(struct world *w);
+
+/* self.c */
+int self_test(void);
 
 extern const char *sim_program;
 

@@ -16,6 +16,7 @@ $(O)/sim: $(sim_obj) $(O)/libsupport.a $(O)/libvshard.a
 	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(ALL_LIB)
 
 check-sim: $(O)/sim ## simulate a cluster under faults for SEEDS seeds, 2000 if not said
+	@$(O)/sim --self
 	@$(O)/sim --from $(FROM) --to $$(($(FROM) + $(or $(SEEDS),2000) - 1))
 
 check-sim-long: $(O)/sim

@@ -105,34 +105,6 @@ static struct event pop(struct world *w)
     return top;
 }
 
-/* ---- network ---- */
-
-void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, size_t an,
-                  const void *b, size_t bn)
-{
-    uint32_t copies = 1 + world_chance(w, w->twice);
-
-    if (to == 0 || to > w->nodes || w->cut[from][to] || world_chance(w, w->loss))
-        return;
-    for (uint32_t i = 0; i < copies; i++) {
-        uint64_t at = w->now + w->delay_ns + world_random(w, w->delay_spread + 1);
-        struct event e = { .kind = EV_DELIVER, .node = to, .a = from };
-
-        if (world_chance(w, w->slow)) /* overtaken by many */
-            at += world_random(w, 400 * MS);
-        if (w->clogged[from][to] > at)
-            at = w->clogged[from][to] + world_random(w, MS);
-        if (world_chance(w, w->astray))
-            e.node = 1 + (uint32_t)world_random(w, w->nodes);
-        e.bytes.p = malloc(an + bn);
-        e.bytes.n = an + bn;
-        memcpy(e.bytes.p, a, an);
-        if (bn != 0)
-            memcpy(e.bytes.p + an, b, bn);
-        world_at(w, at, e);
-    }
-}
-
 /* ---- disks ---- */
 
 static void entry_copy(struct vshard_raft_entry *to, const struct vshard_raft_entry *from)
@@ -501,6 +473,8 @@ int node_event(struct world *w, struct node *n, struct vshard_raft_event e)
         rc = vshard_raft_step(n->raft, &e);
     }
     drain(w, n);
+    if (w->digests)
+        w->digest = fold(w->digest, vshard_raft_digest(n->raft));
     return rc;
 }
 
@@ -555,6 +529,9 @@ void node_start(struct world *w, struct node *n, bool first)
                                      .max_sessions = 8,
                                      .allocator = &w->allocator };
 
+    memset(n->heard, 0, sizeof n->heard);
+    if (n->boot != 0 && world_chance(w, w->rolling))
+        n->build = 1 + (uint32_t)world_random(w, 2);
     n->boot++;
     o.boot = n->boot;
     n->alive = 1;
@@ -641,7 +618,9 @@ static void on_fetch(struct world *w, struct node *n, const struct event *e)
                                    .index = e->b,
                                    .status = VSHARD_ENOTFOUND };
 
-    if (d->count != 0 && e->b >= d->first && e->b < d->first + d->count) {
+    if (world_chance(w, w->unreadable)) {
+        x.status = VSHARD_EIO;
+    } else if (d->count != 0 && e->b >= d->first && e->b < d->first + d->count) {
         x.status = VSHARD_OK;
         x.entries = d->entry + (e->b - d->first);
         x.entry_count = (uint32_t)(d->first + d->count - e->b);
@@ -661,7 +640,9 @@ static void on_chunk(struct world *w, struct node *n, const struct event *e)
                                    .offset = e->c & UINT32_MAX,
                                    .status = VSHARD_ENOTFOUND };
 
-    if (d->snapshot == e->b && x.offset <= d->state.n) {
+    if (world_chance(w, w->unreadable)) {
+        x.status = VSHARD_EIO;
+    } else if (d->snapshot == e->b && x.offset <= d->state.n) {
         x.status = VSHARD_OK;
         x.bytes = d->state.p + x.offset;
         x.byte_count = d->state.n - x.offset;
@@ -679,10 +660,13 @@ static void on_written(struct world *w, struct node *n, const struct event *e)
     uint64_t through;
 
     if (e->c != 0) {
-        node_event(
-            w, n,
-            (struct vshard_raft_event){
-                .kind = VSHARD_RAFT_CHUNK_WRITTEN, .group = g + 1, .index = e->b, .offset = e->c });
+        node_event(w, n,
+                   (struct vshard_raft_event){ .kind = VSHARD_RAFT_CHUNK_WRITTEN,
+                                               .group = g + 1,
+                                               .index = e->b,
+                                               .offset = e->c,
+                                               .status = n->full_until > w->now ? VSHARD_ENOSPC
+                                                                                : VSHARD_OK });
         return;
     }
     n->compacting[g] = 0;
@@ -742,12 +726,7 @@ static void on_snapshot(struct world *w, struct node *n, const struct event *e)
 static void on_node_event(struct world *w, struct node *n, struct event *e)
 {
     switch (e->kind) {
-    case EV_DELIVER:
-        node_event(w, n,
-                   (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
-                                               .bytes = e->bytes.p,
-                                               .byte_count = e->bytes.n });
-        break;
+    case EV_DELIVER: network_deliver(w, n, e); break;
     case EV_TIMER:
         if (n->timer_at == e->at)
             n->timer_at = 0;
@@ -816,6 +795,7 @@ struct world *world_new(uint64_t seed, uint32_t nodes, uint32_t groups, uint32_t
         w->node[i].id = i;
         w->node[i].incarnation = i;
         w->node[i].disk_ns = MS / 2;
+        w->node[i].build = 1;
     }
     return w;
 }
