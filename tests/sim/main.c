@@ -105,8 +105,8 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--bless") == 0)
             bless = true;
         else {
-            fprintf(stderr, "usage: sim [--seed n] [--from n --to n] [--trace] [--digest] "
-                            "[--story file [--bless]]\n");
+            fprintf(stderr, "usage: sim [--seed n] [--from n --to n] [--trace] "
+                            "[--digest] [--story file [--bless]]\n");
             return 2;
         }
     }
