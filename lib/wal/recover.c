@@ -53,6 +53,7 @@
  *
  * Not here: how what is cut is cut (cut.c); what records mean (groups.c); the
  * log's own bytes (format.c). */
+#include "base/mutant.h"
 #include "wal/recover.h"
 
 /* ---- the superblock and the names ---- */
@@ -469,6 +470,8 @@ static int scan_segment(struct vs_wal_scan *s, size_t i)
 
 static uint32_t judge_tail(const struct vs_wal_scan *s)
 {
+    if (TRAP(36) && s->found.members + s->found.damaged > 0)
+        return VSHARD_WAL_TORN;
     if (s->wrong || s->super_lost || s->witnessed > s->at.seq)
         return VSHARD_WAL_CORRUPT;
     if (s->found.damaged > 0)
