@@ -13,7 +13,7 @@
 #ifndef VS_RAFT_CORE_H
 #define VS_RAFT_CORE_H
 
-#include "raft/mutant.h"
+#include "base/mutant.h"
 #include "raft/raft.h"
 
 enum {

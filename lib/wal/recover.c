@@ -53,9 +53,23 @@
  *
  * Not here: how what is cut is cut (cut.c); what records mean (groups.c); the
  * log's own bytes (format.c). */
+#include "base/mutant.h"
 #include "wal/recover.h"
 
 /* ---- the superblock and the names ---- */
+
+/* Whoever trusts what a replica said trusts this disk, which has a name for that. */
+static int draw_incarnation(struct vshard_wal *w)
+{
+    uint64_t drawn = 0;
+
+    for (int i = 0; i < 8 && drawn == 0; i++) {
+        if (w->entropy.fill(w->entropy.ctx, &drawn, sizeof drawn) != 0)
+            return VSHARD_EIO;
+    }
+    w->super.incarnation = drawn ? drawn : 1;
+    return VSHARD_OK;
+}
 
 static int create(struct vshard_wal *w, char *path)
 {
@@ -63,13 +77,16 @@ static int create(struct vshard_wal *w, char *path)
 
     if (w->options.flags & VSHARD_WAL_READ_ONLY)
         return VSHARD_ENOTFOUND;
+    w->super = (struct vs_wal_super){ .log_id = w->options.log_id, .next_segment = 1 };
+    rc = draw_incarnation(w);
+    if (rc < 0)
+        return rc;
     rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE, &w->super_file,
                     NULL);
     if (rc < 0)
         return rc;
     w->super_open = 1;
     w->created = 1;
-    w->super = (struct vs_wal_super){ .log_id = w->options.log_id, .next_segment = 1 };
     w->super.durable.digest = w->super.floor.digest = vs_wal_first_digest(w->options.log_id);
     w->super.durable.end = w->super.floor.end = VS_WAL_START;
     rc = vs_wal_super_store(w);
@@ -78,23 +95,63 @@ static int create(struct vshard_wal *w, char *path)
     return rc < 0 ? rc : vs_io_sync_dir(&w->storage, w->path);
 }
 
-/* Takes the newest slot that is whole. ECORRUPT: none is. */
+/* Whether whoever wrote a slot had the key that it names. ECORRUPT: no. */
+static int authenticate(struct vshard_wal *w, const unsigned char *slot,
+                        const struct vs_wal_super *super)
+{
+    uint8_t salt[VS_SEAL_SALT];
+    struct vs_wal_key key;
+    int rc;
+
+    if (super->log_id != w->options.log_id)
+        return VSHARD_ESTALE;
+    if (super->key_id == 0)
+        return w->options.flags & VSHARD_WAL_SEALED_ONLY
+                   ? vs_refuse(w->log, VSHARD_ECORRUPT, "wal.unsealed", "superblock", 0, 0)
+                   : VSHARD_OK;
+    vs_wal_super_salt(super->log_id, salt);
+    rc = vs_wal_key_derive(w, super->key_id, salt, &key);
+    if (rc == VSHARD_OK)
+        rc = vs_wal_key_check(w, &key, super->check);
+    if (rc == VSHARD_OK)
+        rc = vs_wal_super_signed(slot, &key);
+    if (rc == VSHARD_ECORRUPT)
+        vs_wal_event(w, VSHARD_LOG_ERROR, "wal.forged", 0, (int64_t)super->generation);
+    vs_wipe(&key, sizeof key);
+    return rc;
+}
+
+/* Takes the newest slot that is whole and, if it names a key, was signed with it.
+ * ECORRUPT: none is. */
 static int pick_slot(struct vshard_wal *w, const unsigned char *slots)
 {
-    struct vs_wal_super super;
-    int rc = VSHARD_ECORRUPT;
+    struct vs_wal_super super[VS_WAL_SUPER_SLOTS];
+    uint32_t whole = 0;
 
-    for (size_t i = 0; i < VS_WAL_SUPER_SLOTS; i++) {
-        int one = vs_wal_super_read(slots + i * VS_WAL_SUPER_SLOT, &super);
+    for (uint32_t i = 0; i < VS_WAL_SUPER_SLOTS; i++) {
+        int rc = vs_wal_super_read(slots + i * VS_WAL_SUPER_SLOT, &super[i]);
 
-        if (one == VSHARD_EVERSION)
-            return one;
-        if (one == VSHARD_OK && (rc < 0 || super.generation > w->super.generation)) {
-            w->super = super;
-            rc = VSHARD_OK;
-        }
+        if (rc == VSHARD_EVERSION)
+            return rc;
+        whole |= (uint32_t)(rc == VSHARD_OK) << i;
     }
-    return rc == VSHARD_OK && w->super.log_id != w->options.log_id ? VSHARD_ESTALE : rc;
+    while (whole != 0) {
+        uint32_t best = VS_WAL_SUPER_SLOTS;
+        int rc;
+
+        for (uint32_t i = 0; i < VS_WAL_SUPER_SLOTS; i++) {
+            if ((whole >> i & 1) &&
+                (best == VS_WAL_SUPER_SLOTS || super[i].generation > super[best].generation))
+                best = i;
+        }
+        rc = authenticate(w, slots + best * VS_WAL_SUPER_SLOT, &super[best]);
+        if (rc == VSHARD_OK)
+            w->super = super[best];
+        if (rc != VSHARD_ECORRUPT)
+            return rc;
+        whole &= ~(1u << best);
+    }
+    return VSHARD_ECORRUPT;
 }
 
 static int read_super(struct vshard_wal *w, const char *path)
@@ -118,8 +175,9 @@ static int read_super(struct vshard_wal *w, const char *path)
     return rc;
 }
 
-/* The superblock is gone and segments are not: their own chain must do. */
-static void do_without_super(struct vs_wal_scan *s)
+/* The superblock is gone and segments are not: their own chain must do. What it knew
+ * of promises is gone too, so this is another disk now. */
+static int do_without_super(struct vs_wal_scan *s)
 {
     struct vshard_wal *w = s->w;
 
@@ -128,6 +186,7 @@ static void do_without_super(struct vs_wal_scan *s)
     w->super.floor.digest = vs_wal_first_digest(w->options.log_id);
     w->super.floor.end = VS_WAL_START;
     w->super.durable = w->super.floor;
+    return draw_incarnation(w);
 }
 
 static int load_super(struct vs_wal_scan *s)
@@ -147,8 +206,7 @@ static int load_super(struct vs_wal_scan *s)
             w->super_open = 0;
             rc = create(w, path);
         } else {
-            do_without_super(s);
-            rc = VSHARD_OK;
+            rc = do_without_super(s);
         }
     }
     vs_free(w->allocator, path, w->path_bytes);
@@ -332,7 +390,6 @@ static int read_segment_head(struct vs_wal_scan *s, struct vs_wal_segment *seg)
 {
     struct vs_wal_segment_head head;
     const unsigned char *p;
-    uint8_t check[VS_SEAL_MAC];
     int rc = vs_wal_reader_bytes(&s->reader, 0, VS_WAL_START, &p);
 
     if (rc < 0)
@@ -342,15 +399,18 @@ static int read_segment_head(struct vs_wal_scan *s, struct vs_wal_segment *seg)
         return 1;
     if (rc == VSHARD_OK && head.log_id != s->w->options.log_id)
         rc = VSHARD_ESTALE;
+    if (rc == VSHARD_OK && head.key_id == 0 && (s->w->options.flags & VSHARD_WAL_SEALED_ONLY))
+        rc = vs_refuse(s->w->log, VSHARD_ECORRUPT, "wal.unsealed", "segment", (int64_t)seg->id, 0);
     if (rc == VSHARD_OK)
-        rc = vs_wal_subkey(s->w, &head, seg->subkey, check);
+        rc = vs_wal_key_derive(s->w, head.key_id, head.salt, &seg->key);
+    if (rc == VSHARD_OK)
+        rc = vs_wal_key_check(s->w, &seg->key, head.check);
     if (rc < 0)
         return rc;
-    if (memcmp(check, head.check, sizeof check) != 0)
-        return vs_refuse(s->w->log, VSHARD_EINVAL, "wal.wrong_key", "key_id", head.key_id, 0);
-    seg->key_id = s->reader.key_id = head.key_id;
-    memcpy(s->reader.subkey, seg->subkey, VS_SEAL_KEY);
-    return VSHARD_OK;
+    seg->key.cipher = head.cipher;
+    s->reader.key = seg->key;
+    return seg->key.id != 0 && !vs_seal_has((enum vs_cipher)head.cipher) ? VSHARD_ENOTSUP
+                                                                         : VSHARD_OK;
 }
 
 /* Without a superblock the first header is believed: salvage has nothing better. */
@@ -410,6 +470,8 @@ static int scan_segment(struct vs_wal_scan *s, size_t i)
 
 static uint32_t judge_tail(const struct vs_wal_scan *s)
 {
+    if (TRAP(36) && s->found.members + s->found.damaged > 0)
+        return VSHARD_WAL_TORN;
     if (s->wrong || s->super_lost || s->witnessed > s->at.seq)
         return VSHARD_WAL_CORRUPT;
     if (s->found.damaged > 0)
@@ -437,6 +499,8 @@ static void fill_report(struct vs_wal_scan *s)
     r->segments = s->w->index.segment_count;
     r->tail_present = s->found.members;
     r->tail_damaged = s->found.damaged;
+    r->incarnation = s->w->super.incarnation;
+    r->boot = s->w->super.boot;
 }
 
 /* Whether the options let us go on, and what must be remembered if so. */
@@ -523,5 +587,6 @@ int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report)
     w->durable = s.at;
     w->unsettled = report->unsettled;
     report->segments = w->index.segment_count;
+    report->boot = w->super.boot;
     return rc;
 }

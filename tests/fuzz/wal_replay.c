@@ -157,7 +157,7 @@ static void prepare(struct files *f, const uint8_t *data, size_t size)
     memcpy(f->bytes[1] + VS_WAL_START, data + super, f->count[1] - VS_WAL_START);
     right.durable.digest = right.floor.digest = vs_wal_first_digest(0);
     if (data[0] & 1)
-        vs_wal_super_write(&right, f->bytes[0]);
+        vs_wal_super_write(&right, &(struct vs_wal_key){ 0 }, f->bytes[0]);
     if (data[0] & 2)
         vs_wal_segment_write(&(struct vs_wal_segment_head){ .segment = 1 }, f->bytes[1]);
     if (data[0] & 4)

@@ -274,6 +274,7 @@ static void strike(struct world *w, enum fault kind)
     case DISK_FAIL:
         if (n->alive && !n->poisoned) {
             n->poisoned = 1;
+            store_fail(w, n);
             node_event(w, n, (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSIST_FAILED });
             restart_later(w, n, 500 * MS);
             node_crash(w, n);

@@ -8,7 +8,7 @@ mkdir -p "$out"
 killed=0 survived=0
 printf 'mutant\tby tests\tby simulation\tseconds\tmistake\n'
 for n in ${MUTANTS:-$(sed -n 's/^\([0-9][0-9]*\)	.*/\1/p' tests/sim/mutants.tsv)}; do
-    for f in lib/raft/*.c; do
+    for f in lib/raft/*.c lib/wal/recover.c; do
         $CC $CPP_ALL -std=c11 -O1 -DVS_MUTANT="$n" -c -o "$out/$(basename "$f" .c).o" "$f" || exit 1
     done
     $CC -o "$out/traps" "$O/plain/raft_traps.o" "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS &&

@@ -5,10 +5,11 @@
  * and jump, processes that crash, pause and come back, clients that retry. All
  * chance comes from the seed, so a seed is a history, and a failure names it.
  *
- * world.c   events, network, processes, disks       check.c   what must always hold
+ * world.c   events, processes                       network.c frames, of two versions
+ * store.c   what a node remembers                   check.c   what must always hold
  * client.c  clients, and what they were promised    story.c   .sim scripts
- * fault.c   what goes wrong, and when               main.c    the command line
- * network.c frames, of two versions                 self.c    checks that must fail */
+ * fault.c   what goes wrong, and when               self.c    checks that must fail
+ *                                                   main.c    the command line */
 #ifndef VS_SIM_H
 #define VS_SIM_H
 
@@ -21,7 +22,7 @@
 
 #include "support/linear.h"
 
-enum { NODES_MAX = 7, GROUPS_MAX = 3, CLIENTS = 4, KEYS = 3, PENDING_MAX = 512 };
+enum { NODES_MAX = 7, GROUPS_MAX = 3, CLIENTS = 4, KEYS = 3, PENDING_MAX = 256 };
 
 #define MS    ((uint64_t)1000000)
 #define NEVER UINT64_MAX
@@ -41,16 +42,24 @@ struct disk_group {
     size_t count, cap;
     uint64_t first;
     uint32_t exists, uncertain;
-    uint64_t undo_term, undo_vote, undo_from; /* what the last write changed; 0: no entries */
-    uint32_t undo, reserved;                  /* it can be taken back */
 };
 
-struct write { /* one PERSIST that is not synced */
-    uint64_t barrier;
-    uint32_t group, entry_count;
-    uint64_t term, vote, commit, cut;
+enum write_kind { WRITE_PERSIST, WRITE_SNAPSHOT, WRITE_INSTALL };
+
+struct write { /* one that is not synced */
+    enum write_kind kind;
+    uint32_t group;
+    uint64_t barrier;      /* the core's */
+    uint64_t real_barrier; /* the log's */
+    uint64_t term;         /* of the replica; of the snapshot's last entry */
+    uint64_t vote, commit, cut;
+    uint64_t index, through; /* of a snapshot; of the entries that it makes superfluous */
+    struct bytes meta, state;
     struct vshard_raft_entry *entry;
+    uint32_t entry_count;
 };
+
+struct real; /* the log of a node, and what it stands on */
 
 /* ---- the state machine: registers, and which client did what last ---- */
 
@@ -81,7 +90,8 @@ struct node {
     uint8_t heard[NODES_MAX + 1]; /* the version each node last spoke; 0: none */
     uint64_t timer_at;            /* the event under way */
     uint64_t sync_at;
-    uint64_t durable;
+    uint64_t durable, asked; /* barriers: the last that is, the last that was handed over */
+    struct real *real;
     struct vshard_raft *raft;
     struct disk_group disk[GROUPS_MAX];
     struct machine machine[GROUPS_MAX];
@@ -232,7 +242,36 @@ void bytes_free(struct bytes *b);
 void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, size_t an,
                   const void *b, size_t bn);
 void network_deliver(struct world *w, struct node *n, const struct event *e);
-void disk_sync(struct world *w, struct node *n, size_t writes, bool torn);
+/* A disk tells: n->durable has risen; a snapshot has become durable. */
+void store_durable(struct world *w, struct node *n);
+void store_landed(struct world *w, struct node *n, const struct write *snapshot);
+
+/* model.c */
+void entry_copy(struct vshard_raft_entry *to, const struct vshard_raft_entry *from);
+void entry_free(struct vshard_raft_entry *e);
+void model_cut(struct disk_group *d, uint64_t from);
+void model_clear(struct disk_group *d);
+void model_write(struct world *w, struct node *n, const struct write *x);
+void write_free(struct write *x);
+
+/* store.c */
+/* Opens what a node remembers into its disk[]. Returns which boot this is; the node's
+ * incarnation is another afterwards if the disk is found lost. */
+uint64_t store_open(struct world *w, struct node *n);
+void store_persist(struct world *w, struct node *n, uint32_t g, const struct vshard_raft_effect *e);
+void store_snapshot(struct world *w, struct node *n, const struct write *snapshot);
+/* Begins a sync, if one is needed and none is under way. */
+void store_schedule(struct world *w, struct node *n);
+void store_sync(struct world *w, struct node *n, uint64_t through);
+size_t store_read(struct world *w, struct node *n, uint32_t g, uint64_t from,
+                  struct vshard_raft_entry *to);
+void store_read_free(struct vshard_raft_entry *entries, size_t count);
+void store_crash(struct node *n);
+void store_fail(struct world *w, struct node *n);
+void store_wipe(struct world *w, struct node *n);
+void store_lose_tail(struct world *w, struct node *n);
+void store_certain(struct world *w, struct node *n, uint32_t g);
+void store_free(struct world *w, struct node *n);
 
 /* client.c */
 void client_start(struct world *w);

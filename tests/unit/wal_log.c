@@ -289,6 +289,170 @@ Test(wal_log, syncs_once_for_all_groups)
     fault_storage_destroy(fs);
 }
 
+struct barriers {
+    uint64_t group, lowest, highest, count;
+};
+
+static int note_barrier(void *ctx, const struct vshard_wal_record *r,
+                        const struct vshard_wal_place *place)
+{
+    struct barriers *b = ctx;
+
+    if (r->group == b->group) {
+        b->lowest = b->count++ == 0 ? place->barrier : b->lowest;
+        b->highest = place->barrier;
+    }
+    return 0;
+}
+
+/* However full the last batch is, what is appended together and fits into one barrier
+ * is in one batch, and what does not fit is in as many as it takes. */
+Test(wal_log, parts_no_append_that_fits_a_barrier)
+{
+    static unsigned char payload[1000];
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_record r[6];
+    struct vshard_wal *wal;
+    uint64_t barrier;
+
+    o.barrier_bytes = 4096;
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    fault_storage_defer(fs, 1);
+    for (uint32_t i = 0; i < 60; i++) {
+        struct barriers b = { .group = 10 + i };
+        const struct vshard_wal_visitor visitor = { note_barrier, &b };
+        const uint32_t count = i % 2 ? 4 : 6;
+
+        for (uint32_t j = 0; j < count; j++)
+            r[j] = (struct vshard_wal_record){ .group = 10 + i,
+                                               .index = j + 1,
+                                               .kind = VSHARD_WAL_ENTRY,
+                                               .payload = payload,
+                                               .payload_bytes = count == 4 ? 60 * (i / 4) : 900 };
+        cr_assert_eq(vshard_wal_append(wal, r, 1, NULL), VSHARD_OK);
+        r[0].group = 1; /* something else first */
+        cr_assert_eq(vshard_wal_append(wal, r, 1, NULL), VSHARD_OK);
+        r[0].group = 10 + i;
+        cr_assert_eq(vshard_wal_append(wal, r, count, &barrier), VSHARD_OK);
+        cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+        cr_assert_eq(vshard_wal_scan(wal, &visitor), VSHARD_OK);
+        cr_assert_eq(b.count, count + 1);
+        b.count = b.lowest = 0;
+        cr_assert_eq(vshard_wal_replay(wal, &visitor), VSHARD_OK);
+        cr_assert_eq(b.count, count);
+        if (count == 4)
+            cr_expect_eq(b.lowest, b.highest, "append %u is in %lu..%lu", i,
+                         (unsigned long)b.lowest, (unsigned long)b.highest);
+        else
+            cr_expect_lt(b.lowest, b.highest);
+    }
+    vshard_wal_close(wal);
+    fault_storage_destroy(fs);
+}
+
+/* No barrier is larger than it may be, whatever is appended. */
+Test(wal_log, caps_the_bytes_of_a_barrier)
+{
+    static unsigned char payload[9000];
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal *wal;
+    uint64_t seed = 3, barrier = 0, index = 0, largest = 0, durable = 0;
+
+    o.barrier_bytes = 4096;
+    o.flags = VSHARD_WAL_UNPACKED;
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    fault_storage_defer(fs, 1);
+    for (int i = 0; i < 2000; i++) {
+        const uint32_t bytes = (uint32_t)random_below(&seed, 3000);
+        const struct vshard_wal_record r = { .group = 1,
+                                             .index = ++index,
+                                             .kind = VSHARD_WAL_ENTRY,
+                                             .payload = payload,
+                                             .payload_bytes = bytes };
+
+        cr_assert_eq(vshard_wal_append(wal, &r, 1, &barrier), VSHARD_OK);
+        if (i % 7 == 0) {
+            while (durable < barrier) {
+                cr_assert_eq(vshard_wal_poll(wal, &durable), VSHARD_OK);
+                for (uint32_t q = 0; q < fault_storage_queued(fs); q++) {
+                    const struct vshard_io *io = fault_storage_request(fs, q);
+
+                    /* Not the zeros written ahead. */
+                    if (io->op == VSHARD_IO_WRITE && ((const char *)io->buffer)[0] == 'V' &&
+                        ((const char *)io->buffer)[2] == 'B' && io->count > largest)
+                        largest = io->count;
+                }
+                fault_storage_drain(fs);
+            }
+        }
+    }
+    cr_expect_leq(largest, (4096 + 96) / 504 * 512 + 512, "%lu", (unsigned long)largest);
+    cr_expect_gt(largest, 3000);
+    vshard_wal_close(wal);
+    fault_storage_destroy(fs);
+}
+
+struct told {
+    uint64_t calls, done, total;
+    uint32_t stop;
+};
+
+static int tell(void *ctx, uint64_t done, uint64_t total)
+{
+    struct told *t = ctx;
+
+    cr_assert_geq(done, t->done);
+    cr_assert_leq(done, total);
+    t->calls++;
+    t->done = done;
+    t->total = total;
+    return t->stop != 0 && t->calls >= t->stop;
+}
+
+static int ignore(void *ctx, const struct vshard_wal_record *r,
+                  const struct vshard_wal_place *place)
+{
+    (void)ctx, (void)r, (void)place;
+    return 0;
+}
+
+/* Opening and replaying say how far they are, and stop when told to. */
+Test(wal_log, tells_progress_and_can_be_stopped)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct told told = { 0 };
+    const struct vshard_wal_hooks hooks = { .size = sizeof hooks, .ctx = &told, .progress = tell };
+    const struct vshard_wal_visitor visitor = { ignore, NULL };
+    struct writer w = { .seed = 1 };
+
+    model_init(&w.model);
+    open_log(&w, &o);
+    for (uint64_t i = 1; i <= 400; i++) {
+        put(&w, 1, VSHARD_WAL_ENTRY, i, 900);
+        cr_assert_eq(vshard_wal_poll(w.wal, NULL), VSHARD_OK);
+    }
+    vshard_wal_close(w.wal);
+    o.hooks = &hooks;
+    open_log(&w, &o);
+    cr_expect_gt(told.calls, 100);
+    told = (struct told){ 0 };
+    cr_expect_eq(vshard_wal_replay(w.wal, &visitor), VSHARD_OK);
+    cr_expect_eq(told.done, told.total);
+    cr_expect_gt(told.calls, 100);
+    told = (struct told){ .stop = 5 };
+    cr_expect_eq(vshard_wal_replay(w.wal, &visitor), VSHARD_ECANCELED);
+    cr_expect_eq(told.calls, 5);
+    vshard_wal_close(w.wal);
+    told = (struct told){ .stop = 5 };
+    cr_expect_eq(vshard_wal_open(&o, NULL, &w.wal), VSHARD_ECANCELED);
+    cr_expect_null(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
 /* One group writes once and falls silent, another writes on: the silent one is
  * copied forward, old segments go, and nothing of it is lost. */
 Test(wal_log, carries_a_silent_group_forward)

@@ -1,9 +1,9 @@
 /* mutant.h - known bugs, on demand.
  *
- * Each number is a mistake that shipped in some implementation of Raft. Built
- * with -DVS_MUTANT=n the core makes mistake n, and `make check-mutants` shows
- * that the tests notice. Built without, TRAP(n) is a constant 0 and leaves no
- * trace in the object code. The list of what each number means is
+ * Each number is a mistake that shipped in some implementation of Raft, or of the
+ * log beneath one. Built with -DVS_MUTANT=n the library makes mistake n, and `make
+ * check-mutants` shows that the tests notice. Built without, TRAP(n) is a constant 0
+ * and leaves no trace in the object code. The list of what each number means is
  * tests/sim/mutants.tsv. */
 #ifndef VS_MUTANT_H
 #define VS_MUTANT_H
