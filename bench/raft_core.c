@@ -16,7 +16,7 @@
 
 #include <vshard/log.h>
 
-enum { BYTES = 256, REPLICAS = 3, QUEUE = 256, WARM_UP = 2000 };
+enum { BYTES = 256, REPLICAS = 3, QUEUE = 256, WARM_UP = 8000 };
 
 struct packet {
     unsigned char *bytes;
@@ -175,7 +175,14 @@ static void start(struct bench *b)
     }
 }
 
-static void run(uint32_t batch, double for_seconds)
+static void propose(struct bench *b, const struct vshard_raft_entry *e, uint32_t count, uint64_t tag)
+{
+    step(b, b->leader,
+         (struct vshard_raft_event){
+             .kind = VSHARD_RAFT_PROPOSE, .tag = tag, .entries = e, .entry_count = count });
+}
+
+static void run(uint32_t batch, double for_seconds, int calls)
 {
     static unsigned char data[BYTES];
     struct bench *b = calloc(1, sizeof *b);
@@ -193,10 +200,11 @@ static void run(uint32_t batch, double for_seconds)
             entries = 0;
         }
         b->now += 1000;
-        step(
-            b, b->leader,
-            (struct vshard_raft_event){
-                .kind = VSHARD_RAFT_PROPOSE, .tag = ++rounds, .entries = e, .entry_count = batch });
+        rounds++;
+        if (!calls)
+            propose(b, e, batch, rounds);
+        for (uint32_t i = 0; calls && i < batch; i++)
+            propose(b, e, 1, rounds);
         settle(b);
         entries += batch;
         if (rounds % 64 == 0)
@@ -220,13 +228,11 @@ static void run(uint32_t batch, double for_seconds)
 
 int main(int argc, char **argv)
 {
+    int calls = argc > 2 && strcmp(argv[2], "calls") == 0;
     double for_seconds = argc > 1 ? strtod(argv[1], NULL) : 2;
 
     puts("batch\tentries_per_cpu_s\tallocations_per_entry");
-    run(1, for_seconds);
-    if (argc > 2)
-        return 0;
-    run(64, for_seconds);
-    run(1024, for_seconds);
+    for (uint32_t batch = 1; batch <= 1024; batch = batch == 1 ? 64 : batch * 16)
+        run(batch, for_seconds, calls);
     return 0;
 }
