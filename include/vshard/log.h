@@ -228,6 +228,10 @@ struct vshard_raft_options {
                                        its replicas; default 1024 */
     const struct vshard_allocator *allocator; /* copied; default malloc */
     const struct vshard_logger *logger;       /* copied; default silence */
+    uint64_t election_max_ns; /* where beats come irregularly, more silence is borne, up to this;
+                                 at least election_ns; default 6 election_ns */
+    uint64_t idle_ns;         /* a group that nobody wants anything of for this long goes to sleep
+                                 and costs nothing; UINT64_MAX: never; default 10 election_ns */
 };
 
 /* Makes a node without groups.
@@ -346,7 +350,7 @@ struct vshard_raft_status {
     uint32_t member_count;
     uint32_t stopped;   /* 1 after FATAL */
     uint32_t uncertain; /* 1 until CERTAIN */
-    uint32_t reserved;  /* 0 */
+    uint32_t asleep;    /* 1: idle, without timers; any request or message wakes it */
 };
 
 /* Says where a group stands.

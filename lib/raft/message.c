@@ -23,7 +23,7 @@
  * carries the message. */
 #include "raft/core.h"
 
-enum { VERSION = 1, FLAGS = VS_FLAG_REJECT | VS_FLAG_TRANSFER | VS_FLAG_LAST | VS_FLAG_QUIET };
+enum { VERSION = 1, FLAGS = 2 * VS_FLAG_STALLED - 1 };
 
 void vs_message_encode(unsigned char *to, const struct vs_message *m)
 {

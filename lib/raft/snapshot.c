@@ -252,6 +252,8 @@ int vs_on_chunk(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
         int rc = vs_meta_check(m->body, (size_t)m->hint_term, &c, &sessions);
         if (rc == VSHARD_OK)
             rc = vs_sessions_reserve(r, g, sessions);
+        if (rc == VSHARD_OK)
+            rc = vs_peers_reserve(r, g, c.count);
         if (rc == VSHARD_OK && (meta = vs_alloc(r->allocator, (size_t)m->hint_term)) == NULL)
             rc = VSHARD_ENOMEM;
         if (rc != VSHARD_OK)

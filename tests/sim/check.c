@@ -211,6 +211,12 @@ void check_node(struct world *w, struct node *n)
         n->seen_term[g] = s.term;
         n->seen_commit[g] = s.commit;
         n->seen_role[g] = s.role;
+        w->naps += s.asleep && !n->seen_asleep[g];
+        if (s.asleep && (s.pending != 0 || s.applied != s.last || s.durable != s.last))
+            fail(w, "n%u sleeps with work to do in group %u", n->id, g + 1);
+        if (s.asleep != n->seen_asleep[g])
+            story_say(w, n, s.asleep ? "falls asleep" : "wakes");
+        n->seen_asleep[g] = s.asleep;
     }
 }
 

@@ -15,7 +15,7 @@ const char *sim_program = "sim";
 enum { PATIENCE_MS = 30000 };
 
 struct totals {
-    uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs;
+    uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs, naps;
 };
 
 /* One history: faults, then peace, in which everything must come right. */
@@ -65,6 +65,7 @@ static void run(uint64_t seed, bool trace, bool digest, struct totals *t)
     t->steps += w->steps;
     t->virtual_ns += w->now;
     t->failed_allocs += w->failed_allocs;
+    t->naps += w->naps;
     for (uint32_t g = 0; g < groups; g++)
         t->commits += w->truth[g].count;
     for (uint32_t i = 0; i < CLIENTS; i++)
@@ -116,10 +117,11 @@ int main(int argc, char **argv)
         run(seed, trace, digest, &t);
     if (!digest && to != 0)
         printf("sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
-               "allocations, %.0f s of virtual time in %.1f s (%.0fx)\n",
+               "allocations, %llu naps, %.0f s of virtual time in %.1f s (%.0fx)\n",
                (unsigned long long)t.seeds, (unsigned long long)t.steps,
                (unsigned long long)t.commits, (unsigned long long)t.operations,
-               (unsigned long long)t.failed_allocs, (double)t.virtual_ns / 1e9, seconds() - start,
+               (unsigned long long)t.failed_allocs, (unsigned long long)t.naps,
+               (double)t.virtual_ns / 1e9, seconds() - start,
                (double)t.virtual_ns / 1e9 / (seconds() - start));
     return 0;
 }

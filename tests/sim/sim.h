@@ -88,7 +88,7 @@ struct node {
     size_t held_count, held_cap;
     /* what was seen of it last, for the checks */
     uint64_t seen_term[GROUPS_MAX], seen_commit[GROUPS_MAX];
-    uint32_t seen_role[GROUPS_MAX], compacting[GROUPS_MAX];
+    uint32_t seen_role[GROUPS_MAX], compacting[GROUPS_MAX], seen_asleep[GROUPS_MAX];
     uint64_t meta_index[GROUPS_MAX], meta_term[GROUPS_MAX];
     struct bytes meta[GROUPS_MAX], meta_state[GROUPS_MAX];
 };
@@ -191,6 +191,9 @@ struct world {
     uint64_t clogged[NODES_MAX + 1][NODES_MAX + 1];
     uint32_t fault_mask;
     uint64_t snapshot_every;
+    uint64_t idle_ns;    /* groups sleep after; 0: the default */
+    uint64_t lull_until; /* until then clients begin nothing */
+    uint64_t naps;       /* how often a group fell asleep somewhere */
     struct node node[NODES_MAX + 1];
     struct event *queue;
     size_t queue_count, queue_cap;
