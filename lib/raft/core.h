@@ -24,8 +24,18 @@ enum {
     VS_BEAT_BYTES = 56,      /* one group in a heartbeat frame */
     VS_ENTRY_MAX = 16 << 20, /* bytes of data */
     VS_MESSAGE_MAX = 64 << 20,
-    VS_SESSION_WINDOW = 64
+    VS_SESSION_WINDOW = 64,
+    VS_WORDS_MAX = 1024, /* bytes of an operator's statement */
+    VS_EPOCH_SHIFT = 48, /* of a term: below it a count, above it the recovery epoch */
+    VS_EPOCH_MAX = 0x7fff
 };
+
+#define VS_TERM_COUNT (((uint64_t)1 << VS_EPOCH_SHIFT) - 1)
+
+static inline uint64_t vs_epoch(uint64_t term)
+{
+    return term >> VS_EPOCH_SHIFT;
+}
 
 #define VS_NEVER UINT64_MAX
 
@@ -217,6 +227,7 @@ struct vs_peer {
 struct vs_link {
     uint64_t node, incarnation, boot; /* of the process heard last; boot 0: none yet */
     uint64_t heard_ns;                /* when its last frame of beats came */
+    uint64_t seen_ns;                 /* when its last message of any kind came */
     uint64_t answered_ns;             /* when our last answer went there */
     uint64_t mean_ns, spread_ns; /* of the time between frames: what to expect, and how sharply */
     uint32_t led;                /* groups asleep that we lead and it is a member of */
@@ -329,6 +340,7 @@ struct vshard_raft {
     uint64_t seq, durable_seq;
     uint64_t step_id;
     uint64_t beat_at;
+    uint64_t since_ns; /* when its first group started */
     struct vs_link *link;       /* nodes that share a group with this one */
     struct vs_group **table;    /* open addressing by id; [table_cap], a power of two */
     struct vs_group **heap;     /* by deadline, then id */
@@ -402,6 +414,7 @@ void vs_group_stop(struct vshard_raft *r, struct vs_group *g, int status);
 
 /* election.c */
 void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term, uint64_t leader);
+void vs_lead_with(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_entry *first);
 void vs_campaign(struct vshard_raft *r, struct vs_group *g, uint32_t flags);
 void vs_election_tick(struct vshard_raft *r, struct vs_group *g);
 void vs_election_reset(struct vshard_raft *r, struct vs_group *g);
@@ -447,6 +460,11 @@ bool vs_sleep_with(struct vshard_raft *r, struct vs_group *g, const struct vs_be
 void vs_wake(struct vshard_raft *r, struct vs_group *g);
 void vs_touch(struct vshard_raft *r, struct vs_group *g);
 void vs_tick_from_now(struct vshard_raft *r);
+
+/* epoch.c */
+void vs_promote(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);
+bool vs_superseded(const struct vs_group *g);
+bool vs_unproven(const struct vs_group *g, uint64_t term);
 
 /* certain.c */
 void vs_certain_begin(struct vshard_raft *r, struct vs_group *g);

@@ -61,7 +61,8 @@ bool vs_can_campaign(const struct vshard_raft *r, const struct vs_group *g)
 {
     const struct vs_config *c = vs_config_now(g);
 
-    if (g->installing || g->stopped || !g->started || g->uncertain)
+    if (g->installing || g->stopped || !g->started || g->uncertain ||
+        (vs_superseded(g) && !TRAP(39)) || (g->term & VS_TERM_COUNT) == VS_TERM_COUNT)
         return false;
     return may_lead(r, c) || (c->index > g->commit && c > g->config && may_lead(r, c - 1));
 }
@@ -91,6 +92,8 @@ void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term
     if (g->asleep)
         vs_wake(r, g);
     if (newer) {
+        if (vs_epoch(term) != vs_epoch(g->term))
+            g->proof_index = 0;
         g->term = term;
         g->vote = 0;
         g->verified = 0;
@@ -137,10 +140,10 @@ static void ask(struct vshard_raft *r, struct vs_group *g, uint32_t kind, uint32
     }
 }
 
-static void become_leader(struct vshard_raft *r, struct vs_group *g)
+/* Begins to lead the present term, whose first entry is this. */
+void vs_lead_with(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_entry *first)
 {
     const struct vs_config *c = vs_config_now(g);
-    struct vshard_raft_entry blank = { .kind = VSHARD_RAFT_BLANK };
 
     g->role = VSHARD_RAFT_LEADER;
     g->leader = r->o.node;
@@ -159,7 +162,12 @@ static void become_leader(struct vshard_raft *r, struct vs_group *g)
                                        .next = g->log.last + 1,
                                        .link = g->peer[i].link };
     }
-    vs_leader_append(r, g, &blank);
+    vs_leader_append(r, g, first);
+}
+
+static void become_leader(struct vshard_raft *r, struct vs_group *g)
+{
+    vs_lead_with(r, g, &(struct vshard_raft_entry){ .kind = VSHARD_RAFT_BLANK });
 }
 
 static void elect(struct vshard_raft *r, struct vs_group *g);
@@ -303,7 +311,8 @@ void vs_on_vote(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
                                 .term = m->term,
                                 .to_incarnation = m->from_incarnation,
                                 .round = m->round };
-    bool good = log_suffices(g, m->index, m->log_term);
+    bool good = log_suffices(g, m->index, m->log_term) &&
+                (vs_epoch(m->log_term) == vs_epoch(m->term) || TRAP(39));
 
     if (m->term <= g->term && m->kind == VS_PREVOTE)
         good = false;

@@ -352,6 +352,8 @@ int vshard_raft_start(struct vshard_raft *r, uint64_t group, uint64_t now_ns)
     r->effect_count = r->effect_taken = 0;
     r->head_used = 0;
     r->now = now_ns > r->now ? now_ns : r->now;
+    if (r->since_ns == 0)
+        r->since_ns = r->now;
     newborn =
         g->term == 1 && g->log.last == 1 && g->vote == 0 && g->commit == 0 && g->log.base == 0;
     vs_group_begin(r, g);
@@ -410,8 +412,10 @@ int vshard_raft_inspect(const struct vshard_raft *r, uint64_t group,
     s.stopped = g->stopped;
     s.uncertain = g->uncertain != VS_CERTAIN;
     s.asleep = g->asleep;
+    s.epoch = vs_epoch(g->term);
+    s.superseded = vs_superseded(g);
     return vs_report_write(status, &s, sizeof s,
-                           VS_SIZE_THROUGH(struct vshard_raft_status, uncertain));
+                           VS_SIZE_THROUGH(struct vshard_raft_status, reserved));
 }
 
 uint64_t vshard_raft_term(const struct vshard_raft *r, uint64_t group, uint64_t index)
@@ -439,7 +443,7 @@ int vshard_raft_count(const struct vshard_raft *r, struct vshard_raft_counters *
 
     c.size = sizeof c;
     return vs_report_write(counters, &c, sizeof c,
-                           VS_SIZE_THROUGH(struct vshard_raft_counters, fetches));
+                           VS_SIZE_THROUGH(struct vshard_raft_counters, outdated));
 }
 
 static uint64_t digest_words(const uint64_t *word, size_t count, uint64_t seed)

@@ -146,6 +146,7 @@ bool vs_link_heard(struct vshard_raft *r, const struct vs_message *m)
         l->boot = m->boot;
         l->mean_ns = l->spread_ns = l->heard_ns = 0;
     }
+    l->seen_ns = r->now;
     if (m->flags & VS_FLAG_STALLED)
         return true;
     gap = r->now - l->heard_ns;

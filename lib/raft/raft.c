@@ -297,6 +297,7 @@ static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
         vs_beat_decode(&b, m->body + VS_BEAT_BYTES * (size_t)i);
         g = vs_group_find(r, b.group);
         if (g == NULL || !g->started || g->stopped || b.term >> 63 || b.commit >> 63 ||
+            (b.term & VS_TERM_COUNT) == VS_TERM_COUNT ||
             (b.to_incarnation != r->o.incarnation && !TRAP(16)))
             continue;
         vs_group_begin(r, g);
@@ -330,6 +331,7 @@ static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
 static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
 {
     struct vs_message m;
+    struct vs_link *link;
     struct vs_group *g;
     int rc = vs_message_decode(&m, e->bytes, (size_t)e->byte_count);
 
@@ -351,6 +353,9 @@ static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
         return refuse_message(&r->counters.ungrouped, VSHARD_ENOTFOUND);
     if (g->stopped)
         return VSHARD_OK;
+    link = vs_link_find(r, m.from);
+    if (link != NULL)
+        link->seen_ns = r->now;
     rc = reserve_special(r, g, &m);
     if (rc == VSHARD_OK)
         rc = vs_reserve_one(r, g, m.count, m.body_bytes);
@@ -365,6 +370,7 @@ static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
     }
     vs_group_finish(r, g);
     r->counters.messages++;
+    r->counters.outdated += vs_epoch(m.term) < vs_epoch(g->term);
     return VSHARD_OK;
 }
 
@@ -391,6 +397,7 @@ static int on_request(struct vshard_raft *r, struct vs_group *g, const struct vs
     case VSHARD_RAFT_CONFIGURE: vs_configure(r, g, e); break;
     case VSHARD_RAFT_READ: vs_read(r, g, e); break;
     case VSHARD_RAFT_TRANSFER: vs_transfer(r, g, e); break;
+    case VSHARD_RAFT_PROMOTE: vs_promote(r, g, e); break;
     case VSHARD_RAFT_CAMPAIGN:
         if (g->role != VSHARD_RAFT_LEADER && vs_can_campaign(r, g))
             vs_campaign(r, g, 0);
@@ -441,9 +448,10 @@ static int on_group_event(struct vshard_raft *r, const struct vshard_raft_event 
         if (e->entries[i].kind == VSHARD_RAFT_SESSION)
             rc = vs_sessions_reserve(r, g, r->o.max_sessions);
     }
-    if (rc == VSHARD_OK && e->kind == VSHARD_RAFT_CHUNK)
+    if (rc == VSHARD_OK && (e->kind == VSHARD_RAFT_CHUNK || e->kind == VSHARD_RAFT_PROMOTE))
         bytes += e->byte_count;
-    if (rc == VSHARD_OK && (e->kind == VSHARD_RAFT_CONFIGURE || e->kind == VSHARD_RAFT_INSTALLED))
+    if (rc == VSHARD_OK && (e->kind == VSHARD_RAFT_CONFIGURE || e->kind == VSHARD_RAFT_INSTALLED ||
+         e->kind == VSHARD_RAFT_PROMOTE))
         rc = vs_peers_reserve(r, g, VSHARD_RAFT_MEMBERS_MAX);
     if (rc == VSHARD_OK)
         rc = vs_reserve_one(r, g, e->entry_count, bytes);
@@ -467,7 +475,8 @@ static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
         return VSHARD_EBUSY;
     if (r->poisoned)
         return VSHARD_EIO;
-    if (e->kind != VSHARD_RAFT_MESSAGE && e->kind != VSHARD_RAFT_CHUNK && e->byte_count != 0)
+    if (e->kind != VSHARD_RAFT_MESSAGE && e->kind != VSHARD_RAFT_CHUNK &&
+        e->kind != VSHARD_RAFT_PROMOTE && e->byte_count != 0)
         return VSHARD_EINVAL;
     if (e->byte_count > VS_MESSAGE_MAX || (e->byte_count != 0 && e->bytes == NULL))
         return VSHARD_EINVAL;

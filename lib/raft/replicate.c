@@ -358,6 +358,7 @@ static bool follows(struct vshard_raft *r, struct vs_group *g, const struct vs_m
 void vs_on_append(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
 {
     uint64_t end = m->index + m->count, commit;
+    bool unproven;
 
     if (m->term < g->term) {
         if (!TRAP(32))
@@ -366,17 +367,19 @@ void vs_on_append(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
     }
     if (!follows(r, g, m) || g->installing)
         return;
+    unproven = vs_unproven(g, m->term);
+    if (unproven && m->index < g->log.base) {
+        vs_group_stop(r, g, VSHARD_ESTALE);
+        return;
+    }
     if (m->index > g->log.base && vs_log_term(&g->log, m->index) != m->log_term &&
         !(TRAP(4) && m->count == 0 && m->index <= g->log.last)) {
         reject_append(r, g, m);
         return;
     }
-    if (m->index == g->log.base && m->index > 0 && m->log_term != g->log.base_term) {
-        vs_group_stop(r, g, VSHARD_ECORRUPT);
-        return;
-    }
-    if (!take_entries(r, g, m)) {
-        vs_group_stop(r, g, VSHARD_ECORRUPT);
+    if ((m->index == g->log.base && m->index > 0 && m->log_term != g->log.base_term) ||
+        !take_entries(r, g, m)) {
+        vs_group_stop(r, g, unproven ? VSHARD_ESTALE : VSHARD_ECORRUPT);
         return;
     }
     /* 2: only what this message has shown to be the leader's. An append that ends

@@ -285,7 +285,14 @@ static void persist(struct vshard_raft *r, struct vs_group *g)
 static void tell(struct vshard_raft *r, struct vs_group *g)
 {
     if (g->told_role != g->role || g->told_term != g->term || g->told_leader != g->leader) {
-        struct vshard_raft_effect *e = vs_effect(r, VSHARD_RAFT_ROLE, g->id);
+        struct vshard_raft_effect *e;
+
+        if (vs_epoch(g->told_term) != vs_epoch(g->term)) {
+            e = vs_effect(r, VSHARD_RAFT_EPOCH, g->id);
+            e->term = g->term;
+            e->index = g->commit;
+        }
+        e = vs_effect(r, VSHARD_RAFT_ROLE, g->id);
         e->role = g->told_role = g->role;
         e->term = g->told_term = g->term;
         e->node = g->told_leader = g->leader;

@@ -264,7 +264,10 @@ int vs_on_chunk(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
         if (m->term > g->term || g->role != VSHARD_RAFT_FOLLOWER)
             vs_become_follower(r, g, m->term, m->from);
         vs_heard_leader(r, g, &head);
-        if (!g->installing && !obsolete(r, g, m)) {
+        if (vs_unproven(g, m->term) && m->index <= g->commit &&
+            vs_log_term(&g->log, m->index) != m->log_term)
+            vs_group_stop(r, g, VSHARD_ESTALE);
+        else if (!g->installing && !obsolete(r, g, m)) {
             if (meta != NULL && !same_snapshot(g, m) && !g->writing) {
                 begin_install(r, g, m, meta);
                 meta = NULL;

@@ -134,13 +134,18 @@ struct index_record {
     size_t count, cap;
 };
 
+struct reign { /* who led a term */
+    uint64_t term;
+    uint32_t node;
+};
+
 struct group_truth {
     struct truth *committed; /* by index - 1 */
     size_t count, cap;
     struct index_record *record;
     size_t record_cap;
-    uint32_t *leader; /* by term */
-    size_t leader_cap;
+    struct reign *reign; /* by term */
+    size_t reign_count, reign_cap;
     uint64_t floor; /* the highest index any client was told of */
     uint64_t *floor_at, *floor_index;
     size_t floor_count, floor_cap;

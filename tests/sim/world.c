@@ -848,7 +848,7 @@ void world_free(struct world *w)
             free(t->record[i].variant);
         free(t->record);
         free(t->committed);
-        free(t->leader);
+        free(t->reign);
         free(t->floor_at);
         free(t->floor_index);
     }
