@@ -8,8 +8,9 @@
  * so any one of them can be restored without its predecessors, and a replica uses
  * the newest in its log, committed or not.
  *
- * Encoded: members (4), zero (4), then node, incarnation (8 each), role, priority
- * (4 each) a member. */
+ * Encoded: members (4), bytes of a statement (4), then node, incarnation (8 each),
+ * role, priority (4 each) a member, then the statement of the operator who forced it
+ * (epoch.c), which the members' business does not depend on. */
 #include "raft/core.h"
 
 bool vs_config_joint(const struct vs_config *c)
@@ -85,7 +86,8 @@ int vs_config_decode(struct vs_config *c, const void *from, size_t bytes)
     if (bytes < 8)
         return VSHARD_ECORRUPT;
     c->count = vs_load32(p);
-    if (c->count > VSHARD_RAFT_MEMBERS_MAX || bytes != 8 + 24 * (size_t)c->count)
+    if (c->count > VSHARD_RAFT_MEMBERS_MAX || vs_load32(p + 4) > VS_WORDS_MAX ||
+        bytes != 8 + 24 * (size_t)c->count + vs_load32(p + 4))
         return VSHARD_ECORRUPT;
     for (uint32_t i = 0; i < c->count; i++) {
         struct vshard_raft_member *m = &c->member[i];

@@ -38,6 +38,25 @@ int vs_grow_block(const struct vshard_allocator *a, void **block, uint32_t *cap,
     return VSHARD_OK;
 }
 
+/* Gives back what lies behind `need` elements, if there is memory for a smaller block. */
+void vs_shrink(const struct vshard_allocator *a, void **block, uint32_t *cap, uint32_t need,
+               size_t each)
+{
+    void *p = NULL;
+
+    if (need == *cap)
+        return;
+    if (need != 0) {
+        p = vs_alloc(a, need * each);
+        if (p == NULL)
+            return;
+        memcpy(p, *block, need * each);
+    }
+    vs_free(a, *block, (size_t)*cap * each);
+    *block = p;
+    *cap = need;
+}
+
 void vs_log_init(struct vs_log *log, const struct vshard_allocator *a)
 {
     memset(log, 0, sizeof *log);
@@ -227,6 +246,17 @@ void vs_log_evict(struct vs_log *log, uint64_t through)
     log->slot_count -= (uint32_t)(through - cached + 1);
     if (log->slot_count == 0)
         log->slot_head = 0, log->byte_head = log->byte_tail = 0;
+}
+
+/* Forgets the entries, all of which storage has, and keeps their terms. */
+void vs_log_trim(struct vs_log *log)
+{
+    vs_log_evict(log, log->last);
+    vs_shrink(log->allocator, (void **)&log->slot, &log->slot_cap, 0, sizeof *log->slot);
+    vs_shrink(log->allocator, (void **)&log->run, &log->run_cap, log->run_count, sizeof *log->run);
+    vs_free(log->allocator, log->bytes, log->byte_cap);
+    log->bytes = NULL;
+    log->byte_cap = 0;
 }
 
 void vs_log_compact(struct vs_log *log, uint64_t index)

@@ -23,7 +23,7 @@
  * carries the message. */
 #include "raft/core.h"
 
-enum { VERSION = 1, FLAGS = VS_FLAG_REJECT | VS_FLAG_TRANSFER | VS_FLAG_LAST | VS_FLAG_QUIET };
+enum { VERSION = 1, FLAGS = 2 * VS_FLAG_STALLED - 1 };
 
 void vs_message_encode(unsigned char *to, const struct vs_message *m)
 {
@@ -99,7 +99,8 @@ int vs_message_decode(struct vs_message *m, const void *bytes, size_t count)
                               .body = p + VS_MESSAGE_HEAD,
                               .body_bytes = count - VS_MESSAGE_HEAD };
     /* Half of the numbers are room enough, and sums of two cannot overflow. */
-    if (word[14] != m->body_bytes || m->from == 0 || (m->term | m->index | m->commit) >> 63)
+    if (word[14] != m->body_bytes || m->from == 0 || (m->term | m->index | m->commit) >> 63 ||
+        (m->term & VS_TERM_COUNT) == VS_TERM_COUNT)
         return VSHARD_ECORRUPT;
     switch (m->kind) {
     case VS_APPEND:

@@ -142,7 +142,7 @@ static void sent_through(struct vs_peer *p, uint64_t last)
         p->paused = 1;
         return;
     }
-    p->flight[(p->flight_head + p->flight_count++) % VS_FLIGHT_MAX] = last;
+    p->flight[(p->flight_head + p->flight_count++) % VS_FLIGHT_MAX] = (uint32_t)last;
     p->next = last + 1;
 }
 
@@ -305,7 +305,7 @@ static void cut(struct vshard_raft *r, struct vs_group *g, uint64_t from)
         configs = true;
     }
     if (configs) {
-        vs_peers_follow(g);
+        vs_peers_follow(r, g);
         g->told_members = 1;
     }
 }
@@ -361,6 +361,7 @@ static bool follows(struct vshard_raft *r, struct vs_group *g, const struct vs_m
 void vs_on_append(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
 {
     uint64_t end = m->index + m->count, commit;
+    bool unproven;
 
     if (m->term < g->term) {
         if (!TRAP(32))
@@ -369,17 +370,19 @@ void vs_on_append(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
     }
     if (!follows(r, g, m) || g->installing)
         return;
+    unproven = vs_unproven(g, m->term);
+    if (unproven && m->index < g->log.base) {
+        vs_group_stop(r, g, VSHARD_ESTALE);
+        return;
+    }
     if (m->index > g->log.base && vs_log_term(&g->log, m->index) != m->log_term &&
         !(TRAP(4) && m->count == 0 && m->index <= g->log.last)) {
         reject_append(r, g, m);
         return;
     }
-    if (m->index == g->log.base && m->index > 0 && m->log_term != g->log.base_term) {
-        vs_group_stop(r, g, VSHARD_ECORRUPT);
-        return;
-    }
-    if (!take_entries(r, g, m)) {
-        vs_group_stop(r, g, VSHARD_ECORRUPT);
+    if ((m->index == g->log.base && m->index > 0 && m->log_term != g->log.base_term) ||
+        !take_entries(r, g, m)) {
+        vs_group_stop(r, g, unproven ? VSHARD_ESTALE : VSHARD_ECORRUPT);
         return;
     }
     /* 2: only what this message has shown to be the leader's. An append that ends
@@ -397,7 +400,9 @@ void vs_on_append(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
 
 static void free_flight(struct vs_peer *p)
 {
-    while (p->flight_count != 0 && p->flight[p->flight_head % VS_FLIGHT_MAX] <= p->match) {
+    /* What is under way is never as much as 2^31 entries: low halves tell which is first. */
+    while (p->flight_count != 0 &&
+           (int32_t)((uint32_t)p->match - p->flight[p->flight_head % VS_FLIGHT_MAX]) >= 0) {
         p->flight_head++;
         p->flight_count--;
     }
@@ -483,6 +488,8 @@ void vs_on_beat(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
                                .flags = VS_FLAG_REJECT,
                                .to_incarnation = m->from_incarnation };
     head.term = b->term;
+    if (g->asleep && !((b->flags & VS_FLAG_SLEEP) && b->term == g->term && m->from == g->leader))
+        vs_wake(r, g);
     if (b->term < g->term && TRAP(32)) {
         reply->term = 0;
         return;
@@ -495,6 +502,8 @@ void vs_on_beat(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
                          : (b->commit < g->verified ? b->commit : g->verified);
         if (commit > g->commit)
             g->commit = commit;
+        if ((b->flags & VS_FLAG_SLEEP) && vs_sleep_with(r, g, b))
+            reply->flags = VS_FLAG_SLEEP;
     }
     reply->term = g->term;
 }
@@ -509,9 +518,11 @@ void vs_on_beat_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
         return;
     }
     if (g->role != VSHARD_RAFT_LEADER || b->term != g->term || p == NULL || m->stamp > r->now ||
-        b->round > g->round || (b->flags & VS_FLAG_REJECT) || !same_process(p, m->boot))
+        b->round > g->round || (b->flags & VS_FLAG_REJECT) || g->asleep ||
+        !same_process(p, m->boot))
         return;
     note_answer(p, m->stamp, b->round);
+    p->asleep = (b->flags & VS_FLAG_SLEEP) && m->stamp > g->active_ns;
     if (b->commit > g->log.last || b->received > g->log.last)
         return;
     /* What an append's lost answer would have said. */
@@ -540,59 +551,57 @@ size_t vs_beats_bytes(const struct vshard_raft *r)
     size_t bytes = 0;
 
     for (uint32_t i = 0; i < r->led_count; i++)
-        bytes += (size_t)r->led[i]->peer_cap * (VS_BEAT_BYTES + VS_MESSAGE_HEAD);
-    return bytes;
+        bytes += (size_t)vs_config_now(r->led[i])->count * VS_BEAT_BYTES;
+    return bytes + r->link_count * (size_t)VS_MESSAGE_HEAD;
 }
 
-/* One frame to `node`, with a line for each group led here of which it is a
- * member, or only for `only`. */
-static void beat_node(struct vshard_raft *r, struct vs_group *only, uint64_t node)
+/* The line for one member of a group. */
+static void beat_line(const struct vshard_raft *r, const struct vs_group *g,
+                      const struct vs_peer *p, unsigned char *to)
 {
-    struct vs_message m = { .kind = VS_BEATS, .to = node, .stamp = r->now };
+    struct vs_beat b = { .group = g->id,
+                         .term = g->term,
+                         .round = g->round,
+                         .commit = vs_peer_commit(g, p),
+                         .flags = vs_drowsy(r, g) ? VS_FLAG_SLEEP : 0,
+                         .to_incarnation = p->incarnation };
+
+    vs_beat_encode(to, &b);
+}
+
+/* One frame to a node, with a line for each group led here of which it is a
+ * member, or only for `only`. Without lines it says that this process lives, for
+ * the groups that sleep; but to a node that has just been sent an answer, that is
+ * known. */
+static void beat_node(struct vshard_raft *r, const struct vs_group *only, struct vs_link *l)
+{
+    struct vs_message m = { .kind = VS_BEATS, .to = l->node, .stamp = r->now };
     unsigned char *out = r->head + r->head_used;
-
-    for (uint32_t i = 0; i < r->led_count; i++) {
-        struct vs_group *g = only ? only : r->led[i];
-
-        for (uint32_t k = 0; k < vs_config_now(g)->count; k++) {
-            const struct vs_peer *p = &g->peer[k];
-            struct vs_beat b = { .group = g->id,
-                                 .term = g->term,
-                                 .round = g->round,
-                                 .commit = vs_peer_commit(g, p),
-                                 .to_incarnation = p->incarnation };
-
-            if (p->node == node && !vs_is_self(r, p))
-                vs_beat_encode(out + VS_BEAT_BYTES * (size_t)m.count++, &b);
-        }
-        if (only)
-            break;
-    }
-    m.body_bytes = VS_BEAT_BYTES * (size_t)m.count;
-    m.body = vs_head(r, m.body_bytes);
-    vs_send(r, NULL, &m, 0);
-}
-
-/* The lowest node above `node` that shares a group led here; 0 if none. */
-static uint64_t node_after(const struct vshard_raft *r, const struct vs_group *only, uint64_t node)
-{
-    uint64_t best = 0;
 
     for (uint32_t i = 0; i < (only ? 1 : r->led_count); i++) {
         const struct vs_group *g = only ? only : r->led[i];
+
         for (uint32_t k = 0; k < vs_config_now(g)->count; k++) {
-            uint64_t n = g->peer[k].node;
-            if (n > node && n != r->o.node && (best == 0 || n < best))
-                best = n;
+            const struct vs_peer *p = &g->peer[k];
+
+            if (p->node == l->node && !vs_is_self(r, p))
+                beat_line(r, g, p, out + VS_BEAT_BYTES * (size_t)m.count++);
         }
     }
-    return best;
+    if (m.count == 0 && (only || l->led == 0 || vs_stalled(r) ||
+                         r->now - l->answered_ns < r->o.heartbeat_ns + r->o.heartbeat_ns / 2))
+        return;
+    m.body_bytes = VS_BEAT_BYTES * (size_t)m.count;
+    m.body = vs_head(r, m.body_bytes);
+    vs_send(r, NULL, &m, 0);
 }
 
 void vs_beats(struct vshard_raft *r, struct vs_group *only)
 {
     if (only != NULL && only->role != VSHARD_RAFT_LEADER)
         return;
-    for (uint64_t node = 0; (node = node_after(r, only, node)) != 0;)
-        beat_node(r, only, node);
+    for (uint32_t i = 0; i < r->link_count; i++) {
+        if (r->link[i].node != r->o.node)
+            beat_node(r, only, &r->link[i]);
+    }
 }

@@ -59,10 +59,20 @@ void vs_lead(struct vshard_raft *r, struct vs_group *g, bool leads)
 
 /* ---- reserving ---- */
 
+static void pending_shrink(struct vshard_raft *r)
+{
+    if (r->pending_head != 0)
+        memmove(r->pending, r->pending + r->pending_head, r->pending_count * sizeof *r->pending);
+    r->pending_head = 0;
+    vs_shrink(r->allocator, (void **)&r->pending, &r->pending_cap, r->pending_count,
+              sizeof *r->pending);
+}
+
 int vs_reserve(struct vshard_raft *r, size_t effects, size_t bytes)
 {
     int rc = vs_grow(r->allocator, (void **)&r->effect, &r->effect_cap, effects, sizeof *r->effect);
 
+    r->effect_most = effects > r->effect_most ? effects : r->effect_most;
     if (rc == VSHARD_OK && bytes > r->head_cap) {
         size_t cap = r->head_cap ? r->head_cap : 4096;
         unsigned char *p;
@@ -77,6 +87,26 @@ int vs_reserve(struct vshard_raft *r, size_t effects, size_t bytes)
         r->head_cap = cap;
     }
     return rc;
+}
+
+/* Room that a burst over many groups took, and nobody has used since the last beat,
+ * goes back. */
+void vs_relax(struct vshard_raft *r)
+{
+    enum { KEEP = 1024 };
+
+    if (r->effect_cap > KEEP && r->effect_most < r->effect_cap / 4) {
+        vs_free(r->allocator, r->effect, r->effect_cap * sizeof *r->effect);
+        vs_free(r->allocator, r->head, r->head_cap);
+        r->effect = NULL;
+        r->head = NULL;
+        r->effect_cap = 0;
+        r->head_cap = 0;
+        r->effect_count = r->effect_taken = 0;
+    }
+    if (r->pending_cap > KEEP && r->pending_count < r->pending_cap / 4)
+        pending_shrink(r);
+    r->effect_most = 0;
 }
 
 int vs_pending_reserve(struct vshard_raft *r, uint32_t more)
@@ -255,7 +285,14 @@ static void persist(struct vshard_raft *r, struct vs_group *g)
 static void tell(struct vshard_raft *r, struct vs_group *g)
 {
     if (g->told_role != g->role || g->told_term != g->term || g->told_leader != g->leader) {
-        struct vshard_raft_effect *e = vs_effect(r, VSHARD_RAFT_ROLE, g->id);
+        struct vshard_raft_effect *e;
+
+        if (vs_epoch(g->told_term) != vs_epoch(g->term)) {
+            e = vs_effect(r, VSHARD_RAFT_EPOCH, g->id);
+            e->term = g->term;
+            e->index = g->commit;
+        }
+        e = vs_effect(r, VSHARD_RAFT_ROLE, g->id);
         e->role = g->told_role = g->role;
         e->term = g->told_term = g->term;
         e->node = g->told_leader = g->leader;
@@ -270,14 +307,14 @@ static uint64_t next_deadline(const struct vshard_raft *r, struct vs_group *g)
 {
     uint64_t at = g->expires;
 
-    if (g->stopped || !g->started)
+    if (g->stopped || !g->started || g->asleep)
         return VS_NEVER;
     if (g->role == VSHARD_RAFT_LEADER) {
         /* Answers only move this on, so one that is still to come may stand. */
         if (g->check_at <= r->now) {
             uint64_t since = vs_quorum_ns(r, g);
-            g->check_at =
-                vs_later(since > g->lead_since ? since : g->lead_since, 2 * r->o.election_ns);
+            g->check_at = vs_later(since > g->lead_since ? since : g->lead_since,
+                                   2 * vs_group_patience(r, g));
         }
         at = g->check_at < at ? g->check_at : at;
         at = g->transfer_node != 0 && g->transfer_until < at ? g->transfer_until : at;
@@ -304,6 +341,12 @@ void vs_evict(struct vshard_raft *r, struct vs_group *g)
     }
 }
 
+void vs_timer(struct vshard_raft *r, struct vs_group *g)
+{
+    g->deadline = next_deadline(r, g);
+    vs_heap_place(r, g);
+}
+
 void vs_group_finish(struct vshard_raft *r, struct vs_group *g)
 {
     if (!g->stopped && g->started) {
@@ -325,6 +368,5 @@ void vs_group_finish(struct vshard_raft *r, struct vs_group *g)
         persist(r, g);
     }
     tell(r, g);
-    g->deadline = next_deadline(r, g);
-    vs_heap_place(r, g);
+    vs_timer(r, g);
 }

@@ -128,18 +128,16 @@ static void check_leader(struct world *w, struct node *n, uint32_t g, uint64_t t
     struct group_truth *t = &w->truth[g];
     struct vshard_raft_status s = { .size = sizeof s };
 
-    if (term >= t->leader_cap) {
-        size_t cap = t->leader_cap ? t->leader_cap : 64;
-        while (cap <= term)
-            cap *= 2;
-        t->leader = realloc(t->leader, cap * sizeof *t->leader);
-        memset(t->leader + t->leader_cap, 0, (cap - t->leader_cap) * sizeof *t->leader);
-        t->leader_cap = cap;
+    for (size_t i = t->reign_count; i-- > 0;) {
+        if (t->reign[i].term == term && t->reign[i].node != n->id)
+            fail(w, "election safety: n%u and n%u both lead term %llu", t->reign[i].node, n->id,
+                 (unsigned long long)term);
     }
-    if (t->leader[term] != 0 && t->leader[term] != n->id)
-        fail(w, "election safety: n%u and n%u both lead term %llu", t->leader[term], n->id,
-             (unsigned long long)term);
-    t->leader[term] = n->id;
+    if (t->reign_count == t->reign_cap) {
+        t->reign_cap = t->reign_cap ? t->reign_cap * 2 : 64;
+        t->reign = realloc(t->reign, t->reign_cap * sizeof *t->reign);
+    }
+    t->reign[t->reign_count++] = (struct reign){ term, n->id };
     vshard_raft_inspect(n->raft, g + 1, &s);
     for (uint64_t i = s.first; i <= t->count; i++) {
         if (t->committed[i - 1].decided < term &&
@@ -211,6 +209,12 @@ void check_node(struct world *w, struct node *n)
         n->seen_term[g] = s.term;
         n->seen_commit[g] = s.commit;
         n->seen_role[g] = s.role;
+        w->naps += s.asleep && !n->seen_asleep[g];
+        if (s.asleep && (s.pending != 0 || s.applied != s.last || s.durable != s.last))
+            fail(w, "n%u sleeps with work to do in group %u", n->id, g + 1);
+        if (s.asleep != n->seen_asleep[g])
+            story_say(w, n, s.asleep ? "falls asleep" : "wakes");
+        n->seen_asleep[g] = s.asleep;
     }
 }
 

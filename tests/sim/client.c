@@ -127,6 +127,10 @@ void client_act(struct world *w, struct client *c)
     if (!c->busy) {
         if (w->quiet)
             return;
+        if (w->now < w->lull_until) {
+            again(w, c, w->lull_until - w->now + world_random(w, 20 * MS));
+            return;
+        }
         choose(w, c);
     }
     n = pick(w, c);

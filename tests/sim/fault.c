@@ -44,6 +44,7 @@ enum fault {
     CAMPAIGN,
     LOSE_TAIL,
     DISK_FULL,
+    LULL,
     KINDS
 };
 
@@ -299,6 +300,7 @@ static void strike(struct world *w, enum fault kind)
             node_event(w, n,
                        (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN, .group = g + 1 });
         break;
+    case LULL: w->lull_until = w->now + world_random(w, 1500 * MS); break;
     case KINDS: break;
     }
 }
@@ -318,6 +320,8 @@ void fault_act(struct world *w)
     } else if (w->fault_kinds >> kind & 1) {
         strike(w, kind);
     }
+    if (!w->healed && w->idle_ns != 0 && world_chance(w, 80))
+        strike(w, LULL);
     world_at(w, w->now + world_random(w, 2 * w->fault_gap), (struct event){ .kind = EV_FAULT });
 }
 
@@ -354,6 +358,7 @@ void fault_setup(struct world *w)
     w->jumps = world_chance(w, 150);
     w->oom = world_chance(w, 120) ? 1 + (uint32_t)world_random(w, 300) : 0;
     w->snapshot_every = world_chance(w, 650) ? 6 + world_random(w, 40) : 0;
+    w->idle_ns = world_chance(w, 600) ? 10 * MS + world_random(w, 300 * MS) : 0;
     w->fault_gap = 20 * MS + world_random(w, world_chance(w, 500) ? 100 * MS : 600 * MS);
     w->fault_kinds = (uint32_t)world_random(w, 1u << KINDS) | 1u << MEND;
     if (world_chance(w, 300))

@@ -16,7 +16,8 @@ const char *sim_program = "sim";
 enum { PATIENCE_MS = 30000 };
 
 struct totals {
-    uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs, refused, unversioned;
+    uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs;
+    uint64_t refused, unversioned, naps;
 };
 
 /* A world of this seed, in trouble. */
@@ -83,6 +84,7 @@ static void run(uint64_t seed, bool trace, bool digest, struct totals *t)
     t->failed_allocs += w->failed_allocs;
     t->refused += w->refused;
     t->unversioned += w->unversioned;
+    t->naps += w->naps;
     for (uint32_t g = 0; g < w->groups; g++)
         t->commits += w->truth[g].count;
     for (uint32_t i = 0; i < CLIENTS; i++)
@@ -135,13 +137,14 @@ int main(int argc, char **argv)
     for (uint64_t seed = from; seed <= to; seed++)
         run(seed, trace, digest, &t);
     if (!digest && to != 0)
-        printf(
-            "sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
-            "allocations, %llu frames refused (%llu for their version), %.0f s of virtual time in %.1f s (%.0fx)\n",
-            (unsigned long long)t.seeds, (unsigned long long)t.steps, (unsigned long long)t.commits,
-            (unsigned long long)t.operations, (unsigned long long)t.failed_allocs,
-            (unsigned long long)t.refused, (unsigned long long)t.unversioned,
-            (double)t.virtual_ns / 1e9, seconds() - start,
-            (double)t.virtual_ns / 1e9 / (seconds() - start));
+        printf("sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
+               "allocations, %llu frames refused (%llu for their version), %llu naps, %.0f s of "
+               "virtual time in %.1f s (%.0fx)\n",
+               (unsigned long long)t.seeds, (unsigned long long)t.steps,
+               (unsigned long long)t.commits, (unsigned long long)t.operations,
+               (unsigned long long)t.failed_allocs, (unsigned long long)t.refused,
+               (unsigned long long)t.unversioned, (unsigned long long)t.naps,
+               (double)t.virtual_ns / 1e9, seconds() - start,
+               (double)t.virtual_ns / 1e9 / (seconds() - start));
     return 0;
 }

@@ -85,10 +85,10 @@ struct node {
     uint64_t jumped;  /* added to the clock */
     uint64_t disk_ns; /* a sync takes about this long */
     uint64_t stalled_until, full_until;
-    uint32_t build;               /* the newest version of frames it speaks, 1 or 2 */
-    uint32_t attempts;            /* at speaking its newest */
-    uint8_t heard[NODES_MAX + 1]; /* the version each node last spoke; 0: none */
-    uint64_t timer_at;            /* the event under way */
+    uint32_t build;                   /* the newest version of frames it speaks, 1 or 2 */
+    uint32_t attempts[NODES_MAX + 1]; /* at speaking to each */
+    uint8_t heard[NODES_MAX + 1];     /* the version each node last spoke; 0: none */
+    uint64_t timer_at;                /* the event under way */
     uint64_t sync_at;
     uint64_t durable, asked; /* barriers: the last that is, the last that was handed over */
     struct real *real;
@@ -102,7 +102,7 @@ struct node {
     size_t held_count, held_cap;
     /* what was seen of it last, for the checks */
     uint64_t seen_term[GROUPS_MAX], seen_commit[GROUPS_MAX];
-    uint32_t seen_role[GROUPS_MAX], compacting[GROUPS_MAX];
+    uint32_t seen_role[GROUPS_MAX], compacting[GROUPS_MAX], seen_asleep[GROUPS_MAX];
     uint64_t meta_index[GROUPS_MAX], meta_term[GROUPS_MAX];
     struct bytes meta[GROUPS_MAX], meta_state[GROUPS_MAX];
 };
@@ -148,13 +148,18 @@ struct index_record {
     size_t count, cap;
 };
 
+struct reign { /* who led a term */
+    uint64_t term;
+    uint32_t node;
+};
+
 struct group_truth {
     struct truth *committed; /* by index - 1 */
     size_t count, cap;
     struct index_record *record;
     size_t record_cap;
-    uint32_t *leader; /* by term */
-    size_t leader_cap;
+    struct reign *reign; /* by term */
+    size_t reign_count, reign_cap;
     uint64_t floor; /* the highest index any client was told of */
     uint64_t *floor_at, *floor_index;
     size_t floor_count, floor_cap;
@@ -209,6 +214,9 @@ struct world {
     uint64_t clogged[NODES_MAX + 1][NODES_MAX + 1];
     uint32_t fault_mask;
     uint64_t snapshot_every;
+    uint64_t idle_ns;    /* groups sleep after; 0: the default */
+    uint64_t lull_until; /* until then clients begin nothing */
+    uint64_t naps;       /* how often a group fell asleep somewhere */
     struct node node[NODES_MAX + 1];
     struct event *queue;
     size_t queue_count, queue_cap;

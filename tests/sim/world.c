@@ -387,7 +387,7 @@ static void open_group(struct world *w, struct node *n, uint32_t g, bool first)
 
     memset(&n->machine[g], 0, sizeof n->machine[g]);
     n->seen_term[g] = n->seen_commit[g] = 0;
-    n->seen_role[g] = n->compacting[g] = 0;
+    n->seen_role[g] = n->compacting[g] = n->seen_asleep[g] = 0;
     if (d->exists) {
         b.term = d->term;
         b.vote = d->vote;
@@ -432,6 +432,7 @@ void node_start(struct world *w, struct node *n, bool first)
                                      .max_cache_bytes = 600,
                                      .max_uncommitted_bytes = 4000,
                                      .max_sessions = 8,
+                                     .idle_ns = w->idle_ns,
                                      .allocator = &w->allocator };
 
     memset(n->heard, 0, sizeof n->heard);
@@ -682,7 +683,7 @@ void world_free(struct world *w)
             free(t->record[i].variant);
         free(t->record);
         free(t->committed);
-        free(t->leader);
+        free(t->reign);
         free(t->floor_at);
         free(t->floor_index);
     }
