@@ -418,7 +418,7 @@ static void create(struct replica *n)
                                      .node = n->id,
                                      .incarnation = 1,
                                      .boot = ++n->boot,
-                                     .election_ns = 128 * TICK,
+                                     .election_ns = 16 * TICK,
                                      .heartbeat_ns = TICK / 1024,
                                      .max_cache_bytes = 64 << 20 };
     int rc = vshard_raft_create(&o, &n->raft);

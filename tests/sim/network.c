@@ -36,8 +36,8 @@ static uint8_t version_for(struct node *n, uint32_t to)
 {
     uint32_t known = n->heard[to] ? n->heard[to] : 1;
 
-    if (++n->attempts % TRY_OTHER == 0)
-        return (uint8_t)(n->attempts / TRY_OTHER % 2 ? n->build : 1);
+    if (++n->attempts[to] % TRY_OTHER == 0)
+        return (uint8_t)(n->attempts[to] / TRY_OTHER % 2 ? n->build : 1);
     return (uint8_t)(known < n->build ? known : n->build);
 }
 

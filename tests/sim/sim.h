@@ -76,10 +76,10 @@ struct node {
     uint64_t jumped;  /* added to the clock */
     uint64_t disk_ns; /* a sync takes about this long */
     uint64_t stalled_until, full_until;
-    uint32_t build;               /* the newest version of frames it speaks, 1 or 2 */
-    uint32_t attempts;            /* at speaking its newest */
-    uint8_t heard[NODES_MAX + 1]; /* the version each node last spoke; 0: none */
-    uint64_t timer_at;            /* the event under way */
+    uint32_t build;                   /* the newest version of frames it speaks, 1 or 2 */
+    uint32_t attempts[NODES_MAX + 1]; /* at speaking to each */
+    uint8_t heard[NODES_MAX + 1];     /* the version each node last spoke; 0: none */
+    uint64_t timer_at;                /* the event under way */
     uint64_t sync_at;
     uint64_t durable;
     struct vshard_raft *raft;
