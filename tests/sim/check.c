@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void fail(struct world *w, const char *what, ...)
 {
@@ -24,7 +25,7 @@ void fail(struct world *w, const char *what, ...)
     va_end(args);
     printf("\nreplay: %s --trace --seed %llu\n", sim_program, (unsigned long long)w->seed);
     fflush(stdout);
-    exit(1);
+    _exit(1);
 }
 
 uint64_t fold(uint64_t digest, uint64_t word)

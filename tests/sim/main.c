@@ -2,6 +2,7 @@
  *
  *     sim --seed 42 [--trace]          one history, told as it happens
  *     sim --from 1 --to 2000           many
+ *     sim --from 1 --to 9 --nodes 3    of three nodes each, 3 to 7
  *     sim --from 1 --to 200 --digest   prints what each history came to
  *     sim --story file.sim [--bless]   a script and its expected trace
  *     sim --self                       the checks themselves, on worlds gone wrong */
@@ -12,6 +13,7 @@
 #include <time.h>
 
 const char *sim_program = "sim";
+static uint32_t sim_nodes; /* 0: as the seed has it */
 
 enum { PATIENCE_MS = 30000 };
 
@@ -24,7 +26,8 @@ struct totals {
 struct world *sim_begin(uint64_t seed, FILE *story)
 {
     uint64_t z = (seed + 1) * 0x9e3779b97f4a7c15u;
-    uint32_t nodes = (z >> 60) < 9 ? 3 : (z >> 60) < 13 ? 5 : 4 + (uint32_t)(z >> 50 & 3);
+    uint32_t drawn = (z >> 60) < 9 ? 3 : (z >> 60) < 13 ? 5 : 4 + (uint32_t)(z >> 50 & 3);
+    uint32_t nodes = sim_nodes ? sim_nodes : drawn;
     uint32_t groups = 1 + (uint32_t)((z >> 40 & 7) == 0) + (uint32_t)((z >> 43 & 7) == 0);
     uint32_t members = nodes == 3 || (z >> 30 & 1) ? 3 : nodes;
     struct world *w = world_new(seed, nodes, groups, members);
@@ -118,6 +121,8 @@ int main(int argc, char **argv)
             to = strtoull(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--story") == 0 && i + 1 < argc)
             story = argv[++i];
+        else if (strcmp(argv[i], "--nodes") == 0 && i + 1 < argc)
+            sim_nodes = (uint32_t)strtoul(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--self") == 0)
             return self_test();
         else if (strcmp(argv[i], "--trace") == 0)
@@ -131,6 +136,10 @@ int main(int argc, char **argv)
                             "[--story file [--bless]] [--self]\n");
             return 2;
         }
+    }
+    if (sim_nodes != 0 && (sim_nodes < 3 || sim_nodes > NODES_MAX)) {
+        fprintf(stderr, "sim: 3 to %d nodes\n", NODES_MAX);
+        return 2;
     }
     if (story != NULL)
         return story_run(story, bless);
