@@ -104,7 +104,8 @@ static int authenticate(struct vshard_wal *w, const unsigned char *slot,
     int rc;
 
     if (super->log_id != w->options.log_id)
-        return VSHARD_ESTALE;
+        return vs_refuse(w->log, VSHARD_ESTALE, "wal.other_log", "log_id", (int64_t)super->log_id,
+                         (int64_t)w->options.log_id);
     if (super->key_id == 0)
         return w->options.flags & VSHARD_WAL_SEALED_ONLY
                    ? vs_refuse(w->log, VSHARD_ECORRUPT, "wal.unsealed", "superblock", 0, 0)
@@ -398,7 +399,8 @@ static int read_segment_head(struct vs_wal_scan *s, struct vs_wal_segment *seg)
     if (rc == VSHARD_ECORRUPT || (rc == VSHARD_OK && head.segment != seg->id))
         return 1;
     if (rc == VSHARD_OK && head.log_id != s->w->options.log_id)
-        rc = VSHARD_ESTALE;
+        rc = vs_refuse(s->w->log, VSHARD_ESTALE, "wal.other_log", "log_id", (int64_t)head.log_id,
+                       (int64_t)s->w->options.log_id);
     if (rc == VSHARD_OK && head.key_id == 0 && (s->w->options.flags & VSHARD_WAL_SEALED_ONLY))
         rc = vs_refuse(s->w->log, VSHARD_ECORRUPT, "wal.unsealed", "segment", (int64_t)seg->id, 0);
     if (rc == VSHARD_OK)
