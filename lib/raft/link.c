@@ -142,6 +142,7 @@ bool vs_link_heard(struct vshard_raft *r, const struct vs_message *m)
         return false;
     if (m->from_incarnation != l->incarnation || m->boot != l->boot) {
         wake_followed(r, l);
+        wake_led(r, l, true); /* it knows nothing of sleep, and perhaps nothing at all */
         l->incarnation = m->from_incarnation;
         l->boot = m->boot;
         l->mean_ns = l->spread_ns = l->heard_ns = 0;

@@ -15,7 +15,7 @@ const char *sim_program = "sim";
 enum { PATIENCE_MS = 30000 };
 
 struct totals {
-    uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs, naps;
+    uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs, naps, promotions, met, parted;
 };
 
 /* One history: faults, then peace, in which everything must come right. */
@@ -38,7 +38,7 @@ static void run(uint64_t seed, bool trace, bool digest, struct totals *t)
     if (trace)
         printf("-- peace\n");
     quiet_at = w->now + 300 * MS;
-    while (!(w->quiet && clients_idle(w) && !w->admin.busy && w->wiped_node == 0 &&
+    while (!(w->quiet && clients_idle(w) && !w->admin.busy && w->wiped_node == 0 && w->fence == 0 &&
              check_settled(w))) {
         world_step(w);
         if (w->now >= quiet_at && !w->quiet) {
@@ -66,6 +66,9 @@ static void run(uint64_t seed, bool trace, bool digest, struct totals *t)
     t->virtual_ns += w->now;
     t->failed_allocs += w->failed_allocs;
     t->naps += w->naps;
+    t->promotions += w->promotions;
+    t->met += w->met;
+    t->parted += w->parted;
     for (uint32_t g = 0; g < groups; g++)
         t->commits += w->truth[g].count;
     for (uint32_t i = 0; i < CLIENTS; i++)
@@ -117,11 +120,11 @@ int main(int argc, char **argv)
         run(seed, trace, digest, &t);
     if (!digest && to != 0)
         printf("sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
-               "allocations, %llu naps, %.0f s of virtual time in %.1f s (%.0fx)\n",
+               "allocations, %llu naps, %llu forced promotions (%llu met one, %llu had parted), %.0f s of virtual time in %.1f s (%.0fx)\n",
                (unsigned long long)t.seeds, (unsigned long long)t.steps,
                (unsigned long long)t.commits, (unsigned long long)t.operations,
-               (unsigned long long)t.failed_allocs, (unsigned long long)t.naps,
-               (double)t.virtual_ns / 1e9, seconds() - start,
+               (unsigned long long)t.failed_allocs, (unsigned long long)t.naps, (unsigned long long)t.promotions,
+               (unsigned long long)t.met, (unsigned long long)t.parted, (double)t.virtual_ns / 1e9, seconds() - start,
                (double)t.virtual_ns / 1e9 / (seconds() - start));
     return 0;
 }

@@ -112,7 +112,7 @@ void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, si
 {
     uint32_t copies = 1 + world_chance(w, w->twice);
 
-    if (to == 0 || to > w->nodes || w->cut[from][to] || world_chance(w, w->loss))
+    if (to == 0 || to > w->nodes || w->cut[from][to] || fence_between(w, from, to) || world_chance(w, w->loss))
         return;
     for (uint32_t i = 0; i < copies; i++) {
         uint64_t at = w->now + w->delay_ns + world_random(w, w->delay_spread + 1);
@@ -744,10 +744,11 @@ static void on_node_event(struct world *w, struct node *n, struct event *e)
 {
     switch (e->kind) {
     case EV_DELIVER:
-        node_event(w, n,
-                   (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
-                                               .bytes = e->bytes.p,
-                                               .byte_count = e->bytes.n });
+        if (node_event(w, n,
+                       (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
+                                                   .bytes = e->bytes.p,
+                                                   .byte_count = e->bytes.n }) == VSHARD_OK)
+            n->heard[e->a] = w->now;
         break;
     case EV_TIMER:
         if (n->timer_at == e->at)
@@ -786,7 +787,7 @@ bool world_step(struct world *w)
     } else if (e.kind == EV_FAULT) {
         fault_act(w);
     } else if (e.kind == EV_RESTART) {
-        if (!w->node[e.node].alive)
+        if (!w->node[e.node].alive && !(w->fenced >> e.node & 1))
             node_start(w, &w->node[e.node], true);
     } else {
         n = &w->node[e.node];
