@@ -1,6 +1,6 @@
 #!/bin/sh
 # mutants.sh - builds the core with each known mistake, and sees it caught: by the
-# tests of tests/unit/raft_traps.c, by the simulator within SEEDS seeds, or both.
+# tests of tests/unit/raft_{traps,sleep,epoch}.c, by the simulator within SEEDS seeds, or both.
 # MUTANTS="1 2 3" picks some. The last line is the sum.
 cd "${srcdir:-.}" || exit 1
 out=$O/mutants
@@ -11,11 +11,15 @@ for n in ${MUTANTS:-$(sed -n 's/^\([0-9][0-9]*\)	.*/\1/p' tests/sim/mutants.tsv)
     for f in lib/raft/*.c; do
         $CC $CPP_ALL -std=c11 -O1 -DVS_MUTANT="$n" -c -o "$out/$(basename "$f" .c).o" "$f" || exit 1
     done
-    $CC -o "$out/traps" "$O/plain/raft_traps.o" "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS &&
-        $CC -o "$out/sim" "$O"/tests/sim/*.o "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS || exit 1
+    for t in traps sleep epoch; do
+        $CC -o "$out/$t" "$O/plain/raft_$t.o" "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS || exit 1
+    done
+    $CC -o "$out/sim" "$O"/tests/sim/*.o "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS || exit 1
     start=$(date +%s.%N)
     tests=- sim=-
-    timeout 20 "$out/traps" > "$out/traps.log" 2>&1 || tests=yes
+    for t in traps sleep epoch; do
+        [ $tests = yes ] || timeout 20 "$out/$t" > "$out/$t.log" 2>&1 || tests=yes
+    done
     timeout "${LIMIT:-15}" "$out/sim" --from 1 --to "${SEEDS:-300}" > "$out/sim.log" 2>&1
     rc=$?
     [ $rc = 124 ] || [ $rc = 0 ] || sim="seed $(sed -n 's/^FAILED seed \([0-9]*\).*/\1/p' "$out/sim.log")"
