@@ -436,10 +436,10 @@ VSHARD_API int vshard_raft_count(const struct vshard_raft *raft,
  *   bytes     a statement, 1..1024 bytes, of who was fenced and how: it is kept in the
  *             log, behind the members in the entry that begins the epoch
  *
- * DONE answers at once. 0: this replica leads the new epoch; `index` is its first
- * entry: what was acknowledged at or beyond it before is lost; `commit`: what was
- * known to be committed, so that the entries between may or may not have been;
- * `age_ns`: how long no leader had been heard, the time in which the loss lies.
+ * DONE answers 0 when the new group has applied its first entry: `index`: what was
+ * acknowledged there or beyond in the old epoch is lost; `age_ns`: how long ago a
+ * leader of it was last heard, the time in which the loss lies. EUNKNOWN: look at
+ * `epoch` and `superseded`, and draw another number if it has no effect. At once:
  * EINVAL: the evidence is not complete; ESTALE: the epoch is not above the present
  * one, or the log is not where it is said to be; EEXIST: those that remain are a
  * quorum, CONFIGURE does it; EBUSY: a leader, or a replica named as fenced, has been

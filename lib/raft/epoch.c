@@ -133,33 +133,26 @@ void vs_promote(struct vshard_raft *r, struct vs_group *g, const struct vshard_r
 {
     unsigned char bytes[VS_CONFIG_BYTES + VS_WORDS_MAX];
     struct vshard_raft_entry first = { .kind = VSHARD_RAFT_CONFIG, .data = bytes };
-    struct vshard_raft_effect *done;
+    struct vs_request refused = { .tag = e->tag };
     struct vs_config c;
-    uint64_t heard = g->promise_until - r->o.election_ns, commit = g->commit;
+    uint64_t heard = g->promise_until - r->o.election_ns;
     int rc = may_promote(r, g, e, &c);
+    size_t n;
 
-    if (rc == VSHARD_OK) {
-        size_t n = vs_config_encode(&c, bytes);
-
-        vs_store32(bytes + 4, (uint32_t)e->byte_count);
-        memcpy(bytes + n, e->bytes, (size_t)e->byte_count);
-        first.count = n + e->byte_count;
-        vs_become_follower(r, g, e->barrier << VS_EPOCH_SHIFT | 1, 0);
-        g->vote = r->o.node;
-        if (g->uncertain) {
-            g->uncertain = VS_CERTAIN;
-            vs_effect(r, VSHARD_RAFT_CERTAIN, g->id);
-        }
-        vs_lead_with(r, g, &first);
+    if (rc != VSHARD_OK) {
+        vs_done(r, g, &refused, rc);
+        return;
     }
-    done = vs_effect(r, VSHARD_RAFT_DONE, g->id);
-    done->tag = e->tag;
-    done->status = rc;
-    done->term = g->term;
-    done->node = g->leader;
-    if (rc == VSHARD_OK) {
-        done->index = g->log.last;
-        done->commit = commit;
-        done->age_ns = r->now - heard;
+    n = vs_config_encode(&c, bytes);
+    vs_store32(bytes + 4, (uint32_t)e->byte_count);
+    memcpy(bytes + n, e->bytes, (size_t)e->byte_count);
+    first.count = n + e->byte_count;
+    vs_become_follower(r, g, e->barrier << VS_EPOCH_SHIFT | 1, 0);
+    g->vote = r->o.node;
+    if (g->uncertain) {
+        g->uncertain = VS_CERTAIN;
+        vs_effect(r, VSHARD_RAFT_CERTAIN, g->id);
     }
+    vs_lead_with(r, g, &first);
+    vs_proposal_push(g, e->tag)->stamp = heard;
 }

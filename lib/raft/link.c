@@ -65,6 +65,8 @@ uint64_t vs_link_patience(const struct vshard_raft *r, const struct vs_link *l)
 {
     uint64_t ns = l ? l->mean_ns + 4 * l->spread_ns : 0;
 
+    if (TRAP(43))
+        return r->o.election_ns;
     if (ns > r->o.election_max_ns)
         return r->o.election_max_ns;
     return ns > r->o.election_ns ? ns : r->o.election_ns;
@@ -142,6 +144,7 @@ bool vs_link_heard(struct vshard_raft *r, const struct vs_message *m)
         return false;
     if (m->from_incarnation != l->incarnation || m->boot != l->boot) {
         wake_followed(r, l);
+        wake_led(r, l, true); /* it knows nothing of sleep, and perhaps nothing at all */
         l->incarnation = m->from_incarnation;
         l->boot = m->boot;
         l->mean_ns = l->spread_ns = l->heard_ns = 0;
@@ -170,7 +173,8 @@ void vs_links_watch(struct vshard_raft *r)
         if (!l->up || r->now < vs_later(l->heard_ns, vs_link_patience(r, l)))
             continue;
         l->up = 0;
-        wake_followed(r, l);
+        if (!TRAP(42))
+            wake_followed(r, l);
         wake_led(r, l, false);
     }
 }
@@ -285,6 +289,8 @@ void vs_wake(struct vshard_raft *r, struct vs_group *g)
         vs_lead(r, g, true);
         /* It has been no leader without followers: it did not ask. */
         g->lead_since = r->now;
+        for (uint32_t i = 0; TRAP(41) && i < vs_config_now(g)->count; i++)
+            g->peer[i].ack_ns = r->link[g->peer[i].link].heard_ns;
         g->check_at = 0;
         g->promise_until = quorum_up(r, g) ? vs_later(r->now, r->o.election_ns) : 0;
     } else {

@@ -219,7 +219,7 @@ static int reserve_special(struct vshard_raft *r, struct vs_group *g, const stru
 {
     const unsigned char *p = m->body;
     size_t left = m->body_bytes;
-    uint32_t configs = 0;
+    uint32_t configs = 0, members = 0;
     int rc = VSHARD_OK;
 
     for (uint32_t i = 0; i < m->count && rc == VSHARD_OK; i++) {
@@ -230,6 +230,7 @@ static int reserve_special(struct vshard_raft *r, struct vs_group *g, const stru
         if (e.kind == VSHARD_RAFT_CONFIG) {
             configs++;
             rc = vs_config_decode(&c, e.data, (size_t)e.count);
+            members += c.count;
             if (rc == VSHARD_OK)
                 rc = vs_peers_reserve(r, g, c.count);
         }
@@ -238,6 +239,8 @@ static int reserve_special(struct vshard_raft *r, struct vs_group *g, const stru
         p += n;
         left -= n;
     }
+    if (rc == VSHARD_OK && configs != 0)
+        rc = vs_link_reserve(r, members); /* each may name nodes that the others do not */
     return rc == VSHARD_OK && configs != 0 ? vs_config_reserve(r, g, configs + 2) : rc;
 }
 
@@ -310,10 +313,11 @@ static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
         vs_group_finish(r, g);
         barrier = g->hard_seq > barrier ? g->hard_seq : barrier;
     }
-    if (reply.count != 0 || m->kind == VS_BEATS) {
+    /* Always: whoever knows nothing of a group yet is heard of by this. */
+    if (m->kind == VS_BEATS) {
         struct vshard_raft_effect *e;
         reply.flags = vs_stalled(r) ? VS_FLAG_STALLED : 0;
-        if (link != NULL && m->kind == VS_BEATS)
+        if (link != NULL)
             link->answered_ns = r->now;
         reply.body_bytes = VS_BEAT_BYTES * (size_t)reply.count;
         reply.body = out;

@@ -205,7 +205,9 @@ void check_node(struct world *w, struct node *n)
             check_leader(w, n, g, s.term);
         if (s.role == VSHARD_RAFT_LEADER && s.commit > n->seen_commit[g] && s.commit >= s.first)
             check_committed(w, n, g, s.commit);
-        if (s.stopped && !n->poisoned)
+        if (s.stopped && !n->poisoned && s.superseded && w->fence != 0)
+            n->parted = 1;
+        else if (s.stopped && !n->poisoned)
             fail(w, "n%u stopped group %u", n->id, g + 1);
         n->seen_term[g] = s.term;
         n->seen_commit[g] = s.commit;

@@ -45,6 +45,7 @@ enum fault {
     LOSE_TAIL,
     DISK_FULL,
     LULL,
+    FENCE,
     KINDS
 };
 
@@ -53,7 +54,7 @@ static struct node *any(struct world *w)
     return &w->node[1 + world_random(w, w->nodes)];
 }
 
-static struct node *leader_of(struct world *w, uint32_t g)
+struct node *leader_of(struct world *w, uint32_t g)
 {
     struct node *best = NULL;
     uint64_t term = 0;
@@ -79,7 +80,7 @@ static void restart_later(struct world *w, struct node *n, uint64_t within)
 
 /* ---- the administrator ---- */
 
-static bool admin_ask(struct world *w, struct node *n, struct vshard_raft_event e)
+bool admin_ask(struct world *w, struct node *n, struct vshard_raft_event e)
 {
     if (w->admin.busy || n == NULL || n->paused_until > w->now)
         return false;
@@ -99,6 +100,8 @@ bool admin_done(struct world *w, const struct vshard_raft_effect *e)
         return false;
     w->admin.busy = 0;
     w->tags_open--;
+    if (w->admin.kind == VSHARD_RAFT_PROMOTE)
+        fence_answered(w, e);
     return true;
 }
 
@@ -177,7 +180,7 @@ bool uncertain(const struct world *w, const struct node *n)
  * no disk is lost or in doubt, and no change of members is under way. */
 static bool may_lose(struct world *w)
 {
-    if (w->wiped_node != 0 || w->admin.busy || w->now < w->wiped_at + 300 * MS)
+    if (w->wiped_node != 0 || w->fence != 0 || w->admin.busy || w->now < w->wiped_at + 300 * MS)
         return false;
     for (uint32_t i = 1; i <= w->nodes; i++) {
         if (uncertain(w, &w->node[i]))
@@ -292,7 +295,7 @@ static void strike(struct world *w, enum fault kind)
                       .kind = VSHARD_RAFT_TRANSFER, .group = g + 1, .node = any(w)->id });
         break;
     case CONFIGURE:
-        if (w->wiped_node == 0)
+        if (w->wiped_node == 0 && w->fence == 0)
             configure(w);
         break;
     case CAMPAIGN:
@@ -301,6 +304,10 @@ static void strike(struct world *w, enum fault kind)
                        (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN, .group = g + 1 });
         break;
     case LULL: w->lull_until = w->now + world_random(w, 1500 * MS); break;
+    case FENCE:
+        if (may_lose(w))
+            fence_strike(w, n);
+        break;
     case KINDS: break;
     }
 }
@@ -309,7 +316,9 @@ void fault_act(struct world *w)
 {
     enum fault kind = (enum fault)world_random(w, KINDS);
 
-    if (w->wiped_at != 0)
+    if (w->fence != 0)
+        fence_act(w);
+    else if (w->wiped_at != 0)
         admin_readmit(w);
     if (w->healed) {
         world_at(w, w->now + 50 * MS, (struct event){ .kind = EV_FAULT });
@@ -339,7 +348,7 @@ void fault_heal(struct world *w)
         n->disk_ns = MS / 2;
         n->stalled_until = n->full_until = 0;
         n->paused_until = 0;
-        if (!n->alive)
+        if (!n->alive && !(w->fenced >> i & 1))
             node_start(w, n, true);
     }
 }

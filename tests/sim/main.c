@@ -19,7 +19,7 @@ enum { PATIENCE_MS = 30000 };
 
 struct totals {
     uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs;
-    uint64_t refused, unversioned, naps;
+    uint64_t refused, unversioned, naps, promotions, met, parted;
 };
 
 /* A world of this seed, in trouble. */
@@ -45,7 +45,7 @@ void sim_peace(struct world *w)
 {
     uint64_t quiet_at = w->now + 300 * MS;
 
-    while (!(w->quiet && clients_idle(w) && !w->admin.busy && w->wiped_node == 0 &&
+    while (!(w->quiet && clients_idle(w) && !w->admin.busy && w->wiped_node == 0 && w->fence == 0 &&
              check_settled(w))) {
         world_step(w);
         if (w->now >= quiet_at && !w->quiet) {
@@ -88,6 +88,9 @@ static void run(uint64_t seed, bool trace, bool digest, struct totals *t)
     t->refused += w->refused;
     t->unversioned += w->unversioned;
     t->naps += w->naps;
+    t->promotions += w->promotions;
+    t->met += w->met;
+    t->parted += w->parted;
     for (uint32_t g = 0; g < w->groups; g++)
         t->commits += w->truth[g].count;
     for (uint32_t i = 0; i < CLIENTS; i++)
@@ -146,14 +149,15 @@ int main(int argc, char **argv)
     for (uint64_t seed = from; seed <= to; seed++)
         run(seed, trace, digest, &t);
     if (!digest && to != 0)
-        printf("sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
-               "allocations, %llu frames refused (%llu for their version), %llu naps, %.0f s of "
-               "virtual time in %.1f s (%.0fx)\n",
-               (unsigned long long)t.seeds, (unsigned long long)t.steps,
-               (unsigned long long)t.commits, (unsigned long long)t.operations,
-               (unsigned long long)t.failed_allocs, (unsigned long long)t.refused,
-               (unsigned long long)t.unversioned, (unsigned long long)t.naps,
-               (double)t.virtual_ns / 1e9, seconds() - start,
-               (double)t.virtual_ns / 1e9 / (seconds() - start));
+        printf(
+            "sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
+            "allocations, %llu frames refused (%llu for their version), %llu naps, %llu forced "
+            "promotions (%llu met one, %llu had parted), %.0f s of virtual time in %.1f s (%.0fx)\n",
+            (unsigned long long)t.seeds, (unsigned long long)t.steps, (unsigned long long)t.commits,
+            (unsigned long long)t.operations, (unsigned long long)t.failed_allocs,
+            (unsigned long long)t.refused, (unsigned long long)t.unversioned,
+            (unsigned long long)t.naps, (unsigned long long)t.promotions, (unsigned long long)t.met,
+            (unsigned long long)t.parted, (double)t.virtual_ns / 1e9, seconds() - start,
+            (double)t.virtual_ns / 1e9 / (seconds() - start));
     return 0;
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # mutants.sh - builds the core with each known mistake, and sees it caught: by the
-# tests of tests/unit/raft_traps.c, by the simulator within SEEDS seeds, or both.
+# tests of tests/unit/raft_{traps,sleep,epoch}.c, by the simulator within SEEDS seeds, or both.
 # MUTANTS="1 2 3" picks some. Each row says how long the tests ran, and how long the
 # simulator until it noticed (or to its end). First runs 0, which is no mistake, and must
 # not be noticed. The last line is the sum.
@@ -13,11 +13,15 @@ for n in 0 ${MUTANTS:-$(sed -n 's/^\([0-9][0-9]*\)	.*/\1/p' tests/sim/mutants.ts
     for f in lib/raft/*.c lib/wal/recover.c; do
         $CC $CPP_ALL -std=c11 -O1 -DVS_MUTANT="$n" -c -o "$out/$(basename "$f" .c).o" "$f" || exit 1
     done
-    $CC -o "$out/traps" "$O/plain/raft_traps.o" "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS &&
-        $CC -o "$out/sim" "$O"/tests/sim/*.o "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS || exit 1
+    for t in traps sleep epoch; do
+        $CC -o "$out/$t" "$O/plain/raft_$t.o" "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS || exit 1
+    done
+    $CC -o "$out/sim" "$O"/tests/sim/*.o "$out"/*.o "$O/libsupport.a" "$O/libvshard.a" $LIBS || exit 1
     tests=- sim=-
     start=$(date +%s.%N)
-    timeout "${LIMIT:-60}" "$out/traps" > "$out/traps.log" 2>&1 || tests=yes
+    for t in traps sleep epoch; do
+        [ $tests = yes ] || timeout "${LIMIT:-60}" "$out/$t" > "$out/$t.log" 2>&1 || tests=yes
+    done
     tested=$(date +%s.%N)
     timeout "${LIMIT:-60}" "$out/sim" --from 1 --to "${SEEDS:-300}" > "$out/sim.log" 2>&1
     rc=$?

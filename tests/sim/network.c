@@ -34,7 +34,7 @@ static struct vs_frame_codec codec_of(const struct world *w, const struct node *
 
 static uint8_t version_for(struct node *n, uint32_t to)
 {
-    uint32_t known = n->heard[to] ? n->heard[to] : 1;
+    uint32_t known = n->spoken[to] ? n->spoken[to] : 1;
 
     if (++n->attempts[to] % TRY_OTHER == 0)
         return (uint8_t)(n->attempts[to] / TRY_OTHER % 2 ? n->build : 1);
@@ -84,7 +84,8 @@ void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, si
     struct bytes payload = { joined, an + bn };
     uint32_t copies = 1 + world_chance(w, w->twice);
 
-    if (to == 0 || to > w->nodes || w->cut[from][to] || world_chance(w, w->loss))
+    if (to == 0 || to > w->nodes || w->cut[from][to] || fence_between(w, from, to) ||
+        world_chance(w, w->loss))
         return;
     if (payload.n > sizeof joined)
         fail(w, "n%u sends %zu bytes at once", from, payload.n);
@@ -129,9 +130,11 @@ void network_deliver(struct world *w, struct node *n, const struct event *e)
     }
     if (e->b != 0)
         fail(w, "n%u takes a frame with bits flipped", n->id);
-    n->heard[f.sender] = f.version;
-    node_event(w, n,
-               (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
-                                           .bytes = f.payload,
-                                           .byte_count = f.payload_bytes });
+    n->spoken[f.sender] = f.version;
+    rc = node_event(w, n,
+                    (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
+                                                .bytes = f.payload,
+                                                .byte_count = f.payload_bytes });
+    if (rc == VSHARD_OK)
+        n->heard[e->a] = w->now;
 }

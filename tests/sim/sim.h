@@ -9,7 +9,7 @@
  * store.c   what a node remembers                   check.c   what must always hold
  * client.c  clients, and what they were promised    story.c   .sim scripts
  * fault.c   what goes wrong, and when               self.c    checks that must fail
- *                                                   main.c    the command line */
+ * fence.c   a quorum lost for good                  main.c    the command line */
 #ifndef VS_SIM_H
 #define VS_SIM_H
 
@@ -77,8 +77,8 @@ struct held { /* a message or answer that waits for a barrier */
 };
 
 struct node {
-    uint32_t id; /* 1.. */
-    uint32_t alive, poisoned, member_hint;
+    uint32_t id;                      /* 1.. */
+    uint32_t alive, poisoned, parted; /* parted: its log has left the group's */
     uint64_t incarnation, boot;
     uint64_t paused_until;
     int64_t drift_ppm;
@@ -87,11 +87,12 @@ struct node {
     uint64_t stalled_until, full_until;
     uint32_t build;                   /* the newest version of frames it speaks, 1 or 2 */
     uint32_t attempts[NODES_MAX + 1]; /* at speaking to each */
-    uint8_t heard[NODES_MAX + 1];     /* the version each node last spoke; 0: none */
+    uint8_t spoken[NODES_MAX + 1];    /* the version each node last spoke; 0: none */
     uint64_t timer_at;                /* the event under way */
     uint64_t sync_at;
     uint64_t durable, asked; /* barriers: the last that is, the last that was handed over */
     struct real *real;
+    uint64_t heard[NODES_MAX + 1]; /* when a message of that node was last taken */
     struct vshard_raft *raft;
     struct disk_group disk[GROUPS_MAX];
     struct machine machine[GROUPS_MAX];
@@ -214,6 +215,8 @@ struct world {
     uint64_t clogged[NODES_MAX + 1][NODES_MAX + 1];
     uint32_t fault_mask;
     uint64_t snapshot_every;
+    uint32_t fence, fenced, survivor; /* fence.c: how far it is; bit i: node i is fenced */
+    uint64_t fence_at, epoch, drawn, promotions, met, parted;
     uint64_t idle_ns;    /* groups sleep after; 0: the default */
     uint64_t lull_until; /* until then clients begin nothing */
     uint64_t naps;       /* how often a group fell asleep somewhere */
@@ -296,6 +299,15 @@ void fault_heal(struct world *w);
 bool admin_done(struct world *w, const struct vshard_raft_effect *e);
 bool uncertain(const struct world *w, const struct node *n);
 void admin_readmit(struct world *w);
+
+struct node *leader_of(struct world *w, uint32_t g);
+bool admin_ask(struct world *w, struct node *n, struct vshard_raft_event e);
+
+/* fence.c */
+void fence_strike(struct world *w, struct node *keep);
+void fence_act(struct world *w);
+void fence_answered(struct world *w, const struct vshard_raft_effect *e);
+bool fence_between(const struct world *w, uint32_t a, uint32_t b);
 
 /* check.c */
 __attribute__((noreturn, format(printf, 2, 3))) void fail(struct world *w, const char *what, ...);

@@ -285,6 +285,12 @@ size_t store_read(struct world *w, struct node *n, uint32_t g, uint64_t from,
 
     if (d->count == 0 || from < d->first || from >= d->first + d->count)
         return 0;
+    /* What a snapshot under way makes superfluous, the log has given up already. */
+    for (size_t i = 0; i < n->write_count; i++) {
+        if (n->write[i].group == g && n->write[i].kind != WRITE_PERSIST &&
+            from <= n->write[i].through)
+            return 0;
+    }
     rc = vshard_wal_read(n->real->wal, g + 1, from, &visitor);
     if (rc != VSHARD_OK || reading.count == 0 || to->index != from)
         fail(w, "n%u reads %llu: %s", n->id, (unsigned long long)from, vshard_strerror(rc));

@@ -435,7 +435,7 @@ void node_start(struct world *w, struct node *n, bool first)
                                      .idle_ns = w->idle_ns,
                                      .allocator = &w->allocator };
 
-    memset(n->heard, 0, sizeof n->heard);
+    memset(n->spoken, 0, sizeof n->spoken);
     if (n->boot != 0 && world_chance(w, w->rolling))
         n->build = 1 + (uint32_t)world_random(w, 2);
     n->boot++;
@@ -623,7 +623,7 @@ bool world_step(struct world *w)
     } else if (e.kind == EV_FAULT) {
         fault_act(w);
     } else if (e.kind == EV_RESTART) {
-        if (!w->node[e.node].alive)
+        if (!w->node[e.node].alive && !(w->fenced >> e.node & 1))
             node_start(w, &w->node[e.node], true);
     } else {
         n = &w->node[e.node];
