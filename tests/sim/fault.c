@@ -15,7 +15,10 @@
  * 11 clogged links                        25 clocks that jump
  * 12 a process crashes, or the leader     26 processes of two builds, changed at restarts
  * 13 all crash at once                    27 allocations that fail
- * 14 a process pauses
+ * 14 a process pauses                     28 bits that rot where the log ends
+ *
+ * And with each crash, by store.c: sectors that were not synced are old, new or
+ * garbage, in any order; names lag behind their files; recovery is cut short itself.
  *
  * On top of them an administrator moves leadership, changes members and urges
  * elections, all of which are legal at any time. */
