@@ -39,7 +39,7 @@ struct run {
 
 static uint64_t limit(void)
 {
-    return getenv("VSHARD_LONG") ? 16384 : 128;
+    return getenv("VSHARD_LONG") ? 2048 : 128;
 }
 
 /* ---- one state ---- */
