@@ -51,7 +51,8 @@ void fence_strike(struct world *w, struct node *keep)
         return;
     count = config_of(keep, m);
     for (uint32_t i = 0; i < count; i++) {
-        if ((m[i].role & VSHARD_RAFT_OUTGOING) || m[i].incarnation != w->node[m[i].node].incarnation)
+        if ((m[i].role & VSHARD_RAFT_OUTGOING) ||
+            m[i].incarnation != w->node[m[i].node].incarnation)
             return;
         voter |= m[i].node == keep->id && m[i].role == VSHARD_RAFT_VOTER;
         voters += m[i].role == VSHARD_RAFT_VOTER;
@@ -103,7 +104,7 @@ void fence_answered(struct world *w, const struct vshard_raft_effect *e)
             fail(w, "n%u is promoted %llu ns after n%u was heard", w->survivor,
                  (unsigned long long)(w->now - heard), i);
     }
-    }
+}
 
 /* Also where the answer was lost: a crash may have come between. */
 static bool promoted(struct world *w)
@@ -177,15 +178,14 @@ static void readmit(struct world *w, struct node *lead)
         }
         change |= role == 0;
         voters += role == VSHARD_RAFT_VOTER;
-        want[kept++] = (struct vshard_raft_member){ i, n->incarnation,
-                                                    role ? role : VSHARD_RAFT_LEARNER, 0 };
+        want[kept++] =
+            (struct vshard_raft_member){ i, n->incarnation, role ? role : VSHARD_RAFT_LEARNER, 0 };
     }
     if (change)
-        admin_ask(w, lead,
-                  (struct vshard_raft_event){ .kind = VSHARD_RAFT_CONFIGURE,
-                                              .group = 1,
-                                              .members = want,
-                                              .member_count = kept });
+        admin_ask(
+            w, lead,
+            (struct vshard_raft_event){
+                .kind = VSHARD_RAFT_CONFIGURE, .group = 1, .members = want, .member_count = kept });
     else if (voters == w->nodes && w->fenced == 0)
         w->fence = NONE;
 }

@@ -15,7 +15,8 @@ const char *sim_program = "sim";
 enum { PATIENCE_MS = 30000 };
 
 struct totals {
-    uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs, naps, promotions, met, parted;
+    uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs, naps, promotions, met,
+        parted;
 };
 
 /* One history: faults, then peace, in which everything must come right. */
@@ -119,12 +120,13 @@ int main(int argc, char **argv)
     for (uint64_t seed = from; seed <= to; seed++)
         run(seed, trace, digest, &t);
     if (!digest && to != 0)
-        printf("sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
-               "allocations, %llu naps, %llu forced promotions (%llu met one, %llu had parted), %.0f s of virtual time in %.1f s (%.0fx)\n",
-               (unsigned long long)t.seeds, (unsigned long long)t.steps,
-               (unsigned long long)t.commits, (unsigned long long)t.operations,
-               (unsigned long long)t.failed_allocs, (unsigned long long)t.naps, (unsigned long long)t.promotions,
-               (unsigned long long)t.met, (unsigned long long)t.parted, (double)t.virtual_ns / 1e9, seconds() - start,
-               (double)t.virtual_ns / 1e9 / (seconds() - start));
+        printf(
+            "sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
+            "allocations, %llu naps, %llu forced promotions (%llu met one, %llu had parted), %.0f s of virtual time in %.1f s (%.0fx)\n",
+            (unsigned long long)t.seeds, (unsigned long long)t.steps, (unsigned long long)t.commits,
+            (unsigned long long)t.operations, (unsigned long long)t.failed_allocs,
+            (unsigned long long)t.naps, (unsigned long long)t.promotions, (unsigned long long)t.met,
+            (unsigned long long)t.parted, (double)t.virtual_ns / 1e9, seconds() - start,
+            (double)t.virtual_ns / 1e9 / (seconds() - start));
     return 0;
 }

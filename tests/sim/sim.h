@@ -68,7 +68,7 @@ struct held { /* a message or answer that waits for a barrier */
 };
 
 struct node {
-    uint32_t id; /* 1.. */
+    uint32_t id;                      /* 1.. */
     uint32_t alive, poisoned, parted; /* parted: its log has left the group's */
     uint64_t incarnation, boot;
     uint64_t paused_until;

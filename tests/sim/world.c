@@ -112,7 +112,8 @@ void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, si
 {
     uint32_t copies = 1 + world_chance(w, w->twice);
 
-    if (to == 0 || to > w->nodes || w->cut[from][to] || fence_between(w, from, to) || world_chance(w, w->loss))
+    if (to == 0 || to > w->nodes || w->cut[from][to] || fence_between(w, from, to) ||
+        world_chance(w, w->loss))
         return;
     for (uint32_t i = 0; i < copies; i++) {
         uint64_t at = w->now + w->delay_ns + world_random(w, w->delay_spread + 1);
