@@ -163,7 +163,7 @@ enum { /* struct vshard_raft_effect.kind; which fields each sets stands beside i
        VSHARD_RAFT_SNAPSHOT_WRITE = 10, /* index, offset, bytes; answer CHUNK_WRITTEN */
        VSHARD_RAFT_INSTALL = 11, /* index, term, bytes = META: make the snapshot written durable
                                     and current, and the log empty behind it; answer INSTALLED */
-       VSHARD_RAFT_FATAL = 12,  /* status: this group has stopped; a promise was broken elsewhere */
+       VSHARD_RAFT_FATAL = 12, /* status: this group has stopped; a promise was broken elsewhere */
        VSHARD_RAFT_CERTAIN = 13, /* a group that was booted UNCERTAIN is not so any more */
        VSHARD_RAFT_EPOCH = 14 /* term, index = commit: the group is in another recovery epoch, and
                                  refuses the one before; see section 6 */
@@ -223,7 +223,7 @@ struct vshard_raft_options {
     uint64_t disk_stall_ns;         /* a leader whose storage is silent this long steps down;
                                        default 4 election_ns */
     uint64_t request_ns;            /* forwarded requests give up after; default 10 election_ns */
-    uint64_t max_message;           /* bytes of entries in one append; default 256 KiB */
+    uint64_t max_message;           /* bytes of entries in one append, to 32 MiB; default 256 KiB */
     uint64_t max_inflight_bytes;    /* to one replica; default 4 MiB */
     uint64_t max_uncommitted_bytes; /* a leader refuses proposals beyond it; default 64 MiB */
     uint64_t max_cache_bytes;       /* of applied entries kept in memory for a group's slow
@@ -314,9 +314,10 @@ VSHARD_API int vshard_raft_start(struct vshard_raft *raft, uint64_t group, uint6
  * their tag is answered by DONE.
  *
  * Returns   0; ENOMEM: nothing changed; EBUSY: effects are waiting, take them first, or see
- *           SNAPSHOT; ENOTFOUND: no such group; EINVAL: the event breaks its contract; EIO: after
- *           PERSIST_FAILED. For MESSAGE also ECORRUPT, EVERSION, ENOTFOUND and EINVAL (not for
- *           this replica): it was counted and dropped, and nothing changed
+ *           SNAPSHOT; ENOTFOUND: no such group; EINVAL: the event breaks its contract (fields,
+ *           flags or modes that its kind does not know, entries or indexes that cannot be); EIO:
+ *           after PERSIST_FAILED, or the group has stopped. For MESSAGE also ECORRUPT, EVERSION,
+ * ENOTFOUND and EINVAL (not for this replica): it was counted and dropped, and nothing changed
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_raft_step(struct vshard_raft *raft, const struct vshard_raft_event *event);
@@ -353,10 +354,10 @@ struct vshard_raft_status {
     uint64_t uncommitted_bytes;
     uint64_t pending; /* requests without an answer */
     uint32_t member_count;
-    uint32_t stopped;   /* 1 after FATAL */
-    uint32_t uncertain; /* 1 until CERTAIN */
-    uint32_t asleep;    /* 1: idle, without timers; any request or message wakes it */
-    uint64_t epoch;     /* the recovery epoch of `term` */
+    uint32_t stopped;    /* 1 after FATAL */
+    uint32_t uncertain;  /* 1 until CERTAIN */
+    uint32_t asleep;     /* 1: idle, without timers; any request or message wakes it */
+    uint64_t epoch;      /* the recovery epoch of `term` */
     uint32_t superseded; /* 1: has met `epoch` and has no entry of it: elects nobody */
     uint32_t reserved;   /* 0 */
 };
@@ -382,7 +383,7 @@ VSHARD_API uint64_t vshard_raft_term(const struct vshard_raft *raft, uint64_t gr
  *   members   [out] [VSHARD_RAFT_MEMBERS_MAX], by node and incarnation
  *   count     [out]
  *
- * Returns   0, ENOTFOUND
+ * Returns   0, EINVAL, ENOTFOUND
  * Thread    shared
  * Since     0.1 */
 VSHARD_API int vshard_raft_members(const struct vshard_raft *raft, uint64_t group,

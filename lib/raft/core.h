@@ -13,7 +13,6 @@
 #ifndef VS_RAFT_CORE_H
 #define VS_RAFT_CORE_H
 
-#include "base/mutant.h"
 #include "raft/raft.h"
 
 enum {
@@ -24,6 +23,7 @@ enum {
     VS_BEAT_BYTES = 56,      /* one group in a heartbeat frame */
     VS_ENTRY_MAX = 16 << 20, /* bytes of data */
     VS_MESSAGE_MAX = 64 << 20,
+    VS_APPEND_MAX = 32 << 20, /* bytes of entries in one append, where there is more than one */
     VS_SESSION_WINDOW = 64,
     VS_WORDS_MAX = 1024, /* bytes of an operator's statement */
     VS_EPOCH_SHIFT = 48, /* of a term: below it a count, above it the recovery epoch */
@@ -342,7 +342,7 @@ struct vshard_raft {
     uint64_t seq, durable_seq;
     uint64_t step_id;
     uint64_t beat_at;
-    uint64_t since_ns; /* when its first group started */
+    uint64_t since_ns;          /* when its first group started */
     struct vs_link *link;       /* nodes that share a group with this one */
     struct vs_group **table;    /* open addressing by id; [table_cap], a power of two */
     struct vs_group **heap;     /* by deadline, then id */

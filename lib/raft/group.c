@@ -430,6 +430,8 @@ int vshard_raft_members(const struct vshard_raft *r, uint64_t group,
 {
     const struct vs_group *g = r ? vs_group_find(r, group) : NULL;
 
+    if (members == NULL || count == NULL)
+        return VSHARD_EINVAL;
     if (g == NULL)
         return VSHARD_ENOTFOUND;
     *count = vs_config_now(g)->count;
@@ -439,8 +441,11 @@ int vshard_raft_members(const struct vshard_raft *r, uint64_t group,
 
 int vshard_raft_count(const struct vshard_raft *r, struct vshard_raft_counters *counters)
 {
-    struct vshard_raft_counters c = r->counters;
+    struct vshard_raft_counters c;
 
+    if (r == NULL)
+        return VSHARD_EINVAL;
+    c = r->counters;
     c.size = sizeof c;
     return vs_report_write(counters, &c, sizeof c,
                            VS_SIZE_THROUGH(struct vshard_raft_counters, outdated));
@@ -547,7 +552,11 @@ static uint64_t digest_link(const struct vs_link *l, uint64_t seed)
 
 uint64_t vshard_raft_digest(const struct vshard_raft *r)
 {
-    uint64_t d = digest_words(
+    uint64_t d;
+
+    if (r == NULL)
+        return 0;
+    d = digest_words(
         (uint64_t[]){ r->now, r->seq, r->durable_seq, r->beat_at, r->group_count, r->poisoned }, 6,
         r->o.node);
 

@@ -457,7 +457,7 @@ static int on_group_event(struct vshard_raft *r, const struct vshard_raft_event 
     if (rc == VSHARD_OK && (e->kind == VSHARD_RAFT_CHUNK || e->kind == VSHARD_RAFT_PROMOTE))
         bytes += e->byte_count;
     if (rc == VSHARD_OK && (e->kind == VSHARD_RAFT_CONFIGURE || e->kind == VSHARD_RAFT_INSTALLED ||
-         e->kind == VSHARD_RAFT_PROMOTE))
+                            e->kind == VSHARD_RAFT_PROMOTE))
         rc = vs_peers_reserve(r, g, VSHARD_RAFT_MEMBERS_MAX);
     if (rc == VSHARD_OK)
         rc = vs_reserve_one(r, g, e->entry_count, bytes);
@@ -483,6 +483,9 @@ static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
         return VSHARD_EIO;
     if (e->kind != VSHARD_RAFT_MESSAGE && e->kind != VSHARD_RAFT_CHUNK &&
         e->kind != VSHARD_RAFT_PROMOTE && e->byte_count != 0)
+        return VSHARD_EINVAL;
+    if ((e->flags & ~(uint32_t)(VSHARD_RAFT_LOCAL_ONLY | VSHARD_RAFT_LAST)) != 0 ||
+        e->mode > VSHARD_RAFT_READ_STALE || e->reserved != 0 || e->reserved_pointer != NULL)
         return VSHARD_EINVAL;
     if (e->byte_count > VS_MESSAGE_MAX || (e->byte_count != 0 && e->bytes == NULL))
         return VSHARD_EINVAL;
@@ -523,7 +526,7 @@ int vshard_raft_step(struct vshard_raft *r, const struct vshard_raft_event *even
 
 const struct vshard_raft_effect *vshard_raft_next(struct vshard_raft *r)
 {
-    while (r->effect_taken < r->effect_count) {
+    while (r != NULL && r->effect_taken < r->effect_count) {
         const struct vshard_raft_effect *e = &r->effect[r->effect_taken++];
         if (e->kind != 0)
             return e;
@@ -533,10 +536,11 @@ const struct vshard_raft_effect *vshard_raft_next(struct vshard_raft *r)
 
 uint64_t vshard_raft_deadline_ns(const struct vshard_raft *r)
 {
-    uint64_t at = r->group_count != 0 ? r->heap[0]->deadline : VS_NEVER;
+    uint64_t at;
 
-    if (r->poisoned)
+    if (r == NULL || r->poisoned)
         return VS_NEVER;
+    at = r->group_count != 0 ? r->heap[0]->deadline : VS_NEVER;
     return r->led_count + r->asleep_count != 0 && r->beat_at < at ? r->beat_at : at;
 }
 
@@ -550,7 +554,7 @@ static int read_options(struct vshard_raft_options *o, const struct vshard_raft_
     if (rc != VSHARD_OK)
         return rc;
     if (o->node == 0 || o->incarnation == 0 || o->boot == 0 || o->max_inflight > VS_FLIGHT_MAX ||
-        o->max_sessions > 65536 || o->clock_drift_ppm > 100000)
+        o->max_sessions > 65536 || o->clock_drift_ppm > 100000 || o->max_message > VS_APPEND_MAX)
         return VSHARD_EINVAL;
     if (o->max_inflight == 0)
         o->max_inflight = VS_FLIGHT_MAX;

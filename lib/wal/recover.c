@@ -53,7 +53,6 @@
  *
  * Not here: how what is cut is cut (cut.c); what records mean (groups.c); the
  * log's own bytes (format.c). */
-#include "base/mutant.h"
 #include "wal/recover.h"
 
 /* ---- the superblock and the names ---- */
