@@ -179,6 +179,9 @@ int vs_wal_body(struct vshard_wal *w, const struct vs_wal_head *head, const stru
 int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report);
 
 /* super.c */
+/* Reads the superblock, or makes one where there are no segments either. *lost becomes 1
+ * if there are segments and no superblock that can be believed. Blocks. */
+int vs_wal_super_load(struct vshard_wal *w, uint32_t *lost);
 /* Writes both slots of the older pair. Blocks. */
 int vs_wal_super_store(struct vshard_wal *w);
 /* Encodes the next generation into w->super_bytes; says where it goes. Returns 0 or
