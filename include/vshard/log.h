@@ -227,7 +227,7 @@ struct vshard_raft_options {
     uint64_t max_inflight_bytes;    /* to one replica; default 4 MiB */
     uint64_t max_uncommitted_bytes; /* a leader refuses proposals beyond it; default 64 MiB */
     uint64_t max_cache_bytes;       /* of applied entries kept in memory for a group's slow
-                                       replicas; default 1 MiB */
+                                       replicas; default 256 KiB */
     uint32_t clock_drift_ppm;       /* two clocks may disagree by; default 1000 */
     uint32_t max_sessions;          /* client sessions a group remembers, 1..65536, the same on all
                                        its replicas; default 1024 */

@@ -79,6 +79,8 @@ void vs_log_free(struct vs_log *log);
 int vs_log_reserve(struct vs_log *log, uint32_t entries, size_t bytes);
 /* Appends within what was reserved; data may be NULL if count is 0. */
 struct vshard_raft_entry *vs_log_push(struct vs_log *log, const struct vshard_raft_entry *e);
+/* Likewise `count` entries that are encoded already. */
+void vs_log_extend(struct vs_log *log, const unsigned char *encoded, size_t bytes, uint32_t count);
 void vs_log_cut(struct vs_log *log, uint64_t from);
 void vs_log_compact(struct vs_log *log, uint64_t index);
 void vs_log_evict(struct vs_log *log, uint64_t through);
@@ -176,6 +178,7 @@ struct vs_message {
     uint64_t boot;
     const unsigned char *body;
     size_t body_bytes;
+    uint32_t special; /* entries that are not just data; found on decoding */
 };
 
 void vs_message_encode(unsigned char *to, const struct vs_message *m);

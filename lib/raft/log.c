@@ -174,6 +174,12 @@ int vs_log_reserve(struct vs_log *log, uint32_t entries, size_t bytes)
     return rc;
 }
 
+static void note_run(struct vs_log *log, uint64_t index, uint64_t term)
+{
+    if (log->run_count == 0 || log->run[log->run_count - 1].term != term)
+        log->run[log->run_count++] = (struct vs_run){ index, term };
+}
+
 struct vshard_raft_entry *vs_log_push(struct vs_log *log, const struct vshard_raft_entry *e)
 {
     unsigned char *at = log->bytes + log->byte_tail;
@@ -190,9 +196,26 @@ struct vshard_raft_entry *vs_log_push(struct vs_log *log, const struct vshard_ra
     log->byte_tail += vs_entry_bytes(e->count);
     log->slot_count++;
     log->last++;
-    if (log->run_count == 0 || log->run[log->run_count - 1].term != e->term)
-        log->run[log->run_count++] = (struct vs_run){ e->index, e->term };
+    note_run(log, e->index, e->term);
     return slot;
+}
+
+void vs_log_extend(struct vs_log *log, const unsigned char *encoded, size_t bytes, uint32_t count)
+{
+    unsigned char *at = log->bytes + log->byte_tail;
+    struct vshard_raft_entry *slot = &log->slot[log->slot_head + log->slot_count];
+
+    VS_ASSERT(log->slot_head + log->slot_count + count <= log->slot_cap);
+    VS_ASSERT(log->byte_tail + bytes <= log->byte_cap);
+    memcpy(at, encoded, bytes);
+    for (uint32_t i = 0; i < count; i++) {
+        at += vs_entry_decode(&slot[i], at, bytes);
+        VS_ASSERT(slot[i].index == log->last + 1 + i);
+        note_run(log, slot[i].index, slot[i].term);
+    }
+    log->byte_tail += bytes;
+    log->slot_count += count;
+    log->last += count;
 }
 
 /* Where the bytes of the cached entry `index` begin; for last + 1, where they end. */

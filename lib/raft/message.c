@@ -40,7 +40,7 @@ void vs_message_encode(unsigned char *to, const struct vs_message *m)
         vs_store64(to + 8 + 8 * i, word[i]);
 }
 
-static int check_entries(const struct vs_message *m)
+static int check_entries(struct vs_message *m)
 {
     const unsigned char *p = m->body;
     size_t left = m->body_bytes;
@@ -61,6 +61,7 @@ static int check_entries(const struct vs_message *m)
             return VSHARD_ECORRUPT;
         if (m->kind == VS_FORWARD && e.kind != VSHARD_RAFT_DATA && e.kind != VSHARD_RAFT_SESSION)
             return VSHARD_ECORRUPT;
+        m->special += e.kind != VSHARD_RAFT_DATA && e.kind != VSHARD_RAFT_BLANK;
         term = e.term;
         p += n;
         left -= n;

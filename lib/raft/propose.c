@@ -317,14 +317,16 @@ void vs_hand_out(struct vshard_raft *r, struct vs_group *g)
 {
     enum { BATCH = 1024 };
     uint64_t to = g->commit < g->durable ? g->commit : g->durable;
+    struct vshard_raft_entry *x = vs_log_at(&g->log, g->handed + 1);
     struct vshard_raft_effect *e;
 
     if (g->installing || g->handed > g->applied || to <= g->handed)
         return;
     if (to - g->handed > BATCH)
         to = g->handed + BATCH;
-    for (uint64_t i = g->handed + 1; i <= to; i++) {
-        struct vshard_raft_entry *x = vs_log_at(&g->log, i);
+    for (uint64_t i = g->handed + 1; i <= to; i++, x++) {
+        if (x->session == 0 && x->kind != VSHARD_RAFT_SESSION)
+            continue;
         x->flags = vs_session_apply(r, g, x);
         for (uint32_t k = 0; (x->flags & VSHARD_RAFT_EXPIRED) && k < g->proposal_count; k++) {
             struct vs_request *q = &g->proposal[g->proposal_head + k];

@@ -222,7 +222,7 @@ static int reserve_special(struct vshard_raft *r, struct vs_group *g, const stru
     uint32_t configs = 0, members = 0;
     int rc = VSHARD_OK;
 
-    for (uint32_t i = 0; i < m->count && rc == VSHARD_OK; i++) {
+    for (uint32_t i = 0; m->special != 0 && i < m->count && rc == VSHARD_OK; i++) {
         struct vshard_raft_entry e;
         struct vs_config c;
         size_t n = vs_entry_decode(&e, p, left);
@@ -577,7 +577,7 @@ static int read_options(struct vshard_raft_options *o, const struct vshard_raft_
     if (o->max_uncommitted_bytes == 0)
         o->max_uncommitted_bytes = 64 << 20;
     if (o->max_cache_bytes == 0)
-        o->max_cache_bytes = 1 << 20;
+        o->max_cache_bytes = 256 << 10;
     if (o->clock_drift_ppm == 0)
         o->clock_drift_ppm = 1000;
     if (o->max_sessions == 0)

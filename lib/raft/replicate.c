@@ -313,6 +313,27 @@ static void cut(struct vshard_raft *r, struct vs_group *g, uint64_t from)
     }
 }
 
+/* The last `bytes` of an append, from entry `first` on, continue the log. */
+static void append_rest(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m,
+                        uint64_t first, size_t bytes)
+{
+    vs_log_extend(&g->log, m->body + m->body_bytes - bytes, bytes,
+                  (uint32_t)(m->index + m->count + 1 - first));
+    if (g->fresh == 0)
+        g->fresh = first;
+    g->log_seq = r->seq + 1;
+    for (uint64_t i = first; m->special != 0 && i <= g->log.last; i++) {
+        const struct vshard_raft_entry *e = vs_log_at(&g->log, i);
+        struct vs_config c;
+
+        if (e->kind != VSHARD_RAFT_CONFIG)
+            continue;
+        vs_config_decode(&c, e->data, (size_t)e->count);
+        c.index = e->index;
+        vs_config_push(r, g, &c);
+    }
+}
+
 /* Takes the entries of an append whose first is known to fit. False if they
  * contradict something committed, which no correct leader's can. */
 static bool take_entries(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
@@ -326,27 +347,18 @@ static bool take_entries(struct vshard_raft *r, struct vs_group *g, const struct
         struct vshard_raft_entry e;
         size_t n = vs_entry_decode(&e, p, left);
 
-        p += n;
-        left -= n;
-        if (e.index <= g->log.base)
-            continue;
-        if (e.index <= g->log.last) {
-            if (vs_log_term(&g->log, e.index) == e.term)
-                continue;
+        if (e.index > g->log.base && e.index <= g->log.last &&
+            vs_log_term(&g->log, e.index) != e.term) {
             if (e.index <= g->commit)
                 return false;
             cut(r, g, e.index);
         }
-        vs_log_push(&g->log, &e);
-        if (g->fresh == 0)
-            g->fresh = e.index;
-        g->log_seq = r->seq + 1;
-        if (e.kind == VSHARD_RAFT_CONFIG) {
-            struct vs_config c;
-            vs_config_decode(&c, e.data, (size_t)e.count);
-            c.index = e.index;
-            vs_config_push(r, g, &c);
+        if (e.index > g->log.last) { /* and so are all that follow */
+            append_rest(r, g, m, e.index, left);
+            break;
         }
+        p += n;
+        left -= n;
     }
     return true;
 }

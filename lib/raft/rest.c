@@ -172,16 +172,22 @@ int vs_reserve_one(struct vshard_raft *r, struct vs_group *g, uint32_t entries, 
 
 /* ---- effects ---- */
 
-struct vshard_raft_effect *vs_effect(struct vshard_raft *r, uint32_t kind, uint64_t group)
+static struct vshard_raft_effect *effect_at(struct vshard_raft *r, uint32_t at, uint32_t kind,
+                                            uint64_t group)
 {
-    struct vshard_raft_effect *e = &r->effect[r->effect_count++];
+    struct vshard_raft_effect *e = &r->effect[at];
 
-    VS_ASSERT(r->effect_count <= r->effect_cap);
     memset(e, 0, sizeof *e);
     e->size = sizeof *e;
     e->kind = kind;
     e->group = group;
     return e;
+}
+
+struct vshard_raft_effect *vs_effect(struct vshard_raft *r, uint32_t kind, uint64_t group)
+{
+    VS_ASSERT(r->effect_count < r->effect_cap);
+    return effect_at(r, r->effect_count++, kind, group);
 }
 
 unsigned char *vs_head(struct vshard_raft *r, size_t bytes)
@@ -241,8 +247,10 @@ void vs_dirty(struct vshard_raft *r, struct vs_group *g)
 
 void vs_group_begin(struct vshard_raft *r, struct vs_group *g)
 {
-    r->persist_at = r->effect_count;
-    vs_effect(r, 0, g->id);
+    /* A place for the PERSIST, should there be one: it comes before all else. */
+    r->persist_at = r->effect_count++;
+    VS_ASSERT(r->effect_count <= r->effect_cap);
+    r->effect[r->persist_at].kind = 0;
     g->cut = g->fresh = 0;
     g->dirty = g->want_beat = 0;
 }
@@ -260,13 +268,13 @@ static void forget_cut(struct vshard_raft *r, const struct vs_group *g)
 
 static void persist(struct vshard_raft *r, struct vs_group *g)
 {
-    struct vshard_raft_effect *e = &r->effect[r->persist_at];
+    struct vshard_raft_effect *e;
 
     if (!g->dirty && g->fresh == 0 && g->cut == 0)
         return;
     if (g->cut != 0)
         forget_cut(r, g);
-    e->kind = VSHARD_RAFT_PERSIST;
+    e = effect_at(r, r->persist_at, VSHARD_RAFT_PERSIST, g->id);
     e->barrier = ++r->seq;
     e->term = g->term;
     /* 11: term and vote in one write, or a crash between the two votes twice. */
