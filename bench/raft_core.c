@@ -1,13 +1,22 @@
-/* raft_core.c - how many entries a second three cores agree on.
+/* raft_core.c - how many entries a second three cores agree on, and what groups cost
+ * that nobody uses.
  *
- * What it models: one group, three replicas in one thread, entries of 256 bytes,
+ * The first: one group, three replicas in one thread, entries of 256 bytes,
  * no disk and no network: what the core itself costs. Each round the leader is
  * handed one proposal of `batch` entries; messages go by a queue in memory, what
  * is to be persisted counts as durable at once, and what is handed out as applied.
  * The state machine of the last replica adds up the bytes it is given, and the sum
  * is compared with what was proposed. Allocations are counted after a warm-up.
  *
- *     build/bench/raft_core [seconds]
+ * `message`: the entries of a batch are one proposal; `calls`: each is its own.
+ *
+ * The second: three nodes, each a replica of every group, on virtual time and a
+ * network without delay. Once all groups sleep, a minute is run: processor time a
+ * node against that minute, heartbeats that went from one node to another (and
+ * answers) against the intervals in it, and what the allocator holds against the
+ * groups. Then one node is lost: how long until others lead all that it led.
+ *
+ *     build/bench/raft_core [seconds [message|calls|idle [groups]]]
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +25,7 @@
 
 #include <vshard/log.h>
 
-enum { BYTES = 256, REPLICAS = 3, QUEUE = 256, WARM_UP = 2000 };
+enum { BYTES = 256, REPLICAS = 3, QUEUE = 256, WARM_UP = 8000, SECOND = 1000000000 };
 
 struct packet {
     unsigned char *bytes;
@@ -175,7 +184,15 @@ static void start(struct bench *b)
     }
 }
 
-static void run(uint32_t batch, double for_seconds)
+static void propose(struct bench *b, const struct vshard_raft_entry *e, uint32_t count,
+                    uint64_t tag)
+{
+    step(b, b->leader,
+         (struct vshard_raft_event){
+             .kind = VSHARD_RAFT_PROPOSE, .tag = tag, .entries = e, .entry_count = count });
+}
+
+static void run(uint32_t batch, double for_seconds, int calls)
 {
     static unsigned char data[BYTES];
     struct bench *b = calloc(1, sizeof *b);
@@ -193,10 +210,11 @@ static void run(uint32_t batch, double for_seconds)
             entries = 0;
         }
         b->now += 1000;
-        step(
-            b, b->leader,
-            (struct vshard_raft_event){
-                .kind = VSHARD_RAFT_PROPOSE, .tag = ++rounds, .entries = e, .entry_count = batch });
+        rounds++;
+        if (!calls)
+            propose(b, e, batch, rounds);
+        for (uint32_t i = 0; calls && i < batch; i++)
+            propose(b, e, 1, rounds);
         settle(b);
         entries += batch;
         if (rounds % 64 == 0)
@@ -218,15 +236,224 @@ static void run(uint32_t batch, double for_seconds)
     free(b);
 }
 
+/* ---- groups that nobody uses ---- */
+
+enum { NODES = 3, BEATS = 7, ANSWERS = 8 }; /* the second byte of a message is its kind */
+
+struct idle {
+    struct vshard_raft *raft[NODES + 1];
+    struct packet *packet; /* a ring */
+    size_t head, tail, cap;
+    uint64_t now, bytes[NODES + 1], beats, answers, others;
+    uint32_t led[NODES + 1], down;
+};
+
+static void *measured(void *ctx, void *old, size_t old_bytes, size_t new_bytes, size_t align)
+{
+    uint64_t one = 0;
+    void *p = counted(&one, old, old_bytes, new_bytes, align);
+
+    if (p != NULL || new_bytes == 0)
+        *(uint64_t *)ctx += new_bytes - old_bytes;
+    return p;
+}
+
+static void idle_send(struct idle *d, const struct vshard_raft_effect *e)
+{
+    size_t n = (size_t)(e->byte_count + e->body_count);
+    struct packet p = { malloc(n), n, n, (uint32_t)e->node };
+    unsigned kind = ((const unsigned char *)e->bytes)[1];
+
+    d->beats += kind == BEATS;
+    d->answers += kind == ANSWERS;
+    d->others += kind != BEATS && kind != ANSWERS;
+    memcpy(p.bytes, e->bytes, (size_t)e->byte_count);
+    if (e->body_count != 0)
+        memcpy(p.bytes + e->byte_count, e->body, (size_t)e->body_count);
+    if (d->tail - d->head == d->cap) {
+        fprintf(stderr, "raft_core: too many messages\n");
+        exit(1);
+    }
+    d->packet[d->tail++ % d->cap] = p;
+}
+
+static void idle_step(struct idle *d, uint32_t node, struct vshard_raft_event e);
+
+/* What is to be persisted is, and what is to be applied is, at once. */
+static void idle_take(struct idle *d, uint32_t node)
+{
+    struct {
+        uint64_t group, index;
+    } applied[256];
+    const struct vshard_raft_effect *e;
+    uint64_t barrier = 0;
+    uint32_t count = 0;
+
+    while ((e = vshard_raft_next(d->raft[node])) != NULL) {
+        if (e->kind == VSHARD_RAFT_PERSIST)
+            barrier = e->barrier;
+        else if (e->kind == VSHARD_RAFT_SEND)
+            idle_send(d, e);
+        else if (e->kind == VSHARD_RAFT_APPLY && count < 256) {
+            applied[count].group = e->group;
+            applied[count++].index = e->index;
+        } else if (e->kind == VSHARD_RAFT_ROLE && e->role == VSHARD_RAFT_LEADER) {
+            d->led[node]++;
+        }
+    }
+    if (barrier != 0)
+        idle_step(d, node,
+                  (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSISTED, .barrier = barrier });
+    for (uint32_t i = 0; i < count; i++)
+        idle_step(d, node,
+                  (struct vshard_raft_event){ .kind = VSHARD_RAFT_APPLIED,
+                                              .group = applied[i].group,
+                                              .index = applied[i].index });
+}
+
+static void idle_step(struct idle *d, uint32_t node, struct vshard_raft_event e)
+{
+    e.size = sizeof e;
+    e.now_ns = d->now;
+    if (vshard_raft_step(d->raft[node], &e) != VSHARD_OK) {
+        fprintf(stderr, "raft_core: a step failed\n");
+        exit(1);
+    }
+    idle_take(d, node);
+}
+
+static void idle_run(struct idle *d, uint64_t until)
+{
+    while (d->now < until) {
+        uint64_t next = until;
+
+        while (d->head != d->tail) {
+            struct packet p = d->packet[d->head++ % d->cap];
+            if (p.to != d->down)
+                idle_step(d, p.to,
+                          (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
+                                                      .bytes = p.bytes,
+                                                      .byte_count = p.count });
+            free(p.bytes);
+        }
+        for (uint32_t i = 1; i <= NODES; i++) {
+            uint64_t at = i == d->down ? UINT64_MAX : vshard_raft_deadline_ns(d->raft[i]);
+            next = at < next ? at : next;
+        }
+        d->now = next > d->now ? next : d->now;
+        for (uint32_t i = 1; i <= NODES; i++) {
+            if (i != d->down && vshard_raft_deadline_ns(d->raft[i]) <= d->now)
+                idle_step(d, i, (struct vshard_raft_event){ .kind = VSHARD_RAFT_TIME });
+        }
+    }
+}
+
+static uint32_t asleep(struct idle *d, uint32_t groups)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 1; i <= NODES; i++) {
+        for (uint32_t g = 1; g <= groups && i != d->down; g++) {
+            struct vshard_raft_status s = { .size = sizeof s };
+            vshard_raft_inspect(d->raft[i], g, &s);
+            count += s.asleep;
+        }
+    }
+    return count;
+}
+
+static void idle_start(struct idle *d, uint32_t groups, uint64_t idle_ns)
+{
+    struct vshard_raft_member m[NODES];
+
+    for (uint32_t i = 0; i < NODES; i++)
+        m[i] = (struct vshard_raft_member){ i + 1, i + 1, VSHARD_RAFT_VOTER, 0 };
+    d->now = SECOND;
+    d->cap = 16 * (size_t)groups + 64;
+    d->packet = calloc(d->cap, sizeof *d->packet);
+    for (uint32_t i = 1; i <= NODES; i++) {
+        struct vshard_allocator a = { measured, &d->bytes[i] };
+        struct vshard_raft_options o = { .size = sizeof o,
+                                         .node = i,
+                                         .incarnation = i,
+                                         .boot = 1,
+                                         .allocator = &a,
+                                         .idle_ns = idle_ns };
+        if (vshard_raft_create(&o, &d->raft[i]) != VSHARD_OK)
+            exit(1);
+        for (uint32_t g = 1; g <= groups; g++) {
+            struct vshard_raft_boot boot = {
+                .size = sizeof boot, .group = g, .members = m, .member_count = NODES
+            };
+            if (vshard_raft_open(d->raft[i], &boot) != VSHARD_OK ||
+                vshard_raft_start(d->raft[i], g, d->now) != VSHARD_OK)
+                exit(1);
+            idle_take(d, i);
+        }
+    }
+}
+
+static void idle(uint32_t groups, int sleeps)
+{
+    enum { MINUTE = 60, INTERVALS = 2000 }; /* of 30 ms each in a minute */
+    struct idle *d = calloc(1, sizeof *d);
+    double began, took;
+    uint64_t died, held = 0;
+    uint32_t slept, led;
+
+    idle_start(d, groups, sleeps ? 0 : UINT64_MAX);
+    idle_run(d, 6 * (uint64_t)SECOND);
+    slept = asleep(d, groups);
+    d->beats = d->answers = d->others = 0;
+    began = seconds();
+    idle_run(d, (6 + MINUTE) * (uint64_t)SECOND);
+    took = seconds() - began;
+    for (uint32_t i = 1; i <= NODES; i++)
+        held = d->bytes[i] > held ? d->bytes[i] : held;
+    printf("%s\t%u\t%.1f\t%.3f\t%.3f\t%.3f\t%llu\t%.0f", sleeps ? "sleep" : "awake", groups,
+           100.0 * slept / NODES / groups, 100 * took / MINUTE / NODES,
+           (double)d->beats / INTERVALS / (NODES * (NODES - 1) / 2),
+           (double)d->answers / INTERVALS / (NODES * (NODES - 1) / 2),
+           (unsigned long long)d->others, (double)held / groups);
+    fflush(stdout);
+
+    died = d->now;
+    d->down = 1;
+    led = d->led[2] + d->led[3];
+    d->led[1] = 0;
+    for (uint32_t lost = 0, i = 1; i <= groups; i++) {
+        struct vshard_raft_status s = { .size = sizeof s };
+        vshard_raft_inspect(d->raft[1], i, &s);
+        lost += s.role == VSHARD_RAFT_LEADER;
+        d->led[1] = lost;
+    }
+    while (d->led[2] + d->led[3] < led + d->led[1] && d->now < died + 10 * (uint64_t)SECOND)
+        idle_run(d, d->now + SECOND / 100);
+    printf("\t%u\t%.0f\n", d->led[1], (double)(d->now - died) / 1e6);
+    for (uint32_t i = 1; i <= NODES; i++)
+        vshard_raft_destroy(d->raft[i]);
+    while (d->head != d->tail)
+        free(d->packet[d->head++ % d->cap].bytes);
+    free(d->packet);
+    free(d);
+}
+
 int main(int argc, char **argv)
 {
+    const char *what = argc > 2 ? argv[2] : "";
     double for_seconds = argc > 1 ? strtod(argv[1], NULL) : 2;
+    uint32_t groups = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 10000;
 
-    puts("batch\tentries_per_cpu_s\tallocations_per_entry");
-    run(1, for_seconds);
-    if (argc > 2)
-        return 0;
-    run(64, for_seconds);
-    run(1024, for_seconds);
+    if (strcmp(what, "idle") != 0) {
+        puts("batch\tentries_per_cpu_s\tallocations_per_entry");
+        for (uint32_t batch = 1; batch <= 1024; batch = batch == 1 ? 64 : batch * 16)
+            run(batch, for_seconds, strcmp(what, "calls") == 0);
+    }
+    if (strcmp(what, "idle") == 0 || *what == 0) {
+        puts("idle\tgroups\tasleep_percent\tcore_percent_a_node\tbeats_a_pair_and_interval\t"
+             "answers\tother_messages\tbytes_a_group\tlost_leaders\tms_until_led_again");
+        idle(groups, 1);
+        idle(groups / 10, 0); /* what it is worth */
+    }
     return 0;
 }

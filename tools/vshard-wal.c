@@ -5,6 +5,8 @@
  *
  * The exit status is the worst that was found: 0 clean or torn, 1 uncertain,
  * 2 corrupt, 3 a failure to do what was asked. */
+#include <dirent.h>
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,13 +15,18 @@
 
 #include <vshard/wal.h>
 
-enum { FAILURE = 3 };
+enum { FAILURE = 3, KEYS = 8, KEY_BYTES = 32 };
+
+struct key {
+    const char *file;
+    uint64_t id; /* 0: whichever is asked for */
+};
 
 struct settings {
     const char *path;
-    const char *key_file;
+    struct key keys[KEYS];
     uint64_t log_id, group;
-    uint32_t flags;
+    uint32_t key_count, key_id, flags;
     int have_log_id, have_group, live, payload, yes;
 };
 
@@ -35,8 +42,8 @@ static const char help[] =
     "  -g, --group N       dump only this group\n"
     "  -l, --live          dump only entries that still count\n"
     "  -p, --payload       dump payloads, as hexadecimal\n"
-    "  -k, --key FILE      32 bytes that open sealed segments\n"
-    "  -i, --log-id N      whose log it is; default: what the superblock says\n"
+    "  -k, --key [N=]FILE  32 bytes that open what is sealed with key N, or with any\n"
+    "  -i, --log-id N      whose log it is; default: what its files say\n"
     "  -s, --strict        call a torn tail uncertain\n"
     "  -y, --yes           really change the log\n"
     "  -h, --help          this text\n"
@@ -56,59 +63,111 @@ static int fail(const char *what, int status)
     return FAILURE;
 }
 
-static uint64_t little_endian(const unsigned char *p)
+static uint64_t little_endian(const unsigned char *p, int bytes)
 {
     uint64_t v = 0;
 
-    for (int i = 7; i >= 0; i--)
-        v = v << 8 | p[i];
+    while (bytes > 0)
+        v = v << 8 | p[--bytes];
     return v;
 }
 
-/* The log id stands at byte 16 of each of the superblock's four slots. */
-static void find_log_id(struct settings *s)
+/* What a log must be told before it can be opened: whose it is, which is at byte 16 of
+ * each slot of the superblock and of each segment, and the key of the newest slot, so
+ * that a repair does not take a signature away. Nothing here is trusted: a wrong guess is
+ * refused when the log is opened. */
+static void look_into(struct settings *s, const char *name, const char *magic)
 {
-    unsigned char slot[24];
-    char name[4096];
+    unsigned char head[132];
+    char path[4096];
+    uint64_t newest = 0;
     FILE *f;
 
-    snprintf(name, sizeof name, "%s/wal.super", s->path);
-    f = fopen(name, "rb");
-    if (f == NULL)
-        return;
-    for (long i = 0; i < 4; i++) {
-        if (fseek(f, i * 4096, SEEK_SET) == 0 && fread(slot, sizeof slot, 1, f) == 1 &&
-            memcmp(slot, "VSWALSUP", 8) == 0) {
-            s->log_id = little_endian(slot + 16);
-            break;
+    snprintf(path, sizeof path, "%s/%s", s->path, name);
+    f = fopen(path, "rb");
+    for (long i = 0; f != NULL && i < 4; i++) {
+        if (fseek(f, i * 4096, SEEK_SET) != 0 || fread(head, sizeof head, 1, f) != 1 ||
+            memcmp(head, magic, 8) != 0)
+            continue;
+        if (!s->have_log_id)
+            s->log_id = little_endian(head + 16, 8);
+        if (strcmp(magic, "VSWALSUP") == 0 && little_endian(head + 24, 8) >= newest) {
+            newest = little_endian(head + 24, 8);
+            s->key_id = (uint32_t)little_endian(head + 128, 4);
         }
     }
-    fclose(f);
+    if (f != NULL)
+        fclose(f);
+}
+
+static void find_identity(struct settings *s)
+{
+    DIR *dir = opendir(s->path);
+    struct dirent *e;
+
+    while (dir != NULL && (e = readdir(dir)) != NULL) {
+        size_t n = strlen(e->d_name);
+
+        if (n == 20 && strcmp(e->d_name + 16, ".wal") == 0)
+            look_into(s, e->d_name, "VSWALSEG");
+    }
+    if (dir != NULL)
+        closedir(dir);
+    look_into(s, "wal.super", "VSWALSUP");
 }
 
 static int read_key(void *ctx, uint32_t key_id, uint8_t *key)
 {
     const struct settings *s = ctx;
-    FILE *f = s->key_file != NULL ? fopen(s->key_file, "rb") : NULL;
+    const char *file = NULL;
+    FILE *f;
     int rc;
 
-    if (f == NULL) {
+    for (uint32_t i = 0; i < s->key_count; i++) {
+        if (s->keys[i].id == key_id || (s->keys[i].id == 0 && file == NULL))
+            file = s->keys[i].file;
+    }
+    if (file == NULL) {
         fprintf(stderr, "vshard-wal: the log is sealed with key %u; give it with --key\n", key_id);
         return -1;
     }
-    rc = fread(key, 32, 1, f) == 1 ? 0 : -1;
-    fclose(f);
+    f = fopen(file, "rb");
+    rc = f != NULL && fread(key, KEY_BYTES, 1, f) == 1 ? 0 : -1;
+    if (rc < 0)
+        fprintf(stderr, "vshard-wal: %s does not have the %d bytes of a key\n", file, KEY_BYTES);
+    if (f != NULL)
+        fclose(f);
     return rc;
+}
+
+/* Why something is refused; the verdict is printed anyway. */
+static void say(void *ctx, uint32_t level, const char *name, const struct vshard_log_field *fields,
+                size_t count)
+{
+    (void)ctx;
+    if (level > VSHARD_LOG_WARN || strncmp(name, "wal.", 4) != 0)
+        return;
+    fprintf(stderr, "vshard-wal: %s", name);
+    for (size_t i = 0; i < count; i++) {
+        if (fields[i].text != NULL)
+            fprintf(stderr, " %s=%s", fields[i].name, fields[i].text);
+        else
+            fprintf(stderr, " %s=%" PRId64, fields[i].name, fields[i].integer);
+    }
+    fputc('\n', stderr);
 }
 
 static int open_log(struct settings *s, uint32_t flags, uint32_t tail,
                     struct vshard_wal_report *report, struct vshard_wal **wal)
 {
     const struct vshard_wal_hooks hooks = { .size = sizeof hooks, .ctx = s, .key = read_key };
+    const struct vshard_logger log = { say, NULL };
     struct vshard_wal_options o = { .size = sizeof o,
                                     .flags = flags | s->flags,
                                     .tail = tail,
+                                    .key_id = s->key_id,
                                     .log_id = s->log_id,
+                                    .log = &log,
                                     .path = s->path,
                                     .hooks = &hooks };
 
@@ -122,6 +181,7 @@ static int print_report(const struct vshard_wal_report *r)
 
     printf("verdict      %s\n", verdicts[r->verdict & 3]);
     printf("unsettled    %s\n", r->unsettled ? "yes" : "no");
+    printf("incarnation  %016" PRIx64 ", opened %" PRIu64 " times\n", r->incarnation, r->boot);
     printf("barrier      %" PRIu64 ", witnessed %" PRIu64 "\n", r->barrier, r->witnessed);
     printf("ends at      %016" PRIx64 ".wal, byte %" PRIu64 "\n", r->segment, r->offset);
     printf("holds        %" PRIu64 " records, %" PRIu64 " bytes, %" PRIu64 " segments\n",
@@ -220,13 +280,29 @@ static int groups(struct settings *s)
     return report.verdict < VSHARD_WAL_UNCERTAIN ? 0 : (int)report.verdict - 1;
 }
 
+/* Looks first, so that nothing is made, cut or signed that was not asked for. */
 static int change(struct settings *s, uint32_t flags, uint32_t tail)
 {
     struct vshard_wal_report report;
     struct vshard_wal *wal;
-    int rc;
+    int rc = open_log(s, VSHARD_WAL_READ_ONLY, 0, &report, &wal);
 
+    vshard_wal_close(wal);
+    if (rc < 0)
+        return fail(s->path, rc);
+    if (report.verdict == VSHARD_WAL_CLEAN) {
+        print_report(&report);
+        puts("removed      nothing: the log is whole");
+        return 0;
+    }
+    if (report.verdict == VSHARD_WAL_CORRUPT && (flags & VSHARD_WAL_SALVAGE) == 0) {
+        print_report(&report);
+        fputs("vshard-wal: records that were synced are damaged; only salvage goes so far\n",
+              stderr);
+        return FAILURE;
+    }
     if (!s->yes) {
+        print_report(&report);
         fputs("vshard-wal: this removes records; say --yes if that is meant\n", stderr);
         return FAILURE;
     }
@@ -244,8 +320,26 @@ static int parse_number(const char *text, uint64_t *value)
 {
     char *end;
 
+    errno = 0;
     *value = strtoull(text, &end, 0);
-    return *text != '\0' && *end == '\0' && *text != '-' ? 0 : -1;
+    return errno == 0 && *text >= '0' && *text <= '9' && *end == '\0' ? 0 : -1;
+}
+
+/* "3=file" is key 3; "file" is any. */
+static int parse_key(struct settings *s, char *text)
+{
+    char *equals = strchr(text, '=');
+    struct key *key = &s->keys[s->key_count];
+
+    if (s->key_count == KEYS)
+        return -1;
+    s->key_count++;
+    *key = (struct key){ .file = text };
+    if (equals == NULL)
+        return 0;
+    *equals = '\0';
+    key->file = equals + 1;
+    return parse_number(text, &key->id) == 0 && key->id != 0 && key->id <= UINT32_MAX ? 0 : -1;
 }
 
 static int parse(int argc, char **argv, struct settings *s)
@@ -258,7 +352,7 @@ static int parse(int argc, char **argv, struct settings *s)
         case 'i': bad |= parse_number(optarg, &s->log_id), s->have_log_id = 1; break;
         case 'l': s->live = 1; break;
         case 'p': s->payload = 1; break;
-        case 'k': s->key_file = optarg; break;
+        case 'k': bad |= parse_key(s, optarg); break;
         case 's': s->flags |= VSHARD_WAL_STRICT; break;
         case 'y': s->yes = 1; break;
         case 'h': fputs(help, stdout); exit(0);
@@ -284,8 +378,7 @@ int main(int argc, char **argv)
     }
     command = argv[optind];
     s.path = argv[optind + 1];
-    if (!s.have_log_id)
-        find_log_id(&s);
+    find_identity(&s);
     if (strcmp(command, "verify") == 0)
         rc = verify(&s);
     else if (strcmp(command, "dump") == 0)

@@ -61,7 +61,8 @@ struct vshard_raft_entry {
 enum {                           /* struct vshard_raft_member.role, bits */
        VSHARD_RAFT_VOTER = 1,    /* votes in the present configuration */
        VSHARD_RAFT_OUTGOING = 2, /* voted in the one that a joint configuration leaves */
-       VSHARD_RAFT_LEARNER = 4   /* receives the log and does not vote */
+       VSHARD_RAFT_LEARNER = 4,  /* receives the log and does not vote */
+       VSHARD_RAFT_FENCED = 8    /* PROMOTE only: kept from ever taking part again */
 };
 
 #define VSHARD_RAFT_MEMBERS_MAX 16
@@ -100,7 +101,9 @@ enum { /* struct vshard_raft_event.kind; which fields each reads stands beside i
        VSHARD_RAFT_CHUNK = 14,   /* group, node, index, offset, bytes, flags, status: the answer
                                     to SNAPSHOT_READ */
        VSHARD_RAFT_CHUNK_WRITTEN = 15, /* group, index, offset = bytes written so far */
-       VSHARD_RAFT_INSTALLED = 16      /* group, index, status: the answer to INSTALL */
+       VSHARD_RAFT_INSTALLED = 16,     /* group, index, status: the answer to INSTALL */
+       VSHARD_RAFT_PROMOTE = 17 /* group, tag, barrier, index, offset, members, bytes: a forced
+                                   promotion, section 6 */
 };
 
 enum {                             /* struct vshard_raft_event.mode of READ */
@@ -162,8 +165,10 @@ enum { /* struct vshard_raft_effect.kind; which fields each sets stands beside i
        VSHARD_RAFT_SNAPSHOT_WRITE = 10, /* index, offset, bytes; answer CHUNK_WRITTEN */
        VSHARD_RAFT_INSTALL = 11, /* index, term, bytes = META: make the snapshot written durable
                                     and current, and the log empty behind it; answer INSTALLED */
-       VSHARD_RAFT_FATAL = 12,  /* status: this group has stopped; a promise was broken elsewhere */
-       VSHARD_RAFT_CERTAIN = 13 /* a group that was booted UNCERTAIN is not so any more */
+       VSHARD_RAFT_FATAL = 12, /* status: this group has stopped; a promise was broken elsewhere */
+       VSHARD_RAFT_CERTAIN = 13, /* a group that was booted UNCERTAIN is not so any more */
+       VSHARD_RAFT_EPOCH = 14 /* term, index = commit: the group is in another recovery epoch, and
+                                 refuses the one before; see section 6 */
 };
 
 enum { /* roles */
@@ -220,16 +225,20 @@ struct vshard_raft_options {
     uint64_t disk_stall_ns;         /* a leader whose storage is silent this long steps down;
                                        default 4 election_ns */
     uint64_t request_ns;            /* forwarded requests give up after; default 10 election_ns */
-    uint64_t max_message;           /* bytes of entries in one append; default 256 KiB */
+    uint64_t max_message;           /* bytes of entries in one append, to 32 MiB; default 256 KiB */
     uint64_t max_inflight_bytes;    /* to one replica; default 4 MiB */
     uint64_t max_uncommitted_bytes; /* a leader refuses proposals beyond it; default 64 MiB */
     uint64_t max_cache_bytes;       /* of applied entries kept in memory for a group's slow
-                                       replicas; default 1 MiB */
+                                       replicas; default 256 KiB */
     uint32_t clock_drift_ppm;       /* two clocks may disagree by; default 1000 */
     uint32_t max_sessions;          /* client sessions a group remembers, 1..65536, the same on all
                                        its replicas; default 1024 */
     const struct vshard_allocator *allocator; /* copied; default malloc */
     const struct vshard_logger *logger;       /* copied; default silence */
+    uint64_t election_max_ns; /* where beats come irregularly, more silence is borne, up to this;
+                                 at least election_ns; default 6 election_ns */
+    uint64_t idle_ns;         /* a group that nobody wants anything of for this long goes to sleep
+                                 and costs nothing; UINT64_MAX: never; default 10 election_ns */
 };
 
 /* Makes a node without groups.
@@ -307,9 +316,10 @@ VSHARD_API int vshard_raft_start(struct vshard_raft *raft, uint64_t group, uint6
  * their tag is answered by DONE.
  *
  * Returns   0; ENOMEM: nothing changed; EBUSY: effects are waiting, take them first, or see
- *           SNAPSHOT; ENOTFOUND: no such group; EINVAL: the event breaks its contract; EIO: after
- *           PERSIST_FAILED. For MESSAGE also ECORRUPT, EVERSION, ENOTFOUND and EINVAL (not for
- *           this replica): it was counted and dropped, and nothing changed
+ *           SNAPSHOT; ENOTFOUND: no such group; EINVAL: the event breaks its contract (fields,
+ *           flags or modes that its kind does not know, entries or indexes that cannot be); EIO:
+ *           after PERSIST_FAILED, or the group has stopped. For MESSAGE also ECORRUPT, EVERSION,
+ * ENOTFOUND and EINVAL (not for this replica): it was counted and dropped, and nothing changed
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_raft_step(struct vshard_raft *raft, const struct vshard_raft_event *event);
@@ -346,9 +356,12 @@ struct vshard_raft_status {
     uint64_t uncommitted_bytes;
     uint64_t pending; /* requests without an answer */
     uint32_t member_count;
-    uint32_t stopped;   /* 1 after FATAL */
-    uint32_t uncertain; /* 1 until CERTAIN */
-    uint32_t reserved;  /* 0 */
+    uint32_t stopped;    /* 1 after FATAL */
+    uint32_t uncertain;  /* 1 until CERTAIN */
+    uint32_t asleep;     /* 1: idle, without timers; any request or message wakes it */
+    uint64_t epoch;      /* the recovery epoch of `term` */
+    uint32_t superseded; /* 1: has met `epoch` and has no entry of it: elects nobody */
+    uint32_t reserved;   /* 0 */
 };
 
 /* Says where a group stands.
@@ -372,7 +385,7 @@ VSHARD_API uint64_t vshard_raft_term(const struct vshard_raft *raft, uint64_t gr
  *   members   [out] [VSHARD_RAFT_MEMBERS_MAX], by node and incarnation
  *   count     [out]
  *
- * Returns   0, ENOTFOUND
+ * Returns   0, EINVAL, ENOTFOUND
  * Thread    shared
  * Since     0.1 */
 VSHARD_API int vshard_raft_members(const struct vshard_raft *raft, uint64_t group,
@@ -396,6 +409,7 @@ struct vshard_raft_counters {
     uint64_t ungrouped;   /* ENOTFOUND */
     uint64_t elections;   /* campaigns begun */
     uint64_t fetches;     /* entries asked back from storage */
+    uint64_t outdated;    /* of messages taken: from an earlier recovery epoch, and answered so */
 };
 
 /* Says what was refused.
@@ -405,6 +419,41 @@ struct vshard_raft_counters {
  * Since     0.1 */
 VSHARD_API int vshard_raft_count(const struct vshard_raft *raft,
                                  struct vshard_raft_counters *counters);
+
+/* ==== 6. When a quorum is lost for good ================================
+ *
+ * PROMOTE makes one survivor the beginning of a new recovery epoch. Everything
+ * acknowledged that is not in its log is lost, and nothing automatic may decide
+ * that: the event is an operator's act, and demands evidence.
+ *
+ *   barrier   the epoch: above the present one, 1..32767, and never used twice for a
+ *             group, by anybody: take it from where such numbers are drawn once
+ *   index, offset
+ *             `last` and `last_term` of this replica, as vshard_raft_inspect() says: the
+ *             operator has compared the survivors and chosen the one with the highest
+ *             (last_term, last)
+ *   members   the configuration from now on, this replica a voter in it; and every
+ *             present member that is not in it, with role FENCED: the operator has
+ *             seen to it that this replica never takes part again as it is (powered
+ *             off, cut off, rights revoked)
+ *   bytes     a statement, 1..1024 bytes, of who was fenced and how: it is kept in the
+ *             log, behind the members in the entry that begins the epoch
+ *
+ * DONE answers 0 when the new group has applied its first entry: `index`: what was
+ * acknowledged there or beyond in the old epoch is lost; `age_ns`: how long ago a
+ * leader of it was last heard, the time in which the loss lies. EUNKNOWN: look at
+ * `epoch` and `superseded`, and draw another number if it has no effect. At once:
+ * EINVAL: the evidence is not complete; ESTALE: the epoch is not above the present
+ * one, or the log is not where it is said to be; EEXIST: those that remain are a
+ * quorum, CONFIGURE does it; EBUSY: a leader, or a replica named as fenced, has been
+ * heard within election_max_ns, or a snapshot is being installed; E2BIG.
+ *
+ * Whoever meets the new epoch refuses the old one from then on: EPOCH says so. A
+ * replica of the old epoch that is a member of the new configuration follows if
+ * all it had committed is in the new log. If not, FATAL with ESTALE ends it: wipe
+ * it and bring it back under a new incarnation. One that is no member stays
+ * `superseded`. If the fence does not hold and the old majority never meets the
+ * new epoch, both go on: no software can prevent that. */
 
 #ifdef __cplusplus
 }

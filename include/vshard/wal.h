@@ -95,15 +95,23 @@ enum { /* struct vshard_wal_options.tail: what to do about an uncertain tail */
        VSHARD_WAL_TAIL_CUT = 2     /* cut it: for who would rather lose a record than stop */
 };
 
-enum {                                /* struct vshard_wal_options.flags */
-       VSHARD_WAL_READ_ONLY = 1 << 0, /* change nothing; append is refused */
-       VSHARD_WAL_SALVAGE = 1 << 1,   /* cut a corrupt log where the damage begins, keep what is
-                                         cut beside it, and stay unsettled */
-       VSHARD_WAL_STRICT = 1 << 2,    /* call a torn tail uncertain: for disks that may lose what
-                                         they said was synced */
-       VSHARD_WAL_UNPACKED = 1 << 3,  /* write batches uncompressed */
-       VSHARD_WAL_SPARSE = 1 << 4     /* do not write zeros ahead: half the writes, but a full
-                                         disk is noticed late and a sync costs more */
+enum {                                 /* struct vshard_wal_options.flags */
+       VSHARD_WAL_READ_ONLY = 1 << 0,  /* change nothing; append is refused */
+       VSHARD_WAL_SALVAGE = 1 << 1,    /* cut a corrupt log where the damage begins, keep what is
+                                          cut beside it, and stay unsettled */
+       VSHARD_WAL_STRICT = 1 << 2,     /* call a torn tail uncertain: for disks that may lose what
+                                          they said was synced */
+       VSHARD_WAL_UNPACKED = 1 << 3,   /* write batches uncompressed */
+       VSHARD_WAL_SPARSE = 1 << 4,     /* do not write zeros ahead: half the writes, but a full
+                                          disk is noticed late and a sync costs more */
+       VSHARD_WAL_SEALED_ONLY = 1 << 5 /* refuse a superblock that is not signed and a segment
+                                         that is not sealed, with ECORRUPT: for who has always
+                                         had keys, so that nobody can take a seal away */
+};
+
+enum {                           /* struct vshard_wal_options.cipher */
+       VSHARD_WAL_XCHACHA20 = 0, /* XChaCha20-Poly1305 */
+       VSHARD_WAL_AES256_GCM = 1 /* if the CPU has instructions for it, else the other */
 };
 
 /* Optional functions of the host. Copied when given. */
@@ -112,7 +120,8 @@ struct vshard_wal_hooks {
     uint32_t flags; /* none yet */
     void *ctx;      /* handed to each function below */
     /* Writes the 32 bytes of the key of that name. Returns 0, or non-zero if there
-     * is none. Present: segments with a key id are sealed and opened with it. */
+     * is none. Segments that name a key are sealed and opened with it, and the
+     * superblock that names one is signed with it. */
     int (*key)(void *ctx, uint32_t key_id, uint8_t *key);
     /* A storage request is complete, so poll() has something to do. Called on the
      * thread that storage completes requests on. */
@@ -126,7 +135,7 @@ struct vshard_wal_options {
     uint32_t size;          /* bytes in this struct; required */
     uint32_t flags;         /* VSHARD_WAL_READ_ONLY ... */
     uint32_t tail;          /* VSHARD_WAL_TAIL_* */
-    uint32_t key_id;        /* seals new segments; 0: none */
+    uint32_t key_id;        /* seals new segments, signs the superblock; 0: none */
     uint64_t log_id;        /* whose log it is; files of another are refused */
     uint64_t segment_bytes; /* of a file, 64 KiB..1 GiB; default 32 MiB */
     uint64_t barrier_bytes; /* made durable by one sync at most, unless one record is larger;
@@ -137,6 +146,8 @@ struct vshard_wal_options {
                                default 256 KiB, at most segment_bytes / 8 */
     uint64_t rewrite_above; /* segments, above which groups are copied out of the oldest;
                                default 4 */
+    uint32_t cipher;        /* VSHARD_WAL_XCHACHA20 or VSHARD_WAL_AES256_GCM */
+    uint32_t reserved;      /* 0 */
     const char *path;       /* the directory, which exists; required */
     const struct vshard_storage *storage;     /* copied; default POSIX files */
     const struct vshard_allocator *allocator; /* copied; default the C library's heap */
@@ -162,6 +173,10 @@ struct vshard_wal_report {
                               are as they were written, */
     uint64_t tail_damaged; /* [out] and sectors behind the end that are neither that nor empty */
     uint64_t removed;      /* [out] bytes cut from the tail */
+    uint64_t incarnation;  /* [out] drawn when this log was made, never 0: another log, in the
+                              place of a lost one, has another */
+    uint64_t boot;         /* [out] how often the log was opened to be written, this time counted:
+                              larger at each open, whatever a crash took */
 };
 
 struct vshard_wal;
@@ -173,8 +188,9 @@ struct vshard_wal;
  *   report   [out] filled in also on ECORRUPT; may be NULL
  *   wal      [out] NULL on failure
  *
- * Returns   0, EINVAL, ENOMEM, EIO, ENOSPC, ECORRUPT, EVERSION, ENOTFOUND (a
- *           key, or the directory), ENOTSUP (sealed or packed, and this build
+ * Returns   0, EINVAL (also: another key than what it was sealed with, under the same id),
+ *           ENOMEM, EIO, ENOSPC, ECORRUPT, EVERSION, ENOTFOUND (a key, or the
+ *           directory), ENOTSUP (sealed or packed, and this build or this CPU
  *           cannot), ESTALE (files of another log_id), ECANCELED
  * Blocks    for as long as reading the files takes
  * Thread    any
@@ -205,7 +221,9 @@ VSHARD_API int vshard_wal_settle(struct vshard_wal *wal);
 /* Takes records, all or none, and names the barrier that will make them durable.
  * Votes go into the next batch that is written, entries behind the entries
  * before them, so that an election never waits behind a bulk load. The order
- * among votes of a group and the order among its other records are kept.
+ * among votes of a group and the order among its other records are kept. Records
+ * that together take barrier_bytes or less stand in one batch, but for votes: after
+ * a crash all of them are there, or none.
  *
  *   records   [count], borrowed for the call, payloads too
  *   barrier   [out] durable when poll() reports this or more; may be NULL
@@ -248,10 +266,14 @@ VSHARD_API int vshard_wal_sync(struct vshard_wal *wal, uint64_t barrier);
  * Since     0.1 */
 VSHARD_API int vshard_wal_witness(struct vshard_wal *wal);
 
-/* Begins a new segment with the next batch, sealed with that key; 0 for none. Old
- * segments keep the key they have until they are rewritten or no longer needed.
+/* Begins a new segment with the next batch, sealed with that key; 0 for none. If that
+ * is another key than before, the superblock changes over at once, and with each batch
+ * that follows, what silent groups hold under other keys is copied forward; others
+ * leave it behind as they are marked. An old key may be destroyed when `other_keys` of
+ * vshard_wal_stats_read() is 0.
  *
- * Returns   0, EINVAL (no hook), EIO, ENOTSUP (read-only, or no libsodium)
+ * Returns   0, EINVAL (no hook, or 0 with VSHARD_WAL_SEALED_ONLY), EIO, ENOTFOUND (the
+ *           hook has no such key; all is as before), ENOTSUP (read-only, or no libsodium)
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_wal_rotate(struct vshard_wal *wal, uint32_t key_id);
@@ -347,6 +369,8 @@ struct vshard_wal_stats {
     uint64_t rewritten;     /* [out] records copied forward */
     uint64_t refused_space; /* [out] times storage was full */
     uint64_t removed;       /* [out] segments removed */
+    uint32_t cipher;        /* [out] of new segments: 0 none, 1 XChaCha20-Poly1305, 2 AES-256-GCM */
+    uint32_t other_keys;    /* [out] segments, and the superblock, that need another key */
 };
 
 /* Tells how the log is doing.

@@ -11,6 +11,8 @@
 
 #include <vshard/base.h>
 
+#include "base/mutant.h"
+
 /* An invariant of ours. It stays on in release builds: a replica that carries
  * on with a broken log is worse than a replica that stops. Never for anything
  * that a caller, a peer or a disk can cause. */

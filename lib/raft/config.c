@@ -8,8 +8,9 @@
  * so any one of them can be restored without its predecessors, and a replica uses
  * the newest in its log, committed or not.
  *
- * Encoded: members (4), zero (4), then node, incarnation (8 each), role, priority
- * (4 each) a member. */
+ * Encoded: members (4), bytes of a statement (4), then node, incarnation (8 each),
+ * role, priority (4 each) a member, then the statement of the operator who forced it
+ * (epoch.c), which the members' business does not depend on. */
 #include "raft/core.h"
 
 bool vs_config_joint(const struct vs_config *c)
@@ -85,7 +86,8 @@ int vs_config_decode(struct vs_config *c, const void *from, size_t bytes)
     if (bytes < 8)
         return VSHARD_ECORRUPT;
     c->count = vs_load32(p);
-    if (c->count > VSHARD_RAFT_MEMBERS_MAX || bytes != 8 + 24 * (size_t)c->count)
+    if (c->count > VSHARD_RAFT_MEMBERS_MAX || vs_load32(p + 4) > VS_WORDS_MAX ||
+        bytes != 8 + 24 * (size_t)c->count + vs_load32(p + 4))
         return VSHARD_ECORRUPT;
     for (uint32_t i = 0; i < c->count; i++) {
         struct vshard_raft_member *m = &c->member[i];
@@ -133,43 +135,58 @@ static int read_wanted(const struct vshard_raft_member *want, uint32_t count, st
     return voters != 0 ? VSHARD_OK : VSHARD_EINVAL;
 }
 
+/* What a decision needs while `now` gives way to `to`: a quorum of both. */
+int vs_config_join(const struct vs_config *now, struct vs_config *to)
+{
+    struct vs_config joint = *to;
+
+    if (vs_config_joint(now))
+        return VSHARD_EBUSY;
+    for (uint32_t i = 0; i < now->count; i++) {
+        struct vshard_raft_member m = now->member[i];
+        int at = vs_config_find(&joint, m.node, m.incarnation);
+
+        if (!(m.role & VSHARD_RAFT_VOTER))
+            continue;
+        m.role = VSHARD_RAFT_OUTGOING;
+        if (at >= 0)
+            joint.member[at].role |= VSHARD_RAFT_OUTGOING;
+        else if (joint.count < VSHARD_RAFT_MEMBERS_MAX)
+            insert(&joint, &m);
+        else
+            return VSHARD_E2BIG;
+    }
+    *to = joint;
+    return vs_config_joint(to) ? VSHARD_OK : VSHARD_EINVAL;
+}
+
+static uint32_t voters_missing(const struct vs_config *from, const struct vs_config *in)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < from->count; i++) {
+        const struct vshard_raft_member *m = &from->member[i];
+        int at = vs_config_find(in, m->node, m->incarnation);
+
+        count += (m->role & VSHARD_RAFT_VOTER) != 0 &&
+                 (at < 0 || in->member[at].role != VSHARD_RAFT_VOTER);
+    }
+    return count;
+}
+
 int vs_config_change(const struct vs_config *now, const struct vshard_raft_member *want,
                      uint32_t count, struct vs_config *to)
 {
-    struct vs_config joint;
-    uint32_t votes_changed = 0;
     int rc = read_wanted(want, count, to);
 
     if (rc != VSHARD_OK || now == NULL)
         return rc;
     if (now->count == to->count && memcmp(now->member, to->member, sizeof now->member) == 0)
         return VSHARD_EEXIST;
-    joint = *to;
-    for (uint32_t i = 0; i < now->count; i++) {
-        struct vshard_raft_member m = now->member[i];
-        int at = vs_config_find(to, m.node, m.incarnation);
-
-        if (!(m.role & VSHARD_RAFT_VOTER))
-            continue;
-        votes_changed += at < 0 || to->member[at].role != VSHARD_RAFT_VOTER;
-        m.role = VSHARD_RAFT_OUTGOING;
-        if (at >= 0)
-            joint.member[vs_config_find(&joint, m.node, m.incarnation)].role |=
-                VSHARD_RAFT_OUTGOING;
-        else if (joint.count < VSHARD_RAFT_MEMBERS_MAX)
-            insert(&joint, &m);
-        else
-            return VSHARD_E2BIG;
-    }
-    for (uint32_t i = 0; i < to->count; i++) {
-        int at = vs_config_find(now, to->member[i].node, to->member[i].incarnation);
-        votes_changed += to->member[i].role == VSHARD_RAFT_VOTER &&
-                         (at < 0 || now->member[at].role != VSHARD_RAFT_VOTER);
-    }
     /* One vote more or less leaves every old and new quorum with a common member;
      * anything else goes through a joint configuration. */
-    if (votes_changed > 1)
-        *to = joint;
+    if (voters_missing(now, to) + voters_missing(to, now) > 1)
+        return vs_config_join(now, to);
     return VSHARD_OK;
 }
 

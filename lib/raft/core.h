@@ -13,7 +13,6 @@
 #ifndef VS_RAFT_CORE_H
 #define VS_RAFT_CORE_H
 
-#include "raft/mutant.h"
 #include "raft/raft.h"
 
 enum {
@@ -24,8 +23,19 @@ enum {
     VS_BEAT_BYTES = 56,      /* one group in a heartbeat frame */
     VS_ENTRY_MAX = 16 << 20, /* bytes of data */
     VS_MESSAGE_MAX = 64 << 20,
-    VS_SESSION_WINDOW = 64
+    VS_APPEND_MAX = 32 << 20, /* bytes of entries in one append, where there is more than one */
+    VS_SESSION_WINDOW = 64,
+    VS_WORDS_MAX = 1024, /* bytes of an operator's statement */
+    VS_EPOCH_SHIFT = 48, /* of a term: below it a count, above it the recovery epoch */
+    VS_EPOCH_MAX = 0x7fff
 };
+
+#define VS_TERM_COUNT (((uint64_t)1 << VS_EPOCH_SHIFT) - 1)
+
+static inline uint64_t vs_epoch(uint64_t term)
+{
+    return term >> VS_EPOCH_SHIFT;
+}
 
 #define VS_NEVER UINT64_MAX
 
@@ -40,6 +50,9 @@ static inline int vs_grow(const struct vshard_allocator *a, void **block, uint32
 {
     return need <= *cap ? VSHARD_OK : vs_grow_block(a, block, cap, need, each);
 }
+
+void vs_shrink(const struct vshard_allocator *a, void **block, uint32_t *cap, uint32_t need,
+               size_t each);
 
 /* ---- the log in memory (log.c) ---- */
 
@@ -66,9 +79,12 @@ void vs_log_free(struct vs_log *log);
 int vs_log_reserve(struct vs_log *log, uint32_t entries, size_t bytes);
 /* Appends within what was reserved; data may be NULL if count is 0. */
 struct vshard_raft_entry *vs_log_push(struct vs_log *log, const struct vshard_raft_entry *e);
+/* Likewise `count` entries that are encoded already. */
+void vs_log_extend(struct vs_log *log, const unsigned char *encoded, size_t bytes, uint32_t count);
 void vs_log_cut(struct vs_log *log, uint64_t from);
 void vs_log_compact(struct vs_log *log, uint64_t index);
 void vs_log_evict(struct vs_log *log, uint64_t through);
+void vs_log_trim(struct vs_log *log);
 void vs_log_reset(struct vs_log *log, uint64_t index, uint64_t term);
 uint64_t vs_log_term(const struct vs_log *log, uint64_t index);
 /* The last index at or before `index` whose term is at most `term`, as far as terms are
@@ -112,6 +128,8 @@ int vs_config_decode(struct vs_config *c, const void *from, size_t bytes); /* 0 
  * EEXIST when nothing would change. */
 int vs_config_change(const struct vs_config *now, const struct vshard_raft_member *want,
                      uint32_t count, struct vs_config *to);
+/* Makes `to` joint with `now`. Returns 0, EBUSY (now is joint), EINVAL (nobody votes), E2BIG. */
+int vs_config_join(const struct vs_config *now, struct vs_config *to);
 void vs_config_leave(const struct vs_config *joint, struct vs_config *to);
 /* The highest value that a quorum (of both halves, when joint) has reached. */
 uint64_t vs_config_reached(const struct vs_config *c, const uint64_t *value);
@@ -141,7 +159,14 @@ enum {
     VS_KIND_MAX = 17
 };
 
-enum { VS_FLAG_REJECT = 1, VS_FLAG_TRANSFER = 2, VS_FLAG_LAST = 4, VS_FLAG_QUIET = 8 };
+enum {
+    VS_FLAG_REJECT = 1,
+    VS_FLAG_TRANSFER = 2,
+    VS_FLAG_LAST = 4,
+    VS_FLAG_QUIET = 8,
+    VS_FLAG_SLEEP = 16,  /* a beat: the group may sleep; its answer: it does */
+    VS_FLAG_STALLED = 32 /* a frame of beats: the sender's disk hangs */
+};
 
 struct vs_message {
     uint32_t kind, flags, count;
@@ -153,6 +178,7 @@ struct vs_message {
     uint64_t boot;
     const unsigned char *body;
     size_t body_bytes;
+    uint32_t special; /* entries that are not just data; found on decoding */
 };
 
 void vs_message_encode(unsigned char *to, const struct vs_message *m);
@@ -190,14 +216,29 @@ struct vs_peer {
     uint64_t chunk_index;  /* of the snapshot on its way */
     uint64_t chunk_term;
     uint64_t chunk_offset;
-    uint64_t chunk_ns; /* when the last piece went or was asked of the host */
-    uint64_t flight[VS_FLIGHT_MAX];
+    uint64_t chunk_ns;              /* when the last piece went or was asked of the host */
+    uint32_t flight[VS_FLIGHT_MAX]; /* the last entry of each append, its low half */
     uint32_t flight_head, flight_count;
-    int32_t vote; /* 1 granted, -1 refused */
+    uint32_t link; /* of its node, in the node's list */
+    int32_t vote;  /* 1 granted, -1 refused */
     uint8_t state;
     uint8_t paused;   /* PROBE: one append is out */
     uint8_t fetching; /* entries have been asked of storage */
     uint8_t reading;  /* a piece of the snapshot has been asked of the host */
+    uint8_t asleep;   /* it has said that the group sleeps there */
+};
+
+/* What this node knows of another, whatever groups they share (link.c). */
+struct vs_link {
+    uint64_t node, incarnation, boot; /* of the process heard last; boot 0: none yet */
+    uint64_t heard_ns;                /* when its last frame of beats came */
+    uint64_t seen_ns;                 /* when its last message of any kind came */
+    uint64_t answered_ns;             /* when our last answer went there */
+    uint64_t mean_ns, spread_ns; /* of the time between frames: what to expect, and how sharply */
+    uint32_t led;                /* groups asleep that we lead and it is a member of */
+    uint32_t followed;           /* groups asleep here that it leads */
+    uint32_t up;                 /* heard within its patience */
+    uint32_t reserved;
 };
 
 enum { /* struct vs_group.uncertain, see certain.c */
@@ -248,8 +289,9 @@ struct vs_group {
     uint64_t cut;      /* this step: entries from here were removed, or 0 */
     uint64_t fresh;    /* this step: entries from here were appended, or 0 */
     uint64_t deadline, election_at, promise_until, lead_since;
-    uint64_t check_at; /* leader: when to see whether anybody follows */
-    uint64_t expires;  /* no request's deadline is before this */
+    uint64_t check_at;  /* leader: when to see whether anybody follows */
+    uint64_t active_ns; /* when somebody last wanted something of it */
+    uint64_t expires;   /* no request's deadline is before this */
     uint64_t told_term, told_leader;
     uint64_t random;
     uint64_t round;
@@ -281,6 +323,7 @@ struct vs_group {
     uint8_t writing, write_last, installing, transfer_sent;
     uint8_t transfer_told, void_tail; /* a tag waits; loading: the rest of the log diverges */
     uint8_t uncertain;                /* VS_CERTAIN .. */
+    uint8_t asleep, excused;          /* see link.c; see vs_election_tick() */
     uint64_t sure_id, sure_index, sure_term, sure_at;
     uint64_t mark; /* the step that last counted this group */
 };
@@ -302,6 +345,8 @@ struct vshard_raft {
     uint64_t seq, durable_seq;
     uint64_t step_id;
     uint64_t beat_at;
+    uint64_t since_ns;          /* when its first group started */
+    struct vs_link *link;       /* nodes that share a group with this one */
     struct vs_group **table;    /* open addressing by id; [table_cap], a power of two */
     struct vs_group **heap;     /* by deadline, then id */
     struct vs_group **led;      /* groups this node leads */
@@ -309,8 +354,11 @@ struct vshard_raft {
     struct vshard_raft_effect *effect;
     unsigned char *head; /* message heads and bodies of this step */
     size_t head_cap, head_used;
+    size_t effect_most; /* reserved for, since the last beat */
     uint32_t table_cap, group_count, heap_cap, led_cap, led_count;
     uint32_t pending_cap, pending_head, pending_count;
+    uint32_t link_cap, link_count;
+    uint32_t asleep_count; /* groups asleep here, led or followed */
     uint32_t effect_cap, effect_count, effect_taken;
     uint32_t persist_at; /* the slot kept for the group's PERSIST */
     uint32_t poisoned;
@@ -319,7 +367,7 @@ struct vshard_raft {
 
 static inline struct vs_config *vs_config_now(const struct vs_group *g)
 {
-#if TRAP(21)
+#if TRAP(21) || VS_CONFIG_APPLIED
     for (uint32_t i = g->config_count; i-- > 1;) {
         if (g->config[i].index <= g->applied)
             return &g->config[i];
@@ -337,6 +385,7 @@ static inline uint64_t vs_later(uint64_t at, uint64_t by)
 /* raft.c and rest.c */
 struct vs_group *vs_group_find(const struct vshard_raft *r, uint64_t id);
 int vs_reserve(struct vshard_raft *r, size_t effects, size_t bytes);
+void vs_relax(struct vshard_raft *r);
 /* Makes room in the group for `entries` more of `bytes` encoded bytes. */
 int vs_group_reserve(struct vshard_raft *r, struct vs_group *g, uint32_t entries, size_t bytes);
 size_t vs_group_effects(const struct vs_group *g);
@@ -356,17 +405,21 @@ void vs_lead(struct vshard_raft *r, struct vs_group *g, bool leads);
 void vs_group_begin(struct vshard_raft *r, struct vs_group *g);
 void vs_group_finish(struct vshard_raft *r, struct vs_group *g);
 void vs_heap_place(struct vshard_raft *r, struct vs_group *g);
+void vs_timer(struct vshard_raft *r, struct vs_group *g);
 uint64_t vs_random(uint64_t *state);
 
 /* group.c */
 void vs_group_free(struct vshard_raft *r, struct vs_group *g);
 void vs_config_push(struct vshard_raft *r, struct vs_group *g, const struct vs_config *c);
-void vs_peers_follow(struct vs_group *g);
+void vs_peers_follow(struct vshard_raft *r, struct vs_group *g);
 int vs_config_reserve(struct vshard_raft *r, struct vs_group *g, uint32_t more);
+int vs_peers_reserve(struct vshard_raft *r, struct vs_group *g, uint32_t members);
+void vs_group_trim(struct vshard_raft *r, struct vs_group *g);
 void vs_group_stop(struct vshard_raft *r, struct vs_group *g, int status);
 
 /* election.c */
 void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term, uint64_t leader);
+void vs_lead_with(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_entry *first);
 void vs_campaign(struct vshard_raft *r, struct vs_group *g, uint32_t flags);
 void vs_election_tick(struct vshard_raft *r, struct vs_group *g);
 void vs_election_reset(struct vshard_raft *r, struct vs_group *g);
@@ -396,6 +449,27 @@ size_t vs_beats_bytes(const struct vshard_raft *r);
 struct vs_peer *vs_peer_of(struct vs_group *g, uint64_t node, uint64_t incarnation);
 bool vs_leads_firmly(const struct vs_group *g);
 uint64_t vs_peer_commit(const struct vs_group *g, const struct vs_peer *p);
+
+/* link.c */
+int vs_link_reserve(struct vshard_raft *r, uint32_t more);
+uint32_t vs_link_add(struct vshard_raft *r, uint64_t node);
+struct vs_link *vs_link_find(const struct vshard_raft *r, uint64_t node);
+bool vs_link_heard(struct vshard_raft *r, const struct vs_message *m);
+void vs_links_watch(struct vshard_raft *r);
+uint64_t vs_link_patience(const struct vshard_raft *r, const struct vs_link *l);
+uint64_t vs_group_patience(const struct vshard_raft *r, const struct vs_group *g);
+bool vs_drowsy(const struct vshard_raft *r, const struct vs_group *g);
+void vs_sleep(struct vshard_raft *r, struct vs_group *g);
+void vs_sleep_ready(struct vshard_raft *r);
+bool vs_sleep_with(struct vshard_raft *r, struct vs_group *g, const struct vs_beat *b);
+void vs_wake(struct vshard_raft *r, struct vs_group *g);
+void vs_touch(struct vshard_raft *r, struct vs_group *g);
+void vs_tick_from_now(struct vshard_raft *r);
+
+/* epoch.c */
+void vs_promote(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);
+bool vs_superseded(const struct vs_group *g);
+bool vs_unproven(const struct vs_group *g, uint64_t term);
 
 /* certain.c */
 void vs_certain_begin(struct vshard_raft *r, struct vs_group *g);
@@ -435,6 +509,8 @@ void vs_meta_adopt(struct vshard_raft *r, struct vs_group *g, const unsigned cha
 int vs_sessions_reserve(struct vshard_raft *r, struct vs_group *g, uint32_t count);
 
 /* read.c */
+bool vs_read_is_proven(const struct vshard_raft *r, const struct vs_group *g,
+                       const struct vshard_raft_event *e);
 void vs_read(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);
 void vs_on_read(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
 void vs_on_read_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);

@@ -61,14 +61,17 @@ bool vs_can_campaign(const struct vshard_raft *r, const struct vs_group *g)
 {
     const struct vs_config *c = vs_config_now(g);
 
-    if (g->installing || g->stopped || !g->started || g->uncertain)
+    if (g->installing || g->stopped || !g->started || g->uncertain ||
+        (vs_superseded(g) && !TRAP(39)) || (g->term & VS_TERM_COUNT) == VS_TERM_COUNT)
         return false;
     return may_lead(r, c) || (c->index > g->commit && c > g->config && may_lead(r, c - 1));
 }
 
 void vs_election_reset(struct vshard_raft *r, struct vs_group *g)
 {
-    g->election_at = vs_later(r->now, r->o.election_ns + vs_random(&g->random) % r->o.election_ns);
+    g->election_at =
+        vs_later(r->now, vs_group_patience(r, g) + vs_random(&g->random) % r->o.election_ns);
+    g->excused = 0;
 }
 
 void vs_heard_leader(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
@@ -86,7 +89,11 @@ void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term
     bool led = g->role == VSHARD_RAFT_LEADER, newer = term > g->term;
 
     VS_ASSERT(term >= g->term);
+    if (g->asleep)
+        vs_wake(r, g);
     if (newer) {
+        if (vs_epoch(term) != vs_epoch(g->term))
+            g->proof_index = 0;
         g->term = term;
         g->vote = 0;
         g->verified = 0;
@@ -133,10 +140,10 @@ static void ask(struct vshard_raft *r, struct vs_group *g, uint32_t kind, uint32
     }
 }
 
-static void become_leader(struct vshard_raft *r, struct vs_group *g)
+/* Begins to lead the present term, whose first entry is this. */
+void vs_lead_with(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_entry *first)
 {
     const struct vs_config *c = vs_config_now(g);
-    struct vshard_raft_entry blank = { .kind = VSHARD_RAFT_BLANK };
 
     g->role = VSHARD_RAFT_LEADER;
     g->leader = r->o.node;
@@ -145,15 +152,22 @@ static void become_leader(struct vshard_raft *r, struct vs_group *g)
     g->check_at = 0;
     g->transfer_fence = 0;
     g->round = 0;
-    if (r->led_count == 0)
-        r->beat_at = vs_later(r->now, r->o.heartbeat_ns);
+    g->active_ns = r->now;
+    g->promise_until = 0;
+    vs_tick_from_now(r);
     vs_lead(r, g, true);
     for (uint32_t i = 0; i < c->count; i++) {
         g->peer[i] = (struct vs_peer){ .node = c->member[i].node,
                                        .incarnation = c->member[i].incarnation,
-                                       .next = g->log.last + 1 };
+                                       .next = g->log.last + 1,
+                                       .link = g->peer[i].link };
     }
-    vs_leader_append(r, g, &blank);
+    vs_leader_append(r, g, first);
+}
+
+static void become_leader(struct vshard_raft *r, struct vs_group *g)
+{
+    vs_lead_with(r, g, &(struct vshard_raft_entry){ .kind = VSHARD_RAFT_BLANK });
 }
 
 static void elect(struct vshard_raft *r, struct vs_group *g);
@@ -235,7 +249,7 @@ static void leader_tick(struct vshard_raft *r, struct vs_group *g)
     if (since < g->lead_since)
         since = g->lead_since;
     /* 33: nobody answers: fall silent, so that others may find each other. */
-    if (r->now >= vs_later(since, 2 * r->o.election_ns) && !TRAP(33)) {
+    if (r->now >= vs_later(since, 2 * vs_group_patience(r, g)) && !TRAP(33)) {
         vs_become_follower(r, g, g->term, 0);
         return;
     }
@@ -255,6 +269,13 @@ void vs_election_tick(struct vshard_raft *r, struct vs_group *g)
         if (r->now >= g->sure_at)
             vs_certain_tick(r, g);
     } else if (r->now >= g->election_at) {
+        /* Called late, this process was held up, and the leader's word may be in its
+         * queue: it may have been silent for less than it seems. Once. */
+        if (r->now - g->election_at > r->o.heartbeat_ns && !g->excused) {
+            g->excused = 1;
+            g->election_at = vs_later(r->now, r->o.heartbeat_ns);
+            return;
+        }
         if (vs_can_campaign(r, g) && !vs_stalled(r))
             vs_campaign(r, g, 0);
         else
@@ -278,8 +299,8 @@ static bool promised(const struct vshard_raft *r, const struct vs_group *g,
 {
     if (m->flags & VS_FLAG_TRANSFER)
         return false;
-    if (g->role == VSHARD_RAFT_LEADER)
-        return r->now < vs_later(vs_quorum_ns(r, g), r->o.election_ns);
+    if (g->role == VSHARD_RAFT_LEADER && r->now < vs_later(vs_quorum_ns(r, g), r->o.election_ns))
+        return true;
     return r->now < g->promise_until;
 }
 
@@ -290,7 +311,8 @@ void vs_on_vote(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
                                 .term = m->term,
                                 .to_incarnation = m->from_incarnation,
                                 .round = m->round };
-    bool good = log_suffices(g, m->index, m->log_term);
+    bool good = log_suffices(g, m->index, m->log_term) &&
+                (vs_epoch(m->log_term) == vs_epoch(m->term) || TRAP(39));
 
     if (m->term <= g->term && m->kind == VS_PREVOTE)
         good = false;

@@ -3,44 +3,53 @@
 
 int vs_config_reserve(struct vshard_raft *r, struct vs_group *g, uint32_t more)
 {
-    uint32_t peers = VSHARD_RAFT_MEMBERS_MAX;
+    return vs_grow(r->allocator, (void **)&g->config, &g->config_cap,
+                   (uint64_t)g->config_count + more, sizeof *g->config);
+}
+
+/* For a configuration of `members`, whose nodes may be new to us. */
+int vs_peers_reserve(struct vshard_raft *r, struct vs_group *g, uint32_t members)
+{
     uint32_t cap = g->peer_cap;
-    int rc = vs_grow(r->allocator, (void **)&g->config, &g->config_cap,
-                     (uint64_t)g->config_count + more, sizeof *g->config);
+    int rc = vs_link_reserve(r, members);
 
     if (rc == VSHARD_OK)
-        rc = vs_grow(r->allocator, (void **)&g->peer, &g->peer_cap, peers, sizeof *g->peer);
-    if (rc == VSHARD_OK && cap == 0)
-        memset(g->peer, 0, g->peer_cap * sizeof *g->peer);
+        rc = vs_grow(r->allocator, (void **)&g->peer, &g->peer_cap, members, sizeof *g->peer);
+    if (rc == VSHARD_OK && g->peer_cap != cap)
+        memset(g->peer + cap, 0, (g->peer_cap - cap) * sizeof *g->peer);
     return rc;
 }
 
 /* The rows of the peers become those of the configuration in use; what is known
  * of members that stay, stays known. */
-void vs_peers_follow(struct vs_group *g)
+void vs_peers_follow(struct vshard_raft *r, struct vs_group *g)
 {
     const struct vs_config *c = vs_config_now(g);
     struct vs_peer old[VSHARD_RAFT_MEMBERS_MAX];
+    uint32_t rows = g->peer_cap < VSHARD_RAFT_MEMBERS_MAX ? g->peer_cap : VSHARD_RAFT_MEMBERS_MAX;
 
-    memcpy(old, g->peer, sizeof old);
+    VS_ASSERT(c->count <= g->peer_cap);
+    if (g->peer_cap == 0)
+        return;
+    memcpy(old, g->peer, rows * sizeof *old);
     for (uint32_t i = 0; i < c->count; i++) {
         g->peer[i] = (struct vs_peer){ .node = c->member[i].node,
                                        .incarnation = c->member[i].incarnation,
-                                       .next = g->log.last + 1 };
-        for (uint32_t k = 0; k < VSHARD_RAFT_MEMBERS_MAX; k++) {
+                                       .next = g->log.last + 1,
+                                       .link = vs_link_add(r, c->member[i].node) };
+        for (uint32_t k = 0; k < rows; k++) {
             if (old[k].node == c->member[i].node && old[k].incarnation == c->member[i].incarnation)
                 g->peer[i] = old[k];
         }
     }
-    memset(g->peer + c->count, 0, (VSHARD_RAFT_MEMBERS_MAX - c->count) * sizeof *g->peer);
+    memset(g->peer + c->count, 0, (g->peer_cap - c->count) * sizeof *g->peer);
 }
 
 void vs_config_push(struct vshard_raft *r, struct vs_group *g, const struct vs_config *c)
 {
-    (void)r;
     VS_ASSERT(g->config_count < g->config_cap);
     g->config[g->config_count++] = *c;
-    vs_peers_follow(g);
+    vs_peers_follow(r, g);
     g->told_members = 1;
 }
 
@@ -67,6 +76,8 @@ void vs_group_stop(struct vshard_raft *r, struct vs_group *g, int status)
 
     if (g->stopped)
         return;
+    if (g->asleep)
+        vs_wake(r, g);
     g->stopped = 1;
     if (g->role == VSHARD_RAFT_LEADER) {
         vs_lead(r, g, false);
@@ -78,6 +89,24 @@ void vs_group_stop(struct vshard_raft *r, struct vs_group *g, int status)
     e = vs_effect(r, VSHARD_RAFT_FATAL, g->id);
     e->status = status;
     e->term = g->term;
+}
+
+/* A group that sleeps keeps what it must know, and no room to work in. */
+void vs_group_trim(struct vshard_raft *r, struct vs_group *g)
+{
+    const struct vshard_allocator *a = r->allocator;
+
+    vs_log_trim(&g->log);
+    vs_free(a, g->proposal, g->proposal_cap * sizeof *g->proposal);
+    vs_free(a, g->request, g->request_cap * sizeof *g->request);
+    g->proposal = g->request = NULL;
+    g->proposal_cap = g->proposal_head = g->request_cap = 0;
+    /* All of the log is committed and applied: only the last configuration counts. */
+    g->config[0] = *vs_config_now(g);
+    g->config_count = 1;
+    vs_shrink(a, (void **)&g->config, &g->config_cap, 1, sizeof *g->config);
+    vs_shrink(a, (void **)&g->peer, &g->peer_cap, g->config[0].count, sizeof *g->peer);
+    vs_shrink(a, (void **)&g->session, &g->session_cap, g->session_count, sizeof *g->session);
 }
 
 /* ---- opening ---- */
@@ -126,6 +155,8 @@ static int take_meta(struct vshard_raft *r, struct vs_group *g, const struct vsh
     rc = vs_meta_check(b->meta, (size_t)b->meta_count, &c, &sessions);
     if (rc == VSHARD_OK)
         rc = vs_sessions_reserve(r, g, sessions);
+    if (rc == VSHARD_OK)
+        rc = vs_peers_reserve(r, g, c.count);
     if (rc != VSHARD_OK)
         return rc;
     g->meta = vs_alloc(r->allocator, (size_t)b->meta_count);
@@ -157,6 +188,8 @@ static int take_members(struct vshard_raft *r, struct vs_group *g, const struct 
     rc = vs_config_change(NULL, b->members, b->member_count, &c);
     if (rc == VSHARD_OK)
         rc = vs_log_reserve(&g->log, 1, vs_entry_bytes(VS_CONFIG_BYTES));
+    if (rc == VSHARD_OK)
+        rc = vs_peers_reserve(r, g, c.count);
     if (rc != VSHARD_OK)
         return rc;
     e.count = vs_config_encode(&c, bytes);
@@ -186,7 +219,7 @@ static int group_create(struct vshard_raft *r, const struct vshard_raft_boot *b,
     g->random = r->o.seed ^ vs_mix64(b->group) ^ vs_mix64(r->o.node) ^ r->o.boot;
     g->deadline = g->expires = VS_NEVER;
     vs_log_init(&g->log, r->allocator);
-    rc = vs_config_reserve(r, g, 4);
+    rc = vs_config_reserve(r, g, 2);
     if (rc != VSHARD_OK)
         return rc;
     vs_config_push(r, g, &none);
@@ -244,6 +277,7 @@ static int load_check(const struct vs_group *g, const struct vshard_raft_entry *
 static int load_one(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_entry *e)
 {
     struct vshard_raft_entry *slot;
+    struct vs_config c;
     int rc;
 
     if (e->index <= g->log.base) {
@@ -258,14 +292,16 @@ static int load_one(struct vshard_raft *r, struct vs_group *g, const struct vsha
         rc = vs_log_reserve(&g->log, 1, vs_entry_bytes(e->count));
     if (rc == VSHARD_OK && e->kind == VSHARD_RAFT_CONFIG)
         rc = vs_config_reserve(r, g, 1);
+    if (rc == VSHARD_OK && e->kind == VSHARD_RAFT_CONFIG)
+        rc = vs_config_decode(&c, e->data, (size_t)e->count);
+    if (rc == VSHARD_OK && e->kind == VSHARD_RAFT_CONFIG)
+        rc = vs_peers_reserve(r, g, c.count);
     if (rc == VSHARD_OK && e->kind == VSHARD_RAFT_SESSION)
         rc = vs_sessions_reserve(r, g, r->o.max_sessions);
     if (rc != VSHARD_OK)
         return rc;
     slot = vs_log_push(&g->log, e);
     if (e->kind == VSHARD_RAFT_CONFIG) {
-        struct vs_config c;
-        vs_config_decode(&c, e->data, (size_t)e->count);
         c.index = e->index;
         vs_config_push(r, g, &c);
     }
@@ -316,6 +352,8 @@ int vshard_raft_start(struct vshard_raft *r, uint64_t group, uint64_t now_ns)
     r->effect_count = r->effect_taken = 0;
     r->head_used = 0;
     r->now = now_ns > r->now ? now_ns : r->now;
+    if (r->since_ns == 0)
+        r->since_ns = r->now;
     newborn =
         g->term == 1 && g->log.last == 1 && g->vote == 0 && g->commit == 0 && g->log.base == 0;
     vs_group_begin(r, g);
@@ -373,6 +411,9 @@ int vshard_raft_inspect(const struct vshard_raft *r, uint64_t group,
     s.member_count = vs_config_now(g)->count;
     s.stopped = g->stopped;
     s.uncertain = g->uncertain != VS_CERTAIN;
+    s.asleep = g->asleep;
+    s.epoch = vs_epoch(g->term);
+    s.superseded = vs_superseded(g);
     return vs_report_write(status, &s, sizeof s,
                            VS_SIZE_THROUGH(struct vshard_raft_status, reserved));
 }
@@ -389,6 +430,8 @@ int vshard_raft_members(const struct vshard_raft *r, uint64_t group,
 {
     const struct vs_group *g = r ? vs_group_find(r, group) : NULL;
 
+    if (members == NULL || count == NULL)
+        return VSHARD_EINVAL;
     if (g == NULL)
         return VSHARD_ENOTFOUND;
     *count = vs_config_now(g)->count;
@@ -398,11 +441,14 @@ int vshard_raft_members(const struct vshard_raft *r, uint64_t group,
 
 int vshard_raft_count(const struct vshard_raft *r, struct vshard_raft_counters *counters)
 {
-    struct vshard_raft_counters c = r->counters;
+    struct vshard_raft_counters c;
 
+    if (r == NULL)
+        return VSHARD_EINVAL;
+    c = r->counters;
     c.size = sizeof c;
     return vs_report_write(counters, &c, sizeof c,
-                           VS_SIZE_THROUGH(struct vshard_raft_counters, fetches));
+                           VS_SIZE_THROUGH(struct vshard_raft_counters, outdated));
 }
 
 static uint64_t digest_words(const uint64_t *word, size_t count, uint64_t seed)
@@ -476,6 +522,7 @@ static uint64_t digest_group(const struct vs_group *g)
                               g->installing,
                               g->uncertain,
                               g->writing,
+                              g->asleep,
                               g->session_count };
     uint64_t d = digest_words(word, VS_COUNT(word), 0);
 
@@ -495,13 +542,27 @@ static uint64_t digest_group(const struct vs_group *g)
     return d;
 }
 
+static uint64_t digest_link(const struct vs_link *l, uint64_t seed)
+{
+    const uint64_t word[] = { l->node,    l->incarnation, l->boot, l->heard_ns, l->answered_ns,
+                              l->mean_ns, l->spread_ns,   l->led,  l->followed, l->up };
+
+    return digest_words(word, VS_COUNT(word), seed);
+}
+
 uint64_t vshard_raft_digest(const struct vshard_raft *r)
 {
-    uint64_t d = digest_words(
+    uint64_t d;
+
+    if (r == NULL)
+        return 0;
+    d = digest_words(
         (uint64_t[]){ r->now, r->seq, r->durable_seq, r->beat_at, r->group_count, r->poisoned }, 6,
         r->o.node);
 
     /* The sum of the groups does not depend on the order they lie in. */
+    for (uint32_t i = 0; i < r->link_count; i++)
+        d = digest_link(&r->link[i], d);
     for (uint32_t i = 0; i < r->group_count; i++)
         d += vs_mix64(digest_group(r->heap[i]));
     return d;

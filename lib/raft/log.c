@@ -38,6 +38,25 @@ int vs_grow_block(const struct vshard_allocator *a, void **block, uint32_t *cap,
     return VSHARD_OK;
 }
 
+/* Gives back what lies behind `need` elements, if there is memory for a smaller block. */
+void vs_shrink(const struct vshard_allocator *a, void **block, uint32_t *cap, uint32_t need,
+               size_t each)
+{
+    void *p = NULL;
+
+    if (need == *cap)
+        return;
+    if (need != 0) {
+        p = vs_alloc(a, need * each);
+        if (p == NULL)
+            return;
+        memcpy(p, *block, need * each);
+    }
+    vs_free(a, *block, (size_t)*cap * each);
+    *block = p;
+    *cap = need;
+}
+
 void vs_log_init(struct vs_log *log, const struct vshard_allocator *a)
 {
     memset(log, 0, sizeof *log);
@@ -155,6 +174,12 @@ int vs_log_reserve(struct vs_log *log, uint32_t entries, size_t bytes)
     return rc;
 }
 
+static void note_run(struct vs_log *log, uint64_t index, uint64_t term)
+{
+    if (log->run_count == 0 || log->run[log->run_count - 1].term != term)
+        log->run[log->run_count++] = (struct vs_run){ index, term };
+}
+
 struct vshard_raft_entry *vs_log_push(struct vs_log *log, const struct vshard_raft_entry *e)
 {
     unsigned char *at = log->bytes + log->byte_tail;
@@ -171,9 +196,26 @@ struct vshard_raft_entry *vs_log_push(struct vs_log *log, const struct vshard_ra
     log->byte_tail += vs_entry_bytes(e->count);
     log->slot_count++;
     log->last++;
-    if (log->run_count == 0 || log->run[log->run_count - 1].term != e->term)
-        log->run[log->run_count++] = (struct vs_run){ e->index, e->term };
+    note_run(log, e->index, e->term);
     return slot;
+}
+
+void vs_log_extend(struct vs_log *log, const unsigned char *encoded, size_t bytes, uint32_t count)
+{
+    unsigned char *at = log->bytes + log->byte_tail;
+    struct vshard_raft_entry *slot = &log->slot[log->slot_head + log->slot_count];
+
+    VS_ASSERT(log->slot_head + log->slot_count + count <= log->slot_cap);
+    VS_ASSERT(log->byte_tail + bytes <= log->byte_cap);
+    memcpy(at, encoded, bytes);
+    for (uint32_t i = 0; i < count; i++) {
+        at += vs_entry_decode(&slot[i], at, bytes);
+        VS_ASSERT(slot[i].index == log->last + 1 + i);
+        note_run(log, slot[i].index, slot[i].term);
+    }
+    log->byte_tail += bytes;
+    log->slot_count += count;
+    log->last += count;
 }
 
 /* Where the bytes of the cached entry `index` begin; for last + 1, where they end. */
@@ -227,6 +269,17 @@ void vs_log_evict(struct vs_log *log, uint64_t through)
     log->slot_count -= (uint32_t)(through - cached + 1);
     if (log->slot_count == 0)
         log->slot_head = 0, log->byte_head = log->byte_tail = 0;
+}
+
+/* Forgets the entries, all of which storage has, and keeps their terms. */
+void vs_log_trim(struct vs_log *log)
+{
+    vs_log_evict(log, log->last);
+    vs_shrink(log->allocator, (void **)&log->slot, &log->slot_cap, 0, sizeof *log->slot);
+    vs_shrink(log->allocator, (void **)&log->run, &log->run_cap, log->run_count, sizeof *log->run);
+    vs_free(log->allocator, log->bytes, log->byte_cap);
+    log->bytes = NULL;
+    log->byte_cap = 0;
 }
 
 void vs_log_compact(struct vs_log *log, uint64_t index)

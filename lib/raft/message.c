@@ -23,7 +23,7 @@
  * carries the message. */
 #include "raft/core.h"
 
-enum { VERSION = 1, FLAGS = VS_FLAG_REJECT | VS_FLAG_TRANSFER | VS_FLAG_LAST | VS_FLAG_QUIET };
+enum { VERSION = 1, FLAGS = 2 * VS_FLAG_STALLED - 1 };
 
 void vs_message_encode(unsigned char *to, const struct vs_message *m)
 {
@@ -40,7 +40,7 @@ void vs_message_encode(unsigned char *to, const struct vs_message *m)
         vs_store64(to + 8 + 8 * i, word[i]);
 }
 
-static int check_entries(const struct vs_message *m)
+static int check_entries(struct vs_message *m)
 {
     const unsigned char *p = m->body;
     size_t left = m->body_bytes;
@@ -61,6 +61,7 @@ static int check_entries(const struct vs_message *m)
             return VSHARD_ECORRUPT;
         if (m->kind == VS_FORWARD && e.kind != VSHARD_RAFT_DATA && e.kind != VSHARD_RAFT_SESSION)
             return VSHARD_ECORRUPT;
+        m->special += e.kind != VSHARD_RAFT_DATA && e.kind != VSHARD_RAFT_BLANK;
         term = e.term;
         p += n;
         left -= n;
@@ -99,7 +100,8 @@ int vs_message_decode(struct vs_message *m, const void *bytes, size_t count)
                               .body = p + VS_MESSAGE_HEAD,
                               .body_bytes = count - VS_MESSAGE_HEAD };
     /* Half of the numbers are room enough, and sums of two cannot overflow. */
-    if (word[14] != m->body_bytes || m->from == 0 || (m->term | m->index | m->commit) >> 63)
+    if (word[14] != m->body_bytes || m->from == 0 || (m->term | m->index | m->commit) >> 63 ||
+        (m->term & VS_TERM_COUNT) == VS_TERM_COUNT)
         return VSHARD_ECORRUPT;
     switch (m->kind) {
     case VS_APPEND:

@@ -132,7 +132,9 @@ int vs_propose(struct vshard_raft *r, struct vs_group *g, const struct vshard_ra
 
     if (rc != VSHARD_OK)
         return rc;
-    if (g->role == VSHARD_RAFT_LEADER && full(r, g)) {
+    if (VS_CONFIG_APPLIED && vs_peer_of(g, r->o.node, r->o.incarnation) == NULL) {
+        done_now(r, g, e->tag, VSHARD_ENOTLEADER);
+    } else if (g->role == VSHARD_RAFT_LEADER && full(r, g)) {
         done_now(r, g, e->tag, VSHARD_EBUSY);
     } else if (g->role == VSHARD_RAFT_LEADER) {
         for (uint32_t i = 0; i < e->entry_count; i++)
@@ -315,14 +317,16 @@ void vs_hand_out(struct vshard_raft *r, struct vs_group *g)
 {
     enum { BATCH = 1024 };
     uint64_t to = g->commit < g->durable ? g->commit : g->durable;
+    struct vshard_raft_entry *x = vs_log_at(&g->log, g->handed + 1);
     struct vshard_raft_effect *e;
 
     if (g->installing || g->handed > g->applied || to <= g->handed)
         return;
     if (to - g->handed > BATCH)
         to = g->handed + BATCH;
-    for (uint64_t i = g->handed + 1; i <= to; i++) {
-        struct vshard_raft_entry *x = vs_log_at(&g->log, i);
+    for (uint64_t i = g->handed + 1; i <= to; i++, x++) {
+        if (x->session == 0 && x->kind != VSHARD_RAFT_SESSION)
+            continue;
         x->flags = vs_session_apply(r, g, x);
         for (uint32_t k = 0; (x->flags & VSHARD_RAFT_EXPIRED) && k < g->proposal_count; k++) {
             struct vs_request *q = &g->proposal[g->proposal_head + k];
@@ -351,6 +355,14 @@ static void append_config(struct vshard_raft *r, struct vs_group *g, const struc
     vs_leader_append(r, g, &e);
 }
 
+/* Is a change of the configuration under way? */
+static bool pending(const struct vs_group *g)
+{
+    if (VS_CONFIG_APPLIED)
+        return vs_config_now(g) != &g->config[g->config_count - 1];
+    return vs_config_now(g)->index > g->commit;
+}
+
 void vs_configure(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e)
 {
     const struct vs_config *now = vs_config_now(g);
@@ -361,7 +373,7 @@ void vs_configure(struct vshard_raft *r, struct vs_group *g, const struct vshard
         rc = VSHARD_ENOTLEADER;
     /* 20: one change at a time, and none before this leader has committed an entry
      * of its own, or two leaders could change the same configuration apart. */
-    else if (!TRAP(20) && (!vs_leads_firmly(g) || now->index > g->commit))
+    else if (!TRAP(20) && (!vs_leads_firmly(g) || pending(g)))
         rc = VSHARD_EBUSY;
     else if (vs_config_joint(now) || g->transfer_node != 0)
         rc = VSHARD_EBUSY;
@@ -384,7 +396,7 @@ void vs_leave_joint(struct vshard_raft *r, struct vs_group *g)
 
     if (!vs_config_joint(now) || g->log.last - g->commit > UINT32_MAX)
         return;
-    if ((now->index > g->commit || !vs_leads_firmly(g)) && !(TRAP(23) && !ours))
+    if ((pending(g) || !vs_leads_firmly(g)) && !(TRAP(23) && !ours))
         return;
     if (TRAP(22) && !ours)
         return;

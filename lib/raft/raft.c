@@ -36,70 +36,106 @@ bool vs_stalled(const struct vshard_raft *r)
            r->now - r->pending[r->pending_head].since_ns > r->o.disk_stall_ns;
 }
 
-static bool due(const struct vshard_raft *r, const struct vs_group *g, bool stalled)
+struct room { /* that a step over many groups needs */
+    size_t effects, bytes, groups;
+};
+
+static int room_add(struct vshard_raft *r, struct vs_group *g, struct room *room)
 {
-    return g->deadline <= r->now || (stalled && g->role == VSHARD_RAFT_LEADER);
+    room->effects += vs_group_effects(g);
+    room->bytes += vs_group_heads(g);
+    room->groups++;
+    return vs_group_reserve(r, g, 0, 0);
+}
+
+static int room_make(struct vshard_raft *r, const struct room *room)
+{
+    int rc = vs_pending_reserve(r, (uint32_t)room->groups);
+
+    return rc == VSHARD_OK ? vs_reserve(r, room->effects, room->bytes) : rc;
+}
+
+/* Groups whose time has come; the rest stay due, and the host calls again at once:
+ * a node of ten thousand needs room for a few. */
+struct due {
+    struct vs_group *group[64];
+    uint32_t count;
+};
+
+/* A heap's due members are found without looking below one that is not due. */
+static void find_due(const struct vshard_raft *r, uint32_t at, struct due *due)
+{
+    if (at >= r->group_count || r->heap[at]->deadline > r->now ||
+        due->count == VS_COUNT(due->group))
+        return;
+    due->group[due->count++] = r->heap[at];
+    find_due(r, 2 * at + 1, due);
+    find_due(r, 2 * at + 2, due);
+}
+
+/* 34: whoever leads with a disk that hangs lets go. */
+static void find_stalled(const struct vshard_raft *r, struct due *due)
+{
+    while (due->count < r->led_count && due->count < VS_COUNT(due->group)) {
+        due->group[due->count] = r->led[due->count];
+        due->count++;
+    }
 }
 
 static int on_time(struct vshard_raft *r)
 {
-    bool stalled = vs_stalled(r), beat = r->beat_at <= r->now;
-    size_t effects = 0, bytes = 0, groups = 0;
+    bool stalled = vs_stalled(r);
+    bool beat = r->beat_at <= r->now && r->led_count + r->asleep_count != 0;
+    struct room room = { 0 };
+    struct due due = { 0 };
     int rc = VSHARD_OK;
 
     if (r->group_count == 0)
         return VSHARD_OK;
-    /* A heap's due members are found without looking below one that is not due. */
-    for (uint32_t i = 0; i < r->group_count && rc == VSHARD_OK; i++) {
-        struct vs_group *g = r->heap[i];
-        if (!due(r, g, stalled))
-            continue;
-        rc = vs_group_reserve(r, g, 0, 0);
-        effects += vs_group_effects(g);
-        bytes += vs_group_heads(g);
-        groups++;
-    }
+    if (beat)
+        vs_relax(r);
+    if (stalled)
+        find_stalled(r, &due);
+    stalled = due.count != 0;
+    if (!stalled)
+        find_due(r, 0, &due);
+    for (uint32_t i = 0; i < due.count && rc == VSHARD_OK; i++)
+        rc = room_add(r, due.group[i], &room);
     if (beat) {
-        bytes += vs_beats_bytes(r);
-        effects += vs_beats_bytes(r) / VS_MESSAGE_HEAD;
+        room.bytes += vs_beats_bytes(r);
+        room.effects += r->link_count;
     }
     if (rc == VSHARD_OK)
-        rc = vs_pending_reserve(r, (uint32_t)groups);
-    if (rc == VSHARD_OK)
-        rc = vs_reserve(r, effects, bytes);
+        rc = room_make(r, &room);
     if (rc != VSHARD_OK)
         return rc;
 
-    r->step_id++;
-    for (uint32_t i = 0; i < r->led_count && stalled;) {
-        struct vs_group *g = r->led[i];
+    for (uint32_t i = 0; i < due.count; i++) {
+        struct vs_group *g = due.group[i];
+
         vs_group_begin(r, g);
-        vs_become_follower(r, g, g->term, 0);
+        if (stalled)
+            vs_become_follower(r, g, g->term, 0);
+        else
+            vs_election_tick(r, g);
         vs_group_finish(r, g);
-        g->mark = r->step_id;
-    }
-    while (r->heap[0]->deadline <= r->now) {
-        struct vs_group *g = r->heap[0];
-        if (g->mark == r->step_id) { /* it was served, and wants to be again at once */
+        if (g->deadline <= r->now) { /* it was served, and wants to be again at once */
             g->deadline = r->now + 1;
             vs_heap_place(r, g);
-            continue;
         }
-        g->mark = r->step_id;
-        vs_group_begin(r, g);
-        vs_election_tick(r, g);
-        vs_group_finish(r, g);
     }
     if (beat) {
+        vs_links_watch(r);
+        vs_sleep_ready(r);
         vs_beats(r, NULL);
-        r->beat_at = r->now + r->o.heartbeat_ns;
+        r->beat_at = stalled && r->led_count != 0 ? r->now : vs_later(r->now, r->o.heartbeat_ns);
     }
     return VSHARD_OK;
 }
 
 static int on_persisted(struct vshard_raft *r, uint64_t through)
 {
-    size_t effects = 0, bytes = 0, groups = 0;
+    struct room room = { 0 };
     int rc = VSHARD_OK;
 
     if (through > r->seq)
@@ -112,15 +148,10 @@ static int on_persisted(struct vshard_raft *r, uint64_t through)
         if (p->seq > through || p->group->mark == r->step_id)
             continue;
         p->group->mark = r->step_id;
-        rc = vs_group_reserve(r, p->group, 0, 0);
-        effects += vs_group_effects(p->group);
-        bytes += vs_group_heads(p->group);
-        groups++;
+        rc = room_add(r, p->group, &room);
     }
     if (rc == VSHARD_OK)
-        rc = vs_pending_reserve(r, (uint32_t)groups);
-    if (rc == VSHARD_OK)
-        rc = vs_reserve(r, effects, bytes);
+        rc = room_make(r, &room);
     if (rc != VSHARD_OK)
         return rc;
 
@@ -188,19 +219,28 @@ static int reserve_special(struct vshard_raft *r, struct vs_group *g, const stru
 {
     const unsigned char *p = m->body;
     size_t left = m->body_bytes;
-    uint32_t configs = 0;
+    uint32_t configs = 0, members = 0;
     int rc = VSHARD_OK;
 
-    for (uint32_t i = 0; i < m->count && rc == VSHARD_OK; i++) {
+    for (uint32_t i = 0; m->special != 0 && i < m->count && rc == VSHARD_OK; i++) {
         struct vshard_raft_entry e;
+        struct vs_config c;
         size_t n = vs_entry_decode(&e, p, left);
 
-        configs += e.kind == VSHARD_RAFT_CONFIG;
+        if (e.kind == VSHARD_RAFT_CONFIG) {
+            configs++;
+            rc = vs_config_decode(&c, e.data, (size_t)e.count);
+            members += c.count;
+            if (rc == VSHARD_OK)
+                rc = vs_peers_reserve(r, g, c.count);
+        }
         if (e.kind == VSHARD_RAFT_SESSION)
             rc = vs_sessions_reserve(r, g, r->o.max_sessions);
         p += n;
         left -= n;
     }
+    if (rc == VSHARD_OK && configs != 0)
+        rc = vs_link_reserve(r, members); /* each may name nodes that the others do not */
     return rc == VSHARD_OK && configs != 0 ? vs_config_reserve(r, g, configs + 2) : rc;
 }
 
@@ -229,7 +269,8 @@ static int dispatch(struct vshard_raft *r, struct vs_group *g, const struct vs_m
 
 static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
 {
-    size_t effects = 4, bytes = 2 * VS_MESSAGE_HEAD + m->body_bytes;
+    struct room room = { 4, 2 * VS_MESSAGE_HEAD + m->body_bytes, 0 };
+    struct vs_link *link = vs_link_find(r, m->from);
     struct vs_message reply = { .kind = VS_BEAT_REPLIES,
                                 .to = m->from,
                                 .stamp = m->stamp,
@@ -243,16 +284,14 @@ static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
         struct vs_group *g = vs_group_find(r, vs_load64(m->body + VS_BEAT_BYTES * (size_t)i));
         if (g == NULL)
             continue;
-        rc = vs_group_reserve(r, g, 0, 0);
-        effects += vs_group_effects(g);
-        bytes += vs_group_heads(g);
+        rc = room_add(r, g, &room);
     }
     if (rc == VSHARD_OK)
-        rc = vs_pending_reserve(r, m->count);
-    if (rc == VSHARD_OK)
-        rc = vs_reserve(r, effects, bytes);
+        rc = room_make(r, &room);
     if (rc != VSHARD_OK)
         return rc;
+    if (!vs_link_heard(r, m))
+        return VSHARD_OK;
     out = vs_head(r, m->body_bytes);
     for (uint32_t i = 0; i < m->count; i++) {
         struct vs_beat b, answer = { 0 };
@@ -261,6 +300,7 @@ static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
         vs_beat_decode(&b, m->body + VS_BEAT_BYTES * (size_t)i);
         g = vs_group_find(r, b.group);
         if (g == NULL || !g->started || g->stopped || b.term >> 63 || b.commit >> 63 ||
+            (b.term & VS_TERM_COUNT) == VS_TERM_COUNT ||
             (b.to_incarnation != r->o.incarnation && !TRAP(16)))
             continue;
         vs_group_begin(r, g);
@@ -273,8 +313,12 @@ static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
         vs_group_finish(r, g);
         barrier = g->hard_seq > barrier ? g->hard_seq : barrier;
     }
-    if (reply.count != 0) {
+    /* Always: whoever knows nothing of a group yet is heard of by this. */
+    if (m->kind == VS_BEATS) {
         struct vshard_raft_effect *e;
+        reply.flags = vs_stalled(r) ? VS_FLAG_STALLED : 0;
+        if (link != NULL)
+            link->answered_ns = r->now;
         reply.body_bytes = VS_BEAT_BYTES * (size_t)reply.count;
         reply.body = out;
         vs_send(r, NULL, &reply, barrier);
@@ -291,6 +335,7 @@ static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
 static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
 {
     struct vs_message m;
+    struct vs_link *link;
     struct vs_group *g;
     int rc = vs_message_decode(&m, e->bytes, (size_t)e->byte_count);
 
@@ -312,11 +357,15 @@ static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
         return refuse_message(&r->counters.ungrouped, VSHARD_ENOTFOUND);
     if (g->stopped)
         return VSHARD_OK;
+    link = vs_link_find(r, m.from);
+    if (link != NULL)
+        link->seen_ns = r->now;
     rc = reserve_special(r, g, &m);
     if (rc == VSHARD_OK)
         rc = vs_reserve_one(r, g, m.count, m.body_bytes);
     if (rc != VSHARD_OK)
         return rc;
+    vs_touch(r, g);
     vs_group_begin(r, g);
     rc = dispatch(r, g, &m);
     if (rc != VSHARD_OK) {
@@ -325,6 +374,7 @@ static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
     }
     vs_group_finish(r, g);
     r->counters.messages++;
+    r->counters.outdated += vs_epoch(m.term) < vs_epoch(g->term);
     return VSHARD_OK;
 }
 
@@ -351,6 +401,7 @@ static int on_request(struct vshard_raft *r, struct vs_group *g, const struct vs
     case VSHARD_RAFT_CONFIGURE: vs_configure(r, g, e); break;
     case VSHARD_RAFT_READ: vs_read(r, g, e); break;
     case VSHARD_RAFT_TRANSFER: vs_transfer(r, g, e); break;
+    case VSHARD_RAFT_PROMOTE: vs_promote(r, g, e); break;
     case VSHARD_RAFT_CAMPAIGN:
         if (g->role != VSHARD_RAFT_LEADER && vs_can_campaign(r, g))
             vs_campaign(r, g, 0);
@@ -359,6 +410,8 @@ static int on_request(struct vshard_raft *r, struct vs_group *g, const struct vs
         if (e->index > g->handed)
             return VSHARD_EINVAL;
         g->applied = e->index > g->applied ? e->index : g->applied;
+        if (VS_CONFIG_APPLIED)
+            vs_peers_follow(r, g);
         vs_evict(r, g);
         break;
     case VSHARD_RAFT_SNAPSHOT: return vs_snapshot(r, g);
@@ -370,6 +423,19 @@ static int on_request(struct vshard_raft *r, struct vs_group *g, const struct vs
     default: return VSHARD_EINVAL;
     }
     return VSHARD_OK;
+}
+
+/* What the host reports about a group at rest need not wake it. */
+static bool wakes(const struct vshard_raft *r, const struct vs_group *g,
+                  const struct vshard_raft_event *e)
+{
+    switch (e->kind) {
+    case VSHARD_RAFT_APPLIED:
+    case VSHARD_RAFT_SNAPSHOT:
+    case VSHARD_RAFT_COMPACT: return false;
+    case VSHARD_RAFT_READ: return !vs_read_is_proven(r, g, e);
+    default: return true;
+    }
 }
 
 static int on_group_event(struct vshard_raft *r, const struct vshard_raft_event *e)
@@ -388,12 +454,17 @@ static int on_group_event(struct vshard_raft *r, const struct vshard_raft_event 
         if (e->entries[i].kind == VSHARD_RAFT_SESSION)
             rc = vs_sessions_reserve(r, g, r->o.max_sessions);
     }
-    if (rc == VSHARD_OK && e->kind == VSHARD_RAFT_CHUNK)
+    if (rc == VSHARD_OK && (e->kind == VSHARD_RAFT_CHUNK || e->kind == VSHARD_RAFT_PROMOTE))
         bytes += e->byte_count;
+    if (rc == VSHARD_OK && (e->kind == VSHARD_RAFT_CONFIGURE || e->kind == VSHARD_RAFT_INSTALLED ||
+                            e->kind == VSHARD_RAFT_PROMOTE))
+        rc = vs_peers_reserve(r, g, VSHARD_RAFT_MEMBERS_MAX);
     if (rc == VSHARD_OK)
         rc = vs_reserve_one(r, g, e->entry_count, bytes);
     if (rc != VSHARD_OK)
         return rc;
+    if (wakes(r, g, e))
+        vs_touch(r, g);
     vs_group_begin(r, g);
     rc = on_request(r, g, e);
     if (rc != VSHARD_OK) {
@@ -410,7 +481,11 @@ static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
         return VSHARD_EBUSY;
     if (r->poisoned)
         return VSHARD_EIO;
-    if (e->kind != VSHARD_RAFT_MESSAGE && e->kind != VSHARD_RAFT_CHUNK && e->byte_count != 0)
+    if (e->kind != VSHARD_RAFT_MESSAGE && e->kind != VSHARD_RAFT_CHUNK &&
+        e->kind != VSHARD_RAFT_PROMOTE && e->byte_count != 0)
+        return VSHARD_EINVAL;
+    if ((e->flags & ~(uint32_t)(VSHARD_RAFT_LOCAL_ONLY | VSHARD_RAFT_LAST)) != 0 ||
+        e->mode > VSHARD_RAFT_READ_STALE || e->reserved != 0 || e->reserved_pointer != NULL)
         return VSHARD_EINVAL;
     if (e->byte_count > VS_MESSAGE_MAX || (e->byte_count != 0 && e->bytes == NULL))
         return VSHARD_EINVAL;
@@ -451,7 +526,7 @@ int vshard_raft_step(struct vshard_raft *r, const struct vshard_raft_event *even
 
 const struct vshard_raft_effect *vshard_raft_next(struct vshard_raft *r)
 {
-    while (r->effect_taken < r->effect_count) {
+    while (r != NULL && r->effect_taken < r->effect_count) {
         const struct vshard_raft_effect *e = &r->effect[r->effect_taken++];
         if (e->kind != 0)
             return e;
@@ -461,11 +536,12 @@ const struct vshard_raft_effect *vshard_raft_next(struct vshard_raft *r)
 
 uint64_t vshard_raft_deadline_ns(const struct vshard_raft *r)
 {
-    uint64_t at = r->group_count != 0 ? r->heap[0]->deadline : VS_NEVER;
+    uint64_t at;
 
-    if (r->poisoned)
+    if (r == NULL || r->poisoned)
         return VS_NEVER;
-    return r->led_count != 0 && r->beat_at < at ? r->beat_at : at;
+    at = r->group_count != 0 ? r->heap[0]->deadline : VS_NEVER;
+    return r->led_count + r->asleep_count != 0 && r->beat_at < at ? r->beat_at : at;
 }
 
 /* ---- birth and death of a node ---- */
@@ -473,12 +549,12 @@ uint64_t vshard_raft_deadline_ns(const struct vshard_raft *r)
 static int read_options(struct vshard_raft_options *o, const struct vshard_raft_options *from)
 {
     int rc =
-        vs_options_read(o, sizeof *o, from, VS_SIZE_THROUGH(struct vshard_raft_options, logger));
+        vs_options_read(o, sizeof *o, from, VS_SIZE_THROUGH(struct vshard_raft_options, idle_ns));
 
     if (rc != VSHARD_OK)
         return rc;
     if (o->node == 0 || o->incarnation == 0 || o->boot == 0 || o->max_inflight > VS_FLIGHT_MAX ||
-        o->max_sessions > 65536 || o->clock_drift_ppm > 100000)
+        o->max_sessions > 65536 || o->clock_drift_ppm > 100000 || o->max_message > VS_APPEND_MAX)
         return VSHARD_EINVAL;
     if (o->max_inflight == 0)
         o->max_inflight = VS_FLIGHT_MAX;
@@ -486,6 +562,10 @@ static int read_options(struct vshard_raft_options *o, const struct vshard_raft_
         o->heartbeat_ns = 30 * millisecond;
     if (o->election_ns == 0)
         o->election_ns = 150 * millisecond;
+    if (o->election_max_ns == 0)
+        o->election_max_ns = 6 * o->election_ns;
+    if (o->idle_ns == 0)
+        o->idle_ns = 10 * o->election_ns;
     if (o->disk_stall_ns == 0)
         o->disk_stall_ns = 4 * o->election_ns;
     if (o->request_ns == 0)
@@ -497,14 +577,16 @@ static int read_options(struct vshard_raft_options *o, const struct vshard_raft_
     if (o->max_uncommitted_bytes == 0)
         o->max_uncommitted_bytes = 64 << 20;
     if (o->max_cache_bytes == 0)
-        o->max_cache_bytes = 1 << 20;
+        o->max_cache_bytes = 256 << 10;
     if (o->clock_drift_ppm == 0)
         o->clock_drift_ppm = 1000;
     if (o->max_sessions == 0)
         o->max_sessions = 1024;
     /* Heartbeats must fit into the silence a follower bears, with some to spare. */
-    return o->heartbeat_ns * 2 <= o->election_ns && o->election_ns >> 48 == 0 ? VSHARD_OK
-                                                                              : VSHARD_EINVAL;
+    return o->heartbeat_ns * 2 <= o->election_ns && o->election_max_ns >= o->election_ns &&
+                   o->election_max_ns >> 48 == 0
+               ? VSHARD_OK
+               : VSHARD_EINVAL;
 }
 
 int vshard_raft_create(const struct vshard_raft_options *options, struct vshard_raft **raft)
@@ -551,6 +633,7 @@ void vshard_raft_destroy(struct vshard_raft *r)
     vs_free(a, r->table, r->table_cap * sizeof *r->table);
     vs_free(a, r->heap, r->heap_cap * sizeof *r->heap);
     vs_free(a, r->led, r->led_cap * sizeof *r->led);
+    vs_free(a, r->link, r->link_cap * sizeof *r->link);
     vs_free(a, r->pending, r->pending_cap * sizeof *r->pending);
     vs_free(a, r->effect, r->effect_cap * sizeof *r->effect);
     vs_free(a, r->head, r->head_cap);

@@ -54,10 +54,18 @@ static void ask_leader(struct vshard_raft *r, struct vs_group *g, uint64_t tag)
     vs_send(r, g, &m, 0);
 }
 
+/* Can a read that bears an age be answered from what the leader confirmed last? */
+bool vs_read_is_proven(const struct vshard_raft *r, const struct vs_group *g,
+                       const struct vshard_raft_event *e)
+{
+    return e->mode == VSHARD_RAFT_READ_STALE && g->role != VSHARD_RAFT_LEADER &&
+           g->proof_index != 0 && g->applied >= g->proof_index &&
+           r->now - g->proof_ns <= e->max_age_ns;
+}
+
 void vs_read(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e)
 {
-    if (e->mode == VSHARD_RAFT_READ_STALE && g->role != VSHARD_RAFT_LEADER && g->proof_index != 0 &&
-        g->applied >= g->proof_index && r->now - g->proof_ns <= e->max_age_ns) {
+    if (vs_read_is_proven(r, g, e)) {
         struct vs_request q = { .tag = e->tag, .index = g->applied, .stamp = g->proof_ns };
         vs_done(r, g, &q, VSHARD_OK);
     } else if (g->role == VSHARD_RAFT_LEADER) {

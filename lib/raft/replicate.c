@@ -142,13 +142,16 @@ static void sent_through(struct vs_peer *p, uint64_t last)
         p->paused = 1;
         return;
     }
-    p->flight[(p->flight_head + p->flight_count++) % VS_FLIGHT_MAX] = last;
+    p->flight[(p->flight_head + p->flight_count++) % VS_FLIGHT_MAX] = (uint32_t)last;
     p->next = last + 1;
 }
 
 static void flush_peer(struct vshard_raft *r, struct vs_group *g, struct vs_peer *p)
 {
     if (p->state != VS_SNAPSHOT && p->next <= g->log.base) {
+        /* Without an answer to what was sent last, is anyone there to send it to? */
+        if (p->paused || p->flight_count != 0)
+            return;
         p->state = VS_SNAPSHOT;
         p->chunk_index = g->snapshot_index;
         p->chunk_term = g->snapshot_term;
@@ -188,13 +191,16 @@ void vs_flush(struct vshard_raft *r, struct vs_group *g)
 {
     const struct vs_config *c = vs_config_now(g);
 
+    /* Promoted by force, it has a term that is not yet written. */
+    if (g->hard_seq > r->durable_seq && !TRAP(15))
+        return;
     for (uint32_t i = 0; i < c->count; i++) {
         if (!vs_is_self(r, &g->peer[i]))
             flush_peer(r, g, &g->peer[i]);
     }
     /* A leader that has voted itself out leads until that is committed, and then
      * no longer (trap 24); the others have just been told. */
-    if (c->index <= g->commit && !TRAP(24)) {
+    if (c->index <= g->commit && !TRAP(24) && !VS_CONFIG_APPLIED) {
         int at = vs_config_find(c, r->o.node, r->o.incarnation);
         if (at < 0 || !(c->member[at].role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING))) {
             vs_name_successor(r, g);
@@ -302,8 +308,29 @@ static void cut(struct vshard_raft *r, struct vs_group *g, uint64_t from)
         configs = true;
     }
     if (configs) {
-        vs_peers_follow(g);
+        vs_peers_follow(r, g);
         g->told_members = 1;
+    }
+}
+
+/* The last `bytes` of an append, from entry `first` on, continue the log. */
+static void append_rest(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m,
+                        uint64_t first, size_t bytes)
+{
+    vs_log_extend(&g->log, m->body + m->body_bytes - bytes, bytes,
+                  (uint32_t)(m->index + m->count + 1 - first));
+    if (g->fresh == 0)
+        g->fresh = first;
+    g->log_seq = r->seq + 1;
+    for (uint64_t i = first; m->special != 0 && i <= g->log.last; i++) {
+        const struct vshard_raft_entry *e = vs_log_at(&g->log, i);
+        struct vs_config c;
+
+        if (e->kind != VSHARD_RAFT_CONFIG)
+            continue;
+        vs_config_decode(&c, e->data, (size_t)e->count);
+        c.index = e->index;
+        vs_config_push(r, g, &c);
     }
 }
 
@@ -320,27 +347,18 @@ static bool take_entries(struct vshard_raft *r, struct vs_group *g, const struct
         struct vshard_raft_entry e;
         size_t n = vs_entry_decode(&e, p, left);
 
-        p += n;
-        left -= n;
-        if (e.index <= g->log.base)
-            continue;
-        if (e.index <= g->log.last) {
-            if (vs_log_term(&g->log, e.index) == e.term)
-                continue;
+        if (e.index > g->log.base && e.index <= g->log.last &&
+            vs_log_term(&g->log, e.index) != e.term) {
             if (e.index <= g->commit)
                 return false;
             cut(r, g, e.index);
         }
-        vs_log_push(&g->log, &e);
-        if (g->fresh == 0)
-            g->fresh = e.index;
-        g->log_seq = r->seq + 1;
-        if (e.kind == VSHARD_RAFT_CONFIG) {
-            struct vs_config c;
-            vs_config_decode(&c, e.data, (size_t)e.count);
-            c.index = e.index;
-            vs_config_push(r, g, &c);
+        if (e.index > g->log.last) { /* and so are all that follow */
+            append_rest(r, g, m, e.index, left);
+            break;
         }
+        p += n;
+        left -= n;
     }
     return true;
 }
@@ -358,6 +376,7 @@ static bool follows(struct vshard_raft *r, struct vs_group *g, const struct vs_m
 void vs_on_append(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
 {
     uint64_t end = m->index + m->count, commit;
+    bool unproven;
 
     if (m->term < g->term) {
         if (!TRAP(32))
@@ -366,17 +385,19 @@ void vs_on_append(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
     }
     if (!follows(r, g, m) || g->installing)
         return;
+    unproven = vs_unproven(g, m->term);
+    if (unproven && m->index < g->log.base) {
+        vs_group_stop(r, g, VSHARD_ESTALE);
+        return;
+    }
     if (m->index > g->log.base && vs_log_term(&g->log, m->index) != m->log_term &&
         !(TRAP(4) && m->count == 0 && m->index <= g->log.last)) {
         reject_append(r, g, m);
         return;
     }
-    if (m->index == g->log.base && m->index > 0 && m->log_term != g->log.base_term) {
-        vs_group_stop(r, g, VSHARD_ECORRUPT);
-        return;
-    }
-    if (!take_entries(r, g, m)) {
-        vs_group_stop(r, g, VSHARD_ECORRUPT);
+    if ((m->index == g->log.base && m->index > 0 && m->log_term != g->log.base_term) ||
+        !take_entries(r, g, m)) {
+        vs_group_stop(r, g, unproven ? VSHARD_ESTALE : VSHARD_ECORRUPT);
         return;
     }
     /* 2: only what this message has shown to be the leader's. An append that ends
@@ -394,7 +415,9 @@ void vs_on_append(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
 
 static void free_flight(struct vs_peer *p)
 {
-    while (p->flight_count != 0 && p->flight[p->flight_head % VS_FLIGHT_MAX] <= p->match) {
+    /* What is under way is never as much as 2^31 entries: low halves tell which is first. */
+    while (p->flight_count != 0 &&
+           (int32_t)((uint32_t)p->match - p->flight[p->flight_head % VS_FLIGHT_MAX]) >= 0) {
         p->flight_head++;
         p->flight_count--;
     }
@@ -480,6 +503,8 @@ void vs_on_beat(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
                                .flags = VS_FLAG_REJECT,
                                .to_incarnation = m->from_incarnation };
     head.term = b->term;
+    if (g->asleep && !((b->flags & VS_FLAG_SLEEP) && b->term == g->term && m->from == g->leader))
+        vs_wake(r, g);
     if (b->term < g->term && TRAP(32)) {
         reply->term = 0;
         return;
@@ -492,6 +517,8 @@ void vs_on_beat(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
                          : (b->commit < g->verified ? b->commit : g->verified);
         if (commit > g->commit)
             g->commit = commit;
+        if ((b->flags & VS_FLAG_SLEEP) && vs_sleep_with(r, g, b))
+            reply->flags = VS_FLAG_SLEEP;
     }
     reply->term = g->term;
 }
@@ -506,9 +533,11 @@ void vs_on_beat_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
         return;
     }
     if (g->role != VSHARD_RAFT_LEADER || b->term != g->term || p == NULL || m->stamp > r->now ||
-        b->round > g->round || (b->flags & VS_FLAG_REJECT) || !same_process(p, m->boot))
+        b->round > g->round || (b->flags & VS_FLAG_REJECT) || g->asleep ||
+        !same_process(p, m->boot))
         return;
     note_answer(p, m->stamp, b->round);
+    p->asleep = (b->flags & VS_FLAG_SLEEP) && m->stamp > g->active_ns;
     if (b->commit > g->log.last || b->received > g->log.last)
         return;
     /* What an append's lost answer would have said. */
@@ -537,59 +566,57 @@ size_t vs_beats_bytes(const struct vshard_raft *r)
     size_t bytes = 0;
 
     for (uint32_t i = 0; i < r->led_count; i++)
-        bytes += (size_t)r->led[i]->peer_cap * (VS_BEAT_BYTES + VS_MESSAGE_HEAD);
-    return bytes;
+        bytes += (size_t)vs_config_now(r->led[i])->count * VS_BEAT_BYTES;
+    return bytes + r->link_count * (size_t)VS_MESSAGE_HEAD;
 }
 
-/* One frame to `node`, with a line for each group led here of which it is a
- * member, or only for `only`. */
-static void beat_node(struct vshard_raft *r, struct vs_group *only, uint64_t node)
+/* The line for one member of a group. */
+static void beat_line(const struct vshard_raft *r, const struct vs_group *g,
+                      const struct vs_peer *p, unsigned char *to)
 {
-    struct vs_message m = { .kind = VS_BEATS, .to = node, .stamp = r->now };
+    struct vs_beat b = { .group = g->id,
+                         .term = g->term,
+                         .round = g->round,
+                         .commit = vs_peer_commit(g, p),
+                         .flags = vs_drowsy(r, g) ? VS_FLAG_SLEEP : 0,
+                         .to_incarnation = p->incarnation };
+
+    vs_beat_encode(to, &b);
+}
+
+/* One frame to a node, with a line for each group led here of which it is a
+ * member, or only for `only`. Without lines it says that this process lives, for
+ * the groups that sleep; but to a node that has just been sent an answer, that is
+ * known. */
+static void beat_node(struct vshard_raft *r, const struct vs_group *only, struct vs_link *l)
+{
+    struct vs_message m = { .kind = VS_BEATS, .to = l->node, .stamp = r->now };
     unsigned char *out = r->head + r->head_used;
-
-    for (uint32_t i = 0; i < r->led_count; i++) {
-        struct vs_group *g = only ? only : r->led[i];
-
-        for (uint32_t k = 0; k < vs_config_now(g)->count; k++) {
-            const struct vs_peer *p = &g->peer[k];
-            struct vs_beat b = { .group = g->id,
-                                 .term = g->term,
-                                 .round = g->round,
-                                 .commit = vs_peer_commit(g, p),
-                                 .to_incarnation = p->incarnation };
-
-            if (p->node == node && !vs_is_self(r, p))
-                vs_beat_encode(out + VS_BEAT_BYTES * (size_t)m.count++, &b);
-        }
-        if (only)
-            break;
-    }
-    m.body_bytes = VS_BEAT_BYTES * (size_t)m.count;
-    m.body = vs_head(r, m.body_bytes);
-    vs_send(r, NULL, &m, 0);
-}
-
-/* The lowest node above `node` that shares a group led here; 0 if none. */
-static uint64_t node_after(const struct vshard_raft *r, const struct vs_group *only, uint64_t node)
-{
-    uint64_t best = 0;
 
     for (uint32_t i = 0; i < (only ? 1 : r->led_count); i++) {
         const struct vs_group *g = only ? only : r->led[i];
+
         for (uint32_t k = 0; k < vs_config_now(g)->count; k++) {
-            uint64_t n = g->peer[k].node;
-            if (n > node && n != r->o.node && (best == 0 || n < best))
-                best = n;
+            const struct vs_peer *p = &g->peer[k];
+
+            if (p->node == l->node && !vs_is_self(r, p) && g->hard_seq <= r->durable_seq)
+                beat_line(r, g, p, out + VS_BEAT_BYTES * (size_t)m.count++);
         }
     }
-    return best;
+    if (m.count == 0 && (only || l->led == 0 || vs_stalled(r) ||
+                         r->now - l->answered_ns < r->o.heartbeat_ns + r->o.heartbeat_ns / 2))
+        return;
+    m.body_bytes = VS_BEAT_BYTES * (size_t)m.count;
+    m.body = vs_head(r, m.body_bytes);
+    vs_send(r, NULL, &m, 0);
 }
 
 void vs_beats(struct vshard_raft *r, struct vs_group *only)
 {
     if (only != NULL && only->role != VSHARD_RAFT_LEADER)
         return;
-    for (uint64_t node = 0; (node = node_after(r, only, node)) != 0;)
-        beat_node(r, only, node);
+    for (uint32_t i = 0; i < r->link_count; i++) {
+        if (r->link[i].node != r->o.node)
+            beat_node(r, only, &r->link[i]);
+    }
 }

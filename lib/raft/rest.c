@@ -59,10 +59,20 @@ void vs_lead(struct vshard_raft *r, struct vs_group *g, bool leads)
 
 /* ---- reserving ---- */
 
+static void pending_shrink(struct vshard_raft *r)
+{
+    if (r->pending_head != 0)
+        memmove(r->pending, r->pending + r->pending_head, r->pending_count * sizeof *r->pending);
+    r->pending_head = 0;
+    vs_shrink(r->allocator, (void **)&r->pending, &r->pending_cap, r->pending_count,
+              sizeof *r->pending);
+}
+
 int vs_reserve(struct vshard_raft *r, size_t effects, size_t bytes)
 {
     int rc = vs_grow(r->allocator, (void **)&r->effect, &r->effect_cap, effects, sizeof *r->effect);
 
+    r->effect_most = effects > r->effect_most ? effects : r->effect_most;
     if (rc == VSHARD_OK && bytes > r->head_cap) {
         size_t cap = r->head_cap ? r->head_cap : 4096;
         unsigned char *p;
@@ -77,6 +87,26 @@ int vs_reserve(struct vshard_raft *r, size_t effects, size_t bytes)
         r->head_cap = cap;
     }
     return rc;
+}
+
+/* Room that a burst over many groups took, and nobody has used since the last beat,
+ * goes back. */
+void vs_relax(struct vshard_raft *r)
+{
+    enum { KEEP = 1024 };
+
+    if (r->effect_cap > KEEP && r->effect_most < r->effect_cap / 4) {
+        vs_free(r->allocator, r->effect, r->effect_cap * sizeof *r->effect);
+        vs_free(r->allocator, r->head, r->head_cap);
+        r->effect = NULL;
+        r->head = NULL;
+        r->effect_cap = 0;
+        r->head_cap = 0;
+        r->effect_count = r->effect_taken = 0;
+    }
+    if (r->pending_cap > KEEP && r->pending_count < r->pending_cap / 4)
+        pending_shrink(r);
+    r->effect_most = 0;
 }
 
 int vs_pending_reserve(struct vshard_raft *r, uint32_t more)
@@ -142,16 +172,22 @@ int vs_reserve_one(struct vshard_raft *r, struct vs_group *g, uint32_t entries, 
 
 /* ---- effects ---- */
 
-struct vshard_raft_effect *vs_effect(struct vshard_raft *r, uint32_t kind, uint64_t group)
+static struct vshard_raft_effect *effect_at(struct vshard_raft *r, uint32_t at, uint32_t kind,
+                                            uint64_t group)
 {
-    struct vshard_raft_effect *e = &r->effect[r->effect_count++];
+    struct vshard_raft_effect *e = &r->effect[at];
 
-    VS_ASSERT(r->effect_count <= r->effect_cap);
     memset(e, 0, sizeof *e);
     e->size = sizeof *e;
     e->kind = kind;
     e->group = group;
     return e;
+}
+
+struct vshard_raft_effect *vs_effect(struct vshard_raft *r, uint32_t kind, uint64_t group)
+{
+    VS_ASSERT(r->effect_count < r->effect_cap);
+    return effect_at(r, r->effect_count++, kind, group);
 }
 
 unsigned char *vs_head(struct vshard_raft *r, size_t bytes)
@@ -211,8 +247,10 @@ void vs_dirty(struct vshard_raft *r, struct vs_group *g)
 
 void vs_group_begin(struct vshard_raft *r, struct vs_group *g)
 {
-    r->persist_at = r->effect_count;
-    vs_effect(r, 0, g->id);
+    /* A place for the PERSIST, should there be one: it comes before all else. */
+    r->persist_at = r->effect_count++;
+    VS_ASSERT(r->effect_count <= r->effect_cap);
+    r->effect[r->persist_at].kind = 0;
     g->cut = g->fresh = 0;
     g->dirty = g->want_beat = 0;
 }
@@ -230,13 +268,13 @@ static void forget_cut(struct vshard_raft *r, const struct vs_group *g)
 
 static void persist(struct vshard_raft *r, struct vs_group *g)
 {
-    struct vshard_raft_effect *e = &r->effect[r->persist_at];
+    struct vshard_raft_effect *e;
 
     if (!g->dirty && g->fresh == 0 && g->cut == 0)
         return;
     if (g->cut != 0)
         forget_cut(r, g);
-    e->kind = VSHARD_RAFT_PERSIST;
+    e = effect_at(r, r->persist_at, VSHARD_RAFT_PERSIST, g->id);
     e->barrier = ++r->seq;
     e->term = g->term;
     /* 11: term and vote in one write, or a crash between the two votes twice. */
@@ -255,7 +293,14 @@ static void persist(struct vshard_raft *r, struct vs_group *g)
 static void tell(struct vshard_raft *r, struct vs_group *g)
 {
     if (g->told_role != g->role || g->told_term != g->term || g->told_leader != g->leader) {
-        struct vshard_raft_effect *e = vs_effect(r, VSHARD_RAFT_ROLE, g->id);
+        struct vshard_raft_effect *e;
+
+        if (vs_epoch(g->told_term) != vs_epoch(g->term)) {
+            e = vs_effect(r, VSHARD_RAFT_EPOCH, g->id);
+            e->term = g->term;
+            e->index = g->commit;
+        }
+        e = vs_effect(r, VSHARD_RAFT_ROLE, g->id);
         e->role = g->told_role = g->role;
         e->term = g->told_term = g->term;
         e->node = g->told_leader = g->leader;
@@ -270,14 +315,14 @@ static uint64_t next_deadline(const struct vshard_raft *r, struct vs_group *g)
 {
     uint64_t at = g->expires;
 
-    if (g->stopped || !g->started)
+    if (g->stopped || !g->started || g->asleep)
         return VS_NEVER;
     if (g->role == VSHARD_RAFT_LEADER) {
         /* Answers only move this on, so one that is still to come may stand. */
         if (g->check_at <= r->now) {
             uint64_t since = vs_quorum_ns(r, g);
-            g->check_at =
-                vs_later(since > g->lead_since ? since : g->lead_since, 2 * r->o.election_ns);
+            g->check_at = vs_later(since > g->lead_since ? since : g->lead_since,
+                                   2 * vs_group_patience(r, g));
         }
         at = g->check_at < at ? g->check_at : at;
         at = g->transfer_node != 0 && g->transfer_until < at ? g->transfer_until : at;
@@ -304,12 +349,19 @@ void vs_evict(struct vshard_raft *r, struct vs_group *g)
     }
 }
 
+void vs_timer(struct vshard_raft *r, struct vs_group *g)
+{
+    g->deadline = next_deadline(r, g);
+    vs_heap_place(r, g);
+}
+
 void vs_group_finish(struct vshard_raft *r, struct vs_group *g)
 {
     if (!g->stopped && g->started) {
         if (g->role == VSHARD_RAFT_LEADER) {
             vs_advance_commit(r, g);
-            vs_leave_joint(r, g);
+            if (!VS_CONFIG_APPLIED)
+                vs_leave_joint(r, g);
             vs_flush(r, g);
         }
         vs_install_try(r, g);
@@ -324,6 +376,5 @@ void vs_group_finish(struct vshard_raft *r, struct vs_group *g)
         persist(r, g);
     }
     tell(r, g);
-    g->deadline = next_deadline(r, g);
-    vs_heap_place(r, g);
+    vs_timer(r, g);
 }

@@ -16,8 +16,6 @@ enum { SESSION_BYTES = 32 };
 
 int vs_sessions_reserve(struct vshard_raft *r, struct vs_group *g, uint32_t count)
 {
-    if (count < r->o.max_sessions)
-        count = r->o.max_sessions;
     return vs_grow(r->allocator, (void **)&g->session, &g->session_cap, count, sizeof *g->session);
 }
 

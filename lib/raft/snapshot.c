@@ -252,6 +252,8 @@ int vs_on_chunk(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
         int rc = vs_meta_check(m->body, (size_t)m->hint_term, &c, &sessions);
         if (rc == VSHARD_OK)
             rc = vs_sessions_reserve(r, g, sessions);
+        if (rc == VSHARD_OK)
+            rc = vs_peers_reserve(r, g, c.count);
         if (rc == VSHARD_OK && (meta = vs_alloc(r->allocator, (size_t)m->hint_term)) == NULL)
             rc = VSHARD_ENOMEM;
         if (rc != VSHARD_OK)
@@ -262,7 +264,10 @@ int vs_on_chunk(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
         if (m->term > g->term || g->role != VSHARD_RAFT_FOLLOWER)
             vs_become_follower(r, g, m->term, m->from);
         vs_heard_leader(r, g, &head);
-        if (!g->installing && !obsolete(r, g, m)) {
+        if (vs_unproven(g, m->term) && m->index <= g->commit &&
+            vs_log_term(&g->log, m->index) != m->log_term)
+            vs_group_stop(r, g, VSHARD_ESTALE);
+        else if (!g->installing && !obsolete(r, g, m)) {
             if (meta != NULL && !same_snapshot(g, m) && !g->writing) {
                 begin_install(r, g, m, meta);
                 meta = NULL;

@@ -182,7 +182,9 @@ static int reserve(struct vshard_wal *w, struct vs_wal_group *g, const struct vs
     return rc;
 }
 
-static int add(struct vshard_wal *w, const struct vshard_wal_record *r, uint64_t *barrier)
+/* `room`: bytes that the batch must still have. */
+static int add(struct vshard_wal *w, const struct vshard_wal_record *r, size_t room,
+               uint64_t *barrier)
 {
     size_t bytes = bytes_of(r);
     struct vs_wal_group *g;
@@ -197,7 +199,7 @@ static int add(struct vshard_wal *w, const struct vshard_wal_record *r, uint64_t
     if (rc < 0)
         return rc;
     urgent = r->kind == VSHARD_WAL_VOTE && g->ordered_until <= w->durable.seq;
-    b = urgent ? for_vote(w) : for_bulk(w, bytes);
+    b = urgent ? for_vote(w) : for_bulk(w, room);
     if (b == NULL)
         return VSHARD_ENOMEM;
     to = urgent ? &b->urgent : &b->bulk;
@@ -220,6 +222,7 @@ int vshard_wal_append(struct vshard_wal *wal, const struct vshard_wal_record *re
 {
     struct vs_wal_blob **blobs_end;
     uint64_t highest, bytes = 0;
+    size_t left = 0;
     int rc;
 
     if (wal == NULL || (records == NULL && count > 0))
@@ -230,13 +233,19 @@ int vshard_wal_append(struct vshard_wal *wal, const struct vshard_wal_record *re
     highest = wal->durable.seq;
     blobs_end = wal->blobs_end;
     remember(wal);
+    for (size_t i = 0; i < count; i++)
+        left += bytes_of(&records[i]);
     for (size_t i = 0; i < count; i++) {
-        rc = add(wal, &records[i], &highest);
+        size_t own = bytes_of(&records[i]);
+
+        /* What fits into one batch goes into one, so that no crash can part it. */
+        rc = add(wal, &records[i], left <= wal->options.barrier_bytes ? left : own, &highest);
         if (rc < 0) {
             undo(wal, records, count, blobs_end);
             return rc;
         }
-        bytes += bytes_of(&records[i]);
+        bytes += own;
+        left = left <= wal->options.barrier_bytes ? left - own : left;
     }
     wal->pending_bytes += bytes;
     if (barrier != NULL)

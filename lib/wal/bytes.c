@@ -66,24 +66,54 @@ void vs_wal_event(const struct vshard_wal *w, uint32_t level, const char *name, 
     vs_log(w->log, level, name, fields, VS_COUNT(fields));
 }
 
-int vs_wal_subkey(struct vshard_wal *w, const struct vs_wal_segment_head *head,
-                  uint8_t subkey[VS_SEAL_KEY], uint8_t check[VS_SEAL_MAC])
+int vs_wal_key_derive(struct vshard_wal *w, uint32_t key_id, const uint8_t salt[VS_SEAL_SALT],
+                      struct vs_wal_key *key)
 {
-    uint8_t key[VS_SEAL_KEY];
+    uint8_t master[VS_SEAL_KEY];
     int rc;
 
-    memset(subkey, 0, VS_SEAL_KEY);
-    memset(check, 0, VS_SEAL_MAC);
-    if (head->key_id == 0)
+    memset(key, 0, sizeof *key);
+    if (key_id == 0)
         return VSHARD_OK;
     rc = vs_seal_init();
     if (rc < 0)
         return rc;
-    if (w->hooks.key == NULL || w->hooks.key(w->hooks.ctx, head->key_id, key) != 0)
-        return VSHARD_ENOTFOUND;
-    rc = vs_seal_derive(subkey, key, head->salt);
-    vs_wipe(key, sizeof key);
+    if (w->hooks.key == NULL || w->hooks.key(w->hooks.ctx, key_id, master) != 0)
+        return vs_refuse(w->log, VSHARD_ENOTFOUND, "wal.no_key", "key_id", key_id, 0);
+    rc = vs_seal_derive(key->subkey, master, salt);
+    vs_wipe(master, sizeof master);
     if (rc == VSHARD_OK)
-        rc = vs_seal_check(check, subkey);
+        rc = vs_seal_check(key->check, key->subkey);
+    key->id = key_id;
+    return rc;
+}
+
+int vs_wal_key_check(const struct vshard_wal *w, const struct vs_wal_key *key,
+                     const uint8_t check[VS_SEAL_MAC])
+{
+    if (key->id == 0 || memcmp(check, key->check, VS_SEAL_MAC) == 0)
+        return VSHARD_OK;
+    return vs_refuse(w->log, VSHARD_EINVAL, "wal.wrong_key", "key_id", key->id, 0);
+}
+
+int vs_wal_key_use(struct vshard_wal *w, uint32_t key_id)
+{
+    uint8_t salt[VS_SEAL_SALT];
+    struct vs_wal_key key;
+    int rc;
+
+    vs_wal_super_salt(w->options.log_id, salt);
+    rc = vs_wal_key_derive(w, key_id, salt, &key);
+    if (rc == VSHARD_OK) {
+        w->super_key = key;
+        w->key_id = key_id;
+        w->cipher = VS_CIPHER_NONE;
+        if (key_id != 0)
+            w->cipher =
+                w->options.cipher == VSHARD_WAL_AES256_GCM && vs_seal_has(VS_CIPHER_AES256_GCM)
+                    ? VS_CIPHER_AES256_GCM
+                    : VS_CIPHER_XCHACHA20;
+    }
+    vs_wipe(&key, sizeof key);
     return rc;
 }

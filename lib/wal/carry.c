@@ -2,7 +2,8 @@
  *
  * One log for many groups has one price: a group that writes nothing for a month
  * keeps the month-old segment in which its last entries stand, and with it every
- * segment since. So when there are too many segments, what such a group still needs
+ * segment since. So when there are too many segments, or the oldest one is sealed with
+ * a key that is no longer used, what such a group still needs
  * is written again at the end of the log: a reset, its vote, commit, mark and note,
  * and its live entries, all of it in one batch. A batch is whole or not there, so
  * the copy replaces the original in one step, and a reader needs no rule but
@@ -105,7 +106,9 @@ uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body)
     struct copy c = { .w = w, .body = body };
     uint64_t oldest, end = body->count + w->options.rewrite_bytes;
 
-    if (index->segment_count <= w->options.rewrite_above || index->segments[0].live == 0)
+    if (index->segment_count == 0 || index->segments[0].live == 0 ||
+        (index->segment_count <= w->options.rewrite_above &&
+         index->segments[0].key.id == w->key_id))
         return 0;
     oldest = index->segments[0].id;
     if (w->copy_segment != oldest || w->copy_cursor == 0) {

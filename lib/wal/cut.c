@@ -178,8 +178,9 @@ int vs_wal_repair(struct vs_wal_scan *s, uint64_t *leftovers, size_t leftover_co
         rc = settle_tail(s);
     if (rc == VSHARD_OK)
         rc = remove_files(s, leftovers, leftover_count);
-    if (rc < 0 || (s->at.seq == w->super.durable.seq && !s->super_lost))
+    if (rc < 0)
         return rc;
     w->super.durable = s->at;
+    w->super.boot++;
     return vs_wal_super_store(w);
 }

@@ -51,8 +51,7 @@ static bool find_room(struct vshard_wal *w, size_t bytes)
     seg = vs_wal_segment_add(&w->index, w->current.head.segment);
     seg->before = w->durable;
     seg->end = VS_WAL_START;
-    seg->key_id = w->current.head.key_id;
-    memcpy(seg->subkey, w->current.subkey, VS_SEAL_KEY);
+    seg->key = w->current.key;
     return w->current.end + bytes <= w->current.bytes;
 }
 
@@ -97,11 +96,12 @@ static int pack(struct vshard_wal *w)
 static int seal(struct vshard_wal *w)
 {
     uint8_t nonce[VS_SEAL_NONCE];
-    struct vs_seal s = { w->current.subkey, nonce, w->image.at, VS_WAL_HEAD };
+    struct vs_seal s = { w->current.key.subkey, nonce, w->image.at, VS_WAL_HEAD,
+                         (enum vs_cipher)w->current.key.cipher };
     unsigned char *body = w->image.at + VS_WAL_HEAD;
     uint32_t plain = w->head.stored;
 
-    if (w->current.head.key_id == 0) {
+    if (w->current.key.id == 0) {
         vs_wal_head_write(&w->head, w->image.at);
         return VSHARD_OK;
     }

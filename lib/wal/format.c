@@ -57,7 +57,7 @@
  *
  *     segment      0   8   magic "VSWALSEG"
  *     header       8   4   version, 1
- *     512 bytes,  12   4   cipher: 0 none, 1 XChaCha20-Poly1305
+ *     512 bytes,  12   4   cipher: 0 none, 1 XChaCha20-Poly1305, 2 AES-256-GCM
  *     at 0 and    16   8   log id
  *     at 512      24   8   segment
  *                 32   4   key id, 0 none
@@ -70,10 +70,10 @@
  * Seals. The subkey of a segment is BLAKE2b-256 of its salt under the host's key;
  * the salt is drawn when the file is made and a file is never reopened for writing,
  * so no run of the process repeats another's nonces. The nonce is n, the batch's
- * offset and zeros; a batch that has to be written again is written with the same
- * bytes. The batch's header is the seal's context. Sectors are tagged after sealing:
- * what a crash tore can be judged without the key. A batch whose tags are right and
- * whose seal is not has been forged.
+ * offset and zeros, of which AES-256-GCM takes the first 12 bytes; a batch that has to be written
+ * again is written with the same bytes. The batch's header is the seal's context. Sectors are
+ * tagged after sealing: what a crash tore can be judged without the key. A batch whose tags are
+ * right and whose seal is not has been forged.
  *
  *     superblock   0   8   magic "VSWALSUP"
  *     512 bytes    8   4   version, 1
@@ -85,7 +85,15 @@
  *                          digest, the first segment, 4096
  *                 96   8   the first barrier that may be missing, if unsettled
  *                104   8   next segment number
- *                112       zeros
+ *                112   8   incarnation: drawn when the log was made
+ *                120   8   boot: how often the log was opened to be written
+ *                128   4   key id, 0 none
+ *                132   4   zeros
+ *                136  16   key check
+ *                152  32   signature: BLAKE2b-256 of bytes 0..151, if there is a key,
+ *                          under the subkey for the salt "vshard superblock", zeros
+ *                          to 24 bytes, log id
+ *                184       zeros
  *                504   8   XXH3 of bytes 0..503
  *
  * Two slots are written at a time, the pair that is older, so that neither a torn
@@ -100,7 +108,7 @@
 
 #include <vshard/wal.h>
 
-enum { SEGMENT_HEAD = 512, SUPER_HEAD = 512, HEAD_CHECKSUM = 88, SMALL_CHECKSUM = 504 };
+enum { SEGMENT_HEAD = 512, HEAD_CHECKSUM = 88, SMALL_CHECKSUM = 504, SIGNATURE = 152 };
 
 static const unsigned char batch_magic[4] = { 'V', 'S', 'B', 0 };
 static const unsigned char segment_magic[8] = { 'V', 'S', 'W', 'A', 'L', 'S', 'E', 'G' };
@@ -272,7 +280,7 @@ void vs_wal_segment_write(const struct vs_wal_segment_head *head, unsigned char 
     memset(to, 0, VS_WAL_START);
     memcpy(to, segment_magic, sizeof segment_magic);
     vs_store32(to + 8, VS_WAL_VERSION);
-    vs_store32(to + 12, head->key_id != 0);
+    vs_store32(to + 12, head->cipher);
     vs_store64(to + 16, head->log_id);
     vs_store64(to + 24, head->segment);
     vs_store32(to + 32, head->key_id);
@@ -289,14 +297,15 @@ static int segment_copy(const unsigned char *from, struct vs_wal_segment_head *h
     if (memcmp(from, segment_magic, sizeof segment_magic) != 0 ||
         vs_load64(from + SMALL_CHECKSUM) != vs_checksum(from, SMALL_CHECKSUM, 0))
         return VSHARD_ECORRUPT;
-    if (vs_load32(from + 8) != VS_WAL_VERSION || cipher > 1)
+    if (vs_load32(from + 8) != VS_WAL_VERSION || cipher > VS_CIPHER_AES256_GCM)
         return VSHARD_EVERSION;
     head->log_id = vs_load64(from + 16);
     head->segment = vs_load64(from + 24);
     head->key_id = vs_load32(from + 32);
     memcpy(head->salt, from + 40, sizeof head->salt);
     memcpy(head->check, from + 72, sizeof head->check);
-    return (cipher == 1) == (head->key_id != 0) ? VSHARD_OK : VSHARD_ECORRUPT;
+    head->cipher = cipher;
+    return (cipher != VS_CIPHER_NONE) == (head->key_id != 0) ? VSHARD_OK : VSHARD_ECORRUPT;
 }
 
 int vs_wal_segment_read(const unsigned char *from, struct vs_wal_segment_head *head)
@@ -306,8 +315,20 @@ int vs_wal_segment_read(const unsigned char *from, struct vs_wal_segment_head *h
     return rc == VSHARD_ECORRUPT ? segment_copy(from + SEGMENT_HEAD, head) : rc;
 }
 
-void vs_wal_super_write(const struct vs_wal_super *super, unsigned char *to)
+void vs_wal_super_salt(uint64_t log_id, uint8_t salt[VS_SEAL_SALT])
 {
+    static const char label[] = "vshard superblock";
+
+    memset(salt, 0, VS_SEAL_SALT);
+    memcpy(salt, label, sizeof label - 1);
+    vs_store64(salt + 24, log_id);
+}
+
+int vs_wal_super_write(const struct vs_wal_super *super, const struct vs_wal_key *key,
+                       unsigned char *to)
+{
+    int rc = VSHARD_OK;
+
     memset(to, 0, VS_WAL_SUPER_SLOT);
     memcpy(to, super_magic, sizeof super_magic);
     vs_store32(to + 8, VS_WAL_VERSION);
@@ -318,7 +339,19 @@ void vs_wal_super_write(const struct vs_wal_super *super, unsigned char *to)
     put_point(to + 64, &super->floor);
     vs_store64(to + 96, super->unsettled_from);
     vs_store64(to + 104, super->next_segment);
+    vs_store64(to + 112, super->incarnation);
+    vs_store64(to + 120, super->boot);
+    vs_store32(to + 128, key->id);
+    memcpy(to + 136, key->check, sizeof key->check);
+    if (key->id != 0)
+        rc = vs_seal_sign(to + SIGNATURE, key->subkey, to, SIGNATURE);
     vs_store64(to + SMALL_CHECKSUM, vs_checksum(to, SMALL_CHECKSUM, 0));
+    return rc;
+}
+
+int vs_wal_super_signed(const unsigned char *from, const struct vs_wal_key *key)
+{
+    return vs_seal_signed(from + SIGNATURE, key->subkey, from, SIGNATURE);
 }
 
 int vs_wal_super_read(const unsigned char *from, struct vs_wal_super *super)
@@ -335,6 +368,11 @@ int vs_wal_super_read(const unsigned char *from, struct vs_wal_super *super)
     take_point(from + 64, &super->floor);
     super->unsettled_from = vs_load64(from + 96);
     super->next_segment = vs_load64(from + 104);
+    super->incarnation = vs_load64(from + 112);
+    super->boot = vs_load64(from + 120);
+    super->key_id = vs_load32(from + 128);
+    super->reserved = 0;
+    memcpy(super->check, from + 136, sizeof super->check);
     return VSHARD_OK;
 }
 

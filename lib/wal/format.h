@@ -42,9 +42,18 @@ struct vs_wal_head {
 struct vs_wal_segment_head {
     uint64_t log_id;
     uint64_t segment;
-    uint32_t key_id; /* 0: in the open */
+    uint32_t key_id; /* 0: in the open, and so is `cipher` */
+    uint32_t cipher; /* enum vs_cipher */
     uint8_t salt[VS_SEAL_SALT];
     uint8_t check[VS_SEAL_MAC]; /* of the subkey */
+};
+
+/* What opens a file: a host's key, and what was derived from it for this file. */
+struct vs_wal_key {
+    uint32_t id;     /* 0: there is none */
+    uint32_t cipher; /* enum vs_cipher */
+    uint8_t subkey[VS_SEAL_KEY];
+    uint8_t check[VS_SEAL_MAC]; /* of the subkey, as a header should carry it */
 };
 
 enum { VS_WAL_UNSETTLED = 1 };
@@ -57,6 +66,11 @@ struct vs_wal_super {
     struct vs_wal_point floor; /* the first segment, and what came before it */
     uint64_t unsettled_from;   /* the first barrier that may be missing */
     uint64_t next_segment;     /* no file was ever given this number or a higher one */
+    uint64_t incarnation;      /* drawn when the log was made */
+    uint64_t boot;             /* how often it has been opened to be written */
+    uint32_t key_id;           /* signed with it; 0: not signed */
+    uint32_t reserved;
+    uint8_t check[VS_SEAL_MAC]; /* of the key it is signed with */
 };
 
 /* What a sector is, seen from the place where batch seq should begin. */
@@ -93,9 +107,16 @@ bool vs_wal_head_found(const unsigned char *sector, uint64_t log_id, struct vs_w
 void vs_wal_segment_write(const struct vs_wal_segment_head *head, unsigned char *to);
 int vs_wal_segment_read(const unsigned char *from, struct vs_wal_segment_head *head);
 
-/* One slot of the superblock: VS_WAL_SUPER_SLOT bytes. */
-void vs_wal_super_write(const struct vs_wal_super *super, unsigned char *to);
+/* One slot of the superblock: VS_WAL_SUPER_SLOT bytes, signed if key->id is not 0.
+ * Returns 0 or ENOTSUP. */
+int vs_wal_super_write(const struct vs_wal_super *super, const struct vs_wal_key *key,
+                       unsigned char *to);
+/* Looks at everything but the signature. */
 int vs_wal_super_read(const unsigned char *from, struct vs_wal_super *super);
+/* Returns 0, ECORRUPT (whoever wrote it did not have the key) or ENOTSUP. */
+int vs_wal_super_signed(const unsigned char *from, const struct vs_wal_key *key);
+/* What the key for signatures is derived with. */
+void vs_wal_super_salt(uint64_t log_id, uint8_t salt[VS_SEAL_SALT]);
 
 size_t vs_wal_record_bytes(uint64_t payload_bytes);
 /* Returns the bytes written; the payload is in two pieces. */

@@ -260,7 +260,7 @@ void vs_wal_segment_drop(struct vs_wal_index *index, size_t at)
 {
     struct vs_wal_segment *s = &index->segments[at];
 
-    vs_wipe(s->subkey, sizeof s->subkey);
+    vs_wipe(&s->key, sizeof s->key);
     index->segment_count--;
     memmove(s, s + 1, (index->segment_count - at) * sizeof *s);
 }

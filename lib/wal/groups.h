@@ -59,8 +59,7 @@ struct vs_wal_segment {
     struct vs_wal_point before; /* the batches before its first one */
     uint64_t end;               /* of its whole batches, bytes */
     uint64_t live;              /* runs and states that stand in it */
-    uint32_t key_id;
-    uint8_t subkey[VS_SEAL_KEY];
+    struct vs_wal_key key;
 };
 
 struct vs_wal_index {

@@ -44,7 +44,7 @@ struct vs_wal_task {
 /* A segment that is being made, is ready, or is written to. */
 struct vs_wal_file {
     struct vs_wal_segment_head head;
-    uint8_t subkey[VS_SEAL_KEY];
+    struct vs_wal_key key;
     uint64_t file;
     uint64_t bytes;  /* its length */
     uint64_t filled; /* up to where zeros have been written */
@@ -60,8 +60,7 @@ struct vs_wal_reader {
     uint64_t bytes; /* the file's length */
     uint64_t segment;
     uint32_t open;
-    uint32_t key_id;
-    uint8_t subkey[VS_SEAL_KEY];
+    struct vs_wal_key key;
     struct vs_wal_bytes window; /* [window_at, + count) of the file */
     uint64_t window_at;
     struct vs_wal_bytes image; /* header and body, tags removed */
@@ -122,7 +121,9 @@ struct vshard_wal {
     uint32_t blocked;   /* a batch waits for `making` */
     uint32_t may_retry; /* storage was full, and this poll has not tried again yet */
     uint32_t witness;   /* is wanted */
-    uint32_t key_id;
+    uint32_t key_id;    /* of the segments that will be made, */
+    uint32_t cipher;    /* and how they are sealed, if they are */
+    struct vs_wal_key super_key;
     uint64_t next_segment;
     uint64_t retiring; /* the superblock has left every segment below this */
 
@@ -146,10 +147,16 @@ void vs_wal_segment_path(const struct vshard_wal *w, uint64_t segment, const cha
 void vs_wal_super_path(const struct vshard_wal *w, char *to);
 void vs_wal_event(const struct vshard_wal *w, uint32_t level, const char *name, int64_t a,
                   int64_t b);
-/* The subkey of a segment, and the check its header should carry. Returns 0,
+/* Derives what opens a file from the host's key and the file's salt. Returns 0,
  * ENOTFOUND (no such key), ENOTSUP or EIO. */
-int vs_wal_subkey(struct vshard_wal *w, const struct vs_wal_segment_head *head,
-                  uint8_t subkey[VS_SEAL_KEY], uint8_t check[VS_SEAL_MAC]);
+int vs_wal_key_derive(struct vshard_wal *w, uint32_t key_id, const uint8_t salt[VS_SEAL_SALT],
+                      struct vs_wal_key *key);
+/* The host's key: says if a header's check is not that of the key. Returns 0 or EINVAL. */
+int vs_wal_key_check(const struct vshard_wal *w, const struct vs_wal_key *key,
+                     const uint8_t check[VS_SEAL_MAC]);
+/* From now on new files are sealed and the superblock is signed with that key. On
+ * failure, as vs_wal_key_derive(), nothing has changed. */
+int vs_wal_key_use(struct vshard_wal *w, uint32_t key_id);
 
 /* window.c */
 int vs_wal_reader_open(struct vs_wal_reader *r, struct vshard_wal *w, uint64_t segment);
@@ -164,7 +171,7 @@ int vs_wal_reader_bytes(struct vs_wal_reader *r, uint64_t offset, size_t bytes,
 int vs_wal_reader_batch(struct vs_wal_reader *r, uint64_t offset, const struct vs_wal_point *after,
                         struct vs_wal_found *found);
 /* Opens and unpacks a striped batch's image. */
-int vs_wal_body(struct vshard_wal *w, const struct vs_wal_head *head, const uint8_t *subkey,
+int vs_wal_body(struct vshard_wal *w, const struct vs_wal_head *head, const struct vs_wal_key *key,
                 uint64_t offset, struct vs_wal_bytes *image, struct vs_wal_bytes *raw,
                 const unsigned char **body);
 
@@ -172,10 +179,14 @@ int vs_wal_body(struct vshard_wal *w, const struct vs_wal_head *head, const uint
 int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report);
 
 /* super.c */
+/* Reads the superblock, or makes one where there are no segments either. *lost becomes 1
+ * if there are segments and no superblock that can be believed. Blocks. */
+int vs_wal_super_load(struct vshard_wal *w, uint32_t *lost);
 /* Writes both slots of the older pair. Blocks. */
 int vs_wal_super_store(struct vshard_wal *w);
-/* Encodes the next generation into w->super_bytes; returns where it goes. */
-uint64_t vs_wal_super_prepare(struct vshard_wal *w);
+/* Encodes the next generation into w->super_bytes; says where it goes. Returns 0 or
+ * ENOTSUP. */
+int vs_wal_super_prepare(struct vshard_wal *w, uint64_t *at);
 
 /* task.c */
 void vs_wal_submit(struct vs_wal_task *t, uint32_t op);

@@ -55,105 +55,7 @@
  * log's own bytes (format.c). */
 #include "wal/recover.h"
 
-/* ---- the superblock and the names ---- */
-
-static int create(struct vshard_wal *w, char *path)
-{
-    int rc;
-
-    if (w->options.flags & VSHARD_WAL_READ_ONLY)
-        return VSHARD_ENOTFOUND;
-    rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE, &w->super_file,
-                    NULL);
-    if (rc < 0)
-        return rc;
-    w->super_open = 1;
-    w->created = 1;
-    w->super = (struct vs_wal_super){ .log_id = w->options.log_id, .next_segment = 1 };
-    w->super.durable.digest = w->super.floor.digest = vs_wal_first_digest(w->options.log_id);
-    w->super.durable.end = w->super.floor.end = VS_WAL_START;
-    rc = vs_wal_super_store(w);
-    if (rc == VSHARD_OK)
-        rc = vs_wal_super_store(w);
-    return rc < 0 ? rc : vs_io_sync_dir(&w->storage, w->path);
-}
-
-/* Takes the newest slot that is whole. ECORRUPT: none is. */
-static int pick_slot(struct vshard_wal *w, const unsigned char *slots)
-{
-    struct vs_wal_super super;
-    int rc = VSHARD_ECORRUPT;
-
-    for (size_t i = 0; i < VS_WAL_SUPER_SLOTS; i++) {
-        int one = vs_wal_super_read(slots + i * VS_WAL_SUPER_SLOT, &super);
-
-        if (one == VSHARD_EVERSION)
-            return one;
-        if (one == VSHARD_OK && (rc < 0 || super.generation > w->super.generation)) {
-            w->super = super;
-            rc = VSHARD_OK;
-        }
-    }
-    return rc == VSHARD_OK && w->super.log_id != w->options.log_id ? VSHARD_ESTALE : rc;
-}
-
-static int read_super(struct vshard_wal *w, const char *path)
-{
-    uint32_t flags = w->options.flags & VSHARD_WAL_READ_ONLY ? 0 : VSHARD_IO_OPEN_WRITE;
-    unsigned char *slots;
-    uint64_t bytes;
-    int rc = vs_io_open(&w->storage, path, flags, &w->super_file, &bytes);
-
-    if (rc < 0)
-        return rc;
-    w->super_open = 1;
-    slots = vs_alloc_zeroed(w->allocator, VS_WAL_SUPER_BYTES);
-    if (slots == NULL)
-        return VSHARD_ENOMEM;
-    rc = vs_io_read(&w->storage, w->super_file, 0, slots,
-                    bytes < VS_WAL_SUPER_BYTES ? (size_t)bytes : VS_WAL_SUPER_BYTES);
-    if (rc == VSHARD_OK)
-        rc = pick_slot(w, slots);
-    vs_free(w->allocator, slots, VS_WAL_SUPER_BYTES);
-    return rc;
-}
-
-/* The superblock is gone and segments are not: their own chain must do. */
-static void do_without_super(struct vs_wal_scan *s)
-{
-    struct vshard_wal *w = s->w;
-
-    s->super_lost = 1;
-    w->super = (struct vs_wal_super){ .log_id = w->options.log_id };
-    w->super.floor.digest = vs_wal_first_digest(w->options.log_id);
-    w->super.floor.end = VS_WAL_START;
-    w->super.durable = w->super.floor;
-}
-
-static int load_super(struct vs_wal_scan *s)
-{
-    struct vshard_wal *w = s->w;
-    char *path = vs_alloc(w->allocator, w->path_bytes);
-    int rc;
-
-    if (path == NULL)
-        return VSHARD_ENOMEM;
-    vs_wal_super_path(w, path);
-    rc = read_super(w, path);
-    if (rc == VSHARD_ENOTFOUND || rc == VSHARD_ECORRUPT) {
-        if (w->super_open && w->index.segment_count == 0)
-            vs_io_close(&w->storage, w->super_file);
-        if (w->index.segment_count == 0) {
-            w->super_open = 0;
-            rc = create(w, path);
-        } else {
-            do_without_super(s);
-            rc = VSHARD_OK;
-        }
-    }
-    vs_free(w->allocator, path, w->path_bytes);
-    return rc;
-}
+/* ---- the names ---- */
 
 /* "0123456789abcdef.wal" is 16 digits and a suffix. */
 static bool parse_name(const char *name, uint64_t *segment)
@@ -332,7 +234,6 @@ static int read_segment_head(struct vs_wal_scan *s, struct vs_wal_segment *seg)
 {
     struct vs_wal_segment_head head;
     const unsigned char *p;
-    uint8_t check[VS_SEAL_MAC];
     int rc = vs_wal_reader_bytes(&s->reader, 0, VS_WAL_START, &p);
 
     if (rc < 0)
@@ -341,16 +242,20 @@ static int read_segment_head(struct vs_wal_scan *s, struct vs_wal_segment *seg)
     if (rc == VSHARD_ECORRUPT || (rc == VSHARD_OK && head.segment != seg->id))
         return 1;
     if (rc == VSHARD_OK && head.log_id != s->w->options.log_id)
-        rc = VSHARD_ESTALE;
+        rc = vs_refuse(s->w->log, VSHARD_ESTALE, "wal.other_log", "log_id", (int64_t)head.log_id,
+                       (int64_t)s->w->options.log_id);
+    if (rc == VSHARD_OK && head.key_id == 0 && (s->w->options.flags & VSHARD_WAL_SEALED_ONLY))
+        rc = vs_refuse(s->w->log, VSHARD_ECORRUPT, "wal.unsealed", "segment", (int64_t)seg->id, 0);
     if (rc == VSHARD_OK)
-        rc = vs_wal_subkey(s->w, &head, seg->subkey, check);
+        rc = vs_wal_key_derive(s->w, head.key_id, head.salt, &seg->key);
+    if (rc == VSHARD_OK)
+        rc = vs_wal_key_check(s->w, &seg->key, head.check);
     if (rc < 0)
         return rc;
-    if (memcmp(check, head.check, sizeof check) != 0)
-        return vs_refuse(s->w->log, VSHARD_EINVAL, "wal.wrong_key", "key_id", head.key_id, 0);
-    seg->key_id = s->reader.key_id = head.key_id;
-    memcpy(s->reader.subkey, seg->subkey, VS_SEAL_KEY);
-    return VSHARD_OK;
+    seg->key.cipher = head.cipher;
+    s->reader.key = seg->key;
+    return seg->key.id != 0 && !vs_seal_has((enum vs_cipher)head.cipher) ? VSHARD_ENOTSUP
+                                                                         : VSHARD_OK;
 }
 
 /* Without a superblock the first header is believed: salvage has nothing better. */
@@ -410,6 +315,8 @@ static int scan_segment(struct vs_wal_scan *s, size_t i)
 
 static uint32_t judge_tail(const struct vs_wal_scan *s)
 {
+    if (TRAP(36) && s->found.members + s->found.damaged > 0)
+        return VSHARD_WAL_TORN;
     if (s->wrong || s->super_lost || s->witnessed > s->at.seq)
         return VSHARD_WAL_CORRUPT;
     if (s->found.damaged > 0)
@@ -437,6 +344,8 @@ static void fill_report(struct vs_wal_scan *s)
     r->segments = s->w->index.segment_count;
     r->tail_present = s->found.members;
     r->tail_damaged = s->found.damaged;
+    r->incarnation = s->w->super.incarnation;
+    r->boot = s->w->super.boot;
 }
 
 /* Whether the options let us go on, and what must be remembered if so. */
@@ -503,7 +412,7 @@ int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report)
     int rc = list_segments(w);
 
     if (rc == VSHARD_OK)
-        rc = load_super(&s);
+        rc = vs_wal_super_load(w, &s.super_lost);
     if (rc < 0)
         return rc;
     highest = w->index.segment_count ? w->index.segments[w->index.segment_count - 1].id : 0;
@@ -523,5 +432,6 @@ int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report)
     w->durable = s.at;
     w->unsettled = report->unsettled;
     report->segments = w->index.segment_count;
+    report->boot = w->super.boot;
     return rc;
 }

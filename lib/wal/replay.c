@@ -31,8 +31,7 @@ static int open_segment(struct vs_wal_reader *r, struct vshard_wal *w,
         return VSHARD_OK;
     vs_wal_reader_close(r);
     rc = vs_wal_reader_open(r, w, s->id);
-    r->key_id = s->key_id;
-    memcpy(r->subkey, s->subkey, VS_SEAL_KEY);
+    r->key = s->key;
     return rc;
 }
 

@@ -45,10 +45,13 @@ static int make_head(struct vshard_wal *w)
 
     *h = (struct vs_wal_segment_head){ .log_id = w->options.log_id,
                                        .segment = w->next_segment,
-                                       .key_id = w->key_id };
+                                       .key_id = w->key_id,
+                                       .cipher = w->cipher };
     if (h->key_id != 0 && w->entropy.fill(w->entropy.ctx, h->salt, sizeof h->salt) != 0)
         return VSHARD_EIO;
-    rc = vs_wal_subkey(w, h, w->making.subkey, h->check);
+    rc = vs_wal_key_derive(w, h->key_id, h->salt, &w->making.key);
+    w->making.key.cipher = h->cipher;
+    memcpy(h->check, w->making.key.check, sizeof h->check);
     if (rc == VSHARD_OK)
         vs_wal_segment_write(h, w->head_bytes);
     return rc;
@@ -248,19 +251,23 @@ static size_t first_needed(const struct vshard_wal *w)
     return i;
 }
 
-static void keep_super(struct vshard_wal *w)
+static bool keep_super(struct vshard_wal *w)
 {
     struct vs_wal_task *t = &w->keeper;
 
     w->super.durable = w->durable;
     w->super.next_segment = w->next_segment;
-    t->io.offset = vs_wal_super_prepare(w);
+    if (vs_wal_super_prepare(w, &t->io.offset) < 0) {
+        vs_wal_poison(w, "signature");
+        return false;
+    }
     t->io.file = w->super_file;
     t->io.buffer = w->super_bytes;
     t->io.count = 2 * VS_WAL_SUPER_SLOT;
     t->step = HEADING;
     w->witness = 0;
     vs_wal_submit(t, VSHARD_IO_WRITE);
+    return true;
 }
 
 static bool begin_keeping(struct vshard_wal *w)
@@ -277,13 +284,10 @@ static bool begin_keeping(struct vshard_wal *w)
         w->super.floor.segment = s->id;
         w->super.floor.end = VS_WAL_START;
         w->retiring = s->id;
-        keep_super(w);
-        return true;
+        return keep_super(w);
     }
-    if (w->witness && w->super.durable.seq < w->durable.seq) {
-        keep_super(w);
-        return true;
-    }
+    if (w->witness && (w->super.durable.seq < w->durable.seq || w->super.key_id != w->super_key.id))
+        return keep_super(w);
     w->witness = 0;
     return false;
 }

@@ -20,7 +20,7 @@ static int refuse(const struct vshard_wal_options *o, const char *field, uint64_
 static int settle_options(struct vshard_wal_options *o)
 {
     const uint32_t known = VSHARD_WAL_READ_ONLY | VSHARD_WAL_SALVAGE | VSHARD_WAL_STRICT |
-                           VSHARD_WAL_UNPACKED | VSHARD_WAL_SPARSE;
+                           VSHARD_WAL_UNPACKED | VSHARD_WAL_SPARSE | VSHARD_WAL_SEALED_ONLY;
 
     if (o->path == NULL || *o->path == '\0')
         return refuse(o, "path", 0, 0);
@@ -30,6 +30,11 @@ static int settle_options(struct vshard_wal_options *o)
         return refuse(o, "tail", o->tail, VSHARD_WAL_TAIL_CUT);
     if (o->key_id != 0 && (o->hooks == NULL || o->hooks->key == NULL))
         return refuse(o, "key_id", o->key_id, 0);
+    if (o->cipher > VSHARD_WAL_AES256_GCM)
+        return refuse(o, "cipher", o->cipher, VSHARD_WAL_AES256_GCM);
+    if ((o->flags & VSHARD_WAL_SEALED_ONLY) && o->key_id == 0 &&
+        (o->flags & VSHARD_WAL_READ_ONLY) == 0)
+        return refuse(o, "key_id", 0, 0);
     if (o->segment_bytes == 0)
         o->segment_bytes = SEGMENT_DEFAULT;
     o->segment_bytes = o->segment_bytes / VS_WAL_START * VS_WAL_START;
@@ -111,7 +116,6 @@ static int create(struct vshard_wal_options *o, struct vshard_wal **out)
     w->options = *o;
     w->index.allocator = w->allocator;
     w->blobs_end = &w->blobs;
-    w->key_id = o->key_id;
     *out = w;
     return VSHARD_OK;
 }
@@ -136,6 +140,8 @@ int vshard_wal_open(const struct vshard_wal_options *options, struct vshard_wal_
         rc = copy_hooks(w, &o);
     if (rc == VSHARD_OK)
         rc = make_buffers(w, o.path);
+    if (rc == VSHARD_OK && (o.flags & VSHARD_WAL_READ_ONLY) == 0)
+        rc = vs_wal_key_use(w, o.key_id);
     if (rc == VSHARD_OK)
         rc = vs_wal_recover(w, &found);
     if (report != NULL)
@@ -224,15 +230,24 @@ int vshard_wal_settle(struct vshard_wal *wal)
 
 int vshard_wal_rotate(struct vshard_wal *wal, uint32_t key_id)
 {
+    int rc;
+
     if (wal == NULL || (key_id != 0 && wal->hooks.key == NULL))
         return VSHARD_EINVAL;
     if (wal->options.flags & VSHARD_WAL_READ_ONLY)
         return VSHARD_ENOTSUP;
-    if (key_id != 0 && vs_seal_init() < 0)
-        return VSHARD_ENOTSUP;
-    wal->key_id = key_id;
+    if (wal->status < 0)
+        return wal->status;
+    if ((wal->options.flags & VSHARD_WAL_SEALED_ONLY) && key_id == 0)
+        return VSHARD_EINVAL;
+    if (key_id != wal->key_id) {
+        rc = vs_wal_key_use(wal, key_id);
+        if (rc < 0)
+            return rc;
+        wal->witness = 1; /* the superblock changes keys, too */
+    }
     wal->rotate = 1;
-    return wal->status;
+    return VSHARD_OK;
 }
 
 int vshard_wal_stats_read(const struct vshard_wal *wal, struct vshard_wal_stats *stats)
@@ -249,6 +264,10 @@ int vshard_wal_stats_read(const struct vshard_wal *wal, struct vshard_wal_stats 
     s.pending_bytes = wal->pending_bytes;
     s.segments = wal->index.segment_count;
     s.oldest = s.segments > 0 ? wal->index.segments[0].id : 0;
+    s.cipher = wal->cipher;
+    s.other_keys = wal->super.key_id != wal->key_id;
+    for (size_t i = 0; i < wal->index.segment_count; i++)
+        s.other_keys += wal->index.segments[i].key.id != wal->key_id;
     s.groups = 0;
     for (size_t i = 0; i < wal->index.group_count; i++)
         s.groups += vs_wal_group_held(wal->index.groups[i]);
@@ -273,7 +292,7 @@ static void close_file(struct vshard_wal *w, struct vs_wal_file *f)
 {
     if (f->open)
         vs_io_close(&w->storage, f->file);
-    vs_wipe(f->subkey, sizeof f->subkey);
+    vs_wipe(&f->key, sizeof f->key);
     f->open = 0;
 }
 
@@ -344,6 +363,7 @@ void vshard_wal_close(struct vshard_wal *wal)
     free_task(w, &w->maker);
     free_task(w, &w->trimmer);
     free_task(w, &w->keeper);
+    vs_wipe(&w->super_key, sizeof w->super_key);
     vs_free(w->allocator, w->super_bytes, 2 * VS_WAL_SUPER_SLOT);
     vs_free(w->allocator, w->zeros, VS_WAL_PIECE);
     vs_free(w->allocator, w->head_bytes, VS_WAL_START);

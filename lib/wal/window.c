@@ -15,7 +15,7 @@ void vs_wal_reader_fini(struct vs_wal_reader *r)
     vs_wal_bytes_fini(r->wal, &r->window);
     vs_wal_bytes_fini(r->wal, &r->image);
     vs_wal_bytes_fini(r->wal, &r->raw);
-    vs_wipe(r->subkey, sizeof r->subkey);
+    vs_wipe(&r->key, sizeof r->key);
 }
 
 /* Opens the file and nothing more: its header may be what is damaged. */
@@ -29,7 +29,7 @@ int vs_wal_reader_open(struct vs_wal_reader *r, struct vshard_wal *w, uint64_t s
     vs_wal_segment_path(w, segment, ".wal", path);
     r->wal = w;
     r->segment = segment;
-    r->key_id = 0;
+    r->key.id = 0;
     r->window.count = 0;
     rc = vs_io_open(&w->storage, path, 0, &r->file, &r->bytes);
     r->open = rc == VSHARD_OK;
@@ -72,7 +72,7 @@ int vs_wal_reader_bytes(struct vs_wal_reader *r, uint64_t offset, size_t bytes,
     return VSHARD_OK;
 }
 
-int vs_wal_body(struct vshard_wal *w, const struct vs_wal_head *head, const uint8_t *subkey,
+int vs_wal_body(struct vshard_wal *w, const struct vs_wal_head *head, const struct vs_wal_key *key,
                 uint64_t offset, struct vs_wal_bytes *image, struct vs_wal_bytes *raw,
                 const unsigned char **body)
 {
@@ -82,7 +82,8 @@ int vs_wal_body(struct vshard_wal *w, const struct vs_wal_head *head, const uint
 
     if (head->flags & VS_WAL_SEALED) {
         uint8_t nonce[VS_SEAL_NONCE];
-        struct vs_seal s = { subkey, nonce, image->at, VS_WAL_HEAD };
+        struct vs_seal s = { key->subkey, nonce, image->at, VS_WAL_HEAD,
+                             (enum vs_cipher)key->cipher };
 
         vs_wal_nonce(nonce, head->seq, offset);
         rc = vs_unseal(&s, from, bytes, from);
@@ -145,7 +146,7 @@ int vs_wal_reader_batch(struct vs_wal_reader *r, uint64_t offset, const struct v
     if (vs_wal_unstripe(sectors, found->sectors, r->image.at, &found->head, &found->digest) <
         found->sectors)
         return 1;
-    if (((found->head.flags & VS_WAL_SEALED) != 0) != (r->key_id != 0))
+    if (((found->head.flags & VS_WAL_SEALED) != 0) != (r->key.id != 0))
         return VSHARD_ECORRUPT;
-    return vs_wal_body(r->wal, &found->head, r->subkey, offset, &r->image, &r->raw, &found->body);
+    return vs_wal_body(r->wal, &found->head, &r->key, offset, &r->image, &r->raw, &found->body);
 }

@@ -130,7 +130,7 @@ static uint32_t put_payload(const struct vs_frame_codec *codec, const struct vs_
 static int seal_frame(const struct vs_frame_key *key, const uint8_t *nonce, unsigned char *to,
                       uint32_t packed)
 {
-    struct vs_seal s = { key->key, nonce, to, AT_CHECKSUM };
+    struct vs_seal s = { key->key, nonce, to, AT_CHECKSUM, VS_CIPHER_XCHACHA20 };
 
     to[AT_FLAGS] |= SEALED;
     vs_store32(to + AT_KEY, key->id);
@@ -281,7 +281,7 @@ static enum vs_frame_reason open_payload(const struct vs_frame_codec *codec,
 
     if (h->flags & SEALED) {
         const struct vs_frame_key *key = find_key(codec, h->key);
-        struct vs_seal s = { NULL, from + AT_NONCE, from, AT_CHECKSUM };
+        struct vs_seal s = { NULL, from + AT_NONCE, from, AT_CHECKSUM, VS_CIPHER_XCHACHA20 };
 
         if (key == NULL)
             return VS_FRAME_KEY;

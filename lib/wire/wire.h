@@ -20,8 +20,21 @@ size_t vs_pack(const void *from, size_t bytes, void *to, size_t cap);
 /* Expands to exactly raw_bytes. Returns 0, ECORRUPT or ENOTSUP. */
 int vs_unpack(const void *from, size_t bytes, void *raw, size_t raw_bytes);
 
-/* ---- seals (XChaCha20-Poly1305) ---- */
-enum { VS_SEAL_KEY = 32, VS_SEAL_SALT = 32, VS_SEAL_NONCE = 24, VS_SEAL_MAC = 16 };
+/* ---- seals ---- */
+enum {
+    VS_SEAL_KEY = 32,
+    VS_SEAL_SALT = 32,
+    VS_SEAL_NONCE = 24,
+    VS_SEAL_MAC = 16,
+    VS_SEAL_SIGNATURE = 32
+};
+
+/* Both add VS_SEAL_MAC bytes. The numbers stand in files. */
+enum vs_cipher {
+    VS_CIPHER_NONE = 0,
+    VS_CIPHER_XCHACHA20 = 1, /* XChaCha20-Poly1305, on every machine */
+    VS_CIPHER_AES256_GCM = 2 /* where the CPU has it; uses the first 12 bytes of the nonce */
+};
 
 /* What a seal is made with. `context` is authenticated and not encrypted. */
 struct vs_seal {
@@ -29,10 +42,14 @@ struct vs_seal {
     const uint8_t *nonce; /* [VS_SEAL_NONCE], never used twice with one key */
     const void *context;
     size_t context_bytes;
+    enum vs_cipher cipher;
 };
 
-/* Prepares the cipher; call before the others. Returns 0, ENOTSUP or EIO. */
+/* Prepares the ciphers; call before the others. Returns 0, ENOTSUP or EIO. */
 int vs_seal_init(void);
+
+/* Whether this build, on this machine, has a cipher. */
+bool vs_seal_has(enum vs_cipher cipher);
 
 /* subkey = BLAKE2b-256 of the salt, keyed with the key. */
 int vs_seal_derive(uint8_t subkey[VS_SEAL_KEY], const uint8_t key[VS_SEAL_KEY],
@@ -40,6 +57,13 @@ int vs_seal_derive(uint8_t subkey[VS_SEAL_KEY], const uint8_t key[VS_SEAL_KEY],
 
 /* 16 bytes by which a key can be recognised without anything being opened. */
 int vs_seal_check(uint8_t check[VS_SEAL_MAC], const uint8_t subkey[VS_SEAL_KEY]);
+
+/* Keyed BLAKE2b-256: what shows that bytes were written by who has the key. */
+int vs_seal_sign(uint8_t signature[VS_SEAL_SIGNATURE], const uint8_t key[VS_SEAL_KEY],
+                 const void *bytes, size_t count);
+/* Returns 0, ECORRUPT (signed with another key, or not these bytes) or ENOTSUP. */
+int vs_seal_signed(const uint8_t signature[VS_SEAL_SIGNATURE], const uint8_t key[VS_SEAL_KEY],
+                   const void *bytes, size_t count);
 
 /* Seals bytes into `to`, which has room for bytes + VS_SEAL_MAC and may be `from`. */
 int vs_seal(const struct vs_seal *s, const void *from, size_t bytes, void *to);

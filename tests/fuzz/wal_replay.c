@@ -93,6 +93,13 @@ static int perform(struct files *f, struct vshard_io *io)
     }
 }
 
+static int read_key(void *ctx, uint32_t key_id, uint8_t *key)
+{
+    (void)ctx;
+    memset(key, (int)key_id, VS_SEAL_KEY);
+    return 0;
+}
+
 static void submit(void *ctx, struct vshard_io *io)
 {
     io->status = perform(ctx, io);
@@ -157,7 +164,7 @@ static void prepare(struct files *f, const uint8_t *data, size_t size)
     memcpy(f->bytes[1] + VS_WAL_START, data + super, f->count[1] - VS_WAL_START);
     right.durable.digest = right.floor.digest = vs_wal_first_digest(0);
     if (data[0] & 1)
-        vs_wal_super_write(&right, f->bytes[0]);
+        vs_wal_super_write(&right, &(struct vs_wal_key){ 0 }, f->bytes[0]);
     if (data[0] & 2)
         vs_wal_segment_write(&(struct vs_wal_segment_head){ .segment = 1 }, f->bytes[1]);
     if (data[0] & 4)
@@ -171,7 +178,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const struct vshard_wal_visitor visitor = { visit, NULL };
     struct files *f = calloc(1, sizeof *f);
     struct vshard_storage storage = { submit, wait_for, f, NULL };
-    struct vshard_wal_options o = { .size = sizeof o, .path = "log", .storage = &storage };
+    const struct vshard_wal_hooks hooks = { .size = sizeof hooks, .key = read_key };
+    struct vshard_wal_options o = {
+        .size = sizeof o, .path = "log", .storage = &storage, .hooks = &hooks
+    };
 
     for (uint32_t i = 0; f != NULL && size > 0 && i < 2; i++) {
         struct vshard_wal *wal;

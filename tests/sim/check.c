@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void fail(struct world *w, const char *what, ...)
 {
@@ -24,7 +25,7 @@ void fail(struct world *w, const char *what, ...)
     va_end(args);
     printf("\nreplay: %s --trace --seed %llu\n", sim_program, (unsigned long long)w->seed);
     fflush(stdout);
-    exit(1);
+    _exit(1);
 }
 
 uint64_t fold(uint64_t digest, uint64_t word)
@@ -128,18 +129,16 @@ static void check_leader(struct world *w, struct node *n, uint32_t g, uint64_t t
     struct group_truth *t = &w->truth[g];
     struct vshard_raft_status s = { .size = sizeof s };
 
-    if (term >= t->leader_cap) {
-        size_t cap = t->leader_cap ? t->leader_cap : 64;
-        while (cap <= term)
-            cap *= 2;
-        t->leader = realloc(t->leader, cap * sizeof *t->leader);
-        memset(t->leader + t->leader_cap, 0, (cap - t->leader_cap) * sizeof *t->leader);
-        t->leader_cap = cap;
+    for (size_t i = t->reign_count; i-- > 0;) {
+        if (t->reign[i].term == term && t->reign[i].node != n->id)
+            fail(w, "election safety: n%u and n%u both lead term %llu", t->reign[i].node, n->id,
+                 (unsigned long long)term);
     }
-    if (t->leader[term] != 0 && t->leader[term] != n->id)
-        fail(w, "election safety: n%u and n%u both lead term %llu", t->leader[term], n->id,
-             (unsigned long long)term);
-    t->leader[term] = n->id;
+    if (t->reign_count == t->reign_cap) {
+        t->reign_cap = t->reign_cap ? t->reign_cap * 2 : 64;
+        t->reign = realloc(t->reign, t->reign_cap * sizeof *t->reign);
+    }
+    t->reign[t->reign_count++] = (struct reign){ term, n->id };
     vshard_raft_inspect(n->raft, g + 1, &s);
     for (uint64_t i = s.first; i <= t->count; i++) {
         if (t->committed[i - 1].decided < term &&
@@ -206,11 +205,19 @@ void check_node(struct world *w, struct node *n)
             check_leader(w, n, g, s.term);
         if (s.role == VSHARD_RAFT_LEADER && s.commit > n->seen_commit[g] && s.commit >= s.first)
             check_committed(w, n, g, s.commit);
-        if (s.stopped && !n->poisoned)
+        if (s.stopped && !n->poisoned && s.superseded && w->fence != 0)
+            n->parted = 1;
+        else if (s.stopped && !n->poisoned)
             fail(w, "n%u stopped group %u", n->id, g + 1);
         n->seen_term[g] = s.term;
         n->seen_commit[g] = s.commit;
         n->seen_role[g] = s.role;
+        w->naps += s.asleep && !n->seen_asleep[g];
+        if (s.asleep && (s.pending != 0 || s.applied != s.last || s.durable != s.last))
+            fail(w, "n%u sleeps with work to do in group %u", n->id, g + 1);
+        if (s.asleep != n->seen_asleep[g])
+            story_say(w, n, s.asleep ? "falls asleep" : "wakes");
+        n->seen_asleep[g] = s.asleep;
     }
 }
 

@@ -1,12 +1,27 @@
 /* fault.c - what goes wrong, and when.
  *
- * Twenty-three kinds, of which a seed enables some: loss, duplication, overtaking,
- * delay, messages gone astray, partitions (in halves, one node cut off, one-way
- * cuts, a bridge), clogged links, crashes (one node, the leader, all), lost and
- * torn writes (with every crash), a synced write lost, pauses, a wiped disk under a new
- * incarnation, slow, hanging and failing disks, clocks that drift and jump, and allocations that
- * fail. On top of them an administrator moves leadership, changes members and urges elections, all
- * of which are legal at any time. */
+ * Kinds of fault, of which a seed enables some:
+ *
+ *  1 messages lost, to 30 %               15 writes lost with a crash
+ *  2 messages doubled, to 50 %            16 a write torn by a crash
+ *  3 overtaken by later ones              17 a synced write lost after all (the disk lied)
+ *  4 late, by a constant and by chance    18 a disk lost whole: then it is another replica
+ *  5 bits flipped on the way              19 a slow disk
+ *  6 delivered to the wrong node          20 a disk that hangs
+ *  7 the nodes cut into halves            21 a full disk
+ *  8 one node cut off                     22 a disk that fails for good
+ *  9 links cut one way                    23 reads of the log or a snapshot that fail
+ * 10 all cut but for one bridge           24 clocks that drift, to 500 ppm each way
+ * 11 clogged links                        25 clocks that jump
+ * 12 a process crashes, or the leader     26 processes of two builds, changed at restarts
+ * 13 all crash at once                    27 allocations that fail
+ * 14 a process pauses                     28 bits that rot where the log ends
+ *
+ * And with each crash, by store.c: sectors that were not synced are old, new or
+ * garbage, in any order; names lag behind their files; recovery is cut short itself.
+ *
+ * On top of them an administrator moves leadership, changes members and urges
+ * elections, all of which are legal at any time. */
 #include "sim.h"
 
 #include <string.h>
@@ -31,6 +46,9 @@ enum fault {
     CONFIGURE,
     CAMPAIGN,
     LOSE_TAIL,
+    DISK_FULL,
+    LULL,
+    FENCE,
     KINDS
 };
 
@@ -39,7 +57,7 @@ static struct node *any(struct world *w)
     return &w->node[1 + world_random(w, w->nodes)];
 }
 
-static struct node *leader_of(struct world *w, uint32_t g)
+struct node *leader_of(struct world *w, uint32_t g)
 {
     struct node *best = NULL;
     uint64_t term = 0;
@@ -65,7 +83,7 @@ static void restart_later(struct world *w, struct node *n, uint64_t within)
 
 /* ---- the administrator ---- */
 
-static bool admin_ask(struct world *w, struct node *n, struct vshard_raft_event e)
+bool admin_ask(struct world *w, struct node *n, struct vshard_raft_event e)
 {
     if (w->admin.busy || n == NULL || n->paused_until > w->now)
         return false;
@@ -85,6 +103,8 @@ bool admin_done(struct world *w, const struct vshard_raft_effect *e)
         return false;
     w->admin.busy = 0;
     w->tags_open--;
+    if (w->admin.kind == VSHARD_RAFT_PROMOTE)
+        fence_answered(w, e);
     return true;
 }
 
@@ -163,7 +183,7 @@ bool uncertain(const struct world *w, const struct node *n)
  * no disk is lost or in doubt, and no change of members is under way. */
 static bool may_lose(struct world *w)
 {
-    if (w->wiped_node != 0 || w->admin.busy || w->now < w->wiped_at + 300 * MS)
+    if (w->wiped_node != 0 || w->fence != 0 || w->admin.busy || w->now < w->wiped_at + 300 * MS)
         return false;
     for (uint32_t i = 1; i <= w->nodes; i++) {
         if (uncertain(w, &w->node[i]))
@@ -261,10 +281,15 @@ static void strike(struct world *w, enum fault kind)
     case DISK_FAIL:
         if (n->alive && !n->poisoned) {
             n->poisoned = 1;
+            store_fail(w, n);
             node_event(w, n, (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSIST_FAILED });
             restart_later(w, n, 500 * MS);
             node_crash(w, n);
         }
+        break;
+    case DISK_FULL: /* nothing becomes durable until there is room again */
+        n->full_until = w->now + world_random(w, 1500 * MS);
+        n->stalled_until = n->stalled_until > n->full_until ? n->stalled_until : n->full_until;
         break;
     case CLOCK_JUMP: n->jumped += world_random(w, 1000 * MS); break;
     case TRANSFER:
@@ -273,13 +298,18 @@ static void strike(struct world *w, enum fault kind)
                       .kind = VSHARD_RAFT_TRANSFER, .group = g + 1, .node = any(w)->id });
         break;
     case CONFIGURE:
-        if (w->wiped_node == 0)
+        if (w->wiped_node == 0 && w->fence == 0)
             configure(w);
         break;
     case CAMPAIGN:
         if (n->alive && !n->poisoned && n->paused_until <= w->now)
             node_event(w, n,
                        (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN, .group = g + 1 });
+        break;
+    case LULL: w->lull_until = w->now + world_random(w, 1500 * MS); break;
+    case FENCE:
+        if (may_lose(w))
+            fence_strike(w, n);
         break;
     case KINDS: break;
     }
@@ -289,7 +319,9 @@ void fault_act(struct world *w)
 {
     enum fault kind = (enum fault)world_random(w, KINDS);
 
-    if (w->wiped_at != 0)
+    if (w->fence != 0)
+        fence_act(w);
+    else if (w->wiped_at != 0)
         admin_readmit(w);
     if (w->healed) {
         world_at(w, w->now + 50 * MS, (struct event){ .kind = EV_FAULT });
@@ -300,6 +332,8 @@ void fault_act(struct world *w)
     } else if (w->fault_kinds >> kind & 1) {
         strike(w, kind);
     }
+    if (!w->healed && w->idle_ns != 0 && world_chance(w, 80))
+        strike(w, LULL);
     world_at(w, w->now + world_random(w, 2 * w->fault_gap), (struct event){ .kind = EV_FAULT });
 }
 
@@ -308,16 +342,16 @@ void fault_heal(struct world *w)
     w->healed = 1;
     memset(w->cut, 0, sizeof w->cut);
     memset(w->clogged, 0, sizeof w->clogged);
-    w->loss = w->twice = w->slow = w->astray = 0;
+    w->loss = w->twice = w->slow = w->astray = w->garble = w->unreadable = 0;
     w->delay_ns = MS / 5;
     w->delay_spread = MS;
     w->oom = 0;
     for (uint32_t i = 1; i <= w->nodes; i++) {
         struct node *n = &w->node[i];
         n->disk_ns = MS / 2;
-        n->stalled_until = 0;
+        n->stalled_until = n->full_until = 0;
         n->paused_until = 0;
-        if (!n->alive)
+        if (!n->alive && !(w->fenced >> i & 1))
             node_start(w, n, true);
     }
 }
@@ -336,6 +370,7 @@ void fault_setup(struct world *w)
     w->jumps = world_chance(w, 150);
     w->oom = world_chance(w, 120) ? 1 + (uint32_t)world_random(w, 300) : 0;
     w->snapshot_every = world_chance(w, 650) ? 6 + world_random(w, 40) : 0;
+    w->idle_ns = world_chance(w, 600) ? 10 * MS + world_random(w, 300 * MS) : 0;
     w->fault_gap = 20 * MS + world_random(w, world_chance(w, 500) ? 100 * MS : 600 * MS);
     w->fault_kinds = (uint32_t)world_random(w, 1u << KINDS) | 1u << MEND;
     if (world_chance(w, 300))
@@ -349,5 +384,11 @@ void fault_setup(struct world *w)
         w->node[i].drift_ppm = (int64_t)world_random(w, 1001) - 500;
         w->node[i].disk_ns = MS / 10 + world_random(w, world_chance(w, 300) ? 20 * MS : 2 * MS);
     }
+    w->garble = world_chance(w, 250) ? (uint32_t)world_random(w, 80) : 0;
+    w->unreadable = world_chance(w, 250) ? (uint32_t)world_random(w, 400) : 0;
+    w->sealed = world_chance(w, 100);
+    w->rolling = world_chance(w, 300) ? 500 : 0;
+    for (uint32_t i = 1; i <= w->nodes && w->rolling; i++)
+        w->node[i].build = 1 + (uint32_t)world_random(w, 2);
     world_at(w, 200 * MS, (struct event){ .kind = EV_FAULT });
 }

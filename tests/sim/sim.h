@@ -5,9 +5,11 @@
  * and jump, processes that crash, pause and come back, clients that retry. All
  * chance comes from the seed, so a seed is a history, and a failure names it.
  *
- * world.c   events, network, processes, disks       check.c   what must always hold
+ * world.c   events, processes                       network.c frames, of two versions
+ * store.c   what a node remembers                   check.c   what must always hold
  * client.c  clients, and what they were promised    story.c   .sim scripts
- * fault.c   what goes wrong, and when               main.c    the command line */
+ * fault.c   what goes wrong, and when               self.c    checks that must fail
+ * fence.c   a quorum lost for good                  main.c    the command line */
 #ifndef VS_SIM_H
 #define VS_SIM_H
 
@@ -20,7 +22,7 @@
 
 #include "support/linear.h"
 
-enum { NODES_MAX = 7, GROUPS_MAX = 3, CLIENTS = 4, KEYS = 3, PENDING_MAX = 512 };
+enum { NODES_MAX = 7, GROUPS_MAX = 3, CLIENTS = 4, KEYS = 3, PENDING_MAX = 256 };
 
 #define MS    ((uint64_t)1000000)
 #define NEVER UINT64_MAX
@@ -40,16 +42,24 @@ struct disk_group {
     size_t count, cap;
     uint64_t first;
     uint32_t exists, uncertain;
-    uint64_t undo_term, undo_vote, undo_from; /* what the last write changed; 0: no entries */
-    uint32_t undo, reserved;                  /* it can be taken back */
 };
 
-struct write { /* one PERSIST that is not synced */
-    uint64_t barrier;
-    uint32_t group, entry_count;
-    uint64_t term, vote, commit, cut;
+enum write_kind { WRITE_PERSIST, WRITE_SNAPSHOT, WRITE_INSTALL };
+
+struct write { /* one that is not synced */
+    enum write_kind kind;
+    uint32_t group;
+    uint64_t barrier;      /* the core's */
+    uint64_t real_barrier; /* the log's */
+    uint64_t term;         /* of the replica; of the snapshot's last entry */
+    uint64_t vote, commit, cut;
+    uint64_t index, through; /* of a snapshot; of the entries that it makes superfluous */
+    struct bytes meta, state;
     struct vshard_raft_entry *entry;
+    uint32_t entry_count;
 };
+
+struct real; /* the log of a node, and what it stands on */
 
 /* ---- the state machine: registers, and which client did what last ---- */
 
@@ -67,17 +77,22 @@ struct held { /* a message or answer that waits for a barrier */
 };
 
 struct node {
-    uint32_t id; /* 1.. */
-    uint32_t alive, poisoned, member_hint;
+    uint32_t id;                      /* 1.. */
+    uint32_t alive, poisoned, parted; /* parted: its log has left the group's */
     uint64_t incarnation, boot;
     uint64_t paused_until;
     int64_t drift_ppm;
     uint64_t jumped;  /* added to the clock */
     uint64_t disk_ns; /* a sync takes about this long */
-    uint64_t stalled_until;
-    uint64_t timer_at; /* the event under way */
+    uint64_t stalled_until, full_until;
+    uint32_t build;                   /* the newest version of frames it speaks, 1 or 2 */
+    uint32_t attempts[NODES_MAX + 1]; /* at speaking to each */
+    uint8_t spoken[NODES_MAX + 1];    /* the version each node last spoke; 0: none */
+    uint64_t timer_at;                /* the event under way */
     uint64_t sync_at;
-    uint64_t durable;
+    uint64_t durable, asked; /* barriers: the last that is, the last that was handed over */
+    struct real *real;
+    uint64_t heard[NODES_MAX + 1]; /* when a message of that node was last taken */
     struct vshard_raft *raft;
     struct disk_group disk[GROUPS_MAX];
     struct machine machine[GROUPS_MAX];
@@ -88,7 +103,7 @@ struct node {
     size_t held_count, held_cap;
     /* what was seen of it last, for the checks */
     uint64_t seen_term[GROUPS_MAX], seen_commit[GROUPS_MAX];
-    uint32_t seen_role[GROUPS_MAX], compacting[GROUPS_MAX];
+    uint32_t seen_role[GROUPS_MAX], compacting[GROUPS_MAX], seen_asleep[GROUPS_MAX];
     uint64_t meta_index[GROUPS_MAX], meta_term[GROUPS_MAX];
     struct bytes meta[GROUPS_MAX], meta_state[GROUPS_MAX];
 };
@@ -134,13 +149,18 @@ struct index_record {
     size_t count, cap;
 };
 
+struct reign { /* who led a term */
+    uint64_t term;
+    uint32_t node;
+};
+
 struct group_truth {
     struct truth *committed; /* by index - 1 */
     size_t count, cap;
     struct index_record *record;
     size_t record_cap;
-    uint32_t *leader; /* by term */
-    size_t leader_cap;
+    struct reign *reign; /* by term */
+    size_t reign_count, reign_cap;
     uint64_t floor; /* the highest index any client was told of */
     uint64_t *floor_at, *floor_index;
     size_t floor_count, floor_cap;
@@ -179,7 +199,11 @@ struct world {
     uint64_t end; /* of the faults */
     uint32_t nodes, groups, first_members, quiet;
     uint32_t jumps, healed, trace, failed_allocs;
-    uint32_t loss, twice, slow, astray; /* per mille */
+    uint32_t loss, twice, slow, astray, garble; /* per mille, of messages */
+    uint32_t rolling;                           /* of restarts: by another build */
+    uint32_t unreadable;                        /* of reads of the log or a snapshot */
+    uint32_t sealed, digests;                   /* digests: fold in everything, at every event */
+    uint64_t frames, refused, unversioned;
     uint32_t fault_kinds;
     uint64_t fault_gap; /* between two faults, on average */
     uint64_t delay_ns, delay_spread;
@@ -191,6 +215,11 @@ struct world {
     uint64_t clogged[NODES_MAX + 1][NODES_MAX + 1];
     uint32_t fault_mask;
     uint64_t snapshot_every;
+    uint32_t fence, fenced, survivor; /* fence.c: how far it is; bit i: node i is fenced */
+    uint64_t fence_at, epoch, drawn, promotions, met, parted;
+    uint64_t idle_ns;    /* groups sleep after; 0: the default */
+    uint64_t lull_until; /* until then clients begin nothing */
+    uint64_t naps;       /* how often a group fell asleep somewhere */
     struct node node[NODES_MAX + 1];
     struct event *queue;
     size_t queue_count, queue_cap;
@@ -223,7 +252,37 @@ void bytes_set(struct bytes *b, const void *p, size_t n);
 void bytes_free(struct bytes *b);
 void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, size_t an,
                   const void *b, size_t bn);
-void disk_sync(struct world *w, struct node *n, size_t writes, bool torn);
+void network_deliver(struct world *w, struct node *n, const struct event *e);
+/* A disk tells: n->durable has risen; a snapshot has become durable. */
+void store_durable(struct world *w, struct node *n);
+void store_landed(struct world *w, struct node *n, const struct write *snapshot);
+
+/* model.c */
+void entry_copy(struct vshard_raft_entry *to, const struct vshard_raft_entry *from);
+void entry_free(struct vshard_raft_entry *e);
+void model_cut(struct disk_group *d, uint64_t from);
+void model_clear(struct disk_group *d);
+void model_write(struct world *w, struct node *n, const struct write *x);
+void write_free(struct write *x);
+
+/* store.c */
+/* Opens what a node remembers into its disk[]. Returns which boot this is; the node's
+ * incarnation is another afterwards if the disk is found lost. */
+uint64_t store_open(struct world *w, struct node *n);
+void store_persist(struct world *w, struct node *n, uint32_t g, const struct vshard_raft_effect *e);
+void store_snapshot(struct world *w, struct node *n, const struct write *snapshot);
+/* Begins a sync, if one is needed and none is under way. */
+void store_schedule(struct world *w, struct node *n);
+void store_sync(struct world *w, struct node *n, uint64_t through);
+size_t store_read(struct world *w, struct node *n, uint32_t g, uint64_t from,
+                  struct vshard_raft_entry *to);
+void store_read_free(struct vshard_raft_entry *entries, size_t count);
+void store_crash(struct node *n);
+void store_fail(struct world *w, struct node *n);
+void store_wipe(struct world *w, struct node *n);
+void store_lose_tail(struct world *w, struct node *n);
+void store_certain(struct world *w, struct node *n, uint32_t g);
+void store_free(struct world *w, struct node *n);
 
 /* client.c */
 void client_start(struct world *w);
@@ -240,6 +299,15 @@ void fault_heal(struct world *w);
 bool admin_done(struct world *w, const struct vshard_raft_effect *e);
 bool uncertain(const struct world *w, const struct node *n);
 void admin_readmit(struct world *w);
+
+struct node *leader_of(struct world *w, uint32_t g);
+bool admin_ask(struct world *w, struct node *n, struct vshard_raft_event e);
+
+/* fence.c */
+void fence_strike(struct world *w, struct node *keep);
+void fence_act(struct world *w);
+void fence_answered(struct world *w, const struct vshard_raft_effect *e);
+bool fence_between(const struct world *w, uint32_t a, uint32_t b);
 
 /* check.c */
 __attribute__((noreturn, format(printf, 2, 3))) void fail(struct world *w, const char *what, ...);
@@ -260,6 +328,13 @@ bool story_done(struct world *w, const struct node *n, const struct vshard_raft_
 int story_run(const char *path, bool bless);
 void story_say(struct world *w, const struct node *n, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* main.c */
+struct world *sim_begin(uint64_t seed, FILE *story);
+void sim_peace(struct world *w);
+
+/* self.c */
+int self_test(void);
 
 extern const char *sim_program;
 

@@ -105,141 +105,9 @@ static struct event pop(struct world *w)
     return top;
 }
 
-/* ---- network ---- */
+/* ---- what a disk tells ---- */
 
-void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, size_t an,
-                  const void *b, size_t bn)
-{
-    uint32_t copies = 1 + world_chance(w, w->twice);
-
-    if (to == 0 || to > w->nodes || w->cut[from][to] || world_chance(w, w->loss))
-        return;
-    for (uint32_t i = 0; i < copies; i++) {
-        uint64_t at = w->now + w->delay_ns + world_random(w, w->delay_spread + 1);
-        struct event e = { .kind = EV_DELIVER, .node = to, .a = from };
-
-        if (world_chance(w, w->slow)) /* overtaken by many */
-            at += world_random(w, 400 * MS);
-        if (w->clogged[from][to] > at)
-            at = w->clogged[from][to] + world_random(w, MS);
-        if (world_chance(w, w->astray))
-            e.node = 1 + (uint32_t)world_random(w, w->nodes);
-        e.bytes.p = malloc(an + bn);
-        e.bytes.n = an + bn;
-        memcpy(e.bytes.p, a, an);
-        if (bn != 0)
-            memcpy(e.bytes.p + an, b, bn);
-        world_at(w, at, e);
-    }
-}
-
-/* ---- disks ---- */
-
-static void entry_copy(struct vshard_raft_entry *to, const struct vshard_raft_entry *from)
-{
-    void *data = malloc((size_t)from->count + 1);
-
-    *to = *from;
-    if (from->count != 0)
-        memcpy(data, from->data, (size_t)from->count);
-    to->data = data;
-    to->flags = 0;
-}
-
-static void entry_free(struct vshard_raft_entry *e)
-{
-    free((void *)(uintptr_t)e->data);
-}
-
-static void disk_cut(struct disk_group *d, uint64_t from)
-{
-    while (d->count != 0 && d->first + d->count - 1 >= from)
-        entry_free(&d->entry[--d->count]);
-}
-
-static void disk_append(struct world *w, struct node *n, struct disk_group *d,
-                        const struct vshard_raft_entry *e)
-{
-    if (d->count == 0)
-        d->first = e->index;
-    if (e->index != d->first + d->count)
-        fail(w, "n%u writes entry %llu behind %llu", n->id, (unsigned long long)e->index,
-             (unsigned long long)(d->first + d->count - 1));
-    if (d->count == d->cap) {
-        d->cap = d->cap ? d->cap * 2 : 64;
-        d->entry = realloc(d->entry, d->cap * sizeof *d->entry);
-    }
-    entry_copy(&d->entry[d->count++], e);
-}
-
-static void disk_trim(struct disk_group *d, uint64_t through)
-{
-    size_t gone = 0;
-
-    while (gone < d->count && d->first + gone <= through)
-        entry_free(&d->entry[gone++]);
-    memmove(d->entry, d->entry + gone, (d->count - gone) * sizeof *d->entry);
-    d->count -= gone;
-    d->first += gone;
-}
-
-static void write_free(struct write *x)
-{
-    for (uint32_t i = 0; i < x->entry_count; i++)
-        entry_free(&x->entry[i]);
-    free(x->entry);
-}
-
-static void write_apply(struct world *w, struct node *n, const struct write *x, uint32_t entries)
-{
-    struct disk_group *d = &n->disk[x->group];
-
-    d->undo = d->exists && x->cut == 0;
-    d->undo_term = d->term;
-    d->undo_vote = d->vote;
-    d->undo_from = entries ? x->entry[0].index : 0;
-    d->exists = 1;
-    d->term = x->term;
-    d->vote = x->vote;
-    d->commit = x->commit;
-    if (x->cut != 0)
-        disk_cut(d, x->cut);
-    for (uint32_t i = 0; i < entries; i++)
-        disk_append(w, n, d, &x->entry[i]);
-}
-
-/* Makes the oldest writes durable; of the next one, if torn, only a part. */
-void disk_sync(struct world *w, struct node *n, size_t writes, bool torn)
-{
-    for (size_t i = 0; i < writes; i++) {
-        write_apply(w, n, &n->write[i], n->write[i].entry_count);
-        n->durable = n->write[i].barrier;
-        write_free(&n->write[i]);
-    }
-    if (torn && writes < n->write_count && n->write[writes].entry_count != 0)
-        write_apply(w, n, &n->write[writes],
-                    (uint32_t)world_random(w, n->write[writes].entry_count));
-    memmove(n->write, n->write + writes, (n->write_count - writes) * sizeof *n->write);
-    n->write_count -= writes;
-}
-
-static void schedule_sync(struct world *w, struct node *n)
-{
-    uint64_t at = w->now + n->disk_ns / 2 + world_random(w, n->disk_ns + 1);
-
-    if (n->sync_at != 0 || n->write_count == 0)
-        return;
-    if (n->stalled_until > at)
-        at = n->stalled_until;
-    n->sync_at = at;
-    world_at(w, at,
-             (struct event){ .kind = EV_SYNC,
-                             .node = n->id,
-                             .boot = n->boot,
-                             .a = n->write[n->write_count - 1].barrier });
-}
-
-static void release_held(struct world *w, struct node *n)
+void store_durable(struct world *w, struct node *n)
 {
     size_t kept = 0;
 
@@ -253,20 +121,34 @@ static void release_held(struct world *w, struct node *n)
         }
     }
     n->held_count = kept;
-}
-
-static void sync_done(struct world *w, struct node *n, uint64_t through)
-{
-    size_t writes = 0;
-
-    while (writes < n->write_count && n->write[writes].barrier <= through)
-        writes++;
-    disk_sync(w, n, writes, false);
-    n->sync_at = 0;
-    release_held(w, n);
-    schedule_sync(w, n);
+    store_schedule(w, n);
     node_event(w, n,
                (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSISTED, .barrier = n->durable });
+}
+
+void store_landed(struct world *w, struct node *n, const struct write *x)
+{
+    struct vshard_raft_event e = {
+        .kind = VSHARD_RAFT_COMPACT, .group = x->group + 1, .index = x->through, .offset = x->index
+    };
+    int rc;
+
+    n->compacting[x->group] = 0;
+    if (x->index != n->disk[x->group].snapshot)
+        return; /* a newer one was installed meanwhile */
+    if (x->kind == WRITE_INSTALL) {
+        memcpy(&n->machine[x->group], x->state.p, sizeof n->machine[x->group]);
+        n->meta_index[x->group] = 0;
+        e = (struct vshard_raft_event){ .kind = VSHARD_RAFT_INSTALLED,
+                                        .group = x->group + 1,
+                                        .index = x->index };
+    }
+    story_say(w, n, "%s %llu", x->kind == WRITE_INSTALL ? "installs snapshot" : "snapshot at",
+              (unsigned long long)x->index);
+    rc = node_event(w, n, e);
+    if (rc != VSHARD_OK)
+        fail(w, "n%u refuses snapshot %llu: %s", n->id, (unsigned long long)x->index,
+             vshard_strerror(rc));
 }
 
 /* ---- effects ---- */
@@ -274,18 +156,8 @@ static void sync_done(struct world *w, struct node *n, uint64_t through)
 static void on_persist(struct world *w, struct node *n, uint32_t g,
                        const struct vshard_raft_effect *e)
 {
-    struct write *x;
-
     check_persist(w, n, g, e);
-    if (n->write_count == PENDING_MAX) {
-        fail(w, "n%u has too many writes waiting", n->id);
-    }
-    x = &n->write[n->write_count++];
-    *x = (struct write){ e->barrier, g, e->entry_count, e->term, e->vote, e->commit, e->cut, NULL };
-    x->entry = malloc((e->entry_count + 1) * sizeof *x->entry);
-    for (uint32_t i = 0; i < e->entry_count; i++)
-        entry_copy(&x->entry[i], &e->entries[i]);
-    schedule_sync(w, n);
+    store_persist(w, n, g, e);
     if (e->cut != 0 && e->cut > 1)
         story_say(w, n, "cuts its log back to %llu", (unsigned long long)e->cut - 1);
     for (uint32_t i = 0; i < e->entry_count; i++) {
@@ -427,7 +299,7 @@ static void on_effect(struct world *w, struct node *n, const struct vshard_raft_
         break;
     case VSHARD_RAFT_ROLE: on_role(w, n, e); break;
     case VSHARD_RAFT_CERTAIN:
-        n->disk[g].uncertain = 0;
+        store_certain(w, n, g);
         story_say(w, n, "is certain of its log again");
         break;
     case VSHARD_RAFT_FETCH:
@@ -501,6 +373,8 @@ int node_event(struct world *w, struct node *n, struct vshard_raft_event e)
         rc = vshard_raft_step(n->raft, &e);
     }
     drain(w, n);
+    if (w->digests)
+        w->digest = fold(w->digest, vshard_raft_digest(n->raft));
     return rc;
 }
 
@@ -513,7 +387,7 @@ static void open_group(struct world *w, struct node *n, uint32_t g, bool first)
 
     memset(&n->machine[g], 0, sizeof n->machine[g]);
     n->seen_term[g] = n->seen_commit[g] = 0;
-    n->seen_role[g] = n->compacting[g] = 0;
+    n->seen_role[g] = n->compacting[g] = n->seen_asleep[g] = 0;
     if (d->exists) {
         b.term = d->term;
         b.vote = d->vote;
@@ -538,7 +412,12 @@ static void open_group(struct world *w, struct node *n, uint32_t g, bool first)
     if (rc == VSHARD_OK)
         rc = vshard_raft_start(n->raft, g + 1, node_clock(w, n));
     if (rc != VSHARD_OK)
-        fail(w, "n%u cannot open group %u: %s", n->id, g + 1, vshard_strerror(rc));
+        fail(
+            w,
+            "n%u cannot open group %u: %s; term %llu, snapshot %llu of term %llu, entries %llu..%llu",
+            n->id, g + 1, vshard_strerror(rc), (unsigned long long)d->term,
+            (unsigned long long)d->snapshot, (unsigned long long)d->snapshot_term,
+            (unsigned long long)d->first, (unsigned long long)(d->first + d->count - 1));
     drain(w, n);
 }
 
@@ -553,10 +432,15 @@ void node_start(struct world *w, struct node *n, bool first)
                                      .max_cache_bytes = 600,
                                      .max_uncommitted_bytes = 4000,
                                      .max_sessions = 8,
+                                     .idle_ns = w->idle_ns,
                                      .allocator = &w->allocator };
 
+    memset(n->spoken, 0, sizeof n->spoken);
+    if (n->boot != 0 && world_chance(w, w->rolling))
+        n->build = 1 + (uint32_t)world_random(w, 2);
     n->boot++;
-    o.boot = n->boot;
+    o.boot = store_open(w, n);
+    o.incarnation = n->incarnation; /* a disk may be found lost only now */
     n->alive = 1;
     n->poisoned = 0;
     n->timer_at = n->sync_at = n->durable = 0;
@@ -569,9 +453,6 @@ void node_start(struct world *w, struct node *n, bool first)
 
 static void drop_volatile(struct node *n)
 {
-    for (size_t i = 0; i < n->write_count; i++)
-        write_free(&n->write[i]);
-    n->write_count = 0;
     for (size_t i = 0; i < n->held_count; i++)
         bytes_free(&n->held[i].bytes);
     n->held_count = 0;
@@ -581,12 +462,10 @@ static void drop_volatile(struct node *n)
 
 void node_crash(struct world *w, struct node *n)
 {
-    size_t survive = n->write_count ? (size_t)world_random(w, n->write_count + 1) : 0;
-
     if (!n->alive)
         return;
     story_say(w, n, "crashes");
-    disk_sync(w, n, survive, world_chance(w, 500));
+    store_crash(n);
     n->alive = 0;
     drop_volatile(n);
     vshard_raft_destroy(n->raft);
@@ -598,57 +477,35 @@ void node_wipe(struct world *w, struct node *n)
 {
     node_crash(w, n);
     story_say(w, n, "loses its disk");
-    for (uint32_t g = 0; g < GROUPS_MAX; g++) {
-        struct disk_group *d = &n->disk[g];
-        disk_cut(d, 0);
-        free(d->entry);
-        bytes_free(&d->meta);
-        bytes_free(&d->state);
-        memset(d, 0, sizeof *d);
-    }
-    n->incarnation += 100;
+    store_wipe(w, n);
 }
 
-/* The last write that was synced is gone all the same, and storage has its doubts. */
 void node_lose_tail(struct world *w, struct node *n)
 {
     node_crash(w, n);
     story_say(w, n, "may have lost the end of its log");
-    for (uint32_t g = 0; g < w->groups; g++) {
-        struct disk_group *d = &n->disk[g];
-
-        if (!d->exists)
-            continue;
-        d->uncertain = 1;
-        if (!d->undo || (d->undo_from != 0 && d->undo_from <= d->snapshot))
-            continue;
-        if (d->undo_from != 0)
-            disk_cut(d, d->undo_from);
-        d->term = d->undo_term;
-        d->vote = d->undo_vote;
-        d->undo = 0;
-    }
+    store_lose_tail(w, n);
 }
 
 /* ---- events ---- */
 
 static void on_fetch(struct world *w, struct node *n, const struct event *e)
 {
-    const struct disk_group *d = &n->disk[e->a];
-    struct vshard_raft_event x = { .kind = VSHARD_RAFT_FETCHED,
-                                   .group = e->a + 1,
-                                   .node = e->c,
-                                   .index = e->b,
-                                   .status = VSHARD_ENOTFOUND };
+    struct vshard_raft_entry entries[8];
+    bool fails = world_chance(w, w->unreadable);
+    size_t count = fails ? 0 : store_read(w, n, (uint32_t)e->a, e->b, entries);
 
-    if (d->count != 0 && e->b >= d->first && e->b < d->first + d->count) {
-        x.status = VSHARD_OK;
-        x.entries = d->entry + (e->b - d->first);
-        x.entry_count = (uint32_t)(d->first + d->count - e->b);
-        if (x.entry_count > 5)
-            x.entry_count = 5;
-    }
-    node_event(w, n, x);
+    node_event(w, n,
+               (struct vshard_raft_event){ .kind = VSHARD_RAFT_FETCHED,
+                                           .group = e->a + 1,
+                                           .node = e->c,
+                                           .index = e->b,
+                                           .entries = entries,
+                                           .entry_count = (uint32_t)count,
+                                           .status = fails   ? VSHARD_EIO
+                                                     : count ? VSHARD_OK
+                                                             : VSHARD_ENOTFOUND });
+    store_read_free(entries, count);
 }
 
 static void on_chunk(struct world *w, struct node *n, const struct event *e)
@@ -661,7 +518,9 @@ static void on_chunk(struct world *w, struct node *n, const struct event *e)
                                    .offset = e->c & UINT32_MAX,
                                    .status = VSHARD_ENOTFOUND };
 
-    if (d->snapshot == e->b && x.offset <= d->state.n) {
+    if (world_chance(w, w->unreadable)) {
+        x.status = VSHARD_EIO;
+    } else if (d->snapshot == e->b && x.offset <= d->state.n) {
         x.status = VSHARD_OK;
         x.bytes = d->state.p + x.offset;
         x.byte_count = d->state.n - x.offset;
@@ -674,61 +533,45 @@ static void on_chunk(struct world *w, struct node *n, const struct event *e)
 
 static void on_written(struct world *w, struct node *n, const struct event *e)
 {
-    uint32_t g = (uint32_t)e->a;
-    struct disk_group *d = &n->disk[g];
-    uint64_t through;
+    struct write x = { .kind = WRITE_SNAPSHOT, .group = (uint32_t)e->a };
 
     if (e->c != 0) {
-        node_event(
-            w, n,
-            (struct vshard_raft_event){
-                .kind = VSHARD_RAFT_CHUNK_WRITTEN, .group = g + 1, .index = e->b, .offset = e->c });
+        node_event(w, n,
+                   (struct vshard_raft_event){ .kind = VSHARD_RAFT_CHUNK_WRITTEN,
+                                               .group = e->a + 1,
+                                               .index = e->b,
+                                               .offset = e->c,
+                                               .status = n->full_until > w->now ? VSHARD_ENOSPC
+                                                                                : VSHARD_OK });
         return;
     }
-    n->compacting[g] = 0;
-    if (n->meta_index[g] <= d->snapshot)
+    x.index = n->meta_index[x.group];
+    x.term = n->meta_term[x.group];
+    x.through = x.index > TRAILING ? x.index - TRAILING : 0;
+    if (x.index <= n->disk[x.group].snapshot) {
+        n->compacting[x.group] = 0;
         return;
-    bytes_set(&d->meta, n->meta[g].p, n->meta[g].n);
-    bytes_set(&d->state, n->meta_state[g].p, n->meta_state[g].n);
-    d->snapshot = n->meta_index[g];
-    d->snapshot_term = n->meta_term[g];
-    through = d->snapshot > TRAILING ? d->snapshot - TRAILING : 0;
-    disk_trim(d, through);
-    story_say(w, n, "snapshot at %llu", (unsigned long long)d->snapshot);
-    if (node_event(w, n,
-                   (struct vshard_raft_event){ .kind = VSHARD_RAFT_COMPACT,
-                                               .group = g + 1,
-                                               .index = through,
-                                               .offset = d->snapshot }) != VSHARD_OK)
-        fail(w, "n%u refuses to compact to %llu", n->id, (unsigned long long)through);
+    }
+    bytes_set(&x.meta, n->meta[x.group].p, n->meta[x.group].n);
+    bytes_set(&x.state, n->meta_state[x.group].p, n->meta_state[x.group].n);
+    store_snapshot(w, n, &x);
 }
 
 static void on_install(struct world *w, struct node *n, struct event *e)
 {
     uint32_t g = (uint32_t)e->a;
-    struct disk_group *d = &n->disk[g];
+    struct write x = {
+        .kind = WRITE_INSTALL, .group = g, .index = e->b, .term = e->c, .through = e->b
+    };
 
-    if (n->write_count != 0)
-        sync_done(w, n, NEVER);
     if (n->incoming[g].n != STATE_BYTES)
         fail(w, "n%u installs %zu bytes of a snapshot", n->id, n->incoming[g].n);
-    if (e->b <= d->snapshot || e->b < n->machine[g].applied)
+    if (e->b <= n->disk[g].snapshot || e->b < n->machine[g].applied)
         fail(w, "n%u installs snapshot %llu over %llu", n->id, (unsigned long long)e->b,
              (unsigned long long)n->machine[g].applied);
-    disk_cut(d, 0);
-    d->exists = 1;
-    d->undo = 0;
-    d->snapshot = e->b;
-    d->snapshot_term = e->c;
-    bytes_set(&d->meta, e->bytes.p, e->bytes.n);
-    bytes_set(&d->state, n->incoming[g].p, n->incoming[g].n);
-    memcpy(&n->machine[g], d->state.p, sizeof n->machine[g]);
-    n->meta_index[g] = 0;
-    n->compacting[g] = 0;
-    story_say(w, n, "installs snapshot %llu", (unsigned long long)e->b);
-    node_event(
-        w, n,
-        (struct vshard_raft_event){ .kind = VSHARD_RAFT_INSTALLED, .group = g + 1, .index = e->b });
+    bytes_set(&x.meta, e->bytes.p, e->bytes.n);
+    bytes_set(&x.state, n->incoming[g].p, n->incoming[g].n);
+    store_snapshot(w, n, &x);
 }
 
 static void on_snapshot(struct world *w, struct node *n, const struct event *e)
@@ -742,12 +585,7 @@ static void on_snapshot(struct world *w, struct node *n, const struct event *e)
 static void on_node_event(struct world *w, struct node *n, struct event *e)
 {
     switch (e->kind) {
-    case EV_DELIVER:
-        node_event(w, n,
-                   (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
-                                               .bytes = e->bytes.p,
-                                               .byte_count = e->bytes.n });
-        break;
+    case EV_DELIVER: network_deliver(w, n, e); break;
     case EV_TIMER:
         if (n->timer_at == e->at)
             n->timer_at = 0;
@@ -755,7 +593,7 @@ static void on_node_event(struct world *w, struct node *n, struct event *e)
         break;
     case EV_SYNC:
         if (n->sync_at != 0 && e->at >= n->sync_at)
-            sync_done(w, n, e->a);
+            store_sync(w, n, e->a);
         break;
     case EV_APPLIED:
         node_event(w, n,
@@ -785,7 +623,7 @@ bool world_step(struct world *w)
     } else if (e.kind == EV_FAULT) {
         fault_act(w);
     } else if (e.kind == EV_RESTART) {
-        if (!w->node[e.node].alive)
+        if (!w->node[e.node].alive && !(w->fenced >> e.node & 1))
             node_start(w, &w->node[e.node], true);
     } else {
         n = &w->node[e.node];
@@ -816,6 +654,7 @@ struct world *world_new(uint64_t seed, uint32_t nodes, uint32_t groups, uint32_t
         w->node[i].id = i;
         w->node[i].incarnation = i;
         w->node[i].disk_ns = MS / 2;
+        w->node[i].build = 1;
     }
     return w;
 }
@@ -828,11 +667,8 @@ void world_free(struct world *w)
         vshard_raft_destroy(n->raft);
         drop_volatile(n);
         free(n->held);
+        store_free(w, n);
         for (uint32_t g = 0; g < GROUPS_MAX; g++) {
-            disk_cut(&n->disk[g], 0);
-            free(n->disk[g].entry);
-            bytes_free(&n->disk[g].meta);
-            bytes_free(&n->disk[g].state);
             bytes_free(&n->meta[g]);
             bytes_free(&n->meta_state[g]);
         }
@@ -847,7 +683,7 @@ void world_free(struct world *w)
             free(t->record[i].variant);
         free(t->record);
         free(t->committed);
-        free(t->leader);
+        free(t->reign);
         free(t->floor_at);
         free(t->floor_index);
     }

@@ -272,20 +272,20 @@ static int storage_trial(uint64_t k, uint32_t how, int32_t status, uint32_t does
 
 Test(wal_fail, survives_every_failing_request, .timeout = 600)
 {
-    uint64_t step = getenv("VSHARD_LONG") ? 1 : 5, k = 1;
+    uint64_t k = 1;
 
-    /* The step's remainder moves, so that a few runs of the tests meet them all. */
-    for (k = 1; storage_trial(k, FAULT_ONCE, VSHARD_EIO, FAULT_FAIL); k += step)
+    for (; storage_trial(k, FAULT_ONCE, VSHARD_EIO, FAULT_FAIL); k++)
         storage_trial(k, FAULT_FOREVER, VSHARD_EIO, FAULT_FAIL);
     cr_expect_gt(k, 200);
 }
 
 Test(wal_fail, survives_every_request_that_finds_no_space, .timeout = 600)
 {
-    uint64_t step = getenv("VSHARD_LONG") ? 1 : 7;
+    uint64_t k = 1;
 
-    for (uint64_t k = 1; storage_trial(k, FAULT_ONCE, VSHARD_ENOSPC, FAULT_SHORT); k += step)
+    for (; storage_trial(k, FAULT_ONCE, VSHARD_ENOSPC, FAULT_SHORT); k++)
         storage_trial(k, FAULT_FOREVER, VSHARD_ENOSPC, FAULT_SHORT);
+    cr_expect_gt(k, 200);
 }
 
 /* A disk that lies may lose what it acknowledged; the log may not make things up,

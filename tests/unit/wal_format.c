@@ -83,7 +83,7 @@ Test(wal_format, refuses_headers_with_a_flipped_bit)
         cr_assert_eq(vs_wal_head_read(small, &h), VSHARD_ECORRUPT, "head, bit %zu", bit);
         small[bit / 8] ^= (unsigned char)(1 << bit % 8);
     }
-    vs_wal_super_write(&super, slot);
+    vs_wal_super_write(&super, &(struct vs_wal_key){ 0 }, slot);
     cr_assert_eq(vs_wal_super_read(slot, &super), VSHARD_OK);
     for (size_t bit = 0; bit < 512 * 8; bit++) {
         slot[bit / 8] ^= (unsigned char)(1 << bit % 8);
@@ -114,7 +114,7 @@ Test(wal_format, says_version_to_what_is_newer)
     vs_wal_segment_write(&segment, bytes);
     as_if_newer(bytes, 8, 504);
     cr_expect_eq(vs_wal_segment_read(bytes, &segment), VSHARD_EVERSION);
-    vs_wal_super_write(&super, bytes);
+    vs_wal_super_write(&super, &(struct vs_wal_key){ 0 }, bytes);
     as_if_newer(bytes, 13, 504); /* a flag */
     cr_expect_eq(vs_wal_super_read(bytes, &super), VSHARD_EVERSION);
     vs_wal_record_write(&r, bytes, NULL, 0);

@@ -1,4 +1,4 @@
-/* wal_log.c - what goes in comes out: batches, rotation, votes, copies, seals.
+/* wal_log.c - what goes in comes out: batches, rotation, votes, seals.
  *
  * Method: random appends to up to eight groups on storage in memory, mirrored in a
  * model (support/wal_model.h) that applies every record by hand; after each round
@@ -10,6 +10,7 @@
 #include "support/random.h"
 #include "support/seeds.h"
 #include "support/wal_model.h"
+#include "support/wal_writer.h"
 #include "wire/wire.h"
 
 static int key_hook(void *ctx, uint32_t key_id, uint8_t *key)
@@ -22,40 +23,6 @@ static int key_hook(void *ctx, uint32_t key_id, uint8_t *key)
 }
 
 static const struct vshard_wal_hooks keys = { .size = sizeof keys, .key = key_hook };
-
-static struct vshard_wal_options options(struct fault_storage *fs)
-{
-    return (struct vshard_wal_options){ .size = sizeof(struct vshard_wal_options),
-                                        .log_id = 7,
-                                        .segment_bytes = 64 << 10,
-                                        .path = "log",
-                                        .storage = fault_storage_hook(fs) };
-}
-
-static struct fault_storage *disk(uint64_t seed)
-{
-    struct fault_storage *fs = fault_storage_create(seed);
-
-    fault_storage_mkdir(fs, "log");
-    return fs;
-}
-
-/* Where each group stands, so that random records make sense to a log. */
-struct writer {
-    struct model model;
-    struct vshard_wal *wal;
-    uint64_t last[MODEL_GROUPS], term[MODEL_GROUPS], mark[MODEL_GROUPS];
-    uint64_t seed;
-};
-
-static void put(struct writer *w, uint64_t group, uint32_t kind, uint64_t index, uint32_t bytes)
-{
-    const struct vshard_wal_record r = {
-        .group = group, .index = index, .term = w->term[group], .kind = kind, .payload_bytes = bytes
-    };
-
-    cr_assert_eq(model_append(&w->model, w->wal, &r, NULL), VSHARD_OK);
-}
 
 static void one(struct writer *w)
 {
@@ -85,21 +52,6 @@ static void one(struct writer *w)
         put(w, g, VSHARD_WAL_FORGET, 0, 0);
         w->last[g] = w->mark[g] = w->term[g] = 0;
     }
-}
-
-static void open_log(struct writer *w, const struct vshard_wal_options *o)
-{
-    struct vshard_wal_report report = { .size = sizeof report };
-
-    cr_assert_eq(vshard_wal_open(o, &report, &w->wal), VSHARD_OK);
-    cr_assert_eq(report.verdict, VSHARD_WAL_CLEAN);
-}
-
-static void check(struct writer *w, uint64_t barrier, const char *when)
-{
-    const char *wrong = model_differs(&w->model, w->wal, barrier);
-
-    cr_assert_null(wrong, "%s: %s", when, wrong);
 }
 
 /* Appends, syncs, reopens; every few rounds all is compared. */
@@ -239,32 +191,38 @@ Test(wal_log, lets_no_vote_overtake_a_forget)
     fault_storage_destroy(fs);
 }
 
-/* A batch that found no space is written again, with the same bytes. */
-Test(wal_log, writes_a_batch_again_that_found_no_space)
+/* What waits has a limit; one append larger than it goes through alone. */
+Test(wal_log, says_busy_when_too_much_waits)
 {
+    static unsigned char payload[5000];
     struct fault_storage *fs = disk(1);
     struct vshard_wal_options o = options(fs);
-    const struct fault_rule rule = {
-        .k = 1, .ops = 1 << VSHARD_IO_WRITE, .does = FAULT_SHORT, .status = VSHARD_ENOSPC
-    };
-    struct writer w = { .seed = 1 };
-    uint64_t durable = 0;
+    struct vshard_wal_record r = { .group = 1,
+                                   .index = 1,
+                                   .kind = VSHARD_WAL_ENTRY,
+                                   .payload = payload,
+                                   .payload_bytes = sizeof payload };
+    struct vshard_wal *wal;
+    uint64_t barrier = 0;
+    int rc = VSHARD_OK;
 
-    model_init(&w.model);
-    open_log(&w, &o);
-    put(&w, 1, VSHARD_WAL_ENTRY, 1, 100);
-    cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
-    put(&w, 1, VSHARD_WAL_ENTRY, 2, 3000);
-    fault_storage_rule(fs, &rule);
-    cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_ENOSPC);
-    cr_expect_eq(durable, 1);
-    cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
-    cr_expect_eq(durable, 2);
-    vshard_wal_close(w.wal);
-    open_log(&w, &o);
-    check(&w, 2, "reopened");
-    vshard_wal_close(w.wal);
-    model_fini(&w.model);
+    o.pending_bytes = 40000;
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    fault_storage_defer(fs, 1);
+    while (rc == VSHARD_OK) {
+        rc = vshard_wal_append(wal, &r, 1, &barrier);
+        r.index += rc == VSHARD_OK;
+    }
+    cr_expect_eq(rc, VSHARD_EBUSY);
+    cr_expect_eq(r.index, 8, "%lu", (unsigned long)r.index);
+    cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+    cr_expect_eq(vshard_wal_append(wal, &r, 1, &barrier), VSHARD_OK);
+    vshard_wal_close(wal);
+    o.pending_bytes = 100;
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    r.index = 9;
+    cr_expect_eq(vshard_wal_append(wal, &r, 1, &barrier), VSHARD_OK);
+    vshard_wal_close(wal);
     fault_storage_destroy(fs);
 }
 
@@ -289,109 +247,167 @@ Test(wal_log, syncs_once_for_all_groups)
     fault_storage_destroy(fs);
 }
 
-/* One group writes once and falls silent, another writes on: the silent one is
- * copied forward, old segments go, and nothing of it is lost. */
-Test(wal_log, carries_a_silent_group_forward)
+struct barriers {
+    uint64_t group, lowest, highest, count;
+};
+
+static int note_barrier(void *ctx, const struct vshard_wal_record *r,
+                        const struct vshard_wal_place *place)
 {
+    struct barriers *b = ctx;
+
+    if (r->group == b->group) {
+        b->lowest = b->count++ == 0 ? place->barrier : b->lowest;
+        b->highest = place->barrier;
+    }
+    return 0;
+}
+
+/* However full the last batch is, what is appended together and fits into one barrier
+ * is in one batch, and what does not fit is in as many as it takes. */
+Test(wal_log, parts_no_append_that_fits_a_barrier)
+{
+    static unsigned char payload[1000];
     struct fault_storage *fs = disk(1);
     struct vshard_wal_options o = options(fs);
-    struct vshard_wal_stats stats = { .size = sizeof stats };
-    struct writer w = { .seed = 1 };
-    uint64_t durable = 0;
+    struct vshard_wal_record r[6];
+    struct vshard_wal *wal;
+    uint64_t barrier;
 
-    o.rewrite_above = 3;
-    model_init(&w.model);
-    open_log(&w, &o);
-    put(&w, 1, VSHARD_WAL_VOTE, 2, 0);
-    for (uint64_t i = 1; i <= 5; i++)
-        put(&w, 1, VSHARD_WAL_ENTRY, i, 100);
-    put(&w, 1, VSHARD_WAL_NOTE, 0, 30);
-    put(&w, 1, VSHARD_WAL_MARK, 2, 30);
-    for (uint64_t i = 1; i < 2000; i++) {
-        put(&w, 2, VSHARD_WAL_ENTRY, i, 500);
-        if (i % 20 == 0) {
-            put(&w, 2, VSHARD_WAL_MARK, i - 1, 10);
-            cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
-        }
+    o.barrier_bytes = 4096;
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    fault_storage_defer(fs, 1);
+    for (uint32_t i = 0; i < 60; i++) {
+        struct barriers b = { .group = 10 + i };
+        const struct vshard_wal_visitor visitor = { note_barrier, &b };
+        const uint32_t count = i % 2 ? 4 : 6;
+
+        for (uint32_t j = 0; j < count; j++)
+            r[j] = (struct vshard_wal_record){ .group = 10 + i,
+                                               .index = j + 1,
+                                               .kind = VSHARD_WAL_ENTRY,
+                                               .payload = payload,
+                                               .payload_bytes = count == 4 ? 60 * (i / 4) : 900 };
+        cr_assert_eq(vshard_wal_append(wal, r, 1, NULL), VSHARD_OK);
+        r[0].group = 1; /* something else first */
+        cr_assert_eq(vshard_wal_append(wal, r, 1, NULL), VSHARD_OK);
+        r[0].group = 10 + i;
+        cr_assert_eq(vshard_wal_append(wal, r, count, &barrier), VSHARD_OK);
+        cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+        cr_assert_eq(vshard_wal_scan(wal, &visitor), VSHARD_OK);
+        cr_assert_eq(b.count, count + 1);
+        b.count = b.lowest = 0;
+        cr_assert_eq(vshard_wal_replay(wal, &visitor), VSHARD_OK);
+        cr_assert_eq(b.count, count);
+        if (count == 4)
+            cr_expect_eq(b.lowest, b.highest, "append %u is in %lu..%lu", i,
+                         (unsigned long)b.lowest, (unsigned long)b.highest);
+        else
+            cr_expect_lt(b.lowest, b.highest);
     }
-    check(&w, durable, "running");
-    cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
-    cr_expect_gt(stats.rewritten, 0);
-    cr_expect_gt(stats.removed, 5);
-    cr_expect_leq(stats.segments, 5, "%lu segments", (unsigned long)stats.segments);
-    vshard_wal_close(w.wal);
-    open_log(&w, &o);
-    check(&w, durable, "reopened");
-    vshard_wal_close(w.wal);
-    model_fini(&w.model);
+    vshard_wal_close(wal);
     fault_storage_destroy(fs);
 }
 
-Test(wal_log, names_a_group_too_large_to_carry)
+/* No barrier is larger than it may be, whatever is appended. */
+Test(wal_log, caps_the_bytes_of_a_barrier)
 {
+    static unsigned char payload[9000];
     struct fault_storage *fs = disk(1);
     struct vshard_wal_options o = options(fs);
-    struct vshard_wal_stats stats = { .size = sizeof stats };
-    struct writer w = { .seed = 1 };
+    struct vshard_wal *wal;
+    uint64_t seed = 3, barrier = 0, index = 0, largest = 0, durable = 0;
 
-    o.rewrite_above = 2;
-    o.rewrite_bytes = 4096;
-    model_init(&w.model);
-    open_log(&w, &o);
-    for (uint64_t i = 1; i <= 40; i++)
-        put(&w, 3, VSHARD_WAL_ENTRY, i, 500);
-    for (uint64_t i = 1; i < 1000; i++) {
-        put(&w, 2, VSHARD_WAL_ENTRY, i, 500);
-        cr_assert_eq(vshard_wal_poll(w.wal, NULL), VSHARD_OK);
+    o.barrier_bytes = 4096;
+    o.flags = VSHARD_WAL_UNPACKED;
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    fault_storage_defer(fs, 1);
+    for (int i = 0; i < 2000; i++) {
+        const uint32_t bytes = (uint32_t)random_below(&seed, 3000);
+        const struct vshard_wal_record r = { .group = 1,
+                                             .index = ++index,
+                                             .kind = VSHARD_WAL_ENTRY,
+                                             .payload = payload,
+                                             .payload_bytes = bytes };
+
+        cr_assert_eq(vshard_wal_append(wal, &r, 1, &barrier), VSHARD_OK);
+        if (i % 7 == 0) {
+            while (durable < barrier) {
+                cr_assert_eq(vshard_wal_poll(wal, &durable), VSHARD_OK);
+                for (uint32_t q = 0; q < fault_storage_queued(fs); q++) {
+                    const struct vshard_io *io = fault_storage_request(fs, q);
+
+                    /* Not the zeros written ahead. */
+                    if (io->op == VSHARD_IO_WRITE && ((const char *)io->buffer)[0] == 'V' &&
+                        ((const char *)io->buffer)[2] == 'B' && io->count > largest)
+                        largest = io->count;
+                }
+                fault_storage_drain(fs);
+            }
+        }
     }
-    cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
-    cr_expect_eq(stats.pinned, 3);
-    cr_expect_gt(stats.pinned_bytes, 4096);
-    vshard_wal_close(w.wal);
-    model_fini(&w.model);
+    cr_expect_leq(largest, (4096 + 96) / 504 * 512 + 512, "%lu", (unsigned long)largest);
+    cr_expect_gt(largest, 3000);
+    vshard_wal_close(wal);
     fault_storage_destroy(fs);
 }
 
-Test(wal_log, refuses_when_full_and_recovers_when_there_is_space)
+struct told {
+    uint64_t calls, done, total;
+    uint32_t stop;
+};
+
+static int tell(void *ctx, uint64_t done, uint64_t total)
+{
+    struct told *t = ctx;
+
+    cr_assert_geq(done, t->done);
+    cr_assert_leq(done, total);
+    t->calls++;
+    t->done = done;
+    t->total = total;
+    return t->stop != 0 && t->calls >= t->stop;
+}
+
+static int ignore(void *ctx, const struct vshard_wal_record *r,
+                  const struct vshard_wal_place *place)
+{
+    (void)ctx, (void)r, (void)place;
+    return 0;
+}
+
+/* Opening and replaying say how far they are, and stop when told to. */
+Test(wal_log, tells_progress_and_can_be_stopped)
 {
     struct fault_storage *fs = disk(1);
     struct vshard_wal_options o = options(fs);
+    struct told told = { 0 };
+    const struct vshard_wal_hooks hooks = { .size = sizeof hooks, .ctx = &told, .progress = tell };
+    const struct vshard_wal_visitor visitor = { ignore, NULL };
     struct writer w = { .seed = 1 };
-    struct vshard_wal_record r = {
-        .group = 1, .index = 1, .kind = VSHARD_WAL_ENTRY, .payload_bytes = 700
-    };
-    uint64_t durable = 0, named = 0;
-    int rc = VSHARD_OK;
 
-    for (int sparse = 0; sparse < 2; sparse++) {
-        o.flags = sparse ? VSHARD_WAL_SPARSE : 0;
-        model_init(&w.model);
-        open_log(&w, &o);
-        r.index = 1;
-        fault_storage_capacity(fs, 300 << 10);
-        for (rc = VSHARD_OK; rc == VSHARD_OK;) {
-            rc = model_append(&w.model, w.wal, &r, &named);
-            if (rc == VSHARD_OK)
-                r.index++;
-            vshard_wal_poll(w.wal, &durable);
-        }
-        cr_expect_eq(rc, VSHARD_ENOSPC);
-        cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_ENOSPC);
-        check(&w, durable, "full");
-        fault_storage_capacity(fs, UINT64_MAX);
-        cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
-        cr_expect_eq(durable, named);
-        cr_assert_eq(model_append(&w.model, w.wal, &r, &named), VSHARD_OK);
-        cr_assert_eq(vshard_wal_sync(w.wal, named), VSHARD_OK);
-        check(&w, named, "after");
-        put(&w, 1, VSHARD_WAL_FORGET, 0, 0);
+    model_init(&w.model);
+    open_log(&w, &o);
+    for (uint64_t i = 1; i <= 400; i++) {
+        put(&w, 1, VSHARD_WAL_ENTRY, i, 900);
         cr_assert_eq(vshard_wal_poll(w.wal, NULL), VSHARD_OK);
-        vshard_wal_close(w.wal);
-        model_fini(&w.model);
-        fault_storage_destroy(fs);
-        fs = disk(1);
-        o.storage = fault_storage_hook(fs);
     }
+    vshard_wal_close(w.wal);
+    o.hooks = &hooks;
+    open_log(&w, &o);
+    cr_expect_gt(told.calls, 100);
+    told = (struct told){ 0 };
+    cr_expect_eq(vshard_wal_replay(w.wal, &visitor), VSHARD_OK);
+    cr_expect_eq(told.done, told.total);
+    cr_expect_gt(told.calls, 100);
+    told = (struct told){ .stop = 5 };
+    cr_expect_eq(vshard_wal_replay(w.wal, &visitor), VSHARD_ECANCELED);
+    cr_expect_eq(told.calls, 5);
+    vshard_wal_close(w.wal);
+    told = (struct told){ .stop = 5 };
+    cr_expect_eq(vshard_wal_open(&o, NULL, &w.wal), VSHARD_ECANCELED);
+    cr_expect_null(w.wal);
+    model_fini(&w.model);
     fault_storage_destroy(fs);
 }
 

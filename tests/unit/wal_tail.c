@@ -9,8 +9,8 @@
  *   subsets   the last batch not synced, every subset of its sectors on the disk;
  *             the verdict is torn, never corrupt, and nothing acknowledged is gone
  *
- * With VSHARD_LONG set in the environment the flips are really all of them; without,
- * every third bit of what was written, and one a byte where nothing was. */
+ * Every bit of what was written is flipped, and one a byte of the zeros behind it; with
+ * VSHARD_LONG in the environment, as check-long has it, really all of them. */
 #include <criterion/criterion.h>
 
 #include <stdio.h>
@@ -118,7 +118,7 @@ static void flip_all(struct fixture *f, const char *path, size_t used, uint32_t 
     for (uint64_t bit = 0; bit < bytes * 8; bit++) {
         struct vshard_wal_report r;
 
-        if (!everything && (bit / 8 < used ? bit % 3 != 0 : bit % 8 != bit / 8 % 8))
+        if (!everything && bit / 8 >= used && bit % 8 != bit / 8 % 8)
             continue;
         fault_storage_flip(f->fs, path, bit);
         r = look(f, path, bit);
@@ -163,7 +163,7 @@ Test(wal_tail, survives_every_flipped_bit_of_the_superblock, .timeout = 3000)
     build(&f, 2, 0);
     acknowledge_last(&f);
     crash(&f, &(struct fault_crash){ .flags = FAULT_CRASH_LOSE });
-    flip_all(&f, "log/wal.super", 0, VSHARD_WAL_CLEAN);
+    flip_all(&f, "log/wal.super", 12288 + 512, VSHARD_WAL_CLEAN);
     finish(&f);
 }
 

@@ -1,0 +1,231 @@
+/* wal_space.c - the log and its room: segments made, filled, packed, copied out of and
+ * removed; full disks.
+ *
+ * Method: storage in memory whose files, lengths and requests are looked at, and whose
+ * capacity is taken away and given back; what the log holds is compared with the model. */
+#include <criterion/criterion.h>
+
+#include "support/fault_alloc.h"
+#include "support/fault_storage.h"
+#include "support/random.h"
+#include "support/wal_model.h"
+#include "support/wal_writer.h"
+#include "wire/wire.h"
+
+/* A batch that found no space is written again, with the same bytes. */
+Test(wal_space, writes_a_batch_again_that_found_no_space)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    const struct fault_rule rule = {
+        .k = 1, .ops = 1 << VSHARD_IO_WRITE, .does = FAULT_SHORT, .status = VSHARD_ENOSPC
+    };
+    struct writer w = { .seed = 1 };
+    uint64_t durable = 0;
+
+    model_init(&w.model);
+    open_log(&w, &o);
+    put(&w, 1, VSHARD_WAL_ENTRY, 1, 100);
+    cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    put(&w, 1, VSHARD_WAL_ENTRY, 2, 3000);
+    fault_storage_rule(fs, &rule);
+    cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_ENOSPC);
+    cr_expect_eq(durable, 1);
+    cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    cr_expect_eq(durable, 2);
+    vshard_wal_close(w.wal);
+    open_log(&w, &o);
+    check(&w, 2, "reopened");
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
+/* One group writes once and falls silent, another writes on: the silent one is
+ * copied forward, old segments go, and nothing of it is lost. */
+Test(wal_space, carries_a_silent_group_forward)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_stats stats = { .size = sizeof stats };
+    struct writer w = { .seed = 1 };
+    uint64_t durable = 0;
+
+    o.rewrite_above = 3;
+    model_init(&w.model);
+    open_log(&w, &o);
+    put(&w, 1, VSHARD_WAL_VOTE, 2, 0);
+    for (uint64_t i = 1; i <= 5; i++)
+        put(&w, 1, VSHARD_WAL_ENTRY, i, 100);
+    put(&w, 1, VSHARD_WAL_NOTE, 0, 30);
+    put(&w, 1, VSHARD_WAL_MARK, 2, 30);
+    for (uint64_t i = 1; i < 2000; i++) {
+        put(&w, 2, VSHARD_WAL_ENTRY, i, 500);
+        if (i % 20 == 0) {
+            put(&w, 2, VSHARD_WAL_MARK, i - 1, 10);
+            cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+        }
+    }
+    check(&w, durable, "running");
+    cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
+    cr_expect_gt(stats.rewritten, 0);
+    cr_expect_gt(stats.removed, 5);
+    cr_expect_leq(stats.segments, 5, "%lu segments", (unsigned long)stats.segments);
+    vshard_wal_close(w.wal);
+    open_log(&w, &o);
+    check(&w, durable, "reopened");
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
+Test(wal_space, names_a_group_too_large_to_carry)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_stats stats = { .size = sizeof stats };
+    struct writer w = { .seed = 1 };
+
+    o.rewrite_above = 2;
+    o.rewrite_bytes = 4096;
+    model_init(&w.model);
+    open_log(&w, &o);
+    for (uint64_t i = 1; i <= 40; i++)
+        put(&w, 3, VSHARD_WAL_ENTRY, i, 500);
+    for (uint64_t i = 1; i < 1000; i++) {
+        put(&w, 2, VSHARD_WAL_ENTRY, i, 500);
+        cr_assert_eq(vshard_wal_poll(w.wal, NULL), VSHARD_OK);
+    }
+    cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
+    cr_expect_eq(stats.pinned, 3);
+    cr_expect_gt(stats.pinned_bytes, 4096);
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
+Test(wal_space, refuses_when_full_and_recovers_when_there_is_space)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct writer w = { .seed = 1 };
+    struct vshard_wal_record r = {
+        .group = 1, .index = 1, .kind = VSHARD_WAL_ENTRY, .payload_bytes = 700
+    };
+    uint64_t durable = 0, named = 0;
+    int rc = VSHARD_OK;
+
+    for (int sparse = 0; sparse < 2; sparse++) {
+        o.flags = sparse ? VSHARD_WAL_SPARSE : 0;
+        model_init(&w.model);
+        open_log(&w, &o);
+        r.index = 1;
+        fault_storage_capacity(fs, 300 << 10);
+        for (rc = VSHARD_OK; rc == VSHARD_OK;) {
+            rc = model_append(&w.model, w.wal, &r, &named);
+            if (rc == VSHARD_OK)
+                r.index++;
+            vshard_wal_poll(w.wal, &durable);
+        }
+        cr_expect_eq(rc, VSHARD_ENOSPC);
+        cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_ENOSPC);
+        check(&w, durable, "full");
+        fault_storage_capacity(fs, UINT64_MAX);
+        cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+        cr_expect_eq(durable, named);
+        cr_assert_eq(model_append(&w.model, w.wal, &r, &named), VSHARD_OK);
+        cr_assert_eq(vshard_wal_sync(w.wal, named), VSHARD_OK);
+        check(&w, named, "after");
+        put(&w, 1, VSHARD_WAL_FORGET, 0, 0);
+        cr_assert_eq(vshard_wal_poll(w.wal, NULL), VSHARD_OK);
+        vshard_wal_close(w.wal);
+        model_fini(&w.model);
+        fault_storage_destroy(fs);
+        fs = disk(1);
+        o.storage = fault_storage_hook(fs);
+    }
+    fault_storage_destroy(fs);
+}
+
+/* A batch that LZ4 makes smaller is stored so, one that it does not is stored as it is. */
+Test(wal_space, packs_a_batch_where_that_saves_something)
+{
+    static unsigned char payload[60000];
+    uint64_t seed = 1, stored[2];
+
+    for (int noise = 0; noise < 2; noise++) {
+        struct fault_storage *fs = disk(1);
+        struct vshard_wal_options o = options(fs);
+        struct vshard_wal_stats stats = { .size = sizeof stats };
+        struct vshard_wal_record r[10];
+        struct vshard_wal *wal;
+        uint64_t barrier;
+
+        if (noise)
+            random_bytes(&seed, payload, sizeof payload);
+        for (uint32_t i = 0; i < 10; i++)
+            r[i] = (struct vshard_wal_record){ .group = 1,
+                                               .index = i + 1,
+                                               .kind = VSHARD_WAL_ENTRY,
+                                               .payload = payload + 6000 * i,
+                                               .payload_bytes = 700 };
+        cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+        cr_assert_eq(vshard_wal_append(wal, r, 10, &barrier), VSHARD_OK);
+        cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+        cr_assert_eq(vshard_wal_stats_read(wal, &stats), VSHARD_OK);
+        stored[noise] = stats.written_bytes;
+        vshard_wal_close(wal);
+        fault_storage_destroy(fs);
+    }
+    cr_expect_leq(stored[1], 8192);
+    if (vs_pack_available())
+        cr_expect_leq(stored[0], 1024, "%lu", (unsigned long)stored[0]);
+    else
+        cr_expect_eq(stored[0], stored[1]);
+}
+
+static size_t length_of(struct fault_storage *fs, const char *path)
+{
+    size_t bytes = 0;
+
+    fault_storage_bytes(fs, path, &bytes);
+    return bytes;
+}
+
+/* A segment has its whole length, and zeros written in it unless it is sparse, before a
+ * batch is; no batch makes it longer; the next one stands ready; and the old one is cut
+ * to its batches. */
+Test(wal_space, makes_segments_ahead_and_shortens_them_behind)
+{
+    uint64_t writes[2];
+
+    for (int sparse = 0; sparse < 2; sparse++) {
+        struct fault_storage *fs = disk(1);
+        struct vshard_wal_options o = options(fs);
+        struct vshard_wal_record r = { .group = 1, .kind = VSHARD_WAL_ENTRY };
+        static unsigned char payload[3000];
+        struct vshard_wal *wal;
+        uint64_t barrier;
+
+        o.flags = VSHARD_WAL_UNPACKED | (sparse ? VSHARD_WAL_SPARSE : 0);
+        r.payload = payload;
+        r.payload_bytes = sizeof payload;
+        cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+        for (r.index = 1; r.index <= 12; r.index++) {
+            cr_assert_eq(vshard_wal_append(wal, &r, 1, &barrier), VSHARD_OK);
+            cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+            cr_assert_eq(length_of(fs, "log/0000000000000001.wal"), 64 << 10);
+        }
+        cr_expect_eq(length_of(fs, "log/0000000000000002.wal"), 64 << 10, "made ahead");
+        writes[sparse] = fault_storage_count(fs, VSHARD_IO_WRITE);
+        for (; r.index <= 25; r.index++) {
+            cr_assert_eq(vshard_wal_append(wal, &r, 1, &barrier), VSHARD_OK);
+            cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+        }
+        cr_expect_lt(length_of(fs, "log/0000000000000001.wal"), 64 << 10, "shortened");
+        vshard_wal_close(wal);
+        fault_storage_destroy(fs);
+    }
+    cr_expect_geq(writes[0], writes[1] + 16, "%lu, %lu", (unsigned long)writes[0],
+                  (unsigned long)writes[1]);
+}
