@@ -41,7 +41,8 @@ VS_RIG void drain(struct rig *t)
             if (e->body_count != 0)
                 memcpy(whole + e->byte_count, e->body, (size_t)e->body_count);
             cr_assert_eq(vs_message_decode(&t->sent[t->sends], whole, n), VSHARD_OK);
-            if (t->sent[t->sends].kind == VS_BEATS || t->sent[t->sends].kind == VS_BEAT_REPLIES)
+            if (t->sent[t->sends].count != 0 &&
+                (t->sent[t->sends].kind == VS_BEATS || t->sent[t->sends].kind == VS_BEAT_REPLIES))
                 vs_beat_decode(&t->beat, t->sent[t->sends].body);
             t->sent[t->sends].body = NULL;
             t->barrier[t->sends++] = e->barrier;
