@@ -47,6 +47,8 @@ static void model_trim(struct disk_group *d, uint64_t through)
 
     while (gone < d->count && d->first + gone <= through)
         entry_free(&d->entry[gone++]);
+    if (gone == 0)
+        return;
     memmove(d->entry, d->entry + gone, (d->count - gone) * sizeof *d->entry);
     d->count -= gone;
     d->first += gone;

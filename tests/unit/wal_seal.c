@@ -370,6 +370,22 @@ Test(wal_seal, refuses_a_key_that_is_missing_or_wrong)
     end(&f);
 }
 
+/* Whether a slot of the superblock names that key. */
+static int signed_with(struct fault_storage *fs, uint32_t key)
+{
+    size_t count;
+    const unsigned char *slots = fault_storage_bytes(fs, SUPER, &count);
+    int found = 0;
+
+    for (size_t i = 0; i < VS_WAL_SUPER_SLOTS; i++) {
+        struct vs_wal_super super;
+
+        found |= vs_wal_super_read(slots + i * VS_WAL_SUPER_SLOT, &super) == VSHARD_OK &&
+                 super.key_id == key;
+    }
+    return found;
+}
+
 /* A key is changed while groups are silent: soon nothing needs the old one. */
 Test(wal_seal, changes_keys_until_the_old_one_can_be_destroyed)
 {
@@ -389,6 +405,8 @@ Test(wal_seal, changes_keys_until_the_old_one_can_be_destroyed)
 
         cr_assert_eq(vshard_wal_rotate(f.wal, key), VSHARD_OK);
         cr_expect_gt(stats_of(&f).other_keys, 0);
+        cr_assert_eq(vshard_wal_poll(f.wal, NULL), VSHARD_OK);
+        cr_expect(signed_with(f.fs, key), "the superblock changes over without an append");
         while (stats_of(&f).other_keys > 0) {
             put(&f, 0, (key - 1) * 100 + (uint64_t)batches, 50);
             cr_assert_lt(++batches, 50);
