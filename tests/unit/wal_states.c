@@ -98,7 +98,7 @@ static void look(struct run *r, const uint32_t *chosen, uint32_t flags)
     examine(r, after, "state");
     fault_storage_destroy(after);
     r->states++;
-    if (r->states % 64 == 0)
+    if (r->states % 64 == 1)
         interrupt(r, &how);
 }
 
