@@ -141,26 +141,21 @@ static void offer_mates(struct vshard_index *x, const struct vs_query *q, struct
     vs_offer(x, q, s, gathered);
 }
 
-/* True if the nearest row found is much farther than its own neighbours are from it:
- * this row begins a cluster of its own, and edges alone may not lead walks to it.
+/* True if the nearest row found is much farther than most of its neighbours are from
+ * it: this row begins a cluster of its own, and edges alone may not lead walks to it.
  * Uses s->slots, s->rows and s->keys. */
 static bool is_far(const struct vshard_index *x, struct vs_scratch *s)
 {
     const struct vs_pool *p = &s->pool;
-    int64_t nearest = INT32_MAX;
-    uint32_t count;
+    uint32_t count, nearer = 0;
 
     if (p->count == 0 || p->keys[0] == 0)
         return false;
     count = vs_read_edges(x, p->slots[0], s->slots);
-    if (count == 0) /* of this batch: it has no neighbours yet, and is near enough */
-        return false;
     vs_keys_of(x, p->slots[0], s, count);
-    for (uint32_t i = 0; i < count; i++) {
-        if (s->keys[i] > 0 && s->keys[i] < nearest)
-            nearest = s->keys[i];
-    }
-    return p->keys[0] > FAR * nearest;
+    for (uint32_t i = 0; i < count; i++)
+        nearer += FAR * (int64_t)s->keys[i] < p->keys[0];
+    return nearer > count / 2; /* one of this batch has no neighbours yet, and is near enough */
 }
 
 static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
