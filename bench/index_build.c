@@ -76,14 +76,26 @@ static void read_array(const struct bench *b, const char *tail, size_t rows, str
         die(tail, out->error);
 }
 
+/* Keeps QUERIES of them, from all over the file, which may be in an order. */
+static void spread_queries(struct npy *query)
+{
+    size_t bytes = query->columns * query->item_bytes;
+
+    if (query->rows <= QUERIES)
+        return;
+    for (size_t i = 0; i < QUERIES; i++)
+        memmove((char *)query->data + i * bytes,
+                (char *)query->data + i * query->rows / QUERIES * bytes, bytes);
+    query->rows = QUERIES;
+}
+
 static void read_set(struct bench *b)
 {
     read_array(b, "base.npy", 0, &b->base);
     read_array(b, "query.npy", 0, &b->query);
     if (b->base.columns != b->query.columns || b->base.rows < K || b->query.rows == 0)
         die(b->set, "the queries do not fit, or there are too few rows");
-    if (b->query.rows > QUERIES)
-        b->query.rows = QUERIES;
+    spread_queries(&b->query);
     b->metric = strncmp(b->set, "sift", 4) == 0  ? VSHARD_METRIC_L2SQ
                 : strncmp(b->set, "orb", 3) == 0 ? VSHARD_METRIC_HAMMING
                                                  : VSHARD_METRIC_COSINE;

@@ -158,6 +158,21 @@ static bool is_far(const struct vshard_index *x, struct vs_scratch *s)
     return nearer > count / 2; /* one of this batch has no neighbours yet, and is near enough */
 }
 
+static void parent_first(const struct vshard_index *x, struct vs_pool *p)
+{
+    uint32_t at = vs_tree_parent(x, p->slots, p->count), slot;
+    int32_t key;
+
+    if (at == 0)
+        return;
+    slot = p->slots[at];
+    key = p->keys[at];
+    memmove(p->slots + 1, p->slots, at * sizeof *p->slots);
+    memmove(p->keys + 1, p->keys, at * sizeof *p->keys);
+    p->slots[0] = slot;
+    p->keys[0] = key;
+}
+
 static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
 {
     struct vs_build *b = &x->build;
@@ -168,6 +183,7 @@ static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
     vs_keep_live(x, pool);
     b->far[item] = is_far(x, w->scratch);
     vs_choose(x, w->scratch, b->slots[item], vs_kept_edges(x));
+    parent_first(x, pool);
     for (uint32_t i = 0; i < pool->count; i++)
         links[i] = (struct vs_link){ pool->slots[i], pool->keys[i], b->slots[item] };
     b->link_counts[item] = pool->count;
@@ -259,7 +275,7 @@ static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
     const struct vs_query q = { .code = vs_code_at(x, target), .space = x->space };
 
     s->pool.count = s->pool.next = 0;
-    s->pool.cap = 4 * x->degree;
+    s->pool.cap = 3 * x->degree;
     for (; link < end; link++) {
         if (vs_contains(edges, count, link->source))
             continue;
@@ -269,9 +285,15 @@ static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
     if (added == 0)
         return;
     if (count + added > x->degree) {
+        uint32_t before[2 * M_MAX];
+
+        memcpy(before, edges, count * sizeof *before);
+        s->pool.cap += x->degree; /* so that none of these falls out */
         vs_offer(x, &q, s, count);
-        vs_keep_live(x, &s->pool);
+        vs_tree_pin(x, &s->pool, target, before, count);
+        vs_keep_live_or_marked(x, &s->pool);
         vs_choose(x, s, target, vs_kept_edges(x));
+        vs_tree_front(s->pool.slots, s->pool.count, before[0]);
         vs_write_edges(x, target, s->pool.slots, s->pool.count);
         return;
     }
@@ -280,12 +302,26 @@ static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
     vs_write_edges(x, target, edges, count);
 }
 
+/* A row that has no edges yet gets its first before others look whether it is theirs. */
+static void add_first_edge(void *arg, uint32_t item, uint32_t strand)
+{
+    struct vshard_index *x = arg;
+    const struct vs_link *link = x->build.links + x->build.groups[item];
+
+    (void)strand;
+    if (atomic_load_explicit(vs_edges_at(x, link->target), memory_order_relaxed) == VS_SLOT_NONE)
+        vs_write_edges(x, link->target, &link->source, 1);
+}
+
 static void link_back(struct vshard_index *x, uint32_t links)
 {
     struct vs_build *b = &x->build;
+    uint32_t groups;
 
     sort_links(b, links, atomic_load(&x->slot_count));
-    vs_parallel(x, group_links(b, links), add_edges_back, x);
+    groups = group_links(b, links);
+    vs_parallel(x, groups, add_first_edge, x);
+    vs_parallel(x, groups, add_edges_back, x);
 }
 
 /* Links rows that have codes and are not live yet. */
@@ -295,6 +331,8 @@ void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count
     x->build.count = count;
     vs_parallel(x, (count + WALKS - 1) / WALKS, find_edges, x);
     link_back(x, write_own_edges(x));
+    for (uint32_t i = 0; i < count; i++)
+        vs_tree_hang(x, slots[i]);
 }
 
 /* ---- around removed rows ---- */
@@ -304,16 +342,16 @@ static bool is_live(const struct vshard_index *x, uint32_t slot)
     return vs_row_state(x, slot) == VS_ROW_LIVE;
 }
 
-/* Offers the rows of `from` that are live, not `self` and not offered before. */
+/* Offers the rows of `from` that are live and that were not seen before. */
 static void offer_unseen(const struct vshard_index *x, const struct vs_query *q,
-                         struct vs_scratch *s, const uint32_t *from, uint32_t count, uint32_t self)
+                         struct vs_scratch *s, const uint32_t *from, uint32_t count)
 {
     uint32_t unseen = 0;
 
     for (uint32_t i = 0; i < count; i++) {
         uint64_t *word = &s->visited[from[i] / 64], bit = 1ull << (from[i] % 64);
 
-        if (from[i] == self || (*word & bit) != 0 || !is_live(x, from[i]))
+        if ((*word & bit) != 0 || !is_live(x, from[i]))
             continue;
         *word |= bit;
         s->slots[unseen++] = from[i];
@@ -321,40 +359,65 @@ static void offer_unseen(const struct vshard_index *x, const struct vs_query *q,
     vs_offer(x, q, s, unseen);
 }
 
+/* Of a row's edges, those to live rows, and those of the tree that are not about to be
+ * freed. Uses s->slots. */
+static void offer_own(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                      uint32_t slot, const uint32_t *edges, uint32_t count)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        s->slots[kept] = edges[i];
+        kept += vs_row_state(x, edges[i]) != VS_ROW_DYING;
+    }
+    vs_offer(x, q, s, kept);
+    vs_tree_pin(x, &s->pool, slot, edges, count);
+    vs_keep_live_or_marked(x, &s->pool);
+}
+
 /* New edges for one row: its live neighbours, and the live neighbours of those that
  * were removed, compete for its places. Each newcomer is asked for an edge back,
  * unless the row itself was removed. Such a row reads no edges but those of dying
- * rows, because those of its like are being written beside it. */
+ * rows, because those of its like are being written beside it. The first edge stays
+ * until rows find new parents, one by one. */
 static void replace_edges(void *arg, uint32_t item, uint32_t strand)
 {
     struct vshard_index *x = arg;
     struct vs_build *b = &x->build;
     struct vs_scratch *s = &x->strands[strand * WALKS];
     uint32_t slot = b->slots[item], before[2 * M_MAX], of_removed[2 * M_MAX];
-    uint32_t count = vs_read_edges(x, slot, before), newcomers = 0;
+    uint32_t count = vs_read_edges(x, slot, before), newcomers = 0, orphan;
     struct vs_link *links = b->links + (size_t)item * x->degree;
     const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
     bool live = is_live(x, slot);
 
     memset(s->visited, 0, (atomic_load(&x->slot_count) / 64 + 1) * sizeof *s->visited);
+    s->visited[slot / 64] |= 1ull << (slot % 64);
+    for (uint32_t i = 0; i < count; i++)
+        s->visited[before[i] / 64] |= 1ull << (before[i] % 64);
     s->pool.count = s->pool.next = 0;
-    s->pool.cap = 4 * x->degree;
-    offer_unseen(x, &q, s, before, count, slot);
+    s->pool.cap = 3 * x->degree;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t state = vs_row_state(x, before[i]);
 
         if (state == VS_ROW_DYING || (live && state == VS_ROW_REMOVED)) {
             uint32_t n = vs_read_edges(x, before[i], of_removed);
-            offer_unseen(x, &q, s, of_removed, n, slot);
+            offer_unseen(x, &q, s, of_removed, n);
         }
     }
-    vs_choose(x, s, slot, count);
-    vs_write_edges(x, slot, s->pool.slots, s->pool.count);
+    s->pool.cap += x->degree; /* so that none of these falls out */
+    offer_own(x, &q, s, slot, before, count);
+    orphan = vs_row_state(x, before[0]) == VS_ROW_DYING;
+    vs_choose(x, s, slot, count - orphan);
     for (uint32_t i = 0; live && i < s->pool.count; i++) {
         if (!vs_contains(before, count, s->pool.slots[i]))
             links[newcomers++] = (struct vs_link){ s->pool.slots[i], s->pool.keys[i], slot };
     }
     b->link_counts[item] = newcomers;
+    if (orphan)
+        s->pool.slots[s->pool.count++] = before[0];
+    vs_tree_front(s->pool.slots, s->pool.count, before[0]);
+    vs_write_edges(x, slot, s->pool.slots, s->pool.count);
 }
 
 static uint32_t pack_links(struct vshard_index *x)
@@ -377,4 +440,6 @@ void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t cou
     x->build.count = count;
     vs_parallel(x, count, replace_edges, x);
     link_back(x, pack_links(x));
+    for (uint32_t i = 0; i < count; i++)
+        vs_tree_rehang(x, slots[i]);
 }

@@ -520,13 +520,15 @@ static void write_found(void *arg, uint32_t row, uint32_t strand)
 void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slots, uint32_t count)
 {
     struct bulk_work w = { x, b };
-    uint32_t slot_count = atomic_load(&x->slot_count);
+    uint32_t slot_count = atomic_load(&x->slot_count), old;
+    struct vs_planting planting = { x->strands[0].visited, b->spare, b->ins };
 
     b->count = 0;
     for (uint32_t slot = 0; slot < slot_count; slot++) {
         if (vs_row_state(x, slot) == VS_ROW_LIVE)
             b->slots[b->count++] = slot;
     }
+    old = atomic_load(&x->trained) ? b->count : 0; /* are entries already, if they are to be */
     memcpy(b->slots + b->count, slots, count * sizeof *slots);
     b->count += count;
     for (size_t i = 0; i < (size_t)b->count * b->width; i++)
@@ -540,9 +542,10 @@ void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slo
     vs_parallel(x, b->leader_count, search_leader, &w);
     vs_parallel(x, b->count, choose_found, &w);
     link_back(&w);
-    for (uint32_t i = 0; i < b->count; i++)
+    for (uint32_t i = old; i < b->count; i++)
         vs_entry_offer(x, b->slots[i], false);
     vs_parallel(x, (b->count + WALKS - 1) / WALKS, walk_rows, &w);
     vs_parallel(x, b->count, write_found, &w);
     link_back(&w);
+    vs_tree_plant(x, &planting, b->slots, b->count);
 }

@@ -42,7 +42,8 @@ static void draw_equal(struct vs_pool *p, uint32_t self, uint32_t few)
         uint32_t at = i, slot;
 
         for (uint32_t j = i; j < equal; j++) {
-            uint64_t hash = vs_mix64((uint64_t)self << 32 | p->slots[j]);
+            uint64_t hash =
+                vs_mix64((uint64_t)self << 32 | (p->slots[j] & ~VS_POOL_EXPANDED));
 
             if (hash < least) {
                 least = hash;
@@ -56,22 +57,29 @@ static void draw_equal(struct vs_pool *p, uint32_t self, uint32_t few)
 }
 
 /* Takes a diverse few, at most `want`, of s->pool, whose keys are distances from one
- * row, and moves them to its front. Uses s->rows, s->keys and s->slots. */
+ * row, and moves them to its front, nearest first. Those that are marked stay in any
+ * case, and the marks go. Uses s->rows, s->keys and s->slots. */
 void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t want)
 {
     struct vs_pool *p = &s->pool;
-    uint32_t taken = 0, passed = 0, equal = 0;
-    uint32_t *chosen = s->slots, *rest = s->slots + want; /* positions in the pool */
+    uint32_t taken = 0, passed = 0, equal = 0, marked = 0;
+    uint32_t *chosen = s->slots, *rest = s->slots + x->degree; /* positions in the pool */
 
+    for (uint32_t i = 0; i < p->count; i++)
+        marked += p->slots[i] >> 31;
+    want = want < marked ? marked : want;
     draw_equal(p, self, want);
-    for (uint32_t i = 0; i < p->count && taken < want; i++) {
-        bool crowded = p->keys[i] == 0 && ++equal > want / 4;
+    for (uint32_t i = 0; i < p->count && (taken < want || marked > 0); i++) {
+        uint32_t slot = p->slots[i] & ~VS_POOL_EXPANDED;
+        bool stays = slot != p->slots[i], crowded = p->keys[i] == 0 && ++equal > want / 4;
 
-        if (crowded || passed_over(x, s, p->slots[i], p->keys[i], taken)) {
+        if (!stays && (crowded || taken + marked >= want ||
+                       passed_over(x, s, slot, p->keys[i], taken))) {
             if (passed < want)
                 rest[passed++] = i;
         } else {
-            s->rows[taken] = vs_code_at(x, p->slots[i]);
+            marked -= stays;
+            s->rows[taken] = vs_code_at(x, slot);
             chosen[taken++] = i;
         }
     }
@@ -82,27 +90,35 @@ void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self
      * chosen pass through the other arrays. */
     for (uint32_t i = 0; i < taken; i++) {
         s->keys[i] = p->keys[chosen[i]];
-        rest[i] = p->slots[chosen[i]];
+        rest[i] = p->slots[chosen[i]] & ~VS_POOL_EXPANDED;
     }
     memcpy(p->keys, s->keys, taken * sizeof *p->keys);
     memcpy(p->slots, rest, taken * sizeof *p->slots);
     p->count = taken;
 }
 
-/* Drops removed rows from the pool, and the marks of the walk from the others. */
+/* Drops removed rows from the pool of a walk, and its marks from the others. */
 void vs_keep_live(const struct vshard_index *x, struct vs_pool *p)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        p->slots[i] &= ~VS_POOL_EXPANDED;
+    vs_keep_live_or_marked(x, p);
+}
+
+/* Drops removed rows from the pool that are not marked. */
+void vs_keep_live_or_marked(const struct vshard_index *x, struct vs_pool *p)
 {
     uint32_t kept = 0;
 
-    for (uint32_t i = 0; i < p->count; i++) {
-        uint32_t slot = p->slots[i] & ~VS_POOL_EXPANDED;
+    for (uint32_t i = 0; i < p->count && x->removed > 0; i++) {
+        uint32_t slot = p->slots[i];
 
-        if (x->removed > 0 && vs_row_state(x, slot) >= VS_ROW_REMOVED)
+        if (!(slot & VS_POOL_EXPANDED) && vs_row_state(x, slot) >= VS_ROW_REMOVED)
             continue;
         p->keys[kept] = p->keys[i];
         p->slots[kept++] = slot;
     }
-    p->count = kept;
+    p->count = x->removed > 0 ? kept : p->count;
 }
 
 void vs_write_edges(struct vshard_index *x, uint32_t slot, const uint32_t *to, uint32_t count)

@@ -324,6 +324,7 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
 /* graph_prune.c */
 void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t want);
 void vs_keep_live(const struct vshard_index *x, struct vs_pool *p);
+void vs_keep_live_or_marked(const struct vshard_index *x, struct vs_pool *p);
 void vs_offer(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
               uint32_t count);
 void vs_keys_of(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s, uint32_t count);
@@ -345,6 +346,21 @@ static inline bool vs_contains(const uint32_t *list, uint32_t count, uint32_t sl
     }
     return false;
 }
+
+/* graph_tree.c */
+struct vs_planting {
+    uint64_t *seen;    /* one bit a slot */
+    uint32_t *queue;   /* [rows] */
+    uint32_t *parents; /* [slots] */
+};
+uint32_t vs_tree_parent(const struct vshard_index *x, const uint32_t *to, uint32_t count);
+void vs_tree_pin(const struct vshard_index *x, struct vs_pool *p, uint32_t slot,
+                 const uint32_t *edges, uint32_t count);
+void vs_tree_front(uint32_t *list, uint32_t count, uint32_t parent);
+void vs_tree_hang(struct vshard_index *x, uint32_t slot);
+void vs_tree_rehang(struct vshard_index *x, uint32_t slot);
+void vs_tree_plant(struct vshard_index *x, struct vs_planting *p, const uint32_t *slots,
+                   uint32_t count);
 
 /* graph_bulk.c */
 struct vs_bulk;
