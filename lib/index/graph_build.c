@@ -379,7 +379,7 @@ static void offer_own(const struct vshard_index *x, const struct vs_query *q, st
  * were removed, compete for its places. Each newcomer is asked for an edge back,
  * unless the row itself was removed. Such a row reads no edges but those of dying
  * rows, because those of its like are being written beside it. The first edge stays
- * until rows find new parents, one by one. */
+ * until all are done, since others look at it. */
 static void replace_edges(void *arg, uint32_t item, uint32_t strand)
 {
     struct vshard_index *x = arg;
@@ -441,5 +441,5 @@ void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t cou
     vs_parallel(x, count, replace_edges, x);
     link_back(x, pack_links(x));
     for (uint32_t i = 0; i < count; i++)
-        vs_tree_rehang(x, slots[i]);
+        vs_tree_forget(x, slots[i]);
 }

@@ -23,7 +23,7 @@
 #include "index/state.h"
 
 enum {
-    BULK_MIN = 16384,   /* rows; fewer are linked as fast one by one */
+    BULK_MIN = 8192,    /* rows; fewer are linked as fast one by one */
     BULK_MAX = 1 << 28, /* so that occurrences of rows can be counted in 32 bits */
     FANOUT = 4,
     LEADER_SHARE = 192, /* rows for each leader */
@@ -151,6 +151,11 @@ int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out)
     b->ins = vs_alloc(a, b->ins_cap * sizeof *b->ins);
     b->sources = vs_alloc(a, b->cap * vs_kept_edges(x) * sizeof *b->sources);
     b->identity = vs_alloc(a, LEAF_MAX * sizeof *b->identity);
+    if (vs_strands_reserve(x, FOUND + WALK_EF + x->degree) < 0) {
+        vs_bulk_end(x, b);
+        *out = NULL;
+        return VSHARD_ENOMEM;
+    }
     if (b->slots && b->leaders && b->codes && b->rows && b->firsts && b->nearest && b->members &&
         b->spare && b->found && b->ins && b->sources && b->identity && get_strands(x, b)) {
         for (uint32_t i = 0; i < LEAF_MAX; i++)

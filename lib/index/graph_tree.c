@@ -235,17 +235,26 @@ void vs_tree_hang(struct vshard_index *x, uint32_t slot)
         adopt(x, slot, parent);
 }
 
-/* The same for a row whose parent is about to be freed. */
-void vs_tree_rehang(struct vshard_index *x, uint32_t slot)
+/* Finds other parents for the children of a row that is about to be freed. */
+void vs_tree_orphan(struct vshard_index *x, uint32_t slot)
+{
+    uint32_t list[2 * M_MAX], count = vs_read_edges(x, slot, list);
+    uint32_t children = children_of(x, slot, list, count);
+
+    for (uint32_t i = 0; i < children; i++) {
+        if (vs_row_state(x, list[i]) < VS_ROW_REMOVED && !is_entry_row(x, list[i]))
+            adopt(x, list[i], live_above(x, slot));
+    }
+}
+
+/* Takes the first edge from an entry, where it leads to a row that is about to be
+ * freed. */
+void vs_tree_forget(struct vshard_index *x, uint32_t slot)
 {
     uint32_t list[2 * M_MAX], count = vs_read_edges(x, slot, list);
 
-    if (count == 0 || vs_row_state(x, list[0]) != VS_ROW_DYING)
-        return;
-    if (is_entry_row(x, slot))
+    if (count > 0 && vs_row_state(x, list[0]) == VS_ROW_DYING)
         vs_write_edges(x, slot, list + 1, count - 1);
-    else
-        adopt(x, slot, live_above(x, list[0]));
 }
 
 /* ---- a tree in a graph that has none ---- */
