@@ -47,14 +47,14 @@ bool vs_is_entry(const struct vshard_index *x, uint64_t id)
     return vs_mix64(id ^ x->seed) % ENTRY_ONE_IN == 0;
 }
 
-/* Makes a new row an entry, if it is to be one: by its id, because it is the first, or
- * because it is far from all others. */
-void vs_entry_offer(struct vshard_index *x, uint32_t slot, bool far)
+/* Makes a new row an entry, if it is to be one: by its id, because it is far from all
+ * others, or because it has no neighbour. */
+void vs_entry_offer(struct vshard_index *x, uint32_t slot, uint32_t far)
 {
     uint32_t count = atomic_load(&x->entry_count);
 
-    if (count > 0 && !vs_is_entry(x, vs_row_at(x, slot)->id)) {
-        if (!far || x->build.far_left == 0)
+    if (count > 0 && far != VS_FAR_ALONE && !vs_is_entry(x, vs_row_at(x, slot)->id)) {
+        if (far == 0 || x->build.far_left == 0)
             return;
         x->build.far_left--;
     }
@@ -181,7 +181,7 @@ static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
 
     offer_mates(x, &w->query, w->scratch, item);
     vs_keep_live(x, pool);
-    b->far[item] = is_far(x, w->scratch);
+    b->far[item] = pool->count == 0 ? VS_FAR_ALONE : is_far(x, w->scratch);
     vs_choose(x, w->scratch, b->slots[item], vs_kept_edges(x));
     parent_first(x, pool);
     for (uint32_t i = 0; i < pool->count; i++)

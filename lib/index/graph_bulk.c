@@ -548,7 +548,7 @@ void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slo
     vs_parallel(x, b->count, choose_found, &w);
     link_back(&w);
     for (uint32_t i = old; i < b->count; i++)
-        vs_entry_offer(x, b->slots[i], false);
+        vs_entry_offer(x, b->slots[i], 0);
     vs_parallel(x, (b->count + WALKS - 1) / WALKS, walk_rows, &w);
     vs_parallel(x, b->count, write_found, &w);
     link_back(&w);

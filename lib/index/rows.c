@@ -159,7 +159,8 @@ static uint32_t far_most(const struct plan *p)
 
 static uint64_t count_entries(const struct vshard_index *x, const struct plan *p)
 {
-    uint64_t entries = (uint64_t)atomic_load(&x->entry_count) + 1 + far_most(p);
+    /* One row of a batch may have found no live row, and 64 may be adopted by none. */
+    uint64_t entries = (uint64_t)atomic_load(&x->entry_count) + 2 + far_most(p) + p->count / 64 + 64;
     uint32_t slots = p->trains ? atomic_load(&x->slot_count) : 0;
 
     for (uint32_t i = 0; i < p->count; i++)

@@ -123,10 +123,13 @@ struct vs_link { /* the edge target -> source is to be added */
     uint32_t source;
 };
 
+enum { VS_FAR_ALONE = 2 };
+
 struct vs_build {
     uint32_t batch_cap;     /* rows linked at once, at most */
     uint32_t *link_counts;  /* [batch_cap] */
-    uint8_t *far;           /* [batch_cap] 1 where a row begins a cluster of its own */
+    uint8_t *far;           /* [batch_cap] 1 where a row begins a cluster of its own,
+                               VS_FAR_ALONE where it found no live row */
     uint32_t far_left;      /* of these, how many the call at hand may still make entries */
     struct vs_link *links;  /* [batch_cap x degree] */
     struct vs_link *sorted; /* likewise */
@@ -376,7 +379,7 @@ int vs_build_reserve(struct vshard_index *x, uint64_t rows);
 void vs_build_trim(struct vshard_index *x);
 void vs_build_fini(struct vshard_index *x);
 bool vs_is_entry(const struct vshard_index *x, uint64_t id);
-void vs_entry_offer(struct vshard_index *x, uint32_t slot, bool far);
+void vs_entry_offer(struct vshard_index *x, uint32_t slot, uint32_t far);
 uint32_t vs_build_batch(const struct vshard_index *x);
 void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count);
 void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t count);
