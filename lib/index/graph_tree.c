@@ -152,8 +152,10 @@ static bool attach(struct vshard_index *x, uint32_t slot, uint32_t parent)
 }
 
 /* From `from` down to a row that has room, by a way that differs from row to row; or the
- * last that there is on that way. */
-static uint32_t find_room(const struct vshard_index *x, uint32_t slot, uint32_t from)
+ * last that there is on that way. While a tree is planted, `seen` are the rows that hang
+ * from it already: others may look like children, and are not. */
+static uint32_t find_room(const struct vshard_index *x, const uint64_t *seen, uint32_t slot,
+                          uint32_t from)
 {
     for (uint32_t steps = 0; steps < STEPS_MAX; steps++) {
         uint32_t list[2 * M_MAX], count = vs_read_edges(x, from, list), live = 0;
@@ -163,7 +165,8 @@ static uint32_t find_room(const struct vshard_index *x, uint32_t slot, uint32_t 
             return from;
         for (uint32_t i = 0; i < children; i++) {
             list[live] = list[i];
-            live += list[i] != slot && vs_row_state(x, list[i]) < VS_ROW_REMOVED;
+            live += list[i] != slot && vs_row_state(x, list[i]) < VS_ROW_REMOVED &&
+                    (seen == NULL || (seen[list[i] / 64] >> (list[i] % 64) & 1));
         }
         if (live == 0)
             return from;
@@ -211,14 +214,14 @@ static uint32_t live_above(const struct vshard_index *x, uint32_t slot)
 
 /* Finds a row a parent, at `from` or below. For each row where there is none, the
  * entries must have been given room for one more. */
-static void adopt(struct vshard_index *x, uint32_t slot, uint32_t from)
+static void adopt(struct vshard_index *x, const uint64_t *seen, uint32_t slot, uint32_t from)
 {
     uint32_t entries = atomic_load(&x->entry_count);
 
-    if (from != VS_SLOT_NONE && attach(x, slot, find_room(x, slot, from)))
+    if (from != VS_SLOT_NONE && attach(x, slot, find_room(x, seen, slot, from)))
         return;
     from = live_entry(x);
-    if (from != VS_SLOT_NONE && from != slot && attach(x, slot, find_room(x, slot, from)))
+    if (from != VS_SLOT_NONE && from != slot && attach(x, slot, find_room(x, seen, slot, from)))
         return;
     if (vs_extents_for(entries + 1ull) > x->entries.extents)
         return;
@@ -232,7 +235,7 @@ void vs_tree_hang(struct vshard_index *x, uint32_t slot)
     uint32_t parent = first_edge(x, slot), list[2 * M_MAX];
 
     if (parent != VS_SLOT_NONE && !vs_contains(list, vs_read_edges(x, parent, list), slot))
-        adopt(x, slot, parent);
+        adopt(x, NULL, slot, parent);
 }
 
 /* Finds other parents for the children of a row that is about to be freed. */
@@ -243,7 +246,7 @@ void vs_tree_orphan(struct vshard_index *x, uint32_t slot)
 
     for (uint32_t i = 0; i < children; i++) {
         if (vs_row_state(x, list[i]) < VS_ROW_REMOVED && !is_entry_row(x, list[i]))
-            adopt(x, list[i], live_above(x, slot));
+            adopt(x, NULL, list[i], live_above(x, slot));
     }
 }
 
@@ -334,7 +337,7 @@ void vs_tree_plant(struct vshard_index *x, struct vs_planting *p, const uint32_t
         edges = vs_read_edges(x, slots[i], list);
         for (uint32_t j = 0; j < edges && from == VS_SLOT_NONE; j++)
             from = p->seen[list[j] / 64] >> (list[j] % 64) & 1 ? list[j] : VS_SLOT_NONE;
-        adopt(x, slots[i], from);
+        adopt(x, p->seen, slots[i], from);
         p->parents[slots[i]] = first_edge(x, slots[i]);
         p->queue[0] = slots[i];
         edges = spread(x, p, 0, 1);
