@@ -27,7 +27,7 @@ enum {
     BATCH_MIN = 64,   /* rows in a batch, while the graph is small */
     BATCH_MAX = 1024, /* and when it is large */
     BATCH_SHARE = 32, /* else this part of the rows that are linked */
-    FAR = 4,          /* times the distance that is usual there, squared or not */
+    FAR = 2,          /* times the distance that is usual there, squared or not */
     RADIX_BITS = 11,
     RADIX = 1 << RADIX_BITS
 };
