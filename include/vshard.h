@@ -9,5 +9,6 @@
 #include <vshard/map.h>
 #include <vshard/wal.h>
 #include <vshard/log.h>
+#include <vshard/wire.h>
 
 #endif /* VSHARD_H */

@@ -148,8 +148,10 @@ enum { /* struct vshard_raft_effect.kind; which fields each sets stands beside i
        VSHARD_RAFT_SEND = 2,    /* node; bytes then body, as one message. Only a message without
                                    body ever names a barrier, so what must wait is small */
        VSHARD_RAFT_APPLY = 3,   /* entries, in order; answer APPLIED. At most one at a time */
-       VSHARD_RAFT_DONE = 4,    /* tag, status, index, term, node = leader if known; age_ns of a
-                                   read: the state at `index` is at most this old */
+       VSHARD_RAFT_DONE = 4,    /* tag, status, index, term, node = leader if known. Of a proposal
+                                   `index` is its last entry; with ESTALE too, which says that
+                                   some of its entries had VSHARD_RAFT_EXPIRED when applied.
+                                   age_ns of a read: the state at `index` is at most this old */
        VSHARD_RAFT_ROLE = 5,    /* role, term, node = leader or 0 */
        VSHARD_RAFT_MEMBERS = 6, /* the configuration in use changed; vshard_raft_members() */
        VSHARD_RAFT_FETCH = 7,   /* node, index, byte_count: entries from index on, at least one,
@@ -177,7 +179,7 @@ struct vshard_raft_effect {
     uint32_t size;
     uint32_t kind;
     uint64_t group;
-    uint64_t barrier; /* PERSIST: its number. Others: durable first; 0 for none */
+    uint64_t barrier; /* PERSIST: its number. SEND: durable first; 0 for none. Else 0 */
     uint64_t tag;
     uint64_t node;
     uint64_t index;

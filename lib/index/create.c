@@ -86,7 +86,7 @@ static void lay_out(struct vshard_index *x)
     x->free_head = x->repair.removed_head = x->repair.dying_head = VS_SLOT_NONE;
     vs_column_init(&x->elements, element_stride(x));
     vs_column_init(&x->codes, graph && !vs_elements_are_codes(x) ? x->quantizer.code_bytes : 0);
-    vs_column_init(&x->sketches, vs_sketches(x) ? SKETCH_DIMS : 0);
+    vs_column_init(&x->sketches, vs_sketch_bytes(x));
     vs_column_init(&x->edges, x->degree * sizeof(uint32_t));
     vs_column_init(&x->rows, sizeof(struct vs_row));
     vs_column_init(&x->entries, sizeof(uint32_t));

@@ -23,6 +23,8 @@
  * many would have no edge in. */
 #include "index/state.h"
 
+#include <math.h>
+
 enum {
     BATCH_MIN = 64,   /* rows in a batch, while the graph is small */
     BATCH_MAX = 1024, /* and when it is large */
@@ -141,23 +143,6 @@ static void offer_mates(struct vshard_index *x, const struct vs_query *q, struct
     vs_offer(x, q, s, gathered);
 }
 
-/* True if the nearest row found is much farther than most of its neighbours are from
- * it: this row begins a cluster of its own, and edges alone may not lead walks to it.
- * Uses s->slots, s->rows and s->keys. */
-static bool is_far(const struct vshard_index *x, struct vs_scratch *s)
-{
-    const struct vs_pool *p = &s->pool;
-    uint32_t count, nearer = 0;
-
-    if (p->count == 0 || p->keys[0] == 0)
-        return false;
-    count = vs_read_edges(x, p->slots[0], s->slots);
-    vs_keys_of(x, p->slots[0], s, count);
-    for (uint32_t i = 0; i < count; i++)
-        nearer += FAR * (int64_t)s->keys[i] < p->keys[0];
-    return nearer > count / 2; /* one of this batch has no neighbours yet, and is near enough */
-}
-
 static void parent_first(const struct vshard_index *x, struct vs_pool *p)
 {
     uint32_t at = vs_tree_parent(x, p->slots, p->count), slot;
@@ -173,15 +158,39 @@ static void parent_first(const struct vshard_index *x, struct vs_pool *p)
     p->keys[0] = key;
 }
 
+/* How far from any row is far, around the nearest row of the graph: much farther than half
+ * of that one's neighbours are. Half, and not the nearest, since pairs of all but equal
+ * rows are no clusters. Uses s->slots, s->rows, s->keys and s->distances. */
+static float far_from(const struct vshard_index *x, struct vs_scratch *s)
+{
+    const struct vs_pool *p = &s->pool;
+    uint32_t count;
+
+    if (p->count == 0)
+        return INFINITY;
+    count = vs_read_edges(x, p->slots[0], s->slots);
+    if (count == 0)
+        return INFINITY;
+    vs_keys_of(x, p->slots[0], s, count);
+    for (uint32_t i = 0; i < count; i++)
+        s->distances[i] = (float)s->keys[i];
+    return FAR * vs_nth(s->distances, count, count / 2);
+}
+
+/* A row that is far from all in the graph and from its mates begins a cluster of its own:
+ * edges alone may not lead walks to it. */
 static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
 {
     struct vs_build *b = &x->build;
     struct vs_link *links = b->links + (size_t)item * x->degree;
     struct vs_pool *pool = &w->scratch->pool;
+    float far;
 
-    offer_mates(x, &w->query, w->scratch, item);
+    vs_graph_rank(x, w);
     vs_keep_live(x, pool);
-    b->far[item] = pool->count == 0 ? VS_FAR_ALONE : is_far(x, w->scratch);
+    far = far_from(x, w->scratch);
+    offer_mates(x, &w->query, w->scratch, item);
+    b->far[item] = pool->count == 0 ? VS_FAR_ALONE : (float)pool->keys[0] > far;
     vs_choose(x, w->scratch, b->slots[item], vs_kept_edges(x));
     parent_first(x, pool);
     for (uint32_t i = 0; i < pool->count; i++)
@@ -202,8 +211,10 @@ static void find_edges(void *arg, uint32_t group, uint32_t strand)
         walks[i].scratch = &x->strands[strand * WALKS + i];
         walks[i].query =
             (struct vs_query){ .code = vs_code_at(x, b->slots[first + i]), .space = x->space };
-        if (x->sketches.stride > 0)
-            walks[i].query.sketch = vs_column_at(&x->sketches, b->slots[first + i]);
+        if (x->sketches.stride > 0) {
+            vs_sketch_query(x, walks[i].query.code, walks[i].scratch->sketch);
+            walks[i].query.sketch = walks[i].scratch->sketch;
+        }
     }
     vs_graph_walk(x, walks, count, x->ef_construction);
     for (uint32_t i = 0; i < count; i++)

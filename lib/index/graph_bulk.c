@@ -471,6 +471,7 @@ static void choose_again(struct vshard_index *x, struct vs_bulk *b, struct vs_wa
     uint32_t slot = b->slots[row], edges[2 * M_MAX], count = vs_read_edges(x, slot, edges);
     uint32_t *found = b->found + (size_t)row * b->width, kept = 0;
 
+    vs_graph_rank(x, walk);
     vs_keep_live(x, &s->pool);
     for (uint32_t i = 0; i < s->pool.count; i++) {
         s->pool.keys[kept] = s->pool.keys[i];
@@ -501,8 +502,10 @@ static void walk_rows(void *arg, uint32_t group, uint32_t strand)
         walks[i].scratch = &x->strands[strand * WALKS + i];
         walks[i].query =
             (struct vs_query){ .code = code_of(x, b, first + i), .space = x->space };
-        if (x->sketches.stride > 0)
-            walks[i].query.sketch = vs_column_at(&x->sketches, b->slots[first + i]);
+        if (x->sketches.stride > 0) {
+            vs_sketch_query(x, walks[i].query.code, walks[i].scratch->sketch);
+            walks[i].query.sketch = walks[i].scratch->sketch;
+        }
     }
     vs_graph_walk(x, walks, count, WALK_EF);
     for (uint32_t i = 0; i < count; i++)

@@ -1,5 +1,9 @@
 /* graph_search.c - the walk over the graph: best first, on integer keys.
  *
+ * Where rows have sketches (sketch.c), the walk goes by these; the pool that it ends with
+ * is ranked again, by codes. Last come the vectors themselves, for as many rows as codes
+ * cannot tell from the k-th.
+ *
  * The pool holds the ef nearest rows seen so far. Each step follows the edges of the
  * two nearest whose edges were not followed yet, keeps the rows not seen before, and
  * offers them to the pool; the walk ends when the edges of all in the pool were
@@ -20,17 +24,23 @@
  * It starts at the nearest of the entry rows, which are scanned. */
 #include "index/state.h"
 
+#include <math.h>
+
 enum {
     BEAM = 2,      /* rows whose edges are followed in one step */
     STARTS = 4,    /* entry rows the walk begins with */
     LINE = 64,     /* bytes of a cache line */
+    GROUP = 8,     /* rows whose exact distances are computed at once, after the first k */
     CODE_LINES = 8 /* of a row: the rest follows in order, and the machine sees that */
 };
 
+/* Into the second level of cache: that has room for more requests at once than the first,
+ * and all that four walks want in a step would stall on the first (minilm384, m 16, ef
+ * 32: 16 us a query and not 25). */
 static void prefetch(const void *p, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += LINE)
-        __builtin_prefetch((const char *)p + i);
+        __builtin_prefetch((const char *)p + i, 0, 2);
 }
 
 /* Requests the rows of a column that s->slots[0, count) name, and notes where they
@@ -107,6 +117,23 @@ static int verify_gathered(const struct vshard_index *x, const uint32_t *slots, 
     return VSHARD_OK;
 }
 
+/* The column that walks go by. */
+static const struct vs_column *walked(const struct vshard_index *x, const struct vs_query *q)
+{
+    return q->sketch != NULL ? &x->sketches : x->traversal;
+}
+
+/* Sets s->keys of the rows of that column that s->rows name. */
+static void walk_keys(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                      uint32_t count)
+{
+    if (q->sketch != NULL)
+        x->kernel.l2sq_u4_many(q->sketch, s->rows, count, x->sketches.stride, s->keys);
+    else
+        vs_keys(x, q, s->rows, count, s->keys);
+    s->distance_count += count;
+}
+
 /* Offers the nearest of the entry rows. */
 static int start(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s)
 {
@@ -125,10 +152,9 @@ static int start(const struct vshard_index *x, const struct vs_query *q, struct 
         if (rc < 0)
             return rc;
         for (uint32_t i = 0; i < count; i++)
-            s->rows[i] = vs_code_at(x, s->slots[i]);
-        vs_keys(x, q, s->rows, count, s->keys);
+            s->rows[i] = vs_column_at(walked(x, q), s->slots[i]);
+        walk_keys(x, q, s, count);
         x->kernel.pool_push(&nearest, s->keys, s->slots, count);
-        s->distance_count += count;
     }
     for (uint32_t i = 0; i < nearest.count; i++)
         s->visited[slots[i] / 64] |= 1ull << (slots[i] % 64);
@@ -149,8 +175,7 @@ static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
     w->ended = w->status < 0;
 }
 
-/* The first part of a step: which rows to look at. Requests their codes, or their
- * sketches. */
+/* The first part of a step: which rows to look at. Requests them. */
 static void advance(const struct vshard_index *x, struct vs_walk *w)
 {
     struct vs_scratch *s = w->scratch;
@@ -165,40 +190,16 @@ static void advance(const struct vshard_index *x, struct vs_walk *w)
     w->status = verify_gathered(x, s->slots, w->gathered);
     w->ended = hops == 0 || w->status < 0;
     if (!w->ended)
-        request(w->query.sketch ? &x->sketches : x->traversal, s, w->gathered);
+        request(walked(x, &w->query), s, w->gathered);
 }
 
-/* The second part, where there are sketches: which rows are worth a closer look.
- * Requests their codes. */
-static void sift(const struct vshard_index *x, struct vs_walk *w)
-{
-    struct vs_scratch *s = w->scratch;
-    uint32_t kept = 0;
-
-    if (w->query.sketch == NULL)
-        return;
-    if (s->pool.count == s->pool.cap) {
-        float limit = x->sketcher.ratio * (float)s->pool.keys[s->pool.count - 1];
-
-        x->kernel.l2sq_code_many(w->query.sketch, s->rows, w->gathered, SKETCH_DIMS, s->keys);
-        for (uint32_t i = 0; i < w->gathered; i++) {
-            s->slots[kept] = s->slots[i];
-            kept += (float)s->keys[i] <= limit;
-        }
-        s->sketch_count += w->gathered;
-        w->gathered = kept;
-    }
-    request(x->traversal, s, w->gathered);
-}
-
-/* The last part: how near they are. Requests the edges of the next. */
+/* The second part: how near they are. Requests the edges of the next. */
 static void score(const struct vshard_index *x, struct vs_walk *w)
 {
     struct vs_scratch *s = w->scratch;
 
-    vs_keys(x, &w->query, s->rows, w->gathered, s->keys);
+    walk_keys(x, &w->query, s, w->gathered);
     x->kernel.pool_push(&s->pool, s->keys, s->slots, w->gathered);
-    s->distance_count += w->gathered;
     look_ahead(x, &s->pool);
 }
 
@@ -214,10 +215,6 @@ void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t
             if (!walks[i].ended)
                 advance(x, &walks[i]);
         }
-        for (uint32_t i = 0; i < count; i++) {
-            if (!walks[i].ended)
-                sift(x, &walks[i]);
-        }
         going = 0;
         for (uint32_t i = 0; i < count; i++) {
             if (walks[i].ended)
@@ -226,6 +223,30 @@ void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t
             going++;
         }
     }
+}
+
+/* Ranks the pool of a walk that went by sketches again, by codes. */
+void vs_graph_rank(const struct vshard_index *x, struct vs_walk *w)
+{
+    struct vs_scratch *s = w->scratch;
+    struct vs_pool walked = s->pool;
+
+    if (w->query.sketch == NULL)
+        return;
+    s->ranked.count = s->ranked.next = 0;
+    s->ranked.cap = walked.cap;
+    for (uint32_t first = 0; first < walked.count; first += s->list_cap) {
+        uint32_t count = walked.count - first < s->list_cap ? walked.count - first : s->list_cap;
+
+        for (uint32_t i = 0; i < count; i++)
+            s->slots[i] = walked.slots[first + i] & ~VS_POOL_EXPANDED;
+        request(x->traversal, s, count);
+        vs_keys(x, &w->query, s->rows, count, s->keys);
+        x->kernel.pool_push(&s->ranked, s->keys, s->slots, count);
+        s->distance_count += count;
+    }
+    s->pool = s->ranked;
+    s->ranked = walked;
 }
 
 static void offer_exact(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
@@ -251,14 +272,30 @@ static void offer_keys(const struct vshard_index *x, const struct vs_pool *pool,
     }
 }
 
-/* Offers the live rows of the pool, by their exact distances. All of them: where the
- * range of the data is wide beside the distances that matter, codes order near rows
- * poorly, and a wider beam is then the caller's remedy only if all of it counts. */
+/* The key from which on no row can be expected to be nearer than `distance`: that of
+ * this distance, and what rounding adds to it. The difference of two codes is off by two
+ * roundings, of variance 1/6 together: so a key is greater by dim / 6 on average, and
+ * its variance is about 4 * key / 6, and dim / 25 where the key is small. Four standard
+ * deviations are allowed for. Clamping only takes away from a key. */
+static float key_limit(const struct vshard_index *x, float distance)
+{
+    float dims = (float)x->quantizer.code_dim, scale = x->quantizer.scale, key;
+
+    if (x->space != SPACE_CODE_L2 || x->metric == VSHARD_METRIC_IP)
+        return INFINITY;
+    key = distance * scale * scale * (x->metric == VSHARD_METRIC_COSINE ? 2.0f : 1.0f);
+    return key + dims / 6 + 4 * sqrtf(key * 2 / 3 + dims / 25);
+}
+
+/* Offers the live rows of the pool, by their exact distances: the nearest by code first,
+ * until the codes rule out the rest. */
 void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *top)
 {
     struct vs_scratch *s = w->scratch;
-    uint32_t gathered = 0;
+    uint32_t gathered = 0, group = top->cap < s->list_cap ? top->cap : s->list_cap;
+    float limit = INFINITY;
 
+    vs_graph_rank(x, w);
     if (vs_elements_are_codes(x)) {
         offer_keys(x, &s->pool, top);
         return;
@@ -266,14 +303,19 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
     for (uint32_t i = 0; i < s->pool.count; i++) {
         uint32_t slot = s->pool.slots[i] & ~VS_POOL_EXPANDED;
 
+        if ((float)s->pool.keys[i] > limit)
+            break;
         if (vs_row_state(x, slot) != VS_ROW_LIVE)
             continue;
         prefetch(vs_column_at(&x->elements, slot), x->elements.stride);
         s->slots[gathered++] = slot;
-        if (gathered == s->list_cap) {
-            offer_exact(x, &w->query, s, top, gathered);
-            gathered = 0;
-        }
+        if (gathered < group)
+            continue;
+        offer_exact(x, &w->query, s, top, gathered);
+        gathered = 0;
+        group = GROUP;
+        if (top->count == top->cap)
+            limit = key_limit(x, top->items[0].distance);
     }
     offer_exact(x, &w->query, s, top, gathered);
 }

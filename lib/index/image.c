@@ -5,16 +5,16 @@
  * between; their lengths follow from the header.
  *
  *     header      512 bytes
- *     low         float [code_dim]             the quantiser; then, if there are
- *                                              sketches, float [128] low and int8
- *                                              [128 x code_bytes] axes
+ *     low         float [code_dim]             the quantiser; then, if sketches have
+ *                                              axes, float [256] low and uint8
+ *                                              [257 x code_bytes] axes
  *     entries     uint32 [entry_count]         slots where a search may start
  *     sums        uint64 [5 x extents]         checksum of each extent, by column
  *     rows        16 bytes [slot_count]        id 8, inverse length 4, state 4
  *     elements    stride bytes [slot_count]    vectors as given, padded with zeros
  *     codes       code_bytes [slot_count]      once trained, and if elements are not
  *                                              codes themselves
- *     sketches    128 bytes [slot_count]       once trained, and if there are sketches
+ *     sketches    64 or 128 bytes [slot_count] once trained, and if there are sketches
  *     edges       uint32 [slot_count x 2m]     once trained; the first of a row leads to
  *                                              its parent (graph_tree.c)
  *
@@ -34,7 +34,8 @@
  *                116   4   scale, a float
  *                120   8   square of the greatest length (IP), a double
  *                128  24   checksums of low, entries, sums: 8 each
- *                152   8   scale and ratio of the sketches, floats
+ *                152   4   scale of the sketches, a float
+ *                156   4   bytes of a sketch: 64, 128, or 0 if there are none
  *                160 344   zeros
  *                504   8   checksum of bytes 0..503
  *
@@ -130,14 +131,14 @@ static uint64_t aligned(uint64_t bytes)
 size_t vs_image_low_bytes(const struct vshard_index *x)
 {
     return x->quantizer.code_dim * sizeof(float) +
-           (vs_sketches(x) ? sizeof x->sketcher.low + vs_sketcher_bytes(x) : 0);
+           (vs_sketch_has_axes(x) ? sizeof x->sketcher.low + vs_sketcher_bytes(x) : 0);
 }
 
 uint64_t vs_image_low_sum(const struct vshard_index *x)
 {
     uint64_t sum = vs_checksum(x->quantizer.low, x->quantizer.code_dim * sizeof(float), 0);
 
-    if (!vs_sketches(x))
+    if (!vs_sketch_has_axes(x))
         return sum;
     sum = vs_checksum(x->sketcher.low, sizeof x->sketcher.low, sum);
     return vs_checksum(x->sketcher.axes, vs_sketcher_bytes(x), sum);
@@ -225,7 +226,7 @@ void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned
     store_float(header + AT_SCALE, x->quantizer.scale);
     store_double(header + AT_RADIUS2, x->quantizer.radius2);
     store_float(header + AT_SKETCHER, x->sketcher.scale);
-    store_float(header + AT_SKETCHER + 4, x->sketcher.ratio);
+    vs_store32(header + AT_SKETCHER + 4, (uint32_t)vs_image_stride(x, 3));
     vs_store64(header + AT_SUMS, vs_image_low_sum(x));
     vs_store64(header + AT_SUMS + 8, entries_sum(x));
     vs_store64(header + AT_SUMS + 16, vs_checksum(sums, (size_t)extents * IMAGE_COLUMNS * 8, 0));
@@ -277,7 +278,7 @@ int vs_image_decode(const unsigned char *header, struct vs_image *out)
     out->scale = load_float(header + AT_SCALE);
     out->radius2 = load_double(header + AT_RADIUS2);
     out->sketch_scale = load_float(header + AT_SKETCHER);
-    out->sketch_ratio = load_float(header + AT_SKETCHER + 4);
+    out->sketch_bytes = vs_load32(header + AT_SKETCHER + 4);
     out->low_sum = vs_load64(header + AT_SUMS);
     out->entries_sum = vs_load64(header + AT_SUMS + 8);
     out->sums_sum = vs_load64(header + AT_SUMS + 16);
@@ -297,11 +298,11 @@ static bool edges_valid(const struct vshard_index *x, uint32_t extent)
     return true;
 }
 
-/* Codes and sketches are numbers of 7 bits. */
-static bool codes_valid(const struct vshard_index *x, const struct vs_column *c, uint32_t extent)
+/* Codes are numbers of 7 bits. */
+static bool codes_valid(const struct vshard_index *x, uint32_t extent)
 {
-    size_t words = (size_t)vs_image_rows(x, extent) * c->stride / 8;
-    const uint64_t *codes = vs_column_at(c, extent * VS_EXTENT_ROWS);
+    size_t words = (size_t)vs_image_rows(x, extent) * x->codes.stride / 8;
+    const uint64_t *codes = vs_column_at(&x->codes, extent * VS_EXTENT_ROWS);
     uint64_t any = 0;
 
     for (size_t i = 0; i < words; i++)
@@ -311,7 +312,6 @@ static bool codes_valid(const struct vshard_index *x, const struct vs_column *c,
 
 bool vs_image_extent_valid(const struct vshard_index *x, uint32_t extent)
 {
-    return (vs_image_stride(x, 2) == 0 || codes_valid(x, &x->codes, extent)) &&
-           (vs_image_stride(x, 3) == 0 || codes_valid(x, &x->sketches, extent)) &&
+    return (vs_image_stride(x, 2) == 0 || codes_valid(x, extent)) &&
            (vs_image_stride(x, 4) == 0 || edges_valid(x, extent));
 }

@@ -15,7 +15,8 @@ struct vs_image {
     uint32_t free_head, removed_head, dying_head, active, cursor;
     float scale;
     double radius2;
-    float sketch_scale, sketch_ratio;
+    float sketch_scale;
+    uint32_t sketch_bytes;
     uint64_t low_sum, entries_sum, sums_sum; /* checksums of these sections */
     uint64_t digest;                         /* the header's own */
 };

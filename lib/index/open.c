@@ -63,6 +63,8 @@ static bool options_valid(const struct vshard_index *x, const struct vs_image *i
 {
     return x->m == i->options.m && x->ef_construction == i->options.ef_construction &&
            x->ef_search == i->options.ef_search && x->train_rows == i->options.train_rows &&
+           (i->sketch_bytes == (i->trained ? vs_sketch_bytes(x) : 0) ||
+            (i->sketch_bytes == 0 && vs_sketch_has_axes(x))) &&
            (x->family == VSHARD_FAMILY_FLAT ||
             (i->trained ? i->slot_count >= x->train_rows : i->live < x->train_rows));
 }
@@ -96,7 +98,8 @@ static int make_index(struct opening *o)
     o->x->quantizer.scale = i->scale;
     o->x->quantizer.radius2 = i->radius2;
     o->x->sketcher.scale = i->sketch_scale;
-    o->x->sketcher.ratio = i->sketch_ratio;
+    if (i->trained && i->sketch_bytes == 0)
+        o->x->sketches.stride = 0;
     vs_image_layout(o->x, &o->layout);
     return o->layout.end == o->file_bytes ? VSHARD_OK : damaged(o, "length");
 }
@@ -128,7 +131,7 @@ static int read_low(struct opening *o)
     size_t bytes = z->code_dim * sizeof(float);
     int rc = vs_io_read(o->x->storage, o->file, o->layout.low, z->low, bytes);
 
-    if (rc == VSHARD_OK && vs_sketches(o->x))
+    if (rc == VSHARD_OK && vs_sketch_has_axes(o->x))
         rc = read_sketcher(o, o->layout.low + bytes);
     if (rc < 0)
         return rc;

@@ -263,7 +263,7 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
     if (x->codes.stride > 0)
         vs_encode_row(x, to, row->inverse_length, widened, vs_column_at(&x->codes, slot));
     if (x->sketches.stride > 0)
-        vs_sketch_code(x, vs_code_at(x, slot), vs_column_at(&x->sketches, slot));
+        vs_sketch_row(x, vs_code_at(x, slot), vs_column_at(&x->sketches, slot));
 }
 
 static void store_rows(struct vshard_index *x, struct plan *p, uint32_t first, uint32_t count)
@@ -339,7 +339,7 @@ static void sketch_row(void *arg, uint32_t item, uint32_t strand)
 
     (void)strand;
     if (st->x->sketches.stride > 0)
-        vs_sketch_code(st->x, vs_code_at(st->x, slot), vs_column_at(&st->x->sketches, slot));
+        vs_sketch_row(st->x, vs_code_at(st->x, slot), vs_column_at(&st->x->sketches, slot));
 }
 
 /* Links rows in batches, and lets them be entries. */

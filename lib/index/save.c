@@ -47,7 +47,7 @@ static int write_low(struct saving *s)
     uint64_t at = s->layout.low;
     int rc = vs_io_write(x->storage, s->file, at, x->quantizer.low, bytes);
 
-    if (rc < 0 || !vs_sketches(x))
+    if (rc < 0 || !vs_sketch_has_axes(x))
         return rc;
     at += bytes;
     rc = vs_io_write(x->storage, s->file, at, x->sketcher.low, sizeof x->sketcher.low);

@@ -17,25 +17,38 @@ static void *grown(struct vshard_index *x, void *old, size_t old_bytes, size_t n
     return p;
 }
 
-/* Both arrays or neither, so that they always have one capacity. */
+static void free_pools(struct vshard_index *x, struct vs_scratch *s, size_t bytes)
+{
+    vs_free(x->allocator, s->pool.keys, bytes);
+    vs_free(x->allocator, s->pool.slots, bytes);
+    vs_free(x->allocator, s->ranked.keys, bytes);
+    vs_free(x->allocator, s->ranked.slots, bytes);
+}
+
+/* All arrays or none, so that they always have one capacity. */
 static int grow_pool(struct vshard_index *x, struct vs_scratch *s, uint32_t cap)
 {
     size_t old = s->pool_cap ? (s->pool_cap + POOL_SPARE) * sizeof(int32_t) : 0;
     size_t bytes = (cap + POOL_SPARE) * sizeof(int32_t);
-    int32_t *keys = vs_alloc_zeroed(x->allocator, bytes);
-    uint32_t *slots = vs_alloc_zeroed(x->allocator, bytes);
+    unsigned char *arrays[4] = { 0 };
+    bool enough = true;
 
-    if (keys == NULL || slots == NULL) {
-        vs_free(x->allocator, keys, bytes);
-        vs_free(x->allocator, slots, bytes);
+    for (int i = 0; i < 4; i++) {
+        arrays[i] = vs_alloc_zeroed(x->allocator, bytes);
+        enough = enough && arrays[i] != NULL;
+    }
+    if (!enough) {
+        for (int i = 0; i < 4; i++)
+            vs_free(x->allocator, arrays[i], bytes);
         return VSHARD_ENOMEM;
     }
-    vs_free(x->allocator, s->pool.keys, old);
-    vs_free(x->allocator, s->pool.slots, old);
-    s->pool.keys = keys;
-    s->pool.slots = slots;
+    free_pools(x, s, old);
+    s->pool.keys = (void *)arrays[0];
+    s->pool.slots = (void *)arrays[1];
+    s->ranked.keys = (void *)arrays[2];
+    s->ranked.slots = (void *)arrays[3];
     s->pool_cap = cap;
-    atomic_fetch_add(&x->scratch_bytes, 2 * (bytes - old));
+    atomic_fetch_add(&x->scratch_bytes, 4 * (bytes - old));
     return VSHARD_OK;
 }
 
@@ -115,8 +128,7 @@ void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
     uint32_t cap = list_cap(x);
 
     vs_free(a, s->visited, s->visited_words * sizeof *s->visited);
-    vs_free(a, s->pool.keys, (s->pool_cap + POOL_SPARE) * sizeof *s->pool.keys);
-    vs_free(a, s->pool.slots, (s->pool_cap + POOL_SPARE) * sizeof *s->pool.slots);
+    free_pools(x, s, (s->pool_cap + POOL_SPARE) * sizeof(int32_t));
     vs_free(a, s->slots, cap * sizeof *s->slots);
     vs_free(a, s->rows, cap * sizeof *s->rows);
     vs_free(a, s->keys, cap * sizeof *s->keys);

@@ -7,7 +7,7 @@
  *   elements   the vector as given
  *   codes      quantised to 7 bits an element, padded to 64 bytes (quantizer.c);
  *              absent where elements are their own code
- *   sketches   128 bytes of each code, where there are any (sketch.c)
+ *   sketches   64 or 128 bytes of each code, where there are any (sketch.c)
  *   edges      uint32 [degree], slots; VS_SLOT_NONE after the last
  *   rows       id, 1 / length, state
  *
@@ -55,13 +55,12 @@ struct vs_quantizer {
 };
 
 /* ---- sketches of codes (sketch.c) ---- */
-enum { SKETCH_DIMS = 128 };
+enum { SKETCH_DIMS = 256 }; /* numbers in a sketch, at most */
 
 struct vs_sketcher {
-    int8_t *axes;           /* [SKETCH_DIMS x code_bytes]; NULL where there are none */
+    uint8_t *axes; /* [SKETCH_DIMS + 1 x code_bytes]; NULL where codes are sketched as they are */
     float low[SKETCH_DIMS]; /* what number 0 stands for on each axis */
     float scale;            /* numbers in one unit of the projection */
-    float ratio;            /* of a sketch's distance to the code's, that may pass */
 };
 
 /* ---- one caller's buffers (scratch.c) ---- */
@@ -82,8 +81,9 @@ struct vs_scratch {
     uint64_t *visited; /* one bit a slot */
     size_t visited_words;
     struct vs_pool pool;
-    uint32_t pool_cap; /* room in pool */
-    uint32_t list_cap; /* room in the next three */
+    struct vs_pool ranked; /* the pool again, by code; with room for as many */
+    uint32_t pool_cap;     /* room in each */
+    uint32_t list_cap;     /* room in the next three */
     uint32_t *slots;
     const void **rows;
     int32_t *keys;
@@ -92,10 +92,9 @@ struct vs_scratch {
     uint32_t top_cap;
     float *vector;           /* [code_dim] */
     unsigned char *code;     /* [code_bytes] */
-    unsigned char *sketch;   /* [SKETCH_DIMS] of the code */
+    unsigned char *sketch;   /* [SKETCH_DIMS] of the code, 7 bits each */
     uint64_t distance_count; /* what the caller's calls did */
     uint64_t hop_count;
-    uint64_t sketch_count;
 };
 
 /* ---- readers (reader.c) ---- */
@@ -190,9 +189,9 @@ struct vshard_index {
 struct vs_query {
     const void *elements; /* float32 where the index holds float16 */
     float inverse_length;
-    const void *code;   /* what keys are computed against */
-    const void *sketch; /* of the code, or NULL */
-    uint32_t space;     /* SPACE_* */
+    const void *code;      /* what keys are computed against */
+    const uint8_t *sketch; /* of the code, 7 bits each; NULL where there are no sketches */
+    uint32_t space;        /* SPACE_* */
 };
 
 enum { /* how keys are computed; smaller is nearer */
@@ -267,14 +266,16 @@ float vs_nth(float *v, size_t count, size_t rank);
 
 /* sketch.c */
 struct vs_sketching;
-bool vs_sketches(const struct vshard_index *x);
+size_t vs_sketch_bytes(const struct vshard_index *x);
+bool vs_sketch_has_axes(const struct vshard_index *x);
 size_t vs_sketcher_bytes(const struct vshard_index *x);
 int vs_sketcher_init(struct vshard_index *x);
 void vs_sketcher_fini(struct vshard_index *x);
 int vs_sketching_begin(struct vshard_index *x, struct vs_sketching **out);
 void vs_sketching_end(struct vshard_index *x, struct vs_sketching *t);
 void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t);
-void vs_sketch_code(const struct vshard_index *x, const void *code, unsigned char *sketch);
+void vs_sketch_query(const struct vshard_index *x, const void *code, uint8_t *sketch);
+void vs_sketch_row(const struct vshard_index *x, const void *code, uint8_t *sketch);
 double vs_sum_squares(const float *v, size_t dim);
 void vs_widen(const struct vshard_index *x, const void *elements, float *out);
 int vs_length_check(const struct vshard_index *x, const void *elements, float *vector,
@@ -322,6 +323,7 @@ int vs_flat_search(struct vshard_index *x, const struct vs_query *q, struct vs_s
 /* graph_search.c */
 void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t count,
                    uint32_t ef);
+void vs_graph_rank(const struct vshard_index *x, struct vs_walk *w);
 void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *top);
 
 /* graph_prune.c */

@@ -29,6 +29,7 @@ void vs_kernel_init(struct vs_kernel *kernel, uint32_t cpu)
     used |= vs_kernel_pick_l1(kernel, cpu);
     used |= vs_kernel_pick_bits(kernel, cpu);
     used |= vs_kernel_pick_code(kernel, cpu);
+    used |= vs_kernel_pick_u4(kernel, cpu);
     used |= vs_kernel_pick_encode(kernel, cpu);
     used |= vs_kernel_pick_pool(kernel, cpu);
     kernel->name = widest(used);

@@ -93,6 +93,13 @@ struct vs_kernel {
     void (*dot_code_many)(const int8_t *query, const void *const *rows, size_t count, size_t bytes,
                           int32_t *out);
 
+    /* A query of 7 bits, uint8 [2 x bytes], and rows of 4 bits, two to a byte: of each 64
+     * bytes of a row, the low halves face 64 bytes of the query and the high halves the
+     * next 64. out is the sum of (query - 8 * row)^2. `bytes` is a multiple of 64, at
+     * most 32768; exact. */
+    void (*l2sq_u4_many)(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
+                         int32_t *out);
+
     /* out[i] = (x[i] - low[i]) * scale, in float32 without a fused multiply-add,
      * clamped to 0..127 (NaN to 0), then rounded to the nearest integer, ties to
      * even. Equal on every instruction set, because each element stands alone. */

@@ -42,6 +42,7 @@ uint32_t vs_kernel_pick_int8(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_l1(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_bits(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_code(struct vs_kernel *kernel, uint32_t cpu);
+uint32_t vs_kernel_pick_u4(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_encode(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_pool(struct vs_kernel *kernel, uint32_t cpu);
 

@@ -196,7 +196,7 @@ void vs_done(struct vshard_raft *r, const struct vs_group *g, const struct vs_re
 
     e->tag = q->tag;
     e->status = status;
-    e->index = status == VSHARD_OK ? q->index : 0;
+    e->index = status == VSHARD_OK || status == VSHARD_ESTALE ? q->index : 0;
     e->term = g->term;
     e->node = g->leader;
     if (status == VSHARD_OK && q->stamp != 0)

@@ -227,6 +227,27 @@ static enum vs_frame_reason judge(const struct vs_frame_codec *codec, const unsi
     return VS_FRAME_ACCEPTED;
 }
 
+int vs_frame_length(const struct vs_frame_codec *codec, const void *bytes, size_t count,
+                    size_t *length)
+{
+    const unsigned char *from = bytes;
+    struct header h;
+
+    *length = 0;
+    if (memcmp(from, magic, count < sizeof magic ? count : sizeof magic) != 0)
+        return VSHARD_ECORRUPT;
+    if (count > AT_VERSION &&
+        (from[AT_VERSION] < version_min(codec) || from[AT_VERSION] > version_max(codec)))
+        return VSHARD_EVERSION;
+    if (count < VS_FRAME_HEADER)
+        return VSHARD_OK;
+    read_header(from, &h);
+    if (!lengths_agree(&h, (size_t)VS_FRAME_HEADER + h.stored, payload_max(codec)))
+        return VSHARD_ECORRUPT;
+    *length = (size_t)VS_FRAME_HEADER + h.stored;
+    return VSHARD_OK;
+}
+
 static size_t scratch_needed(const struct header *h)
 {
     return (h->flags & SEALED ? (size_t)h->packed : 0) + (h->flags & PACKED ? (size_t)h->raw : 0);

@@ -118,6 +118,11 @@ size_t vs_frame_bound(size_t payload_bytes);
 int vs_frame_encode(const struct vs_frame_codec *codec, const struct vs_frame *frame,
                     const uint8_t *nonce, void *to, size_t cap, size_t *bytes);
 
+/* How long the frame is that begins with these bytes; *length 0 when they are too few
+ * to tell. Returns 0, ECORRUPT or EVERSION: what is wrong already. Counts nothing. */
+int vs_frame_length(const struct vs_frame_codec *codec, const void *bytes, size_t count,
+                    size_t *length);
+
 /* Bytes of scratch that decoding this frame takes at most; 0 when none. Bounded by
  * the codec's limits whatever the bytes say. */
 size_t vs_frame_scratch(const struct vs_frame_codec *codec, const void *bytes, size_t count);

@@ -15,6 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct vs_frame_work work = { scratch, sizeof scratch, &counts };
     struct vs_frame f;
     unsigned char *copy;
+    size_t length;
+    int whole;
 
     if (size < 1)
         return 0;
@@ -34,6 +36,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                            vs_checksum(copy, 104, 0)));
     }
     if (vs_frame_scratch(&c, copy, size) > sizeof scratch)
+        abort();
+    /* What is a frame is as long as it says; what has a length fits the limits. */
+    length = 0;
+    whole = vs_frame_length(&c, copy, size, &length) == VSHARD_OK && length == size;
+    if (length > VS_FRAME_HEADER + sizeof scratch / 2 + VS_SEAL_MAC)
+        abort();
+    if (vs_frame_decode(&c, copy, size, &work, &f) == VSHARD_OK && !whole)
         abort();
     if (vs_frame_decode(&c, copy, size, &work, &f) == VSHARD_OK && f.payload_bytes > 0) {
         volatile unsigned char last = ((const unsigned char *)f.payload)[f.payload_bytes - 1];

@@ -10,8 +10,7 @@
 #include <vshard/index.h>
 
 enum {
-    FILE_SKETCH = 128, /* numbers in a sketch */
-    FILE_SKETCH_DIM_MIN = 193,
+    FILE_AXES = 256, /* numbers in the sketch of a long code */
     FILE_HEADER = 512,
     FILE_ALIGN = 4096,
     FILE_EXTENT = 1024,
@@ -36,8 +35,8 @@ static inline void file_layout(const unsigned char *h, struct file_layout *l)
     bool l2_l1 = metric == VSHARD_METRIC_L2SQ || metric == VSHARD_METRIC_L1;
     bool floats = element == VSHARD_ELEMENT_F32 || element == VSHARD_ELEMENT_F16;
     bool own_code = element == VSHARD_ELEMENT_BITS || (!floats && l2_l1);
-    bool sketches = graph && !own_code && metric != VSHARD_METRIC_IP &&
-                    metric != VSHARD_METRIC_L1 && dim >= FILE_SKETCH_DIM_MIN;
+    bool axes = graph && !own_code && metric != VSHARD_METRIC_IP && metric != VSHARD_METRIC_L1 &&
+                dim > FILE_AXES;
     uint64_t code_bytes = (code_dim + 63) / 64 * 64;
     uint64_t align = own_code ? 16 : 4;
     uint64_t bytes = element == VSHARD_ELEMENT_F32    ? 4 * dim
@@ -50,11 +49,11 @@ static inline void file_layout(const unsigned char *h, struct file_layout *l)
     l->stride[0] = 16;
     l->stride[1] = (bytes + align - 1) / align * align;
     l->stride[2] = trained && graph && !own_code ? code_bytes : 0;
-    l->stride[3] = trained && sketches ? FILE_SKETCH : 0;
+    l->stride[3] = vs_load32(h + 156);
     l->stride[4] = trained && graph ? 8 * m : 0;
     l->low_parts[0] = 4 * code_dim;
-    l->low_parts[1] = sketches ? 4 * FILE_SKETCH : 0;
-    l->low_parts[2] = sketches ? FILE_SKETCH * code_bytes : 0;
+    l->low_parts[1] = axes ? 4 * FILE_AXES : 0;
+    l->low_parts[2] = axes ? (FILE_AXES + 1) * code_bytes : 0;
     l->bytes[0] = l->low_parts[0] + l->low_parts[1] + l->low_parts[2];
     l->bytes[1] = 4 * (uint64_t)vs_load32(h + 60);
     l->bytes[2] = 8 * FILE_COLUMNS * l->extents;

@@ -14,7 +14,7 @@
 #include "support/index_data.h"
 #include "support/pool.h"
 
-enum { N = 3600, D = 19, D_SKETCHES = 193, STEPS = 15 };
+enum { N = 3600, D = 19, D_SKETCHES = 66, D_AXES = 300, STEPS = 15 };
 
 struct play {
     uint32_t metric, element, dim;
@@ -206,12 +206,13 @@ Test(index_digest, does_not_depend_on_the_instruction_set_for_bits)
 Test(index_digest, does_not_depend_on_the_instruction_set_with_sketches)
 {
     play_on_each_cpu(VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, D_SKETCHES);
-    play_on_each_cpu(VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, D_SKETCHES);
+    play_on_each_cpu(VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_U8, D_SKETCHES);
+    play_on_each_cpu(VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, D_AXES);
 }
 
 Test(index_digest, does_not_depend_on_being_saved_and_opened_with_sketches)
 {
-    struct play first = first_play(VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, D_SKETCHES);
+    struct play first = first_play(VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, D_AXES);
     struct play then = first;
 
     then.reopens = 1;

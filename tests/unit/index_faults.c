@@ -14,7 +14,7 @@
 #include "support/fault_storage.h"
 #include "support/index_data.h"
 
-enum { D = 5, D_SKETCHES = 193, ROWS = 1400, QUERIES = 3, K = 5 };
+enum { D = 5, D_SKETCHES = 66, D_AXES = 257, ROWS = 1400, QUERIES = 3, K = 5 };
 
 struct stage {
     struct vshard_index *x;
@@ -47,8 +47,9 @@ static const struct situation {
     { "with a graph", D, 0, 2, 1020, 100, 0 },
     { "before a repair", D, 0, 0, 1300, 990, 0 },
     { "in the midst of a repair", D, 0, 1, 1300, 900, 700 },
-    { "just before training sketches", D_SKETCHES, 0, 2, 250, 20, 0 },
+    { "just before training sketches", D_AXES, 0, 2, 250, 20, 0 },
     { "with sketches", D_SKETCHES, 0, 0, 300, 20, 0 },
+    { "with sketches that have axes", D_AXES, 0, 0, 300, 20, 0 },
 };
 
 static void begin(struct stage *s, const struct situation *at)

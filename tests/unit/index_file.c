@@ -16,7 +16,7 @@
 #include "support/index_data.h"
 #include "support/index_file.h"
 
-enum { DIM_MAX = 193, QUERIES = 3, K = 6, ROWS_MAX = 340 };
+enum { DIM_MAX = 257, QUERIES = 3, K = 6, ROWS_MAX = 340 };
 
 static const char path[] = "/i";
 
@@ -35,9 +35,11 @@ static const struct kind {
     { "graph on bytes", 3, 0, 0, 1, 260, 5, 0, 0, 0 },
     { "graph, ip, repaired", 3, 0, 1, 0, 280, 20, 10, 1000, 2 },
     { "graph in the midst of a repair", 3, 0, 0, 2, 320, 30, 10, 20, 1 },
-    { "graph with sketches", 193, 0, 2, 0, 260, 9, 0, 0, 0 },
+    { "graph with sketches that have axes", 257, 0, 2, 0, 260, 9, 0, 0, 0 },
     { "flat, half floats under l1", 3, 1, 3, 3, 30, 4, 2, 0, 0 },
     { "graph on bits", 3, 0, 4, 4, 257, 1, 0, 0, 0 },
+    { "graph with sketches", 66, 0, 0, 0, 260, 9, 0, 0, 0 },
+    { "graph with sketches of bytes", 129, 0, 0, 2, 260, 9, 0, 0, 0 },
 };
 
 static struct vshard_index_options options_of(const struct kind *kind)
@@ -221,8 +223,8 @@ Test(index_file, the_kinds_are_what_they_say)
                       "rows removed before and during the pass");
         end(&f);
     }
-    cr_expect(trained == 6 && active == 1 && removed == 5 && with_free >= 3 && codes == 3 &&
-                  sketches == 1,
+    cr_expect(trained == 8 && active == 1 && removed == 7 && with_free >= 3 && codes == 4 &&
+                  sketches == 3,
               "%u %u %u %u %u %u", trained, active, removed, with_free, codes, sketches);
 }
 
@@ -349,7 +351,9 @@ Test(index_file, no_flipped_byte_changes_an_answer_in_the_midst_of_a_repair)
 
 Test(index_file, no_flipped_byte_changes_an_answer_of_a_graph_with_sketches)
 {
-    flip_every_byte(&kinds[8], 401, 0, 7);
+    flip_every_byte(&kinds[8], 1009, 0, 7);
+    flip_every_byte(&kinds[11], 401, 0, 8);
+    flip_every_byte(&kinds[12], 401, 0, 9);
 }
 
 Test(index_file, a_file_cut_at_any_length_does_not_open)

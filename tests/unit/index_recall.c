@@ -346,7 +346,7 @@ static void expect_sorted_clusters(const char *name, double apart, double floor)
             all[i * D + j] = (float)(apart * sin(c * 12.9898 + j * 78.233) + random_normal(&seed));
     }
     split_queries(&s, all);
-    expect_phases(&s, floor, floor, floor);
+    expect_phases(&s, floor, floor, floor - 0.02);
     free(all);
 }
 

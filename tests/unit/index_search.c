@@ -283,7 +283,7 @@ Test(index_search, the_info_counts_what_was_done)
 Test(index_search, the_stats_count_every_byte)
 {
     for (uint32_t at = 0; at < 2 * METRICS * ELEMENTS + 1; at++) {
-        uint32_t dim = at == 2 * METRICS * ELEMENTS ? 193 : D; /* which has sketches */
+        uint32_t dim = at == 2 * METRICS * ELEMENTS ? 300 : D; /* which has sketches */
         struct vshard_index_options o = small_options(dim, at % METRICS, at / METRICS % ELEMENTS);
         struct vshard_index_stats s = { .size = sizeof s };
         struct fault_alloc memory;

@@ -200,6 +200,7 @@ Test(raft_core, a_session_is_remembered_across_snapshot_and_restart)
     cr_expect_eq(after.flags, 0);
     cr_assert_eq(propose(&after, 3, 99, 1, VSHARD_RAFT_DATA), VSHARD_OK);
     cr_expect_eq(after.flags, (uint32_t)VSHARD_RAFT_EXPIRED);
+    cr_expect_eq(after.done_index, after.handed); /* refused, and where */
     vshard_raft_destroy(l.raft);
     vshard_raft_destroy(after.raft);
 }

@@ -1,0 +1,211 @@
+/* u4.c - squared distance between a query of 7 bits and rows of 4 bits.
+ *
+ * A row holds two numbers a byte: of each 64 bytes, the low halves are numbers 0 to
+ * 63 and the high halves 64 to 127. Number r stands for 8 r, the query's q for itself,
+ * so both halves of the work are shifts: the difference q - 8 r is -120..127 and fits
+ * a signed byte, and from there on the arithmetic is that of code.c.
+ *
+ * Rows are a multiple of 64 bytes, aligned to 64; the query is twice as long. */
+#include "kernel/topics.h"
+
+enum { STANDS_FOR = 0x78 }; /* the bits of 8 r */
+
+static void scalar_many(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
+                        int32_t *out)
+{
+    for (size_t r = 0; r < count; r++) {
+        const uint8_t *row = rows[r];
+        int32_t sum = 0;
+
+        for (size_t i = 0; i < bytes; i++) {
+            const uint8_t *q = query + i / 64 * 128 + i % 64;
+            int low = q[0] - (row[i] & 15) * 8, high = q[64] - (row[i] >> 4) * 8;
+            sum += low * low + high * high;
+        }
+        out[r] = sum;
+    }
+}
+
+#if defined(__x86_64__)
+#include "kernel/x86.h"
+
+/* ---- AVX2 ---- */
+
+AVX2 VS_STEP __m256i avx2_square(__m256i sum, __m256i query, __m256i row)
+{
+    __m256i d = _mm256_and_si256(row, _mm256_set1_epi8(STANDS_FOR));
+
+    d = _mm256_abs_epi8(_mm256_sub_epi8(query, d));
+    d = _mm256_maddubs_epi16(d, d);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(d, _mm256_set1_epi16(1)));
+}
+
+AVX2 VS_STEP __m256i avx2_step(__m256i sum, __m256i low, __m256i high, const uint8_t *row)
+{
+    __m256i r = _mm256_load_si256((const void *)row);
+
+    sum = avx2_square(sum, low, _mm256_slli_epi16(r, 3));
+    return avx2_square(sum, high, _mm256_srli_epi16(r, 1));
+}
+
+AVX2 VS_STEP void avx2_four(const uint8_t *q, const void *const *rows, size_t bytes, int32_t *out)
+{
+    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < bytes; i += 32) {
+        const uint8_t *at = q + i / 64 * 128 + i % 64;
+        __m256i low = _mm256_load_si256((const void *)at);
+        __m256i high = _mm256_load_si256((const void *)(at + 64));
+        a = avx2_step(a, low, high, ra + i);
+        b = avx2_step(b, low, high, rb + i);
+        c = avx2_step(c, low, high, rc + i);
+        d = avx2_step(d, low, high, rd + i);
+    }
+    _mm_storeu_si128((void *)out, sum4_epi32(a, b, c, d));
+}
+
+AVX2 static void avx2_many(const uint8_t *query, const void *const *rows, size_t count,
+                           size_t bytes, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        avx2_four(query, rows + i, bytes, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        avx2_four(query, last, bytes, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+/* ---- AVX-512 with VNNI ---- */
+
+VNNI VS_STEP __m512i vnni_square(__m512i sum, __m512i query, __m512i row)
+{
+    __m512i d = _mm512_and_si512(row, _mm512_set1_epi8(STANDS_FOR));
+
+    d = _mm512_abs_epi8(_mm512_sub_epi8(query, d));
+    return _mm512_dpbusd_epi32(sum, d, d);
+}
+
+VNNI VS_STEP __m512i vnni_step(__m512i sum, __m512i low, __m512i high, const uint8_t *row)
+{
+    __m512i r = _mm512_load_si512(row);
+
+    sum = vnni_square(sum, low, _mm512_slli_epi16(r, 3));
+    return vnni_square(sum, high, _mm512_srli_epi16(r, 1));
+}
+
+VNNI VS_STEP void vnni_four(const uint8_t *q, const void *const *rows, size_t bytes, int32_t *out)
+{
+    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < bytes; i += 64) {
+        __m512i low = _mm512_load_si512(q + 2 * i), high = _mm512_load_si512(q + 2 * i + 64);
+        a = vnni_step(a, low, high, ra + i);
+        b = vnni_step(b, low, high, rb + i);
+        c = vnni_step(c, low, high, rc + i);
+        d = vnni_step(d, low, high, rd + i);
+    }
+    _mm_storeu_si128((void *)out, sum4_epi32(halves_epi32(a), halves_epi32(b), halves_epi32(c),
+                                             halves_epi32(d)));
+}
+
+VNNI static void vnni_many(const uint8_t *query, const void *const *rows, size_t count,
+                           size_t bytes, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        vnni_four(query, rows + i, bytes, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        vnni_four(query, last, bytes, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+#endif /* x86-64 */
+
+#if defined(__aarch64__)
+#include "kernel/arm.h"
+
+/* ---- NEON ---- */
+
+VS_STEP uint32x4_t neon_square(uint32x4_t sum, uint8x16_t query, uint8x16_t row)
+{
+    uint8x16_t d = vabdq_u8(query, vandq_u8(row, vdupq_n_u8(STANDS_FOR)));
+    uint16x8_t low = vmull_u8(vget_low_u8(d), vget_low_u8(d));
+
+    return vpadalq_u16(sum, vmlal_high_u8(low, d, d));
+}
+
+VS_STEP uint32x4_t neon_step(uint32x4_t sum, uint8x16_t low, uint8x16_t high, const uint8_t *row)
+{
+    uint8x16_t r = vld1q_u8(row);
+
+    sum = neon_square(sum, low, vshlq_n_u8(r, 3));
+    return neon_square(sum, high, vshrq_n_u8(r, 1));
+}
+
+VS_STEP void neon_four(const uint8_t *q, const void *const *rows, size_t bytes, int32_t *out)
+{
+    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < bytes; i += 16) {
+        const uint8_t *at = q + i / 64 * 128 + i % 64;
+        uint8x16_t low = vld1q_u8(at), high = vld1q_u8(at + 64);
+        a = neon_step(a, low, high, ra + i);
+        b = neon_step(b, low, high, rb + i);
+        c = neon_step(c, low, high, rc + i);
+        d = neon_step(d, low, high, rd + i);
+    }
+    vst1q_s32(out, sum4_u32(a, b, c, d));
+}
+
+static void neon_many(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
+                      int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        neon_four(query, rows + i, bytes, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        neon_four(query, last, bytes, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+#endif /* aarch64 */
+
+uint32_t vs_kernel_pick_u4(struct vs_kernel *kernel, uint32_t cpu)
+{
+    static const struct {
+        uint32_t needs;
+        void (*l2sq)(const uint8_t *, const void *const *, size_t, size_t, int32_t *);
+    } variants[] = {
+#if defined(__x86_64__)
+        { VSHARD_CPU_AVX512 | VSHARD_CPU_VNNI, vnni_many },
+        { VSHARD_CPU_AVX2, avx2_many },
+#elif defined(__aarch64__)
+        { VSHARD_CPU_NEON, neon_many },
+#endif
+        { 0, scalar_many },
+    };
+    size_t i = 0;
+
+    while ((cpu & variants[i].needs) != variants[i].needs)
+        i++; /* the last row needs nothing */
+    kernel->l2sq_u4_many = variants[i].l2sq;
+    return variants[i].needs;
+}
