@@ -104,7 +104,9 @@ VSHARD_API void vshard_index_destroy(struct vshard_index *index);
  *   vectors   element [count x dim], row-major, any alignment; borrowed
  *
  * All or nothing: on failure the index is unchanged. Large calls are faster than
- * many small ones, and use the executor.
+ * many small ones, and use the executor. A call that links 8,192 rows or more, and no
+ * fewer than are linked already, builds the graph over all of them at once: that is
+ * faster still, and needs about 320 + 6m bytes a row until it returns.
  *
  * Returns   0, EINVAL (NaN, infinite or above VSHARD_VALUE_MAX; a vector shorter
  *           than VSHARD_LENGTH_MIN under cosine; VSHARD_ID_NONE), ENOMEM, E2BIG
@@ -305,7 +307,7 @@ struct vshard_index_check {
  *
  * Returns   0, EINVAL, ENOMEM, ECORRUPT (a checksum, an edge or an id is wrong).
  *           Unreachable rows are reported, and are no error: they are found by an
- *           exact search, and by fetch
+ *           exact search, and by fetch. There are none but in files of older libraries
  * Thread    shared
  * Since     0.1 */
 VSHARD_API int vshard_index_check(struct vshard_index *index, struct vshard_index_check *report);

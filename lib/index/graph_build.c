@@ -29,16 +29,10 @@ enum {
     BATCH_MIN = 64,   /* rows in a batch, while the graph is small */
     BATCH_MAX = 1024, /* and when it is large */
     BATCH_SHARE = 32, /* else this part of the rows that are linked */
-    FAR = 4,          /* times the distance that is usual there, squared or not */
-    COMPARE = 16,     /* rows taken that a candidate is compared with at once */
+    FAR = 2,          /* times the distance that is usual there, squared or not */
     RADIX_BITS = 11,
     RADIX = 1 << RADIX_BITS
 };
-
-static uint32_t kept_edges(const struct vshard_index *x)
-{
-    return x->degree / 4 * 3;
-}
 
 /* Rows to link at once: more would search a graph that lacks too many of them. */
 uint32_t vs_build_batch(const struct vshard_index *x)
@@ -46,6 +40,28 @@ uint32_t vs_build_batch(const struct vshard_index *x)
     uint64_t share = (x->live + x->removed) / BATCH_SHARE;
 
     return share < BATCH_MIN ? BATCH_MIN : share > BATCH_MAX ? BATCH_MAX : (uint32_t)share;
+}
+
+/* ---- entries ---- */
+
+bool vs_is_entry(const struct vshard_index *x, uint64_t id)
+{
+    return vs_mix64(id ^ x->seed) % ENTRY_ONE_IN == 0;
+}
+
+/* Makes a new row an entry, if it is to be one: by its id, because it is far from all
+ * others, or because it has no neighbour. */
+void vs_entry_offer(struct vshard_index *x, uint32_t slot, uint32_t far)
+{
+    uint32_t count = atomic_load(&x->entry_count);
+
+    if (count > 0 && far != VS_FAR_ALONE && !vs_is_entry(x, vs_row_at(x, slot)->id)) {
+        if (far == 0 || x->build.far_left == 0)
+            return;
+        x->build.far_left--;
+    }
+    *(uint32_t *)vs_column_at(&x->entries, count) = slot;
+    atomic_store_explicit(&x->entry_count, count + 1, memory_order_release);
 }
 
 /* ---- buffers ---- */
@@ -107,159 +123,7 @@ void vs_build_fini(struct vshard_index *x)
     free_links(x);
 }
 
-/* ---- choosing ---- */
-
-/* True if one of the rows taken, s->rows[0, taken), is nearer to the candidate than
- * `key`. Uses s->keys. */
-static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint32_t candidate,
-                        int32_t key, uint32_t taken)
-{
-    const struct vs_query q = { .code = vs_code_at(x, candidate), .space = x->space };
-
-    for (uint32_t first = 0; first < taken; first += COMPARE) {
-        uint32_t count = taken - first < COMPARE ? taken - first : COMPARE;
-
-        vs_keys(x, &q, s->rows + first, count, s->keys);
-        for (uint32_t i = 0; i < count; i++) {
-            if (s->keys[i] < key)
-                return true;
-        }
-    }
-    return false;
-}
-
-/* Moves a few of the rows at distance 0, `few` drawn by hash, to the front. */
-static void draw_equal(struct vs_pool *p, uint32_t self, uint32_t few)
-{
-    uint32_t equal = 0;
-
-    while (equal < p->count && p->keys[equal] == 0)
-        equal++;
-    for (uint32_t i = 0; i < few && i + 1 < equal; i++) {
-        uint64_t least = UINT64_MAX;
-        uint32_t at = i, slot;
-
-        for (uint32_t j = i; j < equal; j++) {
-            uint64_t hash = vs_mix64((uint64_t)self << 32 | p->slots[j]);
-
-            if (hash < least) {
-                least = hash;
-                at = j;
-            }
-        }
-        slot = p->slots[i];
-        p->slots[i] = p->slots[at];
-        p->slots[at] = slot;
-    }
-}
-
-/* Takes a diverse few, at most `want`, of s->pool, whose keys are distances from one
- * row, and moves them to its front. Uses s->rows, s->keys and s->slots. */
-static void choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t want)
-{
-    struct vs_pool *p = &s->pool;
-    uint32_t taken = 0, passed = 0, equal = 0;
-    uint32_t *chosen = s->slots, *rest = s->slots + want; /* positions in the pool */
-
-    draw_equal(p, self, want);
-    for (uint32_t i = 0; i < p->count && taken < want; i++) {
-        bool crowded = p->keys[i] == 0 && ++equal > want / 4;
-
-        if (crowded || passed_over(x, s, p->slots[i], p->keys[i], taken)) {
-            if (passed < want)
-                rest[passed++] = i;
-        } else {
-            s->rows[taken] = vs_code_at(x, p->slots[i]);
-            chosen[taken++] = i;
-        }
-    }
-    for (uint32_t i = 0; i < passed && taken < want; i++)
-        chosen[taken++] = rest[i];
-
-    /* Positions are below `want` too early to overwrite what is still needed, so the
-     * chosen pass through the other arrays. */
-    for (uint32_t i = 0; i < taken; i++) {
-        s->keys[i] = p->keys[chosen[i]];
-        rest[i] = p->slots[chosen[i]];
-    }
-    memcpy(p->keys, s->keys, taken * sizeof *p->keys);
-    memcpy(p->slots, rest, taken * sizeof *p->slots);
-    p->count = taken;
-}
-
-/* Drops removed rows from the pool, and the marks of the walk from the others. */
-static void keep_live(const struct vshard_index *x, struct vs_pool *p)
-{
-    uint32_t kept = 0;
-
-    for (uint32_t i = 0; i < p->count; i++) {
-        uint32_t slot = p->slots[i] & ~VS_POOL_EXPANDED;
-
-        if (x->removed > 0 && vs_row_state(x, slot) >= VS_ROW_REMOVED)
-            continue;
-        p->keys[kept] = p->keys[i];
-        p->slots[kept++] = slot;
-    }
-    p->count = kept;
-}
-
-static void write_edges(struct vshard_index *x, uint32_t slot, const uint32_t *to, uint32_t count)
-{
-    _Atomic uint32_t *edges = vs_edges_at(x, slot);
-
-    for (uint32_t i = 0; i < x->degree; i++)
-        atomic_store_explicit(&edges[i], i < count ? to[i] : VS_SLOT_NONE, memory_order_relaxed);
-}
-
-static uint32_t read_edges(const struct vshard_index *x, uint32_t slot, uint32_t *out)
-{
-    const _Atomic uint32_t *edges = vs_edges_at(x, slot);
-    uint32_t count = 0;
-
-    while (count < x->degree) {
-        uint32_t to = atomic_load_explicit(&edges[count], memory_order_relaxed);
-
-        if (to == VS_SLOT_NONE)
-            break;
-        out[count++] = to;
-    }
-    return count;
-}
-
-static bool contains(const uint32_t *list, uint32_t count, uint32_t slot)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        if (list[i] == slot)
-            return true;
-    }
-    return false;
-}
-
-/* Offers s->slots[0, count) to the pool, by their keys from the query. */
-static void offer(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
-                  uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        s->rows[i] = vs_code_at(x, s->slots[i]);
-        __builtin_prefetch(s->rows[i]);
-        __builtin_prefetch((const char *)s->rows[i] + 64);
-    }
-    vs_keys(x, q, s->rows, count, s->keys);
-    x->kernel.pool_push(&s->pool, s->keys, s->slots, count);
-}
-
 /* ---- phase 1: where a new row belongs ---- */
-
-/* Keys between one row and s->slots[0, count). */
-static void keys_of(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s,
-                    uint32_t count)
-{
-    const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
-
-    for (uint32_t i = 0; i < count; i++)
-        s->rows[i] = vs_code_at(x, s->slots[i]);
-    vs_keys(x, &q, s->rows, count, s->keys);
-}
 
 /* Only mates that come before it, as if rows were linked one by one: so the first row
  * of a cluster has edges to the graph that is there, and not to its cluster alone. */
@@ -272,11 +136,26 @@ static void offer_mates(struct vshard_index *x, const struct vs_query *q, struct
     for (uint32_t i = 0; i < self; i++) {
         s->slots[gathered++] = b->slots[i];
         if (gathered == s->list_cap) {
-            offer(x, q, s, gathered);
+            vs_offer(x, q, s, gathered);
             gathered = 0;
         }
     }
-    offer(x, q, s, gathered);
+    vs_offer(x, q, s, gathered);
+}
+
+static void parent_first(const struct vshard_index *x, struct vs_pool *p)
+{
+    uint32_t at = vs_tree_parent(x, p->slots, p->count), slot;
+    int32_t key;
+
+    if (at == 0)
+        return;
+    slot = p->slots[at];
+    key = p->keys[at];
+    memmove(p->slots + 1, p->slots, at * sizeof *p->slots);
+    memmove(p->keys + 1, p->keys, at * sizeof *p->keys);
+    p->slots[0] = slot;
+    p->keys[0] = key;
 }
 
 /* How far from any row is far, around the nearest row of the graph: much farther than half
@@ -289,10 +168,10 @@ static float far_from(const struct vshard_index *x, struct vs_scratch *s)
 
     if (p->count == 0)
         return INFINITY;
-    count = read_edges(x, p->slots[0], s->slots);
+    count = vs_read_edges(x, p->slots[0], s->slots);
     if (count == 0)
         return INFINITY;
-    keys_of(x, p->slots[0], s, count);
+    vs_keys_of(x, p->slots[0], s, count);
     for (uint32_t i = 0; i < count; i++)
         s->distances[i] = (float)s->keys[i];
     return FAR * vs_nth(s->distances, count, count / 2);
@@ -308,11 +187,12 @@ static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
     float far;
 
     vs_graph_rank(x, w);
-    keep_live(x, pool);
+    vs_keep_live(x, pool);
     far = far_from(x, w->scratch);
     offer_mates(x, &w->query, w->scratch, item);
-    b->far[item] = pool->count > 0 && (float)pool->keys[0] > far;
-    choose(x, w->scratch, b->slots[item], kept_edges(x));
+    b->far[item] = pool->count == 0 ? VS_FAR_ALONE : (float)pool->keys[0] > far;
+    vs_choose(x, w->scratch, b->slots[item], vs_kept_edges(x));
+    parent_first(x, pool);
     for (uint32_t i = 0; i < pool->count; i++)
         links[i] = (struct vs_link){ pool->slots[i], pool->keys[i], b->slots[item] };
     b->link_counts[item] = pool->count;
@@ -402,13 +282,13 @@ static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
     const struct vs_link *link = b->links + b->groups[item];
     const struct vs_link *end = b->links + b->groups[item + 1];
     uint32_t target = link->target, *edges = s->slots;
-    uint32_t count = read_edges(x, target, edges), added = 0;
+    uint32_t count = vs_read_edges(x, target, edges), added = 0;
     const struct vs_query q = { .code = vs_code_at(x, target), .space = x->space };
 
     s->pool.count = s->pool.next = 0;
-    s->pool.cap = 4 * x->degree;
+    s->pool.cap = 3 * x->degree;
     for (; link < end; link++) {
-        if (contains(edges, count, link->source))
+        if (vs_contains(edges, count, link->source))
             continue;
         x->kernel.pool_push(&s->pool, &link->key, &link->source, 1);
         added++;
@@ -416,23 +296,43 @@ static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
     if (added == 0)
         return;
     if (count + added > x->degree) {
-        offer(x, &q, s, count);
-        keep_live(x, &s->pool);
-        choose(x, s, target, kept_edges(x));
-        write_edges(x, target, s->pool.slots, s->pool.count);
+        uint32_t before[2 * M_MAX];
+
+        memcpy(before, edges, count * sizeof *before);
+        s->pool.cap += x->degree; /* so that none of these falls out */
+        vs_offer(x, &q, s, count);
+        vs_tree_pin(x, &s->pool, target, before, count);
+        vs_keep_live_or_marked(x, &s->pool);
+        vs_choose(x, s, target, vs_kept_edges(x));
+        vs_tree_front(s->pool.slots, s->pool.count, before[0]);
+        vs_write_edges(x, target, s->pool.slots, s->pool.count);
         return;
     }
     for (uint32_t i = 0; i < s->pool.count; i++)
         edges[count++] = s->pool.slots[i];
-    write_edges(x, target, edges, count);
+    vs_write_edges(x, target, edges, count);
+}
+
+/* A row that has no edges yet gets its first before others look whether it is theirs. */
+static void add_first_edge(void *arg, uint32_t item, uint32_t strand)
+{
+    struct vshard_index *x = arg;
+    const struct vs_link *link = x->build.links + x->build.groups[item];
+
+    (void)strand;
+    if (atomic_load_explicit(vs_edges_at(x, link->target), memory_order_relaxed) == VS_SLOT_NONE)
+        vs_write_edges(x, link->target, &link->source, 1);
 }
 
 static void link_back(struct vshard_index *x, uint32_t links)
 {
     struct vs_build *b = &x->build;
+    uint32_t groups;
 
     sort_links(b, links, atomic_load(&x->slot_count));
-    vs_parallel(x, group_links(b, links), add_edges_back, x);
+    groups = group_links(b, links);
+    vs_parallel(x, groups, add_first_edge, x);
+    vs_parallel(x, groups, add_edges_back, x);
 }
 
 /* Links rows that have codes and are not live yet. */
@@ -442,6 +342,8 @@ void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count
     x->build.count = count;
     vs_parallel(x, (count + WALKS - 1) / WALKS, find_edges, x);
     link_back(x, write_own_edges(x));
+    for (uint32_t i = 0; i < count; i++)
+        vs_tree_hang(x, slots[i]);
 }
 
 /* ---- around removed rows ---- */
@@ -451,57 +353,82 @@ static bool is_live(const struct vshard_index *x, uint32_t slot)
     return vs_row_state(x, slot) == VS_ROW_LIVE;
 }
 
-/* Offers the rows of `from` that are live, not `self` and not offered before. */
+/* Offers the rows of `from` that are live and that were not seen before. */
 static void offer_unseen(const struct vshard_index *x, const struct vs_query *q,
-                         struct vs_scratch *s, const uint32_t *from, uint32_t count, uint32_t self)
+                         struct vs_scratch *s, const uint32_t *from, uint32_t count)
 {
     uint32_t unseen = 0;
 
     for (uint32_t i = 0; i < count; i++) {
         uint64_t *word = &s->visited[from[i] / 64], bit = 1ull << (from[i] % 64);
 
-        if (from[i] == self || (*word & bit) != 0 || !is_live(x, from[i]))
+        if ((*word & bit) != 0 || !is_live(x, from[i]))
             continue;
         *word |= bit;
         s->slots[unseen++] = from[i];
     }
-    offer(x, q, s, unseen);
+    vs_offer(x, q, s, unseen);
+}
+
+/* Of a row's edges, those to live rows, and those of the tree that are not about to be
+ * freed. Uses s->slots. */
+static void offer_own(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                      uint32_t slot, const uint32_t *edges, uint32_t count)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        s->slots[kept] = edges[i];
+        kept += vs_row_state(x, edges[i]) != VS_ROW_DYING;
+    }
+    vs_offer(x, q, s, kept);
+    vs_tree_pin(x, &s->pool, slot, edges, count);
+    vs_keep_live_or_marked(x, &s->pool);
 }
 
 /* New edges for one row: its live neighbours, and the live neighbours of those that
  * were removed, compete for its places. Each newcomer is asked for an edge back,
  * unless the row itself was removed. Such a row reads no edges but those of dying
- * rows, because those of its like are being written beside it. */
+ * rows, because those of its like are being written beside it. The first edge stays
+ * until all are done, since others look at it. */
 static void replace_edges(void *arg, uint32_t item, uint32_t strand)
 {
     struct vshard_index *x = arg;
     struct vs_build *b = &x->build;
     struct vs_scratch *s = &x->strands[strand * WALKS];
     uint32_t slot = b->slots[item], before[2 * M_MAX], of_removed[2 * M_MAX];
-    uint32_t count = read_edges(x, slot, before), newcomers = 0;
+    uint32_t count = vs_read_edges(x, slot, before), newcomers = 0, orphan;
     struct vs_link *links = b->links + (size_t)item * x->degree;
     const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
     bool live = is_live(x, slot);
 
     memset(s->visited, 0, (atomic_load(&x->slot_count) / 64 + 1) * sizeof *s->visited);
+    s->visited[slot / 64] |= 1ull << (slot % 64);
+    for (uint32_t i = 0; i < count; i++)
+        s->visited[before[i] / 64] |= 1ull << (before[i] % 64);
     s->pool.count = s->pool.next = 0;
-    s->pool.cap = 4 * x->degree;
-    offer_unseen(x, &q, s, before, count, slot);
+    s->pool.cap = 3 * x->degree;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t state = vs_row_state(x, before[i]);
 
         if (state == VS_ROW_DYING || (live && state == VS_ROW_REMOVED)) {
-            uint32_t n = read_edges(x, before[i], of_removed);
-            offer_unseen(x, &q, s, of_removed, n, slot);
+            uint32_t n = vs_read_edges(x, before[i], of_removed);
+            offer_unseen(x, &q, s, of_removed, n);
         }
     }
-    choose(x, s, slot, count);
-    write_edges(x, slot, s->pool.slots, s->pool.count);
+    s->pool.cap += x->degree; /* so that none of these falls out */
+    offer_own(x, &q, s, slot, before, count);
+    orphan = vs_row_state(x, before[0]) == VS_ROW_DYING;
+    vs_choose(x, s, slot, count - orphan);
     for (uint32_t i = 0; live && i < s->pool.count; i++) {
-        if (!contains(before, count, s->pool.slots[i]))
+        if (!vs_contains(before, count, s->pool.slots[i]))
             links[newcomers++] = (struct vs_link){ s->pool.slots[i], s->pool.keys[i], slot };
     }
     b->link_counts[item] = newcomers;
+    if (orphan)
+        s->pool.slots[s->pool.count++] = before[0];
+    vs_tree_front(s->pool.slots, s->pool.count, before[0]);
+    vs_write_edges(x, slot, s->pool.slots, s->pool.count);
 }
 
 static uint32_t pack_links(struct vshard_index *x)
@@ -524,4 +451,6 @@ void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t cou
     x->build.count = count;
     vs_parallel(x, count, replace_edges, x);
     link_back(x, pack_links(x));
+    for (uint32_t i = 0; i < count; i++)
+        vs_tree_forget(x, slots[i]);
 }

@@ -15,7 +15,8 @@
  *     codes       code_bytes [slot_count]      once trained, and if elements are not
  *                                              codes themselves
  *     sketches    64 or 128 bytes [slot_count] once trained, and if there are sketches
- *     edges       uint32 [slot_count x 2m]     once trained
+ *     edges       uint32 [slot_count x 2m]     once trained; the first of a row leads to
+ *                                              its parent (graph_tree.c)
  *
  *     header       0   8   magic "VSHARDIX"
  *                  8   4   version of this format, 1

@@ -17,7 +17,11 @@
  * but nobody is asked for an edge to them. They are worked on apart from the live
  * rows, which read their edges.
  *
- * New edges only ever lead to live rows; so nothing behind the cursor leads to a row
+ * Rows whose parent in the tree of graph_tree.c is about to be freed get another when
+ * the pass begins, before anything is taken from the graph.
+ *
+ * New edges only ever lead to live rows, but for those of the tree, which may lead to
+ * rows that wait for the next pass; so nothing behind the cursor leads to a row
  * that the pass will free. */
 #include "index/state.h"
 
@@ -25,7 +29,8 @@ enum {
     BEGIN_MIN = 1000,    /* removed rows that begin a pass, at least */
     BEGIN_ONE_IN = 64,   /* and as a part of all slots */
     SLOTS_PER_ROW = 256, /* looked at for each row that a call changes */
-    GATHER = 1024        /* rows relinked at once */
+    GATHER = 1024,       /* rows relinked at once */
+    SPARE_ENTRIES = 64   /* for rows that lose all there is above them */
 };
 
 static uint64_t begin_at(const struct vshard_index *x)
@@ -42,6 +47,7 @@ int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
     struct vs_repair *r = &x->repair;
     size_t words = (size_t)x->rows.extents * VS_EXTENT_ROWS / 64;
     uint64_t *marks;
+    int rc;
 
     if (x->family == VSHARD_FAMILY_FLAT || (!r->active && x->removed + changed < begin_at(x)))
         return VSHARD_OK;
@@ -56,7 +62,8 @@ int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
         r->marks = marks;
         r->marks_words = words;
     }
-    return vs_build_reserve(x, GATHER);
+    rc = vs_column_reserve(&x->entries, atomic_load(&x->entry_count) + SPARE_ENTRIES, x->allocator);
+    return rc < 0 ? rc : vs_build_reserve(x, GATHER);
 }
 
 void vs_repair_fini(struct vshard_index *x)
@@ -94,6 +101,9 @@ static void begin(struct vshard_index *x)
         atomic_store(&vs_row_at(x, slot)->state, VS_ROW_DYING);
         r->marks[slot / 64] |= 1ull << (slot % 64);
     }
+    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE;
+         slot = (uint32_t)vs_row_at(x, slot)->id)
+        vs_tree_orphan(x, slot);
 }
 
 /* Takes the rows that are about to be freed out of the entries. */

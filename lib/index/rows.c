@@ -21,6 +21,7 @@ struct plan {
     uint32_t dropped; /* flat: chain of the slots that were replaced */
     struct vs_training *training;
     struct vs_sketching *sketching;
+    struct vs_bulk *bulk; /* NULL: rows are linked batch by batch */
 };
 
 /* ---- verifying ---- */
@@ -149,11 +150,6 @@ static void plan_training(const struct vshard_index *x, struct plan *p)
     p->trains = live >= x->train_rows;
 }
 
-static bool is_entry(const struct vshard_index *x, uint64_t id)
-{
-    return vs_mix64(id ^ x->seed) % ENTRY_ONE_IN == 0;
-}
-
 /* Of the rows that begin a cluster of their own, how many one call may make entries:
  * more than there can be clusters worth a scan. */
 static uint32_t far_most(const struct plan *p)
@@ -163,13 +159,14 @@ static uint32_t far_most(const struct plan *p)
 
 static uint64_t count_entries(const struct vshard_index *x, const struct plan *p)
 {
-    uint64_t entries = (uint64_t)atomic_load(&x->entry_count) + 1 + far_most(p);
+    /* One row of a batch may have found no live row, and 64 may be adopted by none. */
+    uint64_t entries = (uint64_t)atomic_load(&x->entry_count) + 2 + far_most(p) + p->count / 64 + 64;
     uint32_t slots = p->trains ? atomic_load(&x->slot_count) : 0;
 
     for (uint32_t i = 0; i < p->count; i++)
-        entries += is_entry(x, p->ids[p->order[i]]);
+        entries += vs_is_entry(x, p->ids[p->order[i]]);
     for (uint32_t slot = 0; slot < slots; slot++)
-        entries += is_entry(x, vs_row_at(x, slot)->id);
+        entries += vs_is_entry(x, vs_row_at(x, slot)->id);
     return entries;
 }
 
@@ -203,6 +200,8 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
         rc = vs_sketching_begin(x, &p->sketching);
     if (rc == VSHARD_OK)
         rc = vs_repair_reserve(x, p->count);
+    if (rc == VSHARD_OK && vs_bulk_suits(x, p->count - p->flat))
+        rc = vs_bulk_begin(x, p->count, &p->bulk);
     return rc;
 }
 
@@ -227,6 +226,7 @@ static int plan_add(struct vshard_index *x, struct plan *p, size_t count)
 
 static void plan_fini(struct vshard_index *x, struct plan *p)
 {
+    vs_bulk_end(x, p->bulk);
     vs_sketching_end(x, p->sketching);
     vs_training_end(x, p->training);
     vs_free(x->allocator, p->slots, p->slot_cap * sizeof *p->slots);
@@ -239,6 +239,7 @@ struct store {
     struct vshard_index *x;
     const struct plan *plan;
     uint32_t first;
+    bool coded; /* rows get codes as they are stored */
 };
 
 /* Copies one row in, and codes it if there are codes. */
@@ -257,7 +258,7 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
     memset(to + p->vector_bytes, 0, x->elements.stride - p->vector_bytes);
     vs_length_check(x, vector, widened, &row->inverse_length);
     row->id = p->ids[from];
-    if (!atomic_load(&x->trained))
+    if (!st->coded)
         return;
     if (x->codes.stride > 0)
         vs_encode_row(x, to, row->inverse_length, widened, vs_column_at(&x->codes, slot));
@@ -267,25 +268,11 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
 
 static void store_rows(struct vshard_index *x, struct plan *p, uint32_t first, uint32_t count)
 {
-    struct store st = { x, p, first };
+    struct store st = { x, p, first, first >= p->flat };
 
     for (uint32_t i = 0; i < count; i++)
         p->slots[first + i] = vs_slot_take(x);
     vs_parallel(x, count, store_row, &st);
-}
-
-/* Makes the row of this place in the batch an entry, if it is to be one. */
-static void add_entry(struct vshard_index *x, uint32_t slot, uint32_t item)
-{
-    uint32_t count = atomic_load(&x->entry_count);
-
-    if (count > 0 && !is_entry(x, vs_row_at(x, slot)->id)) {
-        if (!x->build.far[item] || x->build.far_left == 0)
-            return;
-        x->build.far_left--;
-    }
-    *(uint32_t *)vs_column_at(&x->entries, count) = slot;
-    atomic_store_explicit(&x->entry_count, count + 1, memory_order_release);
 }
 
 /* Lets a row be found, and returns the slot of the one that it replaces. */
@@ -366,7 +353,7 @@ static void link_rows(struct vshard_index *x, const uint32_t *slots, uint32_t co
             batch = count - first;
         vs_build_link(x, slots + first, batch);
         for (uint32_t i = 0; i < batch; i++)
-            add_entry(x, slots[first + i], i);
+            vs_entry_offer(x, slots[first + i], x->build.far[i]);
     }
 }
 
@@ -374,7 +361,7 @@ static void link_rows(struct vshard_index *x, const uint32_t *slots, uint32_t co
  * until it is whole. */
 static void train(struct vshard_index *x, struct plan *p)
 {
-    struct store st = { x, p, 0 };
+    struct store st = { x, p, 0, true };
     uint32_t slots = atomic_load(&x->slot_count), count = 0;
 
     vs_quantizer_train(x, p->training);
@@ -390,8 +377,31 @@ static void train(struct vshard_index *x, struct plan *p)
     vs_parallel(x, count, encode_row, &st);
     vs_sketcher_train(x, p->sketching);
     vs_parallel(x, count, sketch_row, &st);
+    if (p->bulk != NULL) /* with the others, when they are stored */
+        return;
     link_rows(x, p->slots, count);
     atomic_store_explicit(&x->trained, 1, memory_order_release);
+}
+
+/* Lets new rows be found, in order, and retires those that they replace. */
+static void publish_linked(struct vshard_index *x, const uint32_t *slots, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t old = publish(x, slots[i]);
+
+        if (old != VS_SLOT_NONE)
+            vs_repair_retire(x, old);
+    }
+}
+
+static void add_bulk(struct vshard_index *x, struct plan *p)
+{
+    uint32_t count = p->count - p->flat;
+
+    store_rows(x, p, p->flat, count);
+    vs_bulk_link(x, p->bulk, p->slots + p->flat, count);
+    atomic_store_explicit(&x->trained, 1, memory_order_release);
+    publish_linked(x, p->slots + p->flat, count);
 }
 
 static void add_linked(struct vshard_index *x, struct plan *p)
@@ -404,13 +414,9 @@ static void add_linked(struct vshard_index *x, struct plan *p)
             batch = p->count - first;
         store_rows(x, p, first, batch);
         vs_build_link(x, p->slots + first, batch);
-        for (uint32_t i = 0; i < batch; i++) {
-            uint32_t old = publish(x, p->slots[first + i]);
-
-            add_entry(x, p->slots[first + i], i);
-            if (old != VS_SLOT_NONE)
-                vs_repair_retire(x, old);
-        }
+        for (uint32_t i = 0; i < batch; i++)
+            vs_entry_offer(x, p->slots[first + i], x->build.far[i]);
+        publish_linked(x, p->slots + first, batch);
     }
 }
 
@@ -434,7 +440,10 @@ int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void
         add_flat(index, &p);
         if (p.trains)
             train(index, &p);
-        add_linked(index, &p);
+        if (p.bulk != NULL)
+            add_bulk(index, &p);
+        else
+            add_linked(index, &p);
         free_dropped(index, p.dropped);
         vs_repair_run(index, p.count);
     } else {

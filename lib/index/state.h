@@ -122,10 +122,13 @@ struct vs_link { /* the edge target -> source is to be added */
     uint32_t source;
 };
 
+enum { VS_FAR_ALONE = 2 };
+
 struct vs_build {
     uint32_t batch_cap;     /* rows linked at once, at most */
     uint32_t *link_counts;  /* [batch_cap] */
-    uint8_t *far;           /* [batch_cap] 1 where a row begins a cluster of its own */
+    uint8_t *far;           /* [batch_cap] 1 where a row begins a cluster of its own,
+                               VS_FAR_ALONE where it found no live row */
     uint32_t far_left;      /* of these, how many the call at hand may still make entries */
     struct vs_link *links;  /* [batch_cap x degree] */
     struct vs_link *sorted; /* likewise */
@@ -323,10 +326,62 @@ void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t
 void vs_graph_rank(const struct vshard_index *x, struct vs_walk *w);
 void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *top);
 
+/* graph_prune.c */
+void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t want);
+void vs_keep_live(const struct vshard_index *x, struct vs_pool *p);
+void vs_keep_live_or_marked(const struct vshard_index *x, struct vs_pool *p);
+void vs_offer(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+              uint32_t count);
+void vs_keys_of(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s, uint32_t count);
+uint32_t vs_read_edges(const struct vshard_index *x, uint32_t slot, uint32_t *out);
+void vs_write_edges(struct vshard_index *x, uint32_t slot, const uint32_t *to, uint32_t count);
+
+/* A new row takes this part of its places, and a full list is cut to it, so that the
+ * next edges back find room: a list is then pruned once in 16 edges and not for each. */
+static inline uint32_t vs_kept_edges(const struct vshard_index *x)
+{
+    return x->degree / 4 * 3;
+}
+
+static inline bool vs_contains(const uint32_t *list, uint32_t count, uint32_t slot)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (list[i] == slot)
+            return true;
+    }
+    return false;
+}
+
+/* graph_tree.c */
+struct vs_planting {
+    uint64_t *seen;    /* one bit a slot */
+    uint32_t *queue;   /* [rows] */
+    uint32_t *parents; /* [slots] */
+};
+uint32_t vs_tree_parent(const struct vshard_index *x, const uint32_t *to, uint32_t count);
+void vs_tree_pin(const struct vshard_index *x, struct vs_pool *p, uint32_t slot,
+                 const uint32_t *edges, uint32_t count);
+void vs_tree_front(uint32_t *list, uint32_t count, uint32_t parent);
+void vs_tree_hang(struct vshard_index *x, uint32_t slot);
+void vs_tree_orphan(struct vshard_index *x, uint32_t slot);
+void vs_tree_forget(struct vshard_index *x, uint32_t slot);
+void vs_tree_plant(struct vshard_index *x, struct vs_planting *p, const uint32_t *slots,
+                   uint32_t count);
+
+/* graph_bulk.c */
+struct vs_bulk;
+bool vs_bulk_suits(const struct vshard_index *x, uint64_t count);
+int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out);
+void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b);
+void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slots,
+                  uint32_t count);
+
 /* graph_build.c */
 int vs_build_reserve(struct vshard_index *x, uint64_t rows);
 void vs_build_trim(struct vshard_index *x);
 void vs_build_fini(struct vshard_index *x);
+bool vs_is_entry(const struct vshard_index *x, uint64_t id);
+void vs_entry_offer(struct vshard_index *x, uint32_t slot, uint32_t far);
 uint32_t vs_build_batch(const struct vshard_index *x);
 void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count);
 void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t count);

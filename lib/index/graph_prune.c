@@ -1,0 +1,169 @@
+/* graph_prune.c - which edges a row keeps, and lists of them.
+ *
+ * A diverse few: candidates are taken nearest first, and one is passed over when a
+ * row already taken is nearer to it than it is to the row itself (Malkov & Yashunin
+ * 2018, Algorithm 4). Free places are then filled with the nearest passed over.
+ *
+ * Equal vectors would fill each other's lists and be an island. At most a quarter of
+ * a list goes to rows at distance 0 while there are others; and which of them, a hash
+ * of both slots decides. In order of arrival, all would choose the same few. */
+#include "index/state.h"
+
+enum { COMPARE = 16 /* rows taken that a candidate is compared with at once */ };
+
+/* True if one of the rows taken, s->rows[0, taken), is nearer to the candidate than
+ * `key`. Uses s->keys. */
+static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint32_t candidate,
+                        int32_t key, uint32_t taken)
+{
+    const struct vs_query q = { .code = vs_code_at(x, candidate), .space = x->space };
+
+    for (uint32_t first = 0; first < taken; first += COMPARE) {
+        uint32_t count = taken - first < COMPARE ? taken - first : COMPARE;
+
+        vs_keys(x, &q, s->rows + first, count, s->keys);
+        for (uint32_t i = 0; i < count; i++) {
+            if (s->keys[i] < key)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Moves a few of the rows at distance 0, `few` drawn by hash, to the front. */
+static void draw_equal(struct vs_pool *p, uint32_t self, uint32_t few)
+{
+    uint32_t equal = 0;
+
+    while (equal < p->count && p->keys[equal] == 0)
+        equal++;
+    for (uint32_t i = 0; i < few && i + 1 < equal; i++) {
+        uint64_t least = UINT64_MAX;
+        uint32_t at = i, slot;
+
+        for (uint32_t j = i; j < equal; j++) {
+            uint64_t hash =
+                vs_mix64((uint64_t)self << 32 | (p->slots[j] & ~VS_POOL_EXPANDED));
+
+            if (hash < least) {
+                least = hash;
+                at = j;
+            }
+        }
+        slot = p->slots[i];
+        p->slots[i] = p->slots[at];
+        p->slots[at] = slot;
+    }
+}
+
+/* Takes a diverse few, at most `want`, of s->pool, whose keys are distances from one
+ * row, and moves them to its front, nearest first. Those that are marked stay in any
+ * case, and the marks go. Uses s->rows, s->keys and s->slots. */
+void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t want)
+{
+    struct vs_pool *p = &s->pool;
+    uint32_t taken = 0, passed = 0, equal = 0, marked = 0;
+    uint32_t *chosen = s->slots, *rest = s->slots + x->degree; /* positions in the pool */
+
+    for (uint32_t i = 0; i < p->count; i++)
+        marked += p->slots[i] >> 31;
+    want = want < marked ? marked : want;
+    draw_equal(p, self, want);
+    for (uint32_t i = 0; i < p->count && (taken < want || marked > 0); i++) {
+        uint32_t slot = p->slots[i] & ~VS_POOL_EXPANDED;
+        bool stays = slot != p->slots[i], crowded = p->keys[i] == 0 && ++equal > want / 4;
+
+        if (!stays && (crowded || taken + marked >= want ||
+                       passed_over(x, s, slot, p->keys[i], taken))) {
+            if (passed < want)
+                rest[passed++] = i;
+        } else {
+            marked -= stays;
+            s->rows[taken] = vs_code_at(x, slot);
+            chosen[taken++] = i;
+        }
+    }
+    for (uint32_t i = 0; i < passed && taken < want; i++)
+        chosen[taken++] = rest[i];
+
+    /* Positions are below `want` too early to overwrite what is still needed, so the
+     * chosen pass through the other arrays. */
+    for (uint32_t i = 0; i < taken; i++) {
+        s->keys[i] = p->keys[chosen[i]];
+        rest[i] = p->slots[chosen[i]] & ~VS_POOL_EXPANDED;
+    }
+    memcpy(p->keys, s->keys, taken * sizeof *p->keys);
+    memcpy(p->slots, rest, taken * sizeof *p->slots);
+    p->count = taken;
+}
+
+/* Drops removed rows from the pool of a walk, and its marks from the others. */
+void vs_keep_live(const struct vshard_index *x, struct vs_pool *p)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        p->slots[i] &= ~VS_POOL_EXPANDED;
+    vs_keep_live_or_marked(x, p);
+}
+
+/* Drops removed rows from the pool that are not marked. */
+void vs_keep_live_or_marked(const struct vshard_index *x, struct vs_pool *p)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < p->count && x->removed > 0; i++) {
+        uint32_t slot = p->slots[i];
+
+        if (!(slot & VS_POOL_EXPANDED) && vs_row_state(x, slot) >= VS_ROW_REMOVED)
+            continue;
+        p->keys[kept] = p->keys[i];
+        p->slots[kept++] = slot;
+    }
+    p->count = x->removed > 0 ? kept : p->count;
+}
+
+void vs_write_edges(struct vshard_index *x, uint32_t slot, const uint32_t *to, uint32_t count)
+{
+    _Atomic uint32_t *edges = vs_edges_at(x, slot);
+
+    for (uint32_t i = 0; i < x->degree; i++)
+        atomic_store_explicit(&edges[i], i < count ? to[i] : VS_SLOT_NONE, memory_order_relaxed);
+}
+
+uint32_t vs_read_edges(const struct vshard_index *x, uint32_t slot, uint32_t *out)
+{
+    const _Atomic uint32_t *edges = vs_edges_at(x, slot);
+    uint32_t count = 0;
+
+    while (count < x->degree) {
+        uint32_t to = atomic_load_explicit(&edges[count], memory_order_relaxed);
+
+        if (to == VS_SLOT_NONE)
+            break;
+        out[count++] = to;
+    }
+    return count;
+}
+
+/* Offers s->slots[0, count) to the pool, by their keys from the query. */
+void vs_offer(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+                  uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        s->rows[i] = vs_code_at(x, s->slots[i]);
+        __builtin_prefetch(s->rows[i]);
+        __builtin_prefetch((const char *)s->rows[i] + 64);
+    }
+    vs_keys(x, q, s->rows, count, s->keys);
+    x->kernel.pool_push(&s->pool, s->keys, s->slots, count);
+}
+
+/* Keys between one row and s->slots[0, count). */
+void vs_keys_of(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s,
+                    uint32_t count)
+{
+    const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
+
+    for (uint32_t i = 0; i < count; i++)
+        s->rows[i] = vs_code_at(x, s->slots[i]);
+    vs_keys(x, &q, s->rows, count, s->keys);
+}

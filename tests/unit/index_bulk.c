@@ -1,0 +1,180 @@
+/* index_bulk.c - a first load in one call: equal everywhere, whole, or not at all.
+ *
+ * Method: loads just large enough for the bulk path, into an empty index and into one
+ * with a graph, some of whose rows are removed and some replaced by the load. Digests
+ * are compared over instruction sets and numbers of threads; recall with an exact
+ * search; every allocation fails once. */
+#include <criterion/criterion.h>
+
+#include "index/state.h"
+#include "support/fault_alloc.h"
+#include "support/index_data.h"
+#include "support/pool.h"
+
+enum { ROWS = 9000, THERE = 900, D = 24, QUERIES = 100, K = 10 };
+
+struct load {
+    uint32_t metric, element, dim, threads, cpu, there;
+    const void *vectors; /* [THERE + ROWS] */
+};
+
+/* With `there` rows before it, of which some are removed and some come again. */
+static struct vshard_index *load(const struct load *l, struct pool *pool)
+{
+    struct vshard_index_options o = small_options(l->dim, l->metric, l->element);
+    uint64_t *ids = number_ids(0, THERE + ROWS);
+    struct vshard_index *x;
+
+    o.executor = pool_executor(pool);
+    x = make_index(&o);
+    vs_kernel_init(&x->kernel, l->cpu);
+    if (l->there > 0) {
+        add_rows(x, ids, l->vectors, l->there);
+        remove_rows(x, ids + 100, 50);
+    }
+    for (uint32_t i = 0; i < 200; i++) /* replaced */
+        ids[THERE + i] = i;
+    ids[THERE + 500] = ids[THERE + 501]; /* twice in the call */
+    cr_assert(vs_bulk_suits(x, ROWS - o.train_rows - 1));
+    add_rows(x, ids + THERE,
+             (const char *)l->vectors + (size_t)THERE * l->dim * element_bytes(l->element), ROWS);
+    free(ids);
+    return x;
+}
+
+static uint64_t digest_of_load(const struct load *l)
+{
+    struct pool *pool = pool_create(l->threads);
+    struct vshard_index *x = load(l, pool);
+    struct vshard_index_check c = { .size = sizeof c };
+    uint64_t digest = digest_of(x);
+
+    cr_assert_eq(vshard_index_check(x, &c), 0);
+    cr_assert_eq(c.unreachable, 0, "%llu rows cannot be reached",
+                 (unsigned long long)c.unreachable);
+    vshard_index_destroy(x);
+    pool_destroy(pool);
+    return digest;
+}
+
+Test(index_bulk, does_not_depend_on_the_number_of_threads)
+{
+    uint64_t seed = 3, digest;
+    struct load l = { .dim = D, .threads = 1, .cpu = vs_os_cpu() };
+    void *v = draw_vectors(&seed, 0, THERE + ROWS, D);
+
+    l.vectors = v;
+    for (l.there = 0; l.there <= THERE; l.there += THERE) {
+        l.threads = 1;
+        digest = digest_of_load(&l);
+        for (l.threads = 2; l.threads <= 8; l.threads++)
+            cr_expect_eq(digest_of_load(&l), digest, "%u threads", l.threads);
+    }
+    free(v);
+}
+
+Test(index_bulk, does_not_depend_on_the_instruction_set)
+{
+    static const struct load loads[] = {
+        { .metric = VSHARD_METRIC_COSINE, .element = VSHARD_ELEMENT_F32, .dim = D },
+        { .metric = VSHARD_METRIC_IP, .element = VSHARD_ELEMENT_F16, .dim = D },
+        { .metric = VSHARD_METRIC_L2SQ, .element = VSHARD_ELEMENT_U8, .dim = D },
+        { .metric = VSHARD_METRIC_HAMMING, .element = VSHARD_ELEMENT_BITS, .dim = 8 },
+    };
+    const uint32_t cpus[] = { 0, vs_os_cpu() & VSHARD_CPU_AVX2,
+                              vs_os_cpu() & (VSHARD_CPU_AVX2 | VSHARD_CPU_AVX512), vs_os_cpu() };
+
+    for (size_t i = 0; i < VS_COUNT(loads); i++) {
+        struct load l = loads[i];
+        uint64_t seed = 4 + i, digest = 0;
+        void *v = draw_vectors(&seed, l.element, THERE + ROWS, l.dim);
+
+        l.vectors = v;
+        l.threads = 2;
+        l.there = i % 2 ? THERE : 0;
+        for (size_t c = 0; c < VS_COUNT(cpus); c++) {
+            uint64_t then;
+
+            l.cpu = cpus[c];
+            then = digest_of_load(&l);
+            cr_expect(c == 0 || then == digest, "load %zu, cpu %#x", i, l.cpu);
+            digest = then;
+        }
+        free(v);
+    }
+}
+
+Test(index_bulk, answers_as_an_exact_search_does)
+{
+    uint64_t seed = 5;
+    struct load l = { .dim = D, .threads = 2, .cpu = vs_os_cpu(), .there = THERE };
+    void *v = draw_vectors(&seed, 0, THERE + ROWS, D);
+    struct pool *pool = pool_create(2);
+    struct vshard_hit *hits = malloc(QUERIES * K * sizeof *hits);
+    struct vshard_hit *exact = malloc(QUERIES * K * sizeof *exact);
+    struct vshard_index *x;
+    uint32_t right = 0;
+
+    l.vectors = v;
+    x = load(&l, pool);
+    cr_expect_eq(vshard_index_count(x), THERE - 50 + ROWS - 200 - 1 + 50 /* 50 came again */);
+    search_rows(x, v, QUERIES, K, 100, 0, hits);
+    search_rows(x, v, QUERIES, K, 0, VSHARD_SEARCH_EXACT, exact);
+    for (uint32_t i = 0; i < QUERIES * K; i++)
+        right += hits[i].distance <= exact[i / K * K + K - 1].distance;
+    cr_expect(right >= QUERIES * K * 93 / 100, "%u of %u", right, QUERIES * K);
+    free(hits);
+    free(exact);
+    vshard_index_destroy(x);
+    pool_destroy(pool);
+    free(v);
+}
+
+/* ---- without memory ---- */
+
+static void expect_all_or_nothing(uint32_t dim, uint32_t there)
+{
+    uint64_t seed = 6, reference = 0, *ids = number_ids(0, THERE + ROWS), k = 0;
+    float *v = draw_vectors(&seed, 0, THERE + ROWS, dim);
+    bool struck = false;
+
+    do {
+        struct fault_alloc memory;
+        struct vshard_index_options o = small_options(dim, 0, 0);
+        struct vshard_index *x;
+        uint64_t before;
+        int rc;
+
+        fault_alloc_init(&memory);
+        o.allocator = &memory.hook;
+        x = make_index(&o);
+        add_rows(x, ids, v, there);
+        before = digest_of(x);
+        memory.failures = 0;
+        fault_alloc_fail(&memory, k, FAULT_ONCE);
+        rc = vshard_index_add(x, ids + there, v + (size_t)there * dim, ROWS);
+        fault_alloc_fail(&memory, 0, FAULT_ONCE);
+        struck = memory.failures > 0;
+        cr_assert_eq(rc, struck ? VSHARD_ENOMEM : 0, "k %llu", (unsigned long long)k);
+        if (struck)
+            cr_assert_eq(digest_of(x), before, "k %llu: changed", (unsigned long long)k);
+        else if (k == 0)
+            reference = digest_of(x);
+        else
+            cr_assert_eq(digest_of(x), reference, "k %llu", (unsigned long long)k);
+        vshard_index_destroy(x);
+        cr_assert_null(fault_alloc_verdict(&memory), "k %llu: %s", (unsigned long long)k,
+                       fault_alloc_verdict(&memory));
+        fault_alloc_fini(&memory);
+        k++;
+    } while (struck || k == 1);
+    cr_expect(k > 20, "only %llu allocations were made to fail", (unsigned long long)k);
+    free(ids);
+    free(v);
+}
+
+Test(index_bulk, without_memory_changes_nothing)
+{
+    expect_all_or_nothing(8, 0);
+    expect_all_or_nothing(8, THERE);
+}
