@@ -46,6 +46,11 @@ enum {                         /* the type of a vector's elements, given, stored
 #define VSHARD_EF_MAX     16384       /* width of the beam */
 #define VSHARD_ROWS_MAX   0x7fffffffu /* rows in one index */
 
+enum {                       /* struct vshard_index_options.flags */
+       VSHARD_INDEX_LEAN = 1 /* FLAT: no bytes beside the rows; scans of floats then read all
+                                of them, and take two to six times as long */
+};
+
 /* Set `size` to sizeof(struct vshard_index_options), zero the rest, and fill in
  * what you care about: in every field, zero means the default. */
 struct vshard_index_options {
@@ -59,7 +64,7 @@ struct vshard_index_options {
     uint32_t ef_search;       /* HNSW: width of the beam, 1..16384; default 100 */
     uint32_t train_rows;      /* HNSW: rows scanned exactly until a graph is built over
                                  them, 256..65536; default 2048 */
-    uint32_t flags;           /* none yet; 0 */
+    uint32_t flags;           /* VSHARD_INDEX_*; default none */
     uint64_t seed;            /* equal calls with equal seeds build equal indexes */
     const struct vshard_allocator *allocator; /* copied; default: the C library's heap */
     const struct vshard_logger *logger;       /* copied; default: silence */
@@ -220,8 +225,9 @@ VSHARD_API int vshard_index_search(struct vshard_index *index, const void *queri
 VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
 
 enum {                        /* struct vshard_open_options.flags */
-       VSHARD_OPEN_MAPPED = 1 /* map the file: opens in milliseconds, shares memory between
-                                 processes, and is read-only */
+       VSHARD_OPEN_MAPPED = 1, /* map the file: opens in milliseconds, shares memory between
+                                  processes, and is read-only; a flat index is then lean */
+       VSHARD_OPEN_LEAN = 2    /* as VSHARD_INDEX_LEAN, which is not in the file */
 };
 
 /* How to open a file. Zero means the default in every field. */

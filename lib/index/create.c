@@ -18,7 +18,7 @@ static const struct limit {
     FIELD(ef_construction, EF_CONSTRUCTION_MIN, EF_CONSTRUCTION_MAX, EF_CONSTRUCTION_DEFAULT),
     FIELD(ef_search, 1, VSHARD_EF_MAX, EF_SEARCH_DEFAULT),
     FIELD(train_rows, TRAIN_ROWS_MIN, TRAIN_ROWS_MAX, TRAIN_ROWS_DEFAULT),
-    FIELD(flags, 0, 0, 0),
+    FIELD(flags, 0, VSHARD_INDEX_LEAN, 0),
 #undef FIELD
 };
 
@@ -42,6 +42,9 @@ static int check_options(struct vshard_index_options *o)
     if (o->element == VSHARD_ELEMENT_BITS && o->dim % 8 != 0)
         return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "dim: not a multiple of 8",
                          o->dim, 8);
+    if (o->flags != 0 && o->family != VSHARD_FAMILY_FLAT)
+        return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "flags: not for this family",
+                         o->flags, 0);
     if (o->executor != NULL && (o->executor->width < 1 || o->executor->width > WIDTH_MAX))
         return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "executor.width",
                          o->executor->width, WIDTH_MAX);
@@ -85,7 +88,11 @@ static void lay_out(struct vshard_index *x)
     x->degree = graph ? 2 * x->m : 0;
     x->free_head = x->repair.removed_head = x->repair.dying_head = VS_SLOT_NONE;
     vs_column_init(&x->elements, element_stride(x));
-    vs_column_init(&x->codes, graph && !vs_elements_are_codes(x) ? x->quantizer.code_bytes : 0);
+    vs_column_init(&x->codes, graph && !vs_elements_are_codes(x) ? x->quantizer.code_bytes
+                              : vs_scan_coded(x)                 ? x->dim
+                                                                 : 0);
+    vs_column_init(&x->bounds, vs_scan_coded(x) ? 2 * sizeof(float) : 0);
+    vs_column_init(&x->live_words, sizeof(uint64_t));
     vs_column_init(&x->sketches, vs_sketch_bytes(x));
     vs_column_init(&x->edges, x->degree * sizeof(uint32_t));
     vs_column_init(&x->rows, sizeof(struct vs_row));
@@ -116,6 +123,7 @@ int vs_index_new(const struct vshard_index_options *given, struct vshard_index *
     x->ef_construction = o.ef_construction;
     x->ef_search = o.ef_search;
     x->train_rows = o.train_rows;
+    x->flags = o.flags;
     x->seed = o.seed;
     vs_kernel_init(&x->kernel, vs_os_cpu());
     rc = vs_quantizer_init(x);
@@ -168,6 +176,8 @@ void vshard_index_destroy(struct vshard_index *x)
     vs_column_fini(&x->elements, a);
     vs_column_fini(&x->codes, a);
     vs_column_fini(&x->sketches, a);
+    vs_column_fini(&x->bounds, a);
+    vs_column_fini(&x->live_words, a);
     vs_column_fini(&x->edges, a);
     vs_column_fini(&x->rows, a);
     vs_column_fini(&x->entries, a);
@@ -225,13 +235,15 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.removed_rows = x->removed;
     s.free_rows = x->free_count;
     s.element_bytes = column_bytes(x, &x->elements);
-    s.code_bytes = column_bytes(x, &x->codes) + column_bytes(x, &x->sketches);
+    s.code_bytes =
+        column_bytes(x, &x->codes) + column_bytes(x, &x->sketches) + x->bounds.heap_bytes;
     s.edge_bytes = column_bytes(x, &x->edges);
-    s.id_bytes = column_bytes(x, &x->rows) + x->ids.cap * sizeof *x->ids.table;
+    s.id_bytes = column_bytes(x, &x->rows) + x->ids.cap * sizeof *x->ids.table +
+                 x->live_words.heap_bytes;
     s.scratch_bytes = scratch_bytes(x);
     s.mapped_bytes = x->mapping.count;
     s.heap_bytes = sizeof *x + x->elements.heap_bytes + x->codes.heap_bytes +
-                   x->sketches.heap_bytes + x->edges.heap_bytes + x->rows.heap_bytes +
+                   x->sketches.heap_bytes + x->bounds.heap_bytes + x->live_words.heap_bytes + x->edges.heap_bytes + x->rows.heap_bytes +
                    x->entries.heap_bytes + x->ids.cap * sizeof *x->ids.table +
                    x->quantizer.code_dim * sizeof(float) + vs_sketcher_bytes(x) + s.scratch_bytes;
     if (vs_report_write(stats, &s, sizeof s,

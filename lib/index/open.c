@@ -77,6 +77,8 @@ static int make_index(struct opening *o)
 
     if (!counts_valid(i))
         return damaged(o, "header");
+    if (i->options.family == VSHARD_FAMILY_FLAT && o->options->flags != 0)
+        o->image.options.flags = VSHARD_INDEX_LEAN; /* a mapped index is, too */
     rc = vs_index_new(&i->options, &o->x);
     if (rc == VSHARD_EINVAL)
         return damaged(o, "options");
@@ -197,6 +199,23 @@ static bool chain_valid(const struct vshard_index *x, uint32_t slot, uint32_t st
     return slot == VS_SLOT_NONE;
 }
 
+/* The bytes that a flat index scans are not in the file. */
+static int encode_rows(struct opening *o)
+{
+    struct vshard_index *x = o->x;
+    size_t bytes = x->quantizer.code_dim * sizeof(float);
+    float *vector = vs_alloc(x->allocator, bytes);
+
+    if (vector == NULL)
+        return VSHARD_ENOMEM;
+    for (uint32_t slot = 0; slot < atomic_load(&x->slot_count); slot++) {
+        if (vs_row_state(x, slot) == VS_ROW_LIVE)
+            vs_scan_encode(x, slot, vector);
+    }
+    vs_free(x->allocator, vector, bytes);
+    return VSHARD_OK;
+}
+
 static int read_ids(struct opening *o)
 {
     struct vshard_index *x = o->x;
@@ -204,6 +223,8 @@ static int read_ids(struct opening *o)
     uint64_t seen[VS_ROW_DYING + 1] = { 0 };
     int rc = vs_idmap_reserve(&x->ids, x->live, x->allocator);
 
+    if (rc == VSHARD_OK)
+        rc = vs_scan_reserve_rows(x, slots);
     if (rc < 0)
         return rc;
     for (uint32_t slot = 0; slot < slots; slot++) {
@@ -217,6 +238,8 @@ static int read_ids(struct opening *o)
         if (state == VS_ROW_LIVE &&
             (row->id == VSHARD_ID_NONE || vs_idmap_put(&x->ids, row->id, slot) != VS_SLOT_NONE))
             return damaged(o, "rows");
+        if (state == VS_ROW_LIVE)
+            vs_scan_mark(x, slot, true);
     }
     if (seen[VS_ROW_LIVE] != x->live || (seen[VS_ROW_DYING] > 0 && !x->repair.active) ||
         !chain_valid(x, x->free_head, VS_ROW_FREE, seen[VS_ROW_FREE]) ||
@@ -229,7 +252,7 @@ static int read_ids(struct opening *o)
         if (slot >= slots || vs_row_state(x, slot) == VS_ROW_FREE)
             return damaged(o, "entries");
     }
-    return VSHARD_OK;
+    return x->bounds.stride > 0 ? encode_rows(o) : VSHARD_OK;
 }
 
 /* ---- copied ---- */
@@ -395,9 +418,9 @@ static int read_options(const struct vshard_open_options *given, struct vshard_o
                              VS_SIZE_THROUGH(struct vshard_open_options, storage));
     if (rc == VSHARD_EVERSION) /* larger than ours, so our fields are there */
         return vs_refuse(given->logger, rc, "open.refused", "options.size", given->size, sizeof *o);
-    if (rc == VSHARD_OK && (o->flags & ~(uint32_t)VSHARD_OPEN_MAPPED))
+    if (rc == VSHARD_OK && (o->flags & ~(uint32_t)(VSHARD_OPEN_MAPPED | VSHARD_OPEN_LEAN)))
         return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "flags", o->flags,
-                         VSHARD_OPEN_MAPPED);
+                         VSHARD_OPEN_MAPPED | VSHARD_OPEN_LEAN);
     if (rc == VSHARD_OK && o->executor != NULL &&
         (o->executor->width < 1 || o->executor->width > WIDTH_MAX))
         return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "executor.width",

@@ -77,6 +77,7 @@ void vs_repair_retire(struct vshard_index *x, uint32_t slot)
     struct vs_row *row = vs_row_at(x, slot);
 
     atomic_store_explicit(&row->state, VS_ROW_REMOVED, memory_order_release);
+    vs_scan_mark(x, slot, false);
     row->id = x->repair.removed_head;
     x->repair.removed_head = slot;
     x->removed++;

@@ -181,6 +181,8 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     if (rc == VSHARD_OK)
         rc = vs_idmap_reserve(&x->ids, x->live + p->count, x->allocator);
     if (rc == VSHARD_OK)
+        rc = vs_scan_reserve_rows(x, slots);
+    if (rc == VSHARD_OK)
         rc = vs_strands_reserve(x, 0);
     if (rc < 0 || (!p->trains && !atomic_load(&x->trained)))
         return rc;
@@ -258,6 +260,8 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
     memset(to + p->vector_bytes, 0, x->elements.stride - p->vector_bytes);
     vs_length_check(x, vector, widened, &row->inverse_length);
     row->id = p->ids[from];
+    if (x->bounds.stride > 0)
+        vs_scan_encode(x, slot, widened);
     if (!st->coded)
         return;
     if (x->codes.stride > 0)
@@ -281,6 +285,7 @@ static uint32_t publish(struct vshard_index *x, uint32_t slot)
     struct vs_row *row = vs_row_at(x, slot);
 
     atomic_store_explicit(&row->state, VS_ROW_LIVE, memory_order_release);
+    vs_scan_mark(x, slot, true);
     x->live++;
     return vs_idmap_put(&x->ids, row->id, slot);
 }
@@ -293,6 +298,7 @@ static void drop_row(struct vshard_index *x, uint32_t slot, uint32_t *chain)
     struct vs_row *row = vs_row_at(x, slot);
 
     atomic_store_explicit(&row->state, VS_ROW_FREE, memory_order_release);
+    vs_scan_mark(x, slot, false);
     row->id = *chain;
     *chain = slot;
     x->live--;

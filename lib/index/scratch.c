@@ -137,6 +137,7 @@ void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
     vs_free(a, s->code, x->quantizer.code_bytes);
     vs_free(a, s->sketch, SKETCH_DIMS);
     vs_free(a, s->top, s->top_cap * sizeof *s->top);
+    vs_scan_free(x, s->scan);
     memset(s, 0, sizeof *s);
 }
 

@@ -42,20 +42,15 @@ static int search_wider(struct vshard_index *x, struct vs_walk *w, struct reques
 }
 
 static int finish(struct vshard_index *x, struct vs_walk *w, struct request *want,
-                  struct vs_top *top, bool walked)
+                  struct vs_top *top)
 {
-    int rc = walked ? w->status : VSHARD_OK;
+    int rc = w->status;
 
     if (rc < 0)
         return rc;
-    if (walked) {
-        vs_graph_rerank(x, w, top);
-        if (top->count < wanted(x, top))
-            rc = search_wider(x, w, want, top);
-    } else {
-        want->exact_scans++;
-        rc = vs_flat_search(x, &w->query, w->scratch, top);
-    }
+    vs_graph_rerank(x, w, top);
+    if (top->count < wanted(x, top))
+        rc = search_wider(x, w, want, top);
     vs_top_sort(top);
     return rc;
 }
@@ -76,8 +71,6 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
                         uint32_t *found)
 {
     size_t bytes = vs_vector_bytes(x);
-    bool walk = atomic_load_explicit(&x->trained, memory_order_acquire) &&
-                !(want->flags & VSHARD_SEARCH_EXACT);
     struct vs_walk walks[WALKS];
     int rc = VSHARD_OK;
 
@@ -87,12 +80,12 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
         if (rc == VSHARD_OK)
             rc = vs_query_check(x, queries + i * bytes, &r->scratch[i], &walks[i].query);
     }
-    if (rc == VSHARD_OK && walk)
+    if (rc == VSHARD_OK)
         vs_graph_walk(x, walks, count, want->ef);
     for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++) {
         struct vs_top top = { r->scratch[i].top, 0, (uint32_t)want->k };
 
-        rc = finish(x, &walks[i], want, &top, walk);
+        rc = finish(x, &walks[i], want, &top);
         write_hits(&top, want->k, hits + i * want->k);
         if (found != NULL)
             found[i] = top.count;
@@ -100,17 +93,37 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
     return rc;
 }
 
+/* Queries for which the rows are scanned together. */
+static int scan_group(struct vshard_index *x, struct vs_reader *r, const unsigned char *queries,
+                      uint32_t count, struct request *want, struct vshard_hit *hits,
+                      uint32_t *found)
+{
+    struct vs_top tops[SCAN_WIDTH_MAX];
+    int rc = vs_flat_search_many(x, &r->scratch[0], queries, count, (uint32_t)want->k, tops);
+
+    for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++) {
+        write_hits(&tops[i], want->k, hits + i * want->k);
+        if (found != NULL)
+            found[i] = tops[i].count;
+    }
+    want->exact_scans += count;
+    return rc;
+}
+
 static int search_all(struct vshard_index *x, struct vs_reader *r, const unsigned char *queries,
                       size_t count, struct request *want, struct vshard_hit *hits, uint32_t *found)
 {
     size_t bytes = vs_vector_bytes(x);
+    bool walk = atomic_load_explicit(&x->trained, memory_order_acquire) &&
+                !(want->flags & VSHARD_SEARCH_EXACT);
+    uint32_t width = walk ? WALKS : vs_scan_width(x, want->k);
     int rc = VSHARD_OK;
 
-    for (size_t i = 0; rc == VSHARD_OK && i < count; i += WALKS) {
-        uint32_t group = count - i < WALKS ? (uint32_t)(count - i) : WALKS;
+    for (size_t i = 0; rc == VSHARD_OK && i < count; i += width) {
+        uint32_t group = count - i < width ? (uint32_t)(count - i) : width;
 
-        rc = search_group(x, r, queries + i * bytes, group, want, hits + i * want->k,
-                          found ? found + i : NULL);
+        rc = (walk ? search_group : scan_group)(x, r, queries + i * bytes, group, want,
+                                                hits + i * want->k, found ? found + i : NULL);
     }
     return rc;
 }

@@ -9,9 +9,9 @@ void vs_slot_free(struct vshard_index *x, uint32_t slot)
     struct vs_row *row = vs_row_at(x, slot);
 
     memset(vs_column_at(&x->elements, slot), 0, x->elements.stride);
+    if (x->codes.extents > 0)
+        memset(vs_column_at(&x->codes, slot), 0, x->codes.stride);
     if (atomic_load(&x->trained)) {
-        if (x->codes.stride > 0)
-            memset(vs_column_at(&x->codes, slot), 0, x->codes.stride);
         if (x->sketches.stride > 0)
             memset(vs_column_at(&x->sketches, slot), 0, x->sketches.stride);
         memset(vs_column_at(&x->edges, slot), 0xff, x->edges.stride);

@@ -6,7 +6,8 @@
  *
  *   elements   the vector as given
  *   codes      quantised to 7 bits an element, padded to 64 bytes (quantizer.c);
- *              absent where elements are their own code
+ *              absent where elements are their own code. Of a flat index, scaled bytes
+ *              (flat.c), which are not in files
  *   sketches   64 or 128 bytes of each code, where there are any (sketch.c)
  *   edges      uint32 [degree], slots; VS_SLOT_NONE after the last
  *   rows       id, 1 / length, state
@@ -77,6 +78,10 @@ struct vs_top {
     uint32_t cap;
 };
 
+struct vs_scan; /* buffers of a scan (flat.c) */
+
+enum { SCAN_WIDTH_MAX = 64 }; /* queries of one call that are scanned for at once */
+
 struct vs_scratch {
     uint64_t *visited; /* one bit a slot */
     size_t visited_words;
@@ -93,6 +98,7 @@ struct vs_scratch {
     float *vector;           /* [code_dim] */
     unsigned char *code;     /* [code_bytes] */
     unsigned char *sketch;   /* [SKETCH_DIMS] of the code, 7 bits each */
+    struct vs_scan *scan;    /* NULL until there is a scan */
     uint64_t distance_count; /* what the caller's calls did */
     uint64_t hop_count;
 };
@@ -160,10 +166,14 @@ struct vshard_index {
     uint32_t space;  /* SPACE_*, in which rows are compared with each other */
     uint32_t degree; /* 2m */
     uint32_t m, ef_construction, ef_search, train_rows;
+    uint32_t flags; /* VSHARD_INDEX_* */
     uint64_t seed;
     struct vs_kernel kernel;
 
     struct vs_column elements, codes, sketches, edges, rows;
+    struct vs_column bounds;           /* scales and norms of a flat index's codes (flat.c) */
+    struct vs_column live_words;       /* uint64: one bit a slot, 1 where a row is live */
+    uint32_t live_word_count;          /* of them, how many were set to a value */
     const struct vs_column *traversal; /* codes, or elements that are their own code */
     struct vs_column entries;          /* uint32: the slots where a search may start */
     _Atomic uint32_t entry_count;
@@ -317,8 +327,16 @@ int vs_strands_reserve(struct vshard_index *x, uint32_t pool_cap);
 void vs_strands_fini(struct vshard_index *x);
 
 /* flat.c */
+bool vs_scan_coded(const struct vshard_index *x);
+void vs_scan_encode(struct vshard_index *x, uint32_t slot, float *vector);
+void vs_scan_mark(struct vshard_index *x, uint32_t slot, bool live);
+int vs_scan_reserve_rows(struct vshard_index *x, uint64_t slots);
+void vs_scan_free(struct vshard_index *x, struct vs_scan *c);
+uint32_t vs_scan_width(const struct vshard_index *x, size_t k);
 int vs_flat_search(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
                    struct vs_top *top);
+int vs_flat_search_many(struct vshard_index *x, struct vs_scratch *s, const void *queries,
+                        uint32_t count, uint32_t k, struct vs_top *tops);
 
 /* graph_search.c */
 void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t count,

@@ -26,6 +26,25 @@ static void scalar_encode(const float *x, const float *low, float scale, size_t 
     }
 }
 
+static float scalar_greatest(const float *x, size_t dim)
+{
+    float most = 0;
+
+    for (size_t i = 0; i < dim; i++) {
+        float v = x[i] < 0 ? -x[i] : x[i];
+        most = v > most ? v : most;
+    }
+    return most;
+}
+
+static void scalar_round(const float *x, float scale, size_t dim, int8_t *out)
+{
+    const float magic = 0x1.8p23f;
+
+    for (size_t i = 0; i < dim; i++)
+        out[i] = (int8_t)((x[i] * scale + magic) - magic);
+}
+
 /* The comparison is written so that a NaN fails it. */
 static bool fits(float x, float limit)
 {
@@ -76,6 +95,38 @@ AVX2 static void avx2_encode(const float *x, const float *low, float scale, size
                                                              _mm256_extracti128_si256(a, 1)));
     }
     scalar_encode(x + i, low + i, scale, dim - i, out + i);
+}
+
+AVX2 static float avx2_greatest(const float *x, size_t dim)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 most = _mm256_setzero_ps();
+    __m128 half;
+    float rest;
+    size_t i = 0;
+
+    for (; i + 8 <= dim; i += 8)
+        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i)));
+    half = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    half = _mm_max_ss(half, _mm_movehdup_ps(half));
+    rest = scalar_greatest(x + i, dim - i);
+    return rest > _mm_cvtss_f32(half) ? rest : _mm_cvtss_f32(half);
+}
+
+AVX2 static void avx2_round(const float *x, float scale, size_t dim, int8_t *out)
+{
+    const __m256 s = _mm256_set1_ps(scale);
+    size_t i = 0;
+
+    for (; i + 16 <= dim; i += 16) {
+        __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), s));
+        __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), s));
+        a = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+        _mm_storeu_si128((void *)(out + i), _mm_packs_epi16(_mm256_castsi256_si128(a),
+                                                            _mm256_extracti128_si256(a, 1)));
+    }
+    scalar_round(x + i, scale, dim - i, out + i);
 }
 
 AVX2 static size_t avx2_find_unfit(const float *x, size_t count, float limit)
@@ -147,6 +198,31 @@ static void neon_encode(const float *x, const float *low, float scale, size_t di
     scalar_encode(x + i, low + i, scale, dim - i, out + i);
 }
 
+static float neon_greatest(const float *x, size_t dim)
+{
+    float32x4_t most = vdupq_n_f32(0);
+    float first, rest;
+    size_t i = 0;
+
+    for (; i + 4 <= dim; i += 4)
+        most = vmaxq_f32(most, vabsq_f32(vld1q_f32(x + i)));
+    first = vmaxvq_f32(most);
+    rest = scalar_greatest(x + i, dim - i);
+    return rest > first ? rest : first;
+}
+
+static void neon_round(const float *x, float scale, size_t dim, int8_t *out)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= dim; i += 8) {
+        int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i), scale));
+        int32x4_t b = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i + 4), scale));
+        vst1_s8(out + i, vmovn_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b))));
+    }
+    scalar_round(x + i, scale, dim - i, out + i);
+}
+
 static size_t neon_find_unfit(const float *x, size_t count, float limit)
 {
     const float32x4_t most = vdupq_n_f32(finite_limit(limit));
@@ -169,14 +245,17 @@ uint32_t vs_kernel_pick_encode(struct vs_kernel *kernel, uint32_t cpu)
         uint32_t needs;
         void (*encode)(const float *, const float *, float, size_t, uint8_t *);
         size_t (*find_unfit)(const float *, size_t, float);
+        float (*greatest)(const float *, size_t);
+        void (*round)(const float *, float, size_t, int8_t *);
     } variants[] = {
 #if defined(__x86_64__)
-        { VSHARD_CPU_AVX512, avx512_encode, avx512_find_unfit },
-        { VSHARD_CPU_AVX2, avx2_encode, avx2_find_unfit },
+        { VSHARD_CPU_AVX512 | VSHARD_CPU_AVX2, avx512_encode, avx512_find_unfit, avx2_greatest,
+          avx2_round },
+        { VSHARD_CPU_AVX2, avx2_encode, avx2_find_unfit, avx2_greatest, avx2_round },
 #elif defined(__aarch64__)
-        { VSHARD_CPU_NEON, neon_encode, neon_find_unfit },
+        { VSHARD_CPU_NEON, neon_encode, neon_find_unfit, neon_greatest, neon_round },
 #endif
-        { 0, scalar_encode, scalar_find_unfit },
+        { 0, scalar_encode, scalar_find_unfit, scalar_greatest, scalar_round },
     };
     size_t i = 0;
 
@@ -184,5 +263,7 @@ uint32_t vs_kernel_pick_encode(struct vs_kernel *kernel, uint32_t cpu)
         i++; /* the last row needs nothing */
     kernel->encode = variants[i].encode;
     kernel->find_unfit = variants[i].find_unfit;
+    kernel->greatest = variants[i].greatest;
+    kernel->round_bytes = variants[i].round;
     return variants[i].needs;
 }

@@ -32,5 +32,7 @@ void vs_kernel_init(struct vs_kernel *kernel, uint32_t cpu)
     used |= vs_kernel_pick_u4(kernel, cpu);
     used |= vs_kernel_pick_encode(kernel, cpu);
     used |= vs_kernel_pick_pool(kernel, cpu);
+    used |= vs_kernel_pick_tile(kernel, cpu);
+    used |= vs_kernel_pick_select(kernel, cpu);
     kernel->name = widest(used);
 }

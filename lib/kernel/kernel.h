@@ -31,6 +31,15 @@ struct vs_pool {
 
 #define VS_POOL_EXPANDED 0x80000000u
 
+/* Rows whose bytes make one panel (tile.c), and what one call selects from at most. */
+enum { VS_PANEL_ROWS = 64 };
+
+/* Which rows a scan must look at, of those it knows by scaled bytes (select.c). */
+struct vs_select {
+    float scale, norm, slope, reach;
+    int32_t origin; /* taken off each product */
+};
+
 /* Codes are 7-bit, 0..127, so that AVX2's 16-bit sums of two products cannot
  * overflow. */
 struct vs_kernel {
@@ -105,6 +114,12 @@ struct vs_kernel {
      * even. Equal on every instruction set, because each element stands alone. */
     void (*encode)(const float *x, const float *low, float scale, size_t dim, uint8_t *out);
 
+    /* The greatest magnitude; 0 if there is none. And out[i] = x[i] * scale, rounded to
+     * the nearest integer, ties to even; the products are within -127.4..127.4. Equal on
+     * every instruction set. */
+    float (*greatest)(const float *x, size_t dim);
+    void (*round_bytes)(const float *x, float scale, size_t dim, int8_t *out);
+
     /* The index of the first value that is NaN, infinite or above `limit` in
      * magnitude; count if there is none. */
     size_t (*find_unfit)(const float *x, size_t count, float limit);
@@ -116,6 +131,33 @@ struct vs_kernel {
      * on are scratch: they need not be set, and are not kept. */
     void (*pool_push)(struct vs_pool *pool, const int32_t *keys, const uint32_t *slots,
                       size_t count);
+
+    /* Puts VS_PANEL_ROWS rows of bytes, any alignment, into a panel of
+     * [(dim + 3) / 4][VS_PANEL_ROWS][4] bytes, each XORed with `flip`; elements behind
+     * the last count as 0 before that. */
+    void (*panel_pack)(const void *const *rows, size_t dim, uint8_t flip, uint8_t *panel);
+
+    /* out[q][r] = the sum of query q's bytes, signed, times row r's, unsigned. Queries
+     * are [count][4 * groups] bytes, groups <= 8192; out is [count][VS_PANEL_ROWS].
+     * Exact. */
+    void (*panel_dot)(const int8_t *queries, size_t count, size_t groups, const uint8_t *panel,
+                      int32_t *out);
+
+    /* Bit i is set unless, in float32, each operation rounded, and with
+     * p = (s->scale * scales[i]) * (products[i] - s->origin), r = s->slope * scales[i]:
+     *
+     *   near   (s->norm + norms[i]) - p > (s->reach + r)^2
+     *   dot    (p + r) + s->norm * norms[i] < s->reach
+     *   keys   keys[i] > most
+     *   floats distances[i] > most
+     *
+     * count <= 64; bits from count on are 0. Equal on every instruction set. */
+    uint64_t (*select_near)(const struct vs_select *s, const int32_t *products,
+                            const float *scales, const float *norms, size_t count);
+    uint64_t (*select_dot)(const struct vs_select *s, const int32_t *products, const float *scales,
+                           const float *norms, size_t count);
+    uint64_t (*select_keys)(float most, const int32_t *keys, size_t count);
+    uint64_t (*select_floats)(float most, const float *distances, size_t count);
 
     const char *name; /* static text for reports: the widest instruction set in use */
 };

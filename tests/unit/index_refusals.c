@@ -108,6 +108,25 @@ Test(index_refusals, each_option_out_of_range_is_named)
     }
 }
 
+Test(index_refusals, only_a_flat_index_can_be_lean)
+{
+    struct vshard_index_options o = small_options(D, 0, 0);
+    struct vshard_index *x = NULL;
+    struct bench b = { 0 };
+
+    b.logger = seen_logger(&b.seen);
+    o.logger = &b.logger;
+    o.flags = VSHARD_INDEX_LEAN;
+    expect_refused(&b, vshard_index_create(&o, &x), VSHARD_EINVAL, "create.refused",
+                   "flags: not for this family");
+    cr_expect_null(x);
+    o.family = VSHARD_FAMILY_FLAT;
+    cr_expect_eq(vshard_index_create(&o, &x), 0);
+    vshard_index_destroy(x);
+    o.flags = 2;
+    expect_refused(&b, vshard_index_create(&o, &x), VSHARD_EINVAL, "create.refused", "flags");
+}
+
 Test(index_refusals, elements_and_metrics_that_do_not_combine_are_named)
 {
     struct bench b = { 0 };
@@ -580,7 +599,7 @@ Test(index_refusals, paths_and_flags_of_files_are_checked)
                    "/nowhere");
     expect_refused(&b, vshard_index_save(b.x, "/no/where"), VSHARD_ENOTFOUND, "save.failed",
                    "/no/where");
-    for (uint32_t bit = 1; bit < 32; bit++) {
+    for (uint32_t bit = 2; bit < 32; bit++) {
         o.flags = 1u << bit;
         expect_refused(&b, vshard_index_open(longest, &o, &x), VSHARD_EINVAL, "open.refused",
                        "flags");
