@@ -325,6 +325,7 @@ static void list_rows(const struct vshard_index *x, struct vs_scan *c, uint32_t 
     size_t stride = column->stride;
 
     if (c->all) {
+#pragma GCC unroll 8
         for (uint32_t i = 0; i < n; i++, base += stride)
             c->rows[i] = base;
     } else {

@@ -128,31 +128,30 @@ POPCNT VS_STEP void popcnt_four(const uint8_t *q, const void *const *rows, size_
                                              halves_epi32(d)));
 }
 
-/* Eight rows of at most 32 bytes: two share a register. Each row's four counts are
- * added up crosswise: of rows a to d first a, c, a, c, b, d, b, d. */
-POPCNT VS_STEP __m512i popcnt_pair(const void *const *rows, __mmask32 m, __m512i q)
+/* Rows of 32 bytes, as descriptors of image features are: two share a register. The four
+ * counts of each are added up crosswise: of rows a to d first a, c, a, c, b, d, b, d. */
+POPCNT VS_STEP __m512i popcnt_pair(const void *a, const void *b, __m512i q)
 {
-    __m256i a = _mm256_maskz_loadu_epi8(m, rows[0]), b = _mm256_maskz_loadu_epi8(m, rows[1]);
-    __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+    __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(a)),
+                                      _mm256_loadu_si256(b), 1);
     return _mm512_popcnt_epi64(_mm512_xor_si512(both, q));
 }
 
-POPCNT VS_STEP __m512i popcnt_quad(const void *const *rows, __mmask32 m, __m512i q)
+POPCNT VS_STEP __m512i popcnt_quad(const void *const *rows, __m512i q)
 {
-    __m512i ab = popcnt_pair(rows, m, q), cd = popcnt_pair(rows + 2, m, q);
+    __m512i ab = popcnt_pair(rows[0], rows[1], q), cd = popcnt_pair(rows[2], rows[3], q);
     return _mm512_add_epi64(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
 }
 
-POPCNT static void popcnt_short(const uint8_t *query, const void *const *rows, size_t eights,
-                                size_t bytes, int32_t *out)
+POPCNT VS_STEP void popcnt_32(const uint8_t *query, const void *const *rows, size_t eights,
+                              int32_t *out)
 {
-    const __mmask32 m = (__mmask32)first_bytes(bytes);
-    const __m512i q = _mm512_broadcast_i64x4(_mm256_maskz_loadu_epi8(m, query));
+    const __m512i q = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)query));
     const __m512i first = _mm512_setr_epi64(0, 4, 1, 5, 8, 12, 9, 13);
     const __m512i second = _mm512_setr_epi64(2, 6, 3, 7, 10, 14, 11, 15);
 
     for (size_t i = 0; i < 8 * eights; i += 8) {
-        __m512i a = popcnt_quad(rows + i, m, q), b = popcnt_quad(rows + i + 4, m, q);
+        __m512i a = popcnt_quad(rows + i, q), b = popcnt_quad(rows + i + 4, q);
         a = _mm512_add_epi64(_mm512_permutex2var_epi64(a, first, b),
                              _mm512_permutex2var_epi64(a, second, b));
         _mm256_storeu_si256((void *)(out + i), _mm512_cvtepi64_epi32(a));
@@ -166,8 +165,8 @@ POPCNT static void popcnt_many(const uint8_t *query, const void *const *rows, si
     int32_t sums[4];
     size_t i = 0;
 
-    if (bytes <= 32) {
-        popcnt_short(query, rows, count / 8, bytes, out);
+    if (bytes == 32) {
+        popcnt_32(query, rows, count / 8, out);
         i = count / 8 * 8;
     }
     for (; i + 4 <= count; i += 4)

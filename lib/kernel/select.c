@@ -174,10 +174,10 @@ AVX512 VS_STEP uint64_t avx512_select(enum job job, const struct vs_select *s,
         if (job == NEAR) {
             p = _mm512_sub_ps(_mm512_add_ps(own_norm, norm), p);
             reach = _mm512_add_ps(least, reach);
-            in = _mm512_mask_cmp_ps_mask(m, p, _mm512_mul_ps(reach, reach), _CMP_NGT_UQ);
+            in = m & _mm512_cmp_ps_mask(p, _mm512_mul_ps(reach, reach), _CMP_NGT_UQ);
         } else {
             p = _mm512_add_ps(_mm512_add_ps(p, reach), _mm512_mul_ps(own_norm, norm));
-            in = _mm512_mask_cmp_ps_mask(m, p, least, _CMP_NLT_UQ);
+            in = m & _mm512_cmp_ps_mask(p, least, _CMP_NLT_UQ);
         }
         bits |= (uint64_t)in << i;
     }
@@ -203,7 +203,7 @@ AVX512 static uint64_t avx512_select_keys(float most, const int32_t *keys, size_
     for (size_t i = 0; i < count; i += 16) {
         const __mmask16 m = first_floats(count - i);
         __m512 v = _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(m, keys + i));
-        bits |= (uint64_t)_mm512_mask_cmp_ps_mask(m, v, _mm512_set1_ps(most), _CMP_NGT_UQ) << i;
+        bits |= (uint64_t)(m & _mm512_cmp_ps_mask(v, _mm512_set1_ps(most), _CMP_NGT_UQ)) << i;
     }
     return bits;
 }
@@ -215,7 +215,7 @@ AVX512 static uint64_t avx512_select_floats(float most, const float *distances, 
     for (size_t i = 0; i < count; i += 16) {
         const __mmask16 m = first_floats(count - i);
         __m512 v = _mm512_maskz_loadu_ps(m, distances + i);
-        bits |= (uint64_t)_mm512_mask_cmp_ps_mask(m, v, _mm512_set1_ps(most), _CMP_NGT_UQ) << i;
+        bits |= (uint64_t)(m & _mm512_cmp_ps_mask(v, _mm512_set1_ps(most), _CMP_NGT_UQ)) << i;
     }
     return bits;
 }

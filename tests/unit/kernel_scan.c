@@ -4,6 +4,8 @@
  * compare with the definition in kernel.h, element by element. Integers, and the bits of
  * a selection, must be equal: floats there are compared after operations that are rounded
  * one by one. Rows, queries and results lie against an unreadable page. */
+#include <stdlib.h>
+
 #include "../support/kernel_data.h"
 
 enum { ROWS = VS_PANEL_ROWS, QUERIES = 14 };

@@ -50,6 +50,19 @@ static inline __m512i vs_load_masked(__mmask64 k, const void *from, size_t eleme
     return v;
 }
 
+static inline __m512 vs_to_floats(__m512i v)
+{
+    int32_t n[16];
+    float f[16];
+    __m512 r;
+
+    memcpy(n, &v, sizeof n);
+    for (int i = 0; i < 16; i++)
+        f[i] = (float)n[i];
+    memcpy(&r, f, sizeof f);
+    return r;
+}
+
 static inline __m256i vs_load_halves(__mmask16 k, const void *from)
 {
     __m256i v;
@@ -170,6 +183,10 @@ static inline __mmask16 vs_not_above(__m512i a, __m512i b)
 #define _mm512_maskz_expand_epi32(k, a) vs_expand(_mm512_setzero_si512(), k, a)
 #undef _mm512_maskz_loadu_epi8
 #define _mm512_maskz_loadu_epi8(k, from) vs_load_masked(k, from, 1)
+#undef _mm512_maskz_loadu_epi32
+#define _mm512_maskz_loadu_epi32(k, from) vs_load_masked(k, from, 4)
+#undef _mm512_cvtepi32_ps
+#define _mm512_cvtepi32_ps(v) vs_to_floats(v)
 #undef _mm512_maskz_loadu_ps
 #define _mm512_maskz_loadu_ps(k, from) _mm512_castsi512_ps(vs_load_masked(k, from, 4))
 #undef _mm256_maskz_loadu_epi16
