@@ -43,6 +43,7 @@ static const struct situation {
 } situations[] = {
     { "empty", D, 0, 0, 0, 0, 0 },
     { "flat", D, 1, 2, 300, 50, 0 },
+    { "flat, by bytes", 40, 1, 0, 1100, 50, 0 },
     { "just before training", D, 0, 1, 250, 20, 0 },
     { "with a graph", D, 0, 2, 1020, 100, 0 },
     { "before a repair", D, 0, 0, 1300, 990, 0 },

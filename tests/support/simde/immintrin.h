@@ -203,6 +203,9 @@ static inline __mmask16 vs_not_above(__m512i a, __m512i b)
 #define _mm512_extractf32x8_ps(v, which) vs_half(v, which)
 #undef _mm256_maskload_ps
 #define _mm256_maskload_ps(from, mask) vs_load_signed(from, mask)
+#undef _mm256_maskload_epi32
+#define _mm256_maskload_epi32(from, mask) \
+    _mm256_castps_si256(vs_load_signed((const float *)(const void *)(from), mask))
 #undef _mm512_reduce_or_epi64
 #define _mm512_reduce_or_epi64(v) vs_or_lanes(v)
 #undef _mm512_cmple_epi32_mask
