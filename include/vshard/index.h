@@ -224,7 +224,7 @@ VSHARD_API int vshard_index_search(struct vshard_index *index, const void *queri
  * Since     0.1 */
 VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
 
-enum {                        /* struct vshard_open_options.flags */
+enum {                         /* struct vshard_open_options.flags */
        VSHARD_OPEN_MAPPED = 1, /* map the file: opens in milliseconds, shares memory between
                                   processes, and is read-only; a flat index is then lean */
        VSHARD_OPEN_LEAN = 2    /* as VSHARD_INDEX_LEAN, which is not in the file */

@@ -238,14 +238,15 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.code_bytes =
         column_bytes(x, &x->codes) + column_bytes(x, &x->sketches) + x->bounds.heap_bytes;
     s.edge_bytes = column_bytes(x, &x->edges);
-    s.id_bytes = column_bytes(x, &x->rows) + x->ids.cap * sizeof *x->ids.table +
-                 x->live_words.heap_bytes;
+    s.id_bytes =
+        column_bytes(x, &x->rows) + x->ids.cap * sizeof *x->ids.table + x->live_words.heap_bytes;
     s.scratch_bytes = scratch_bytes(x);
     s.mapped_bytes = x->mapping.count;
     s.heap_bytes = sizeof *x + x->elements.heap_bytes + x->codes.heap_bytes +
-                   x->sketches.heap_bytes + x->bounds.heap_bytes + x->live_words.heap_bytes + x->edges.heap_bytes + x->rows.heap_bytes +
-                   x->entries.heap_bytes + x->ids.cap * sizeof *x->ids.table +
-                   x->quantizer.code_dim * sizeof(float) + vs_sketcher_bytes(x) + s.scratch_bytes;
+                   x->sketches.heap_bytes + x->bounds.heap_bytes + x->live_words.heap_bytes +
+                   x->edges.heap_bytes + x->rows.heap_bytes + x->entries.heap_bytes +
+                   x->ids.cap * sizeof *x->ids.table + x->quantizer.code_dim * sizeof(float) +
+                   vs_sketcher_bytes(x) + s.scratch_bytes;
     if (vs_report_write(stats, &s, sizeof s,
                         VS_SIZE_THROUGH(struct vshard_index_stats, scratch_bytes)) < 0)
         return vs_refuse(x->logger, VSHARD_EINVAL, "stats.refused", "stats.size",

@@ -4,7 +4,7 @@
  * The rows are walked 512 at a time, for up to 64 queries at once, so that a batch
  * brings each row from memory once. Which rows are live stands in words of one bit a
  * row; nothing else is read of a row that is not. A bound, the distance of the k-th
- * nearest so far, lets nearly all others be passed over without a branch (select.c).
+ * nearest so far, lets nearly all others be passed over without a branch (filter.c).
  *
  * A scan costs what it reads. So a flat index over floats keeps, beside each row, its
  * bytes: x ~ a c, with c[i] in -127..127 and a scale a = max|x[i]| / 127 of its own, so
@@ -43,9 +43,9 @@
 #include <math.h>
 
 enum {
-    LIST = 512,         /* rows taken at a time */
-    QUERIES_LEAST = 8,  /* however large their bytes and answers are */
-    TILE_QUERIES = 4,   /* from here on packing rows for a tile pays */
+    LIST = 512,           /* rows taken at a time */
+    QUERIES_LEAST = 8,    /* however large their bytes and answers are */
+    TILE_QUERIES = 4,     /* from here on packing rows for a tile pays */
     CODED_DIM_LEAST = 32, /* below it bytes and bounds save too little */
     PENDING = 128,
     WORD = 64
@@ -73,17 +73,17 @@ struct query {
 struct vs_scan {
     struct query *queries; /* [cap] */
     uint32_t cap, count;
-    int8_t *codes;        /* [cap x code_bytes] */
-    float *vectors;       /* [cap x dim], for float16 */
-    uint8_t *panel;       /* [VS_PANEL_ROWS x code_bytes] */
-    uint8_t *zero;        /* [dim] the element that stands for 0 */
-    uint32_t first;       /* of the slots at hand */
-    uint32_t *at;         /* [LIST] the live rows among them, counted from the first */
-    bool all;             /* `at` is 0, 1, 2, ... */
-    const void **rows;    /* [LIST + VS_PANEL_ROWS] */
-    const float *scales, *norms;  /* [LIST] of the rows: the columns themselves, or: */
+    int8_t *codes;               /* [cap x code_bytes] */
+    float *vectors;              /* [cap x dim], for float16 */
+    uint8_t *panel;              /* [VS_PANEL_ROWS x code_bytes] */
+    uint8_t *zero;               /* [dim] the element that stands for 0 */
+    uint32_t first;              /* of the slots at hand */
+    uint32_t *at;                /* [LIST] the live rows among them, counted from the first */
+    bool all;                    /* `at` is 0, 1, 2, ... */
+    const void **rows;           /* [LIST + VS_PANEL_ROWS] */
+    const float *scales, *norms; /* [LIST] of the rows: the columns themselves, or: */
     float *some_scales, *some_norms;
-    int32_t *products;    /* [LIST], and [cap x VS_PANEL_ROWS] */
+    int32_t *products; /* [LIST], and [cap x VS_PANEL_ROWS] */
     struct pending *pending;
     uint32_t pending_count;
     size_t bytes;
@@ -170,9 +170,9 @@ void vs_scan_encode(struct vshard_index *x, uint32_t slot, float *vector)
 
     prepare(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length, vector);
     *scale = encode(x, vector, code);
-    scale[VS_EXTENT_ROWS] = (float)(x->metric == VSHARD_METRIC_IP
-                                        ? sqrt(vs_sum_squares(vector, x->dim)) * (1 + SLACK)
-                                        : coded_square(*scale, code, x->dim) * (1 - SLACK));
+    scale[VS_EXTENT_ROWS] =
+        (float)(x->metric == VSHARD_METRIC_IP ? sqrt(vs_sum_squares(vector, x->dim)) * (1 + SLACK)
+                                              : coded_square(*scale, code, x->dim) * (1 - SLACK));
 }
 
 /* ---- which rows are live ---- */
@@ -472,8 +472,7 @@ static void scan_keys(struct vshard_index *x, struct vs_scan *c, struct vs_scrat
         s->distance_count += n;
         for (uint32_t at = 0; at < n; at += WORD) {
             uint32_t some = n - at < WORD ? n - at : WORD;
-            uint64_t bits =
-                x->kernel.select_keys(farthest(&q->top), c->products + at, some);
+            uint64_t bits = x->kernel.select_keys(farthest(&q->top), c->products + at, some);
 
             for (; bits != 0; bits &= bits - 1) {
                 uint32_t row = at + (uint32_t)__builtin_ctzll(bits);
@@ -506,8 +505,7 @@ static void scan_measured(struct vshard_index *x, struct vs_scan *c, struct vs_s
     }
 }
 
-static void scan_list(struct vshard_index *x, struct vs_scan *c, struct vs_scratch *s,
-                      uint32_t n)
+static void scan_list(struct vshard_index *x, struct vs_scan *c, struct vs_scratch *s, uint32_t n)
 {
     enum way way = way_of(x, c->count);
 
@@ -552,8 +550,9 @@ uint32_t vs_scan_width(const struct vshard_index *x, size_t k)
     size_t by_bytes = ((size_t)1 << 18) / code_bytes(x), by_answers = ((size_t)1 << 14) / k;
     size_t width = by_bytes < by_answers ? by_bytes : by_answers;
 
-    return width > SCAN_WIDTH_MAX ? SCAN_WIDTH_MAX : width < QUERIES_LEAST ? QUERIES_LEAST
-                                                                       : (uint32_t)width;
+    return width > SCAN_WIDTH_MAX  ? SCAN_WIDTH_MAX
+           : width < QUERIES_LEAST ? QUERIES_LEAST
+                                   : (uint32_t)width;
 }
 
 /* Takes `bytes` of a block, or with a block of NULL only counts them. */
@@ -573,16 +572,15 @@ static size_t lay_out(const struct vshard_index *x, struct vs_scan *c, unsigned 
     carve(block, &used, sizeof *c);
     c->queries = carve(block, &used, c->cap * sizeof *c->queries);
     c->codes = carve(block, &used, c->cap * code_bytes(x));
-    c->vectors = carve(block, &used,
-                       x->element == VSHARD_ELEMENT_F16 ? c->cap * x->dim * sizeof(float) : 0);
+    c->vectors =
+        carve(block, &used, x->element == VSHARD_ELEMENT_F16 ? c->cap * x->dim * sizeof(float) : 0);
     c->panel = carve(block, &used, tile ? VS_PANEL_ROWS * code_bytes(x) : 0);
     c->zero = carve(block, &used, x->dim);
     c->at = carve(block, &used, LIST * sizeof *c->at);
     c->rows = carve(block, &used, (LIST + VS_PANEL_ROWS) * sizeof *c->rows);
     c->some_scales = carve(block, &used, LIST * sizeof *c->some_scales);
     c->some_norms = carve(block, &used, LIST * sizeof *c->some_norms);
-    c->products =
-        carve(block, &used, (products > LIST ? products : LIST) * sizeof *c->products);
+    c->products = carve(block, &used, (products > LIST ? products : LIST) * sizeof *c->products);
     c->pending = carve(block, &used, PENDING * sizeof *c->pending);
     return used;
 }

@@ -132,8 +132,8 @@ POPCNT VS_STEP void popcnt_four(const uint8_t *q, const void *const *rows, size_
  * counts of each are added up crosswise: of rows a to d first a, c, a, c, b, d, b, d. */
 POPCNT VS_STEP __m512i popcnt_pair(const void *a, const void *b, __m512i q)
 {
-    __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(a)),
-                                      _mm256_loadu_si256(b), 1);
+    __m512i both =
+        _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(a)), _mm256_loadu_si256(b), 1);
     return _mm512_popcnt_epi64(_mm512_xor_si512(both, q));
 }
 

@@ -33,6 +33,6 @@ void vs_kernel_init(struct vs_kernel *kernel, uint32_t cpu)
     used |= vs_kernel_pick_encode(kernel, cpu);
     used |= vs_kernel_pick_pool(kernel, cpu);
     used |= vs_kernel_pick_tile(kernel, cpu);
-    used |= vs_kernel_pick_select(kernel, cpu);
+    used |= vs_kernel_pick_filter(kernel, cpu);
     kernel->name = widest(used);
 }

@@ -34,7 +34,7 @@ struct vs_pool {
 /* Rows whose bytes make one panel (tile.c), and what one call selects from at most. */
 enum { VS_PANEL_ROWS = 64 };
 
-/* Which rows a scan must look at, of those it knows by scaled bytes (select.c). */
+/* Which rows a scan must look at, of those it knows by scaled bytes (filter.c). */
 struct vs_select {
     float scale, norm, slope, reach;
     int32_t origin; /* taken off each product */
@@ -152,8 +152,8 @@ struct vs_kernel {
      *   floats distances[i] > most
      *
      * count <= 64; bits from count on are 0. Equal on every instruction set. */
-    uint64_t (*select_near)(const struct vs_select *s, const int32_t *products,
-                            const float *scales, const float *norms, size_t count);
+    uint64_t (*select_near)(const struct vs_select *s, const int32_t *products, const float *scales,
+                            const float *norms, size_t count);
     uint64_t (*select_dot)(const struct vs_select *s, const int32_t *products, const float *scales,
                            const float *norms, size_t count);
     uint64_t (*select_keys)(float most, const int32_t *keys, size_t count);

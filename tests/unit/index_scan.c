@@ -21,8 +21,8 @@ enum { ROWS = 1100, EXTRA = 300, QUERIES = 70, K_MOST = 40, DIM_MOST = 3000 };
 
 enum kind { PLAIN, EQUAL, CLOSE, SPIKED, CONSTANT, LENGTHS, TINY_ONES, HUGE_ONES, TIGHT, KINDS };
 
-static const char *const kinds[KINDS] = { "plain",    "equal",   "close", "spiked",
-                                          "constant", "lengths", "tiny",  "huge",   "tight" };
+static const char *const kinds[KINDS] = { "plain",   "equal", "close", "spiked", "constant",
+                                          "lengths", "tiny",  "huge",  "tight" };
 
 struct model { /* what the index must hold */
     uint32_t metric, element, dim;
@@ -31,7 +31,7 @@ struct model { /* what the index must hold */
     unsigned char *vectors; /* [ROWS + EXTRA] */
     uint8_t live[ROWS + EXTRA];
     uint64_t ids[ROWS + EXTRA];
-    unsigned char *queries; /* [QUERIES] */
+    unsigned char *queries;  /* [QUERIES] */
     struct vshard_hit *want; /* [QUERIES x K_MOST] */
     uint64_t seed;
     char name[100];
@@ -202,9 +202,9 @@ static void define(struct model *m, struct vshard_index *x)
         vs_widen(x, given, wide);
         for (size_t i = 0; i < ROWS + EXTRA; i++) {
             if (m->live[i])
-                all[n++] = (struct vshard_hit){
-                    m->ids[i], measure(m, x, wide, given, m->vectors + i * m->bytes), 0
-                };
+                all[n++] =
+                    (struct vshard_hit){ m->ids[i],
+                                         measure(m, x, wide, given, m->vectors + i * m->bytes), 0 };
         }
         qsort(all, n, sizeof *all, by_distance);
         memcpy(m->want + q * K_MOST, all, K_MOST * sizeof *all);

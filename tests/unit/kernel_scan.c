@@ -185,8 +185,8 @@ Test(kernel_scan, selections_follow_their_definition_bit_by_bit)
                          "dot %s cpu=%x round %u", k->name, v[i].cpu, round);
             cr_assert_eq(k->select_keys(most, products, count), want[2], "keys %s cpu=%x round %u",
                          k->name, v[i].cpu, round);
-            cr_assert_eq(k->select_floats(most, norms, count), want[3],
-                         "floats %s cpu=%x round %u", k->name, v[i].cpu, round);
+            cr_assert_eq(k->select_floats(most, norms, count), want[3], "floats %s cpu=%x round %u",
+                         k->name, v[i].cpu, round);
         }
     }
     cr_assert(some > 1000);

@@ -1,4 +1,4 @@
-/* select.c - which of up to 64 rows may be among the nearest: one bit a row.
+/* filter.c - which of up to 64 rows may be among the nearest: one bit a row.
  *
  * A scan keeps the k nearest so far. After the first rows nearly all others are
  * farther than the k-th, so what matters is to pass over these without a branch: a
@@ -106,9 +106,9 @@ AVX2 VS_STEP uint64_t avx2_select(enum job job, const struct vs_select *s, const
                 << i;
     if (i < count) {
         __m256i m = first_lanes(count - i);
-        uint32_t last = avx2_judge(job, s, _mm256_maskload_epi32(products + i, m),
-                                   _mm256_maskload_ps(scales + i, m),
-                                   _mm256_maskload_ps(norms + i, m));
+        uint32_t last =
+            avx2_judge(job, s, _mm256_maskload_epi32(products + i, m),
+                       _mm256_maskload_ps(scales + i, m), _mm256_maskload_ps(norms + i, m));
         bits |= (uint64_t)(last & ((1u << (count - i)) - 1)) << i;
     }
     return bits;
@@ -145,8 +145,7 @@ AVX2 static uint64_t avx2_select_floats(float most, const float *distances, size
     size_t i = 0;
 
     for (; i + 8 <= count; i += 8) {
-        __m256 v =
-            _mm256_cmp_ps(_mm256_loadu_ps(distances + i), _mm256_set1_ps(most), _CMP_NGT_UQ);
+        __m256 v = _mm256_cmp_ps(_mm256_loadu_ps(distances + i), _mm256_set1_ps(most), _CMP_NGT_UQ);
         bits |= (uint64_t)(uint32_t)_mm256_movemask_ps(v) << i;
     }
     return i < count ? bits | scalar_select_floats(most, distances + i, count - i) << i : bits;
@@ -243,8 +242,7 @@ VS_STEP uint64_t neon_select(enum job job, const struct vs_select *s, const int3
     for (; i + 4 <= count; i += 4) {
         float32x4_t scale = vld1q_f32(scales + i), norm = vld1q_f32(norms + i);
         float32x4_t slope = vmulq_n_f32(scale, s->slope), reach = vdupq_n_f32(s->reach);
-        float32x4_t p =
-            vcvtq_f32_s32(vsubq_s32(vld1q_s32(products + i), vdupq_n_s32(s->origin)));
+        float32x4_t p = vcvtq_f32_s32(vsubq_s32(vld1q_s32(products + i), vdupq_n_s32(s->origin)));
 
         p = vmulq_f32(vmulq_n_f32(scale, s->scale), p);
         if (job == NEAR) {
@@ -297,7 +295,7 @@ static uint64_t neon_select_floats(float most, const float *distances, size_t co
 
 #endif /* aarch64 */
 
-uint32_t vs_kernel_pick_select(struct vs_kernel *kernel, uint32_t cpu)
+uint32_t vs_kernel_pick_filter(struct vs_kernel *kernel, uint32_t cpu)
 {
     static const struct {
         uint32_t needs;
