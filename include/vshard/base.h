@@ -268,7 +268,8 @@ enum {
     VSHARD_CPU_VPOPCNTDQ = 1 << 4, /* AVX-512 VPOPCNTDQ */
     VSHARD_CPU_BF16 = 1 << 5,      /* AVX-512 BF16 */
     VSHARD_CPU_NEON = 1 << 6,
-    VSHARD_CPU_DOTPROD = 1 << 7 /* NEON dot product */
+    VSHARD_CPU_DOTPROD = 1 << 7,   /* NEON dot product */
+    VSHARD_CPU_SSE2 = 1 << 8       /* every x86-64 */
 };
 
 /* What the library found on this machine. Set `size`; the library fills in as

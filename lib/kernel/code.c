@@ -42,6 +42,69 @@ static void scalar_dot_many(const int8_t *query, const void *const *rows, size_t
 #if defined(__x86_64__)
 #include "kernel/x86.h"
 
+/* ---- SSE2: no products of bytes, so halves are spread to 16 bits ---- */
+
+VS_STEP __m128i sse2_pairs(enum job job, __m128i query, __m128i row)
+{
+    if (job == L2SQ)
+        query = row = _mm_sub_epi16(query, row);
+    return _mm_madd_epi16(query, row);
+}
+
+VS_STEP __m128i sse2_step(enum job job, __m128i sum, __m128i low, __m128i high, const uint8_t *row)
+{
+    __m128i r = _mm_load_si128((const void *)row), zero = _mm_setzero_si128();
+
+    sum = _mm_add_epi32(sum, sse2_pairs(job, low, _mm_unpacklo_epi8(r, zero)));
+    return _mm_add_epi32(sum, sse2_pairs(job, high, _mm_unpackhi_epi8(r, zero)));
+}
+
+VS_STEP void sse2_four(enum job job, const void *query, const void *const *rows, size_t bytes,
+                       int32_t *out)
+{
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m128i a = _mm_setzero_si128(), b = a, c = a, d = a, zero = a;
+
+    for (size_t i = 0; i < bytes; i += 16) {
+        __m128i x = _mm_load_si128((const void *)(q + i));
+        __m128i sign = job == DOT ? _mm_cmpgt_epi8(zero, x) : zero;
+        __m128i low = _mm_unpacklo_epi8(x, sign), high = _mm_unpackhi_epi8(x, sign);
+        a = sse2_step(job, a, low, high, ra + i);
+        b = sse2_step(job, b, low, high, rb + i);
+        c = sse2_step(job, c, low, high, rc + i);
+        d = sse2_step(job, d, low, high, rd + i);
+    }
+    _mm_storeu_si128((void *)out, sse2_sum4_epi32(a, b, c, d));
+}
+
+VS_STEP void sse2_many(enum job job, const void *query, const void *const *rows, size_t count,
+                       size_t bytes, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        sse2_four(job, query, rows + i, bytes, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        sse2_four(job, query, last, bytes, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+static void sse2_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
+                           size_t bytes, int32_t *out)
+{
+    sse2_many(L2SQ, query, rows, count, bytes, out);
+}
+
+static void sse2_dot_many(const int8_t *query, const void *const *rows, size_t count, size_t bytes,
+                          int32_t *out)
+{
+    sse2_many(DOT, query, rows, count, bytes, out);
+}
+
 /* ---- AVX2 ---- */
 
 AVX2 VS_STEP __m256i avx2_step(enum job job, __m256i sum, __m256i query, const uint8_t *row)
@@ -418,6 +481,7 @@ uint32_t vs_kernel_pick_code(struct vs_kernel *kernel, uint32_t cpu)
         { VSHARD_CPU_AVX512, avx512_l2sq_many, avx512_dot_many },
         { VSHARD_CPU_AVX2 | VSHARD_CPU_AVXVNNI, avxvnni_l2sq_many, avxvnni_dot_many },
         { VSHARD_CPU_AVX2, avx2_l2sq_many, avx2_dot_many },
+        { VSHARD_CPU_SSE2, sse2_l2sq_many, sse2_dot_many },
 #elif defined(__aarch64__)
 #if defined(HAVE_DOTPROD)
         { VSHARD_CPU_NEON | VSHARD_CPU_DOTPROD, dotprod_l2sq_many, dotprod_dot_many },

@@ -102,6 +102,98 @@ static void scalar_l1_many(const float *query, const void *const *rows, size_t c
 #if defined(__x86_64__)
 #include "kernel/x86.h"
 
+/* ---- SSE2 ---- */
+
+VS_STEP __m128 sse2_step(enum job job, __m128 sum, __m128 a, __m128 b)
+{
+    if (job == L1)
+        return _mm_add_ps(sum, _mm_andnot_ps(_mm_set1_ps(-0.0f), _mm_sub_ps(a, b)));
+    if (job == L2SQ)
+        a = b = _mm_sub_ps(a, b);
+    return _mm_add_ps(sum, _mm_mul_ps(a, b));
+}
+
+VS_STEP __m128 sse2_last(const float *x, size_t n)
+{
+    return _mm_castsi128_ps(sse2_few(x, n * sizeof *x));
+}
+
+VS_STEP void sse2_four(enum job job, const float *q, const void *const *rows, size_t dim,
+                       float *out)
+{
+    const float *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m128 a = _mm_setzero_ps(), b = a, c = a, d = a;
+    size_t i = 0;
+
+    for (; i + 4 <= dim; i += 4) {
+        __m128 x = _mm_loadu_ps(q + i);
+        a = sse2_step(job, a, x, _mm_loadu_ps(ra + i));
+        b = sse2_step(job, b, x, _mm_loadu_ps(rb + i));
+        c = sse2_step(job, c, x, _mm_loadu_ps(rc + i));
+        d = sse2_step(job, d, x, _mm_loadu_ps(rd + i));
+    }
+    if (i < dim) {
+        __m128 x = sse2_last(q + i, dim - i);
+        a = sse2_step(job, a, x, sse2_last(ra + i, dim - i));
+        b = sse2_step(job, b, x, sse2_last(rb + i, dim - i));
+        c = sse2_step(job, c, x, sse2_last(rc + i, dim - i));
+        d = sse2_step(job, d, x, sse2_last(rd + i, dim - i));
+    }
+    _mm_storeu_ps(out, sse2_sum4_ps(a, b, c, d));
+}
+
+VS_STEP void sse2_many(enum job job, const float *q, const void *const *rows, size_t count,
+                       size_t dim, float *out)
+{
+    const void *last[4];
+    float sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        sse2_four(job, q, rows + i, dim, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        sse2_four(job, q, last, dim, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+static float sse2_l2sq(const float *a, const float *b, size_t dim)
+{
+    const void *row = b;
+    float sum;
+
+    sse2_many(L2SQ, a, &row, 1, dim, &sum);
+    return sum;
+}
+
+static float sse2_dot(const float *a, const float *b, size_t dim)
+{
+    const void *row = b;
+    float sum;
+
+    sse2_many(DOT, a, &row, 1, dim, &sum);
+    return sum;
+}
+
+static void sse2_l2sq_many(const float *query, const void *const *rows, size_t count, size_t dim,
+                           float *out)
+{
+    sse2_many(L2SQ, query, rows, count, dim, out);
+}
+
+static void sse2_dot_many(const float *query, const void *const *rows, size_t count, size_t dim,
+                          float *out)
+{
+    sse2_many(DOT, query, rows, count, dim, out);
+}
+
+static void sse2_l1_many(const float *query, const void *const *rows, size_t count, size_t dim,
+                         float *out)
+{
+    sse2_many(L1, query, rows, count, dim, out);
+}
+
 /* ---- AVX2 ---- */
 
 AVX2 VS_STEP __m256 avx2_step(enum job job, __m256 sum, __m256 a, __m256 b)
@@ -459,6 +551,7 @@ uint32_t vs_kernel_pick_float32(struct vs_kernel *kernel, uint32_t cpu)
         { VSHARD_CPU_AVX512, avx512_l2sq, avx512_dot, avx512_l2sq_many, avx512_dot_many,
           avx512_l1_many },
         { VSHARD_CPU_AVX2, avx2_l2sq, avx2_dot, avx2_l2sq_many, avx2_dot_many, avx2_l1_many },
+        { VSHARD_CPU_SSE2, sse2_l2sq, sse2_dot, sse2_l2sq_many, sse2_dot_many, sse2_l1_many },
 #elif defined(__aarch64__)
         { VSHARD_CPU_NEON, neon_l2sq, neon_dot, neon_l2sq_many, neon_dot_many, neon_l1_many },
 #endif

@@ -59,6 +59,105 @@ static void scalar_dot_i8_many(const int8_t *query, const void *const *rows, siz
 #if defined(__x86_64__)
 #include "kernel/x86.h"
 
+/* ---- SSE2 ---- */
+
+VS_STEP __m128i sse2_even(enum job job, __m128i v)
+{
+    if (job == L2SQ_U8 || job == DOT_U8)
+        return _mm_and_si128(v, _mm_set1_epi16(255));
+    return _mm_srai_epi16(_mm_slli_epi16(v, 8), 8);
+}
+
+VS_STEP __m128i sse2_odd(enum job job, __m128i v)
+{
+    return job == L2SQ_U8 || job == DOT_U8 ? _mm_srli_epi16(v, 8) : _mm_srai_epi16(v, 8);
+}
+
+VS_STEP __m128i sse2_pairs(enum job job, __m128i a, __m128i b)
+{
+    if (job == L2SQ_U8 || job == L2SQ_I8)
+        a = b = _mm_sub_epi16(a, b);
+    return _mm_madd_epi16(a, b);
+}
+
+/* even and odd: of the query; r: as it was loaded. */
+VS_STEP __m128i sse2_step(enum job job, __m128i sum, __m128i even, __m128i odd, __m128i r)
+{
+    sum = _mm_add_epi32(sum, sse2_pairs(job, even, sse2_even(job, r)));
+    return _mm_add_epi32(sum, sse2_pairs(job, odd, sse2_odd(job, r)));
+}
+
+VS_STEP __m128i sse2_load(const uint8_t *from)
+{
+    return _mm_loadu_si128((const void *)from);
+}
+
+VS_STEP void sse2_four(enum job job, const void *query, const void *const *rows, size_t dim,
+                       int32_t *out)
+{
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m128i a = _mm_setzero_si128(), b = a, c = a, d = a;
+    size_t i = 0;
+
+    for (; i + 16 <= dim; i += 16) {
+        __m128i x = sse2_load(q + i);
+        __m128i even = sse2_even(job, x), odd = sse2_odd(job, x);
+        a = sse2_step(job, a, even, odd, sse2_load(ra + i));
+        b = sse2_step(job, b, even, odd, sse2_load(rb + i));
+        c = sse2_step(job, c, even, odd, sse2_load(rc + i));
+        d = sse2_step(job, d, even, odd, sse2_load(rd + i));
+    }
+    if (i < dim) {
+        __m128i x = sse2_few(q + i, dim - i);
+        __m128i even = sse2_even(job, x), odd = sse2_odd(job, x);
+        a = sse2_step(job, a, even, odd, sse2_few(ra + i, dim - i));
+        b = sse2_step(job, b, even, odd, sse2_few(rb + i, dim - i));
+        c = sse2_step(job, c, even, odd, sse2_few(rc + i, dim - i));
+        d = sse2_step(job, d, even, odd, sse2_few(rd + i, dim - i));
+    }
+    _mm_storeu_si128((void *)out, sse2_sum4_epi32(a, b, c, d));
+}
+
+VS_STEP void sse2_many(enum job job, const void *query, const void *const *rows, size_t count,
+                       size_t dim, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        sse2_four(job, query, rows + i, dim, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        sse2_four(job, query, last, dim, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+static void sse2_l2sq_u8_many(const uint8_t *query, const void *const *rows, size_t count,
+                              size_t dim, int32_t *out)
+{
+    sse2_many(L2SQ_U8, query, rows, count, dim, out);
+}
+
+static void sse2_l2sq_i8_many(const int8_t *query, const void *const *rows, size_t count,
+                              size_t dim, int32_t *out)
+{
+    sse2_many(L2SQ_I8, query, rows, count, dim, out);
+}
+
+static void sse2_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
+                             size_t dim, int32_t *out)
+{
+    sse2_many(DOT_U8, query, rows, count, dim, out);
+}
+
+static void sse2_dot_i8_many(const int8_t *query, const void *const *rows, size_t count, size_t dim,
+                             int32_t *out)
+{
+    sse2_many(DOT_I8, query, rows, count, dim, out);
+}
+
 /* ---- AVX2 ---- */
 
 AVX2 VS_STEP __m256i avx2_even(enum job job, __m256i v)
@@ -617,6 +716,8 @@ uint32_t vs_kernel_pick_int8(struct vs_kernel *kernel, uint32_t cpu)
           avxvnni_dot_u8_many, avxvnni_dot_i8_many },
         { VSHARD_CPU_AVX2, avx2_l2sq_u8_many, avx2_l2sq_i8_many, avx2_dot_u8_many,
           avx2_dot_i8_many },
+        { VSHARD_CPU_SSE2, sse2_l2sq_u8_many, sse2_l2sq_i8_many, sse2_dot_u8_many,
+          sse2_dot_i8_many },
 #elif defined(__aarch64__)
 #if defined(HAVE_DOTPROD)
         { VSHARD_CPU_NEON | VSHARD_CPU_DOTPROD, dotprod_l2sq_u8_many, dotprod_l2sq_i8_many,

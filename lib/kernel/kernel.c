@@ -7,9 +7,13 @@ static const char *widest(uint32_t used)
         uint32_t bit;
         const char *name;
     } sets[] = {
-        { VSHARD_CPU_VNNI, "avx512-vnni" },     { VSHARD_CPU_AVX512, "avx512" },
-        { VSHARD_CPU_AVXVNNI, "avx2-vnni" },    { VSHARD_CPU_AVX2, "avx2" },
-        { VSHARD_CPU_DOTPROD, "neon-dotprod" }, { VSHARD_CPU_NEON, "neon" },
+        { VSHARD_CPU_VNNI, "avx512-vnni" },
+        { VSHARD_CPU_AVX512, "avx512" },
+        { VSHARD_CPU_AVXVNNI, "avx2-vnni" },
+        { VSHARD_CPU_AVX2, "avx2" },
+        { VSHARD_CPU_DOTPROD, "neon-dotprod" },
+        { VSHARD_CPU_NEON, "neon" },
+        { VSHARD_CPU_SSE2, "sse2" },
     };
 
     for (size_t i = 0; i < VS_COUNT(sets); i++) {

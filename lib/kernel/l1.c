@@ -43,6 +43,76 @@ static void scalar_i8_many(const int8_t *query, const void *const *rows, size_t 
 #if defined(__x86_64__)
 #include "kernel/x86.h"
 
+/* ---- SSE2 ---- */
+
+VS_STEP __m128i sse2_moved(enum job job, __m128i v)
+{
+    return job == I8 ? _mm_xor_si128(v, _mm_set1_epi8(-128)) : v;
+}
+
+/* q was moved before. */
+VS_STEP __m128i sse2_step(enum job job, __m128i sum, __m128i q, __m128i r)
+{
+    return _mm_add_epi32(sum, _mm_sad_epu8(q, sse2_moved(job, r)));
+}
+
+VS_STEP __m128i sse2_load(const uint8_t *from)
+{
+    return _mm_loadu_si128((const void *)from);
+}
+
+VS_STEP void sse2_four(enum job job, const void *query, const void *const *rows, size_t dim,
+                       int32_t *out)
+{
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m128i a = _mm_setzero_si128(), b = a, c = a, d = a;
+    size_t i = 0;
+
+    for (; i + 16 <= dim; i += 16) {
+        __m128i x = sse2_moved(job, sse2_load(q + i));
+        a = sse2_step(job, a, x, sse2_load(ra + i));
+        b = sse2_step(job, b, x, sse2_load(rb + i));
+        c = sse2_step(job, c, x, sse2_load(rc + i));
+        d = sse2_step(job, d, x, sse2_load(rd + i));
+    }
+    if (i < dim) {
+        __m128i x = sse2_moved(job, sse2_few(q + i, dim - i));
+        a = sse2_step(job, a, x, sse2_few(ra + i, dim - i));
+        b = sse2_step(job, b, x, sse2_few(rb + i, dim - i));
+        c = sse2_step(job, c, x, sse2_few(rc + i, dim - i));
+        d = sse2_step(job, d, x, sse2_few(rd + i, dim - i));
+    }
+    _mm_storeu_si128((void *)out, sse2_sum4_epi32(a, b, c, d));
+}
+
+VS_STEP void sse2_many(enum job job, const void *query, const void *const *rows, size_t count,
+                       size_t dim, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        sse2_four(job, query, rows + i, dim, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        sse2_four(job, query, last, dim, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+static void sse2_u8_many(const uint8_t *query, const void *const *rows, size_t count, size_t dim,
+                         int32_t *out)
+{
+    sse2_many(U8, query, rows, count, dim, out);
+}
+
+static void sse2_i8_many(const int8_t *query, const void *const *rows, size_t count, size_t dim,
+                         int32_t *out)
+{
+    sse2_many(I8, query, rows, count, dim, out);
+}
+
 /* ---- AVX2 ---- */
 
 AVX2 VS_STEP __m256i avx2_moved(enum job job, __m256i v)
@@ -252,6 +322,7 @@ uint32_t vs_kernel_pick_l1(struct vs_kernel *kernel, uint32_t cpu)
 #if defined(__x86_64__)
         { VSHARD_CPU_AVX512, avx512_u8_many, avx512_i8_many },
         { VSHARD_CPU_AVX2, avx2_u8_many, avx2_i8_many },
+        { VSHARD_CPU_SSE2, sse2_u8_many, sse2_i8_many },
 #elif defined(__aarch64__)
         { VSHARD_CPU_NEON, neon_u8_many, neon_i8_many },
 #endif

@@ -29,6 +29,61 @@ static void scalar_many(const uint8_t *query, const void *const *rows, size_t co
 #if defined(__x86_64__)
 #include "kernel/x86.h"
 
+/* ---- SSE2 ---- */
+
+VS_STEP __m128i sse2_square(__m128i sum, __m128i query, __m128i row)
+{
+    __m128i d = _mm_and_si128(row, _mm_set1_epi8(STANDS_FOR)), zero = _mm_setzero_si128();
+    __m128i low, high;
+
+    d = _mm_or_si128(_mm_subs_epu8(query, d), _mm_subs_epu8(d, query));
+    low = _mm_unpacklo_epi8(d, zero);
+    high = _mm_unpackhi_epi8(d, zero);
+    sum = _mm_add_epi32(sum, _mm_madd_epi16(low, low));
+    return _mm_add_epi32(sum, _mm_madd_epi16(high, high));
+}
+
+VS_STEP __m128i sse2_step(__m128i sum, __m128i low, __m128i high, const uint8_t *row)
+{
+    __m128i r = _mm_load_si128((const void *)row);
+
+    sum = sse2_square(sum, low, _mm_slli_epi16(r, 3));
+    return sse2_square(sum, high, _mm_srli_epi16(r, 1));
+}
+
+VS_STEP void sse2_four(const uint8_t *q, const void *const *rows, size_t bytes, int32_t *out)
+{
+    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m128i a = _mm_setzero_si128(), b = a, c = a, d = a;
+
+    for (size_t i = 0; i < bytes; i += 16) {
+        const uint8_t *at = q + i / 64 * 128 + i % 64;
+        __m128i low = _mm_load_si128((const void *)at);
+        __m128i high = _mm_load_si128((const void *)(at + 64));
+        a = sse2_step(a, low, high, ra + i);
+        b = sse2_step(b, low, high, rb + i);
+        c = sse2_step(c, low, high, rc + i);
+        d = sse2_step(d, low, high, rd + i);
+    }
+    _mm_storeu_si128((void *)out, sse2_sum4_epi32(a, b, c, d));
+}
+
+static void sse2_many(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
+                      int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        sse2_four(query, rows + i, bytes, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        sse2_four(query, last, bytes, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
 /* ---- AVX2 ---- */
 
 AVX2 VS_STEP __m256i avx2_square(__m256i sum, __m256i query, __m256i row)
@@ -197,6 +252,7 @@ uint32_t vs_kernel_pick_u4(struct vs_kernel *kernel, uint32_t cpu)
 #if defined(__x86_64__)
         { VSHARD_CPU_AVX512 | VSHARD_CPU_VNNI, vnni_many },
         { VSHARD_CPU_AVX2, avx2_many },
+        { VSHARD_CPU_SSE2, sse2_many },
 #elif defined(__aarch64__)
         { VSHARD_CPU_NEON, neon_many },
 #endif

@@ -6,6 +6,7 @@
 
 #include "kernel/topics.h"
 
+/* SSE2 needs no target: every x86-64 has it. */
 #define AVX2    VS_TARGET("avx2,fma")
 #define AVXVNNI VS_TARGET("avx2,fma,avxvnni")
 #define AVX512  VS_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")
@@ -37,12 +38,35 @@ AVX512 VS_STEP __m256i halves_epi32(__m512i v)
     return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
 }
 
+VS_STEP __m128i sse2_sum4_epi32(__m128i a, __m128i b, __m128i c, __m128i d)
+{
+    __m128i ab = _mm_add_epi32(_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+    __m128i cd = _mm_add_epi32(_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+    return _mm_add_epi32(_mm_unpacklo_epi64(ab, cd), _mm_unpackhi_epi64(ab, cd));
+}
+
+VS_STEP __m128 sse2_sum4_ps(__m128 a, __m128 b, __m128 c, __m128 d)
+{
+    __m128 ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+    __m128 cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+    return _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+}
+
 /* ---- ends ----
  * All ones in the first n lanes of eight, n < 8. */
 AVX2 VS_STEP __m256i first_lanes(size_t n)
 {
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
+}
+
+/* The first `bytes` of 16, zeros behind them. */
+VS_STEP __m128i sse2_few(const void *from, size_t bytes)
+{
+    uint8_t few[16] = { 0 };
+
+    memcpy(few, from, bytes);
+    return _mm_loadu_si128((const void *)few);
 }
 
 /* All ones for the first n floats of 16; for all of them when there are more. */

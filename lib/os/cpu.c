@@ -29,13 +29,13 @@ uint32_t vs_os_cpu(void)
 {
     enum { XCR0_YMM = 0x06, XCR0_ZMM = 0xe6 };
     const uint32_t avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
-    uint32_t a, b, c, d, saved, last, f = 0;
+    uint32_t a, b, c, d, saved, last, f = VSHARD_CPU_SSE2;
 
     if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C))
-        return 0;
+        return f;
     saved = saved_state();
     if (!has(saved, XCR0_YMM) || !__get_cpuid_count(7, 0, &last, &b, &c, &d))
-        return 0;
+        return f;
     if (has(b, bit_AVX2))
         f |= VSHARD_CPU_AVX2;
     if (has(b, avx512) && has(saved, XCR0_ZMM)) {

@@ -11,14 +11,16 @@ Test(kernel_init, no_bits_mean_scalar)
 
 Test(kernel_init, fills_in_every_function_for_every_subset_of_bits)
 {
-    for (uint32_t cpu = 0; cpu < 256; cpu++) {
+    for (uint32_t cpu = 0; cpu < 512; cpu++) {
         struct vs_kernel k, again;
 
         memset(&k, 0, sizeof k);
         vs_kernel_init(&k, cpu);
         cr_expect(k.l2sq_f32 && k.dot_f32 && k.l2sq_f32_many && k.dot_f32_many && k.l2sq_u8_many &&
                       k.l2sq_i8_many && k.dot_u8_many && k.dot_i8_many && k.l2sq_code_many &&
-                      k.dot_code_many && k.encode && k.find_unfit && k.pool_push && k.name,
+                      k.dot_code_many && k.l2sq_u4_many && k.l1_u8_many && k.l1_i8_many &&
+                      k.l1_f32_many && k.hamming_many && k.encode && k.find_unfit && k.pool_push &&
+                      k.name,
                   "cpu=%x", cpu);
         memset(&again, 0xff, sizeof again);
         vs_kernel_init(&again, cpu);
