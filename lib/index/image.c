@@ -7,7 +7,7 @@
  *     header      512 bytes
  *     low         float [code_dim]             the quantiser; then, if sketches have
  *                                              axes, float [256] low and uint8
- *                                              [257 x code_bytes] axes
+ *                                              [4 panels] axes, see tile.c
  *     entries     uint32 [entry_count]         slots where a search may start
  *     sums        uint64 [5 x extents]         checksum of each extent, by column
  *     rows        16 bytes [slot_count]        id 8, inverse length 4, state 4

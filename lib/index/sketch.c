@@ -9,7 +9,7 @@
  * The query keeps all 7. On real vectors that orders near rows nearly as codes do: of
  * the 10 nearest words in 331,000 of GloVe, 0.99 are among the 16 nearest by sketch.
  *
- * Codes of more than 256 elements are turned first, so that the 256 directions in which
+ * Codes of more than 256 elements are turned first, so that the 255 directions in which
  * the first rows differ most (their principal components) are kept: of MiniLM's 384 that
  * is 0.97 of the variance, and 0.97 of the 10 nearest are among the 16 nearest by
  * sketch. Rows that differ in all directions alike cannot be sketched so: whether near
@@ -17,7 +17,7 @@
  * sketches, and walks go by codes.
  *
  * Sketches take part in building the graph, so they are made of integers: the axes are
- * rounded to 7 bits, a projection is an exact integer, and scaling it down acts on one
+ * rounded to 8 bits, a projection is an exact integer, and scaling it down acts on one
  * number at a time. The axes come from orthogonal iteration (Golub & Van Loan, 8.2.4).
  * Its two products, of the axes with the rows and back, are taken on axes and weights
  * rounded to 8 bits, with the kernel for codes: exact, and a hundred times as fast as
@@ -37,13 +37,14 @@ enum {
     ROUNDS = 8,      /* of the iteration: more capture no more than 1 % more */
     BLOCK = 16,      /* axes that the others are made orthogonal to at once */
     LANES = 16,
-    AXES = SKETCH_DIMS + 1,
-    AXIS_ZERO = 64,
-    AXIS_MAX = 63,
+    PANELS = SKETCH_DIMS / VS_PANEL_ROWS,
+    AXES = SKETCH_DIMS - 1,
+    AXIS_ZERO = 128,
+    AXIS_MAX = 127,
     ROUNDED_MAX = 127, /* of axes and weights while they are looked for */
-    ASKED_ONE_IN = 8, /* of those rows, when it is measured whether near rows stay near */
-    NEAR = 10,        /* nearest by code */
-    AMONG = 20,       /* nearest by sketch */
+    ASKED_ONE_IN = 8,  /* of those rows, when it is measured whether near rows stay near */
+    NEAR = 10,         /* nearest by code */
+    AMONG = 20,        /* nearest by sketch */
     KEPT_PERCENT = 80
 };
 
@@ -82,6 +83,11 @@ bool vs_sketch_has_axes(const struct vshard_index *x)
     return vs_sketch_bytes(x) > 0 && x->dim > SKETCH_DIMS;
 }
 
+static size_t panel_bytes(const struct vshard_index *x)
+{
+    return (x->quantizer.code_dim + 3u) / 4 * 4 * VS_PANEL_ROWS;
+}
+
 int vs_sketcher_init(struct vshard_index *x)
 {
     struct vs_sketcher *k = &x->sketcher;
@@ -94,7 +100,7 @@ int vs_sketcher_init(struct vshard_index *x)
 
 size_t vs_sketcher_bytes(const struct vshard_index *x)
 {
-    return vs_sketch_has_axes(x) ? (size_t)AXES * x->quantizer.code_bytes : 0;
+    return vs_sketch_has_axes(x) ? PANELS * panel_bytes(x) : 0;
 }
 
 void vs_sketcher_fini(struct vshard_index *x)
@@ -106,15 +112,14 @@ void vs_sketcher_fini(struct vshard_index *x)
 
 static void project(const struct vshard_index *x, const void *code, float *out)
 {
-    size_t bytes = x->quantizer.code_bytes;
-    const void *axes[AXES];
-    int32_t products[AXES];
+    size_t bytes = panel_bytes(x);
+    int32_t products[SKETCH_DIMS];
 
-    for (size_t i = 0; i < AXES; i++)
-        axes[i] = x->sketcher.axes + i * bytes;
-    x->kernel.dot_code_many(code, axes, AXES, bytes, products);
+    for (size_t i = 0; i < PANELS; i++)
+        x->kernel.panel_dot(code, 1, bytes / (4 * VS_PANEL_ROWS), x->sketcher.axes + i * bytes,
+                            products + i * VS_PANEL_ROWS);
     for (size_t i = 0; i < SKETCH_DIMS; i++)
-        out[i] = (float)(products[i] - products[SKETCH_DIMS]);
+        out[i] = (float)(products[i] - products[AXES]);
 }
 
 /* The sketch of a query: all 7 bits of two numbers for each byte of a row's. */
@@ -310,22 +315,24 @@ static void find_axes(struct vshard_index *x, struct vs_sketching *t)
     make_orthonormal(&r);
 }
 
-/* To codes again, so that one kernel serves: AXIS_ZERO stands for 0, and a last axis,
- * all AXIS_ZERO, tells what that adds to each projection. */
+/* To panels of unsigned bytes, as tile.c draws them: AXIS_ZERO stands for 0, and a last
+ * axis, all AXIS_ZERO, tells what that adds to each projection. */
 static void round_axes(struct vshard_index *x, const struct vs_sketching *t)
 {
-    size_t dims = x->quantizer.code_dim, bytes = x->quantizer.code_bytes;
+    size_t dims = x->quantizer.code_dim, bytes = panel_bytes(x);
     float greatest = 0.0f, scale;
 
-    for (size_t i = 0; i < SKETCH_DIMS * dims; i++)
+    for (size_t i = 0; i < AXES * dims; i++)
         greatest = fmaxf(greatest, fabsf(t->axes[i]));
     scale = greatest > 0.0f ? AXIS_MAX / greatest : 0.0f;
-    for (size_t axis = 0; axis < SKETCH_DIMS; axis++) {
+    memset(x->sketcher.axes, AXIS_ZERO, PANELS * bytes);
+    for (size_t axis = 0; axis < AXES; axis++) {
+        uint8_t *panel = x->sketcher.axes + axis / VS_PANEL_ROWS * bytes;
+
         for (size_t i = 0; i < dims; i++)
-            x->sketcher.axes[axis * bytes + i] =
+            panel[(i / 4 * VS_PANEL_ROWS + axis % VS_PANEL_ROWS) * 4 + i % 4] =
                 (uint8_t)(AXIS_ZERO + lrintf(t->axes[axis * dims + i] * scale));
     }
-    memset(x->sketcher.axes + SKETCH_DIMS * bytes, AXIS_ZERO, bytes);
 }
 
 /* ---- finding the scale, and whether sketches serve ---- */
@@ -447,8 +454,7 @@ int vs_sketching_begin(struct vshard_index *x, struct vs_sketching **out)
     t->axes = vs_alloc(x->allocator, SKETCH_DIMS * dims * sizeof *t->axes);
     t->rounded = vs_alloc(x->allocator, x->strand_count * x->quantizer.code_bytes);
     t->weights = vs_alloc(x->allocator, (size_t)x->strand_count * ROWS_MAX);
-    t->products =
-        vs_alloc(x->allocator, x->strand_count * (ROWS_MAX + dims) * sizeof *t->products);
+    t->products = vs_alloc(x->allocator, x->strand_count * (ROWS_MAX + dims) * sizeof *t->products);
     t->keys = vs_alloc(x->allocator, ROWS_MAX * sizeof *t->keys);
     t->codes = vs_alloc(x->allocator, ROWS_MAX * sizeof *t->codes);
     if (t->rows && t->columns && t->column && t->means && t->axes && t->rounded && t->weights &&

@@ -59,7 +59,7 @@ struct vs_quantizer {
 enum { SKETCH_DIMS = 256 }; /* numbers in a sketch, at most */
 
 struct vs_sketcher {
-    uint8_t *axes; /* [SKETCH_DIMS + 1 x code_bytes]; NULL where codes are sketched as they are */
+    uint8_t *axes;          /* in panels (tile.c); NULL where codes are sketched as they are */
     float low[SKETCH_DIMS]; /* what number 0 stands for on each axis */
     float scale;            /* numbers in one unit of the projection */
 };
@@ -391,8 +391,7 @@ struct vs_bulk;
 bool vs_bulk_suits(const struct vshard_index *x, uint64_t count);
 int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out);
 void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b);
-void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slots,
-                  uint32_t count);
+void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slots, uint32_t count);
 
 /* graph_build.c */
 int vs_build_reserve(struct vshard_index *x, uint64_t rows);

@@ -53,7 +53,7 @@ static inline void file_layout(const unsigned char *h, struct file_layout *l)
     l->stride[4] = trained && graph ? 8 * m : 0;
     l->low_parts[0] = 4 * code_dim;
     l->low_parts[1] = axes ? 4 * FILE_AXES : 0;
-    l->low_parts[2] = axes ? (FILE_AXES + 1) * code_bytes : 0;
+    l->low_parts[2] = axes ? FILE_AXES * ((code_dim + 3) / 4 * 4) : 0;
     l->bytes[0] = l->low_parts[0] + l->low_parts[1] + l->low_parts[2];
     l->bytes[1] = 4 * (uint64_t)vs_load32(h + 60);
     l->bytes[2] = 8 * FILE_COLUMNS * l->extents;
