@@ -9,7 +9,7 @@ void vs_slot_free(struct vshard_index *x, uint32_t slot)
     struct vs_row *row = vs_row_at(x, slot);
 
     memset(vs_column_at(&x->elements, slot), 0, x->elements.stride);
-    if (x->codes.extents > 0)
+    if (x->codes.stride > 0 && (x->bounds.stride > 0 || atomic_load(&x->trained)))
         memset(vs_column_at(&x->codes, slot), 0, x->codes.stride);
     if (atomic_load(&x->trained)) {
         if (x->sketches.stride > 0)
