@@ -63,8 +63,8 @@ class Graph(Index):
     @classmethod
     def grid(cls, s):
         ef = values("ef", 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
-        return [({"m": m, "efc": efc}, ef) for m, efc in (
-            (32, 200), (16, 200), (24, 200), (24, 100), (32, 100), (16, 100))]
+        best = (32, 16) if s.name == "glove100" else (16, 32)
+        return [({"m": m, "efc": 200}, ef) for m in best]
 
     def __init__(self, s, params, threads):
         self.queries = s.queries_bytes if s.has_bytes else s.queries
