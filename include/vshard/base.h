@@ -292,6 +292,14 @@ enum { VSHARD_WITH_HWLOC = 1 << 0, VSHARD_WITH_SODIUM = 1 << 1, VSHARD_WITH_LZ4 
  * Since     0.1 */
 VSHARD_API int vshard_machine_report(struct vshard_machine *machine);
 
+/* The memory node that the calling thread runs on, as it is now: n for node n - 1 of the
+ * operating system, as in numa_node of an index; 0 where that is unknown. It costs a
+ * system call. Threads that are not bound to processors move.
+ *
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API uint32_t vshard_cpu_node(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -66,13 +66,22 @@ struct vshard_index_options {
                                  them, 256..65536; default 2048 */
     uint32_t flags;           /* VSHARD_INDEX_*; default none */
     uint64_t seed;            /* equal calls with equal seeds build equal indexes */
-    const struct vshard_allocator *allocator; /* copied; default: the C library's heap */
+    const struct vshard_allocator *allocator; /* copied; default: the machine's, see below */
     const struct vshard_logger *logger;       /* copied; default: silence */
     const struct vshard_executor *executor;   /* copied; default: the calling thread */
     const struct vshard_storage *storage;     /* copied; default: POSIX files */
+    uint32_t numa_node; /* n: place memory on node n - 1 of the operating system; default:
+                           where the thread runs that touches it first. Not with an allocator */
+    uint32_t reserved;  /* 0 */
 };
 
 /* Creates an empty index.
+ *
+ * Without an allocator, memory comes from the C library's heap, and blocks of 2 MiB and
+ * more from the system as whole pages, aligned and advised for transparent huge pages.
+ * With numa_node, blocks of 8 pages and more are whole pages on that node; when it is
+ * full, the system takes others (vshard_index_node_bytes() tells). On a machine of one
+ * node there is nothing to place.
  *
  * An HNSW index scans its rows exactly until it holds train_rows of them. It then
  * derives 8-bit codes from these rows and builds the graph on integer distances
@@ -86,7 +95,9 @@ struct vshard_index_options {
  *             vshard_index_destroy()
  *
  * Returns   0, EINVAL (a field out of range, HAMMING without BITS or BITS without
- *           HAMMING: the log names it), ENOMEM, EVERSION
+ *           HAMMING, no such node, a node and an allocator: the log names it), ENOMEM,
+ *           ENOTSUP (numa_node in a build without hwloc, or the system does not let this
+ *           process place memory), EVERSION
  * Thread    any
  * Source    Malkov & Yashunin 2018, Algorithms 2 and 4, on one layer: a small set
  *           of entry rows, scanned, replaces the upper layers
@@ -234,10 +245,13 @@ enum {                         /* struct vshard_open_options.flags */
 struct vshard_open_options {
     uint32_t size;                            /* bytes in this struct; required */
     uint32_t flags;                           /* VSHARD_OPEN_*; default: copy into memory */
-    const struct vshard_allocator *allocator; /* copied; default: the C library's heap */
+    const struct vshard_allocator *allocator; /* copied; default: as of vshard_index_create() */
     const struct vshard_logger *logger;       /* copied; default: silence */
     const struct vshard_executor *executor;   /* copied; default: the calling thread */
     const struct vshard_storage *storage;     /* copied; default: POSIX files */
+    uint32_t numa_node; /* as in struct vshard_index_options; not with an allocator, and not
+                           mapped: a file's pages lie where they were first read */
+    uint32_t reserved;  /* 0 */
 };
 
 /* Opens a saved index: it answers as the one that was saved, bit for bit.
@@ -253,8 +267,8 @@ struct vshard_open_options {
  *
  * Returns   0, EINVAL, ENOMEM, EIO, ENOTFOUND, ECORRUPT, E2BIG (a name longer than
  *           the file system takes), ENOTSUP (this is not a file, but a directory or
- *           a pipe; or this storage cannot map), EVERSION (options or file of a newer
- *           library)
+ *           a pipe; this storage cannot map; or numa_node, as in create), EVERSION
+ *           (options or file of a newer library)
  * Thread    any
  * Since     0.1 */
 VSHARD_API int vshard_index_open(const char *path, const struct vshard_open_options *options,
@@ -286,6 +300,8 @@ struct vshard_index_stats {
     uint64_t edge_bytes;      /* [out] likewise: the graph */
     uint64_t id_bytes;        /* [out] likewise: ids and the map from ids to rows */
     uint64_t scratch_bytes;   /* [out] of heap_bytes: buffers of searches and builds */
+    uint32_t numa_node;       /* [out] as created or opened; 0 if not placed */
+    uint32_t reserved;        /* [out] 0 */
 };
 
 /* Reports numbers about an index.
@@ -294,6 +310,21 @@ struct vshard_index_stats {
  * Thread    shared
  * Since     0.1 */
 VSHARD_API int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *stats);
+
+/* Asks the system on which memory nodes the rows of an index lie, with their codes, edges
+ * and ids. A search runs fastest on a thread of that node: vshard_cpu_node() says which
+ * one a thread is on. It looks at every page, about 10 GiB a second.
+ *
+ *   bytes       [out] uint64 [node_count]: bytes[n] lie on node n, in whole pages. Memory
+ *               that nothing was written to lies nowhere yet
+ *   node_count  one more than the greatest number of a node
+ *
+ * Returns   0, EINVAL, E2BIG (something lies on node node_count or above), ENOTSUP (this
+ *           system does not tell)
+ * Thread    shared
+ * Since     0.1 */
+VSHARD_API int vshard_index_node_bytes(struct vshard_index *index, uint64_t *bytes,
+                                       size_t node_count);
 
 /* What vshard_index_check() found. */
 struct vshard_index_check {

@@ -1,9 +1,10 @@
 /* column.c - rows of equal size, in extents that never move. */
 #include "index/column.h"
+#include "os/os.h"
 
-/* Extents are allocated several at a time as the column grows, so that a large
- * index makes few, large allocations (which can have huge pages), and at most an
- * eighth of it is spare. */
+/* A call gets all extents it needs in one block, and an eighth of what is there if that
+ * is more, so that a large index makes few, large blocks (which can have huge pages). At
+ * most an eighth of it is spare, or one extent. */
 enum { GROWTH_SHARE = 8, GROWTH_MAX = 64, TABLE_MIN = 16 };
 
 struct vs_block {
@@ -71,27 +72,27 @@ static int grow_table(struct vs_column *c, uint32_t extents, const struct vshard
 
 int vs_column_reserve(struct vs_column *c, uint64_t rows, const struct vshard_allocator *a)
 {
-    uint32_t want = vs_extents_for(rows);
-    int rc = grow_table(c, want, a);
+    uint32_t want = vs_extents_for(rows), spare = c->extents / GROWTH_SHARE, count;
+    size_t extent_bytes = VS_EXTENT_ROWS * c->stride, bytes;
+    unsigned char *_Atomic *table;
+    unsigned char *memory;
 
-    while (rc == VSHARD_OK && c->extents < want) {
-        unsigned char *_Atomic *table = atomic_load_explicit(&c->table, memory_order_relaxed);
-        size_t extent_bytes = VS_EXTENT_ROWS * c->stride;
-        uint32_t share = c->extents / GROWTH_SHARE;
-        uint32_t count = share < 1 ? 1 : share > GROWTH_MAX ? GROWTH_MAX : share;
-        unsigned char *memory;
-
-        if (count > c->table_cap - c->extents)
-            count = c->table_cap - c->extents;
-        memory = block_alloc(c, count * extent_bytes, a);
-        if (memory == NULL)
-            return VSHARD_ENOMEM;
-        for (uint32_t i = 0; i < count; i++)
-            atomic_store_explicit(&table[c->extents + i], memory + i * extent_bytes,
-                                  memory_order_relaxed);
-        c->extents += count;
-    }
-    return rc;
+    if (want <= c->extents)
+        return VSHARD_OK;
+    if (spare > GROWTH_MAX)
+        spare = GROWTH_MAX;
+    count = want - c->extents > spare ? want - c->extents : spare;
+    if (grow_table(c, c->extents + count, a) < 0 || !vs_bytes(&bytes, count, extent_bytes))
+        return VSHARD_ENOMEM;
+    memory = block_alloc(c, bytes, a);
+    if (memory == NULL)
+        return VSHARD_ENOMEM;
+    table = atomic_load_explicit(&c->table, memory_order_relaxed);
+    for (uint32_t i = 0; i < count; i++)
+        atomic_store_explicit(&table[c->extents + i], memory + i * extent_bytes,
+                              memory_order_relaxed);
+    c->extents += count;
+    return VSHARD_OK;
 }
 
 int vs_column_map(struct vs_column *c, void *bytes, uint64_t rows, const struct vshard_allocator *a)
@@ -108,5 +109,14 @@ int vs_column_map(struct vs_column *c, void *bytes, uint64_t rows, const struct 
                                   memory_order_relaxed);
         c->extents = want;
     }
+    return rc;
+}
+
+int vs_column_node_bytes(const struct vs_column *c, uint64_t *bytes, size_t node_count)
+{
+    int rc = VSHARD_OK;
+
+    for (const struct vs_block *b = c->blocks; rc == VSHARD_OK && b != NULL; b = b->next)
+        rc = vs_os_node_bytes(b->memory, b->bytes, bytes, node_count);
     return rc;
 }

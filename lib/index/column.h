@@ -65,4 +65,8 @@ int vs_column_reserve(struct vs_column *c, uint64_t rows, const struct vshard_al
 int vs_column_map(struct vs_column *c, void *bytes, uint64_t rows,
                   const struct vshard_allocator *a);
 
+/* Adds to bytes[n] what the kernel has of the column on memory node n; statuses of
+ * vs_os_node_bytes(). */
+int vs_column_node_bytes(const struct vs_column *c, uint64_t *bytes, size_t node_count);
+
 #endif

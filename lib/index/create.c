@@ -19,11 +19,13 @@ static const struct limit {
     FIELD(ef_search, 1, VSHARD_EF_MAX, EF_SEARCH_DEFAULT),
     FIELD(train_rows, TRAIN_ROWS_MIN, TRAIN_ROWS_MAX, TRAIN_ROWS_DEFAULT),
     FIELD(flags, 0, VSHARD_INDEX_LEAN, 0),
+    FIELD(reserved, 0, 0, 0),
 #undef FIELD
 };
 
-/* Puts defaults in place of zeros; EINVAL names the first field out of range. */
-static int check_options(struct vshard_index_options *o)
+/* Puts defaults in place of zeros; EINVAL names the first field out of range. What this
+ * machine has is another question, which open_memory() asks. */
+int vs_options_check(struct vshard_index_options *o)
 {
     for (size_t i = 0; i < VS_COUNT(limits); i++) {
         uint32_t value;
@@ -51,12 +53,28 @@ static int check_options(struct vshard_index_options *o)
     return VSHARD_OK;
 }
 
+/* Memory of this machine, where the host brings none. */
+static int open_memory(struct vshard_index_options *o, struct vshard_allocator *memory)
+{
+    uint32_t most = 0;
+    int rc;
+
+    if (o->allocator != NULL && o->numa_node > 0)
+        return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "numa_node: with an allocator",
+                         o->numa_node, 0);
+    if (o->allocator != NULL)
+        return VSHARD_OK;
+    rc = vs_os_memory_open(o->numa_node, memory, &most);
+    if (rc < 0)
+        return vs_refuse(o->logger, rc, "create.refused", "numa_node", o->numa_node, most);
+    o->allocator = memory;
+    return VSHARD_OK;
+}
+
 static void copy_hooks(struct vshard_index *x, const struct vshard_index_options *o)
 {
-    if (o->allocator != NULL) {
-        x->allocator_copy = *o->allocator;
-        x->allocator = &x->allocator_copy;
-    }
+    x->allocator_copy = *o->allocator;
+    x->allocator = &x->allocator_copy;
     if (o->logger != NULL) {
         x->logger_copy = *o->logger;
         x->logger = &x->logger_copy;
@@ -105,15 +123,21 @@ static void lay_out(struct vshard_index *x)
 int vs_index_new(const struct vshard_index_options *given, struct vshard_index **out)
 {
     struct vshard_index_options o = *given;
+    struct vshard_allocator memory;
     struct vshard_index *x;
-    int rc = check_options(&o);
+    int rc = vs_options_check(&o);
 
+    if (rc == VSHARD_OK)
+        rc = open_memory(&o, &memory);
     if (rc < 0)
         return rc;
     x = vs_alloc_zeroed(o.allocator, sizeof *x);
-    if (x == NULL)
+    if (x == NULL) {
+        vs_os_memory_close(o.allocator);
         return vs_refuse(o.logger, VSHARD_ENOMEM, "create.refused", "memory", sizeof *x, 0);
+    }
     copy_hooks(x, &o);
+    x->numa_node = o.numa_node;
     x->dim = o.dim;
     x->family = o.family;
     x->metric = o.metric;
@@ -161,30 +185,29 @@ int vshard_index_create(const struct vshard_index_options *options, struct vshar
 
 void vshard_index_destroy(struct vshard_index *x)
 {
-    struct vshard_allocator copy;
-    const struct vshard_allocator *a;
+    struct vshard_allocator a;
 
     if (x == NULL)
         return;
-    copy = x->allocator_copy; /* the index is gone before its memory is freed */
-    a = x->allocator ? &copy : NULL;
+    a = x->allocator_copy; /* the index is gone before its memory is freed */
     vs_build_fini(x);
     vs_strands_fini(x);
     vs_repair_fini(x);
     vs_readers_fini(x);
-    vs_idmap_fini(&x->ids, a);
-    vs_column_fini(&x->elements, a);
-    vs_column_fini(&x->codes, a);
-    vs_column_fini(&x->sketches, a);
-    vs_column_fini(&x->bounds, a);
-    vs_column_fini(&x->live_words, a);
-    vs_column_fini(&x->edges, a);
-    vs_column_fini(&x->rows, a);
-    vs_column_fini(&x->entries, a);
+    vs_idmap_fini(&x->ids, &a);
+    vs_column_fini(&x->elements, &a);
+    vs_column_fini(&x->codes, &a);
+    vs_column_fini(&x->sketches, &a);
+    vs_column_fini(&x->bounds, &a);
+    vs_column_fini(&x->live_words, &a);
+    vs_column_fini(&x->edges, &a);
+    vs_column_fini(&x->rows, &a);
+    vs_column_fini(&x->entries, &a);
     vs_sketcher_fini(x);
     vs_quantizer_fini(x);
     vs_mapping_close(x);
-    vs_free(a, x, sizeof *x);
+    vs_free(&a, x, sizeof *x);
+    vs_os_memory_close(&a);
 }
 
 uint64_t vshard_index_count(const struct vshard_index *index)
@@ -242,6 +265,7 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
         column_bytes(x, &x->rows) + x->ids.cap * sizeof *x->ids.table + x->live_words.heap_bytes;
     s.scratch_bytes = scratch_bytes(x);
     s.mapped_bytes = x->mapping.count;
+    s.numa_node = x->numa_node;
     s.heap_bytes = sizeof *x + x->elements.heap_bytes + x->codes.heap_bytes +
                    x->sketches.heap_bytes + x->bounds.heap_bytes + x->live_words.heap_bytes +
                    x->edges.heap_bytes + x->rows.heap_bytes + x->entries.heap_bytes +
@@ -251,5 +275,35 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
                         VS_SIZE_THROUGH(struct vshard_index_stats, scratch_bytes)) < 0)
         return vs_refuse(x->logger, VSHARD_EINVAL, "stats.refused", "stats.size",
                          stats ? stats->size : 0, sizeof s);
+    return VSHARD_OK;
+}
+
+/* Where rows lie: columns, the map from ids, and the mapped file. */
+static int add_node_bytes(const struct vshard_index *x, uint64_t *bytes, size_t node_count)
+{
+    const struct vs_column *columns[] = { &x->elements, &x->codes,  &x->sketches,   &x->edges,
+                                          &x->rows,     &x->bounds, &x->live_words, &x->entries };
+    int rc = vs_os_node_bytes(x->ids.table, x->ids.cap * sizeof *x->ids.table, bytes, node_count);
+
+    if (rc == VSHARD_OK)
+        rc = vs_os_node_bytes(x->mapping.bytes, x->mapping.count, bytes, node_count);
+    for (size_t i = 0; rc == VSHARD_OK && i < VS_COUNT(columns); i++)
+        rc = vs_column_node_bytes(columns[i], bytes, node_count);
+    return rc;
+}
+
+int vshard_index_node_bytes(struct vshard_index *index, uint64_t *bytes, size_t node_count)
+{
+    int rc;
+
+    if (index == NULL)
+        return VSHARD_EINVAL;
+    if (bytes == NULL)
+        return vs_refuse(index->logger, VSHARD_EINVAL, "node_bytes.refused", "bytes: NULL", 0, 0);
+    memset(bytes, 0, node_count * sizeof *bytes);
+    rc = add_node_bytes(index, bytes, node_count);
+    if (rc < 0)
+        return vs_refuse(index->logger, rc, "node_bytes.refused", "node_count", (int64_t)node_count,
+                         0);
     return VSHARD_OK;
 }

@@ -43,6 +43,7 @@ static int read_header(struct opening *o)
     o->image.options.logger = o->options->logger;
     o->image.options.executor = o->options->executor;
     o->image.options.storage = o->options->storage;
+    o->image.options.numa_node = o->options->numa_node;
     return rc;
 }
 
@@ -73,15 +74,17 @@ static bool options_valid(const struct vshard_index *x, const struct vs_image *i
 static int make_index(struct opening *o)
 {
     const struct vs_image *i = &o->image;
+    struct vshard_index_options filled;
     int rc;
 
     if (!counts_valid(i))
         return damaged(o, "header");
     if (i->options.family == VSHARD_FAMILY_FLAT && o->options->flags != 0)
         o->image.options.flags = VSHARD_INDEX_LEAN; /* a mapped index is, too */
-    rc = vs_index_new(&i->options, &o->x);
-    if (rc == VSHARD_EINVAL)
+    filled = i->options;
+    if (vs_options_check(&filled) < 0)
         return damaged(o, "options");
+    rc = vs_index_new(&i->options, &o->x);
     if (rc < 0)
         return rc;
     if (!options_valid(o->x, i))
@@ -421,6 +424,11 @@ static int read_options(const struct vshard_open_options *given, struct vshard_o
     if (rc == VSHARD_OK && (o->flags & ~(uint32_t)(VSHARD_OPEN_MAPPED | VSHARD_OPEN_LEAN)))
         return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "flags", o->flags,
                          VSHARD_OPEN_MAPPED | VSHARD_OPEN_LEAN);
+    if (rc == VSHARD_OK && o->reserved != 0)
+        return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "reserved", o->reserved, 0);
+    if (rc == VSHARD_OK && o->numa_node > 0 && (o->flags & VSHARD_OPEN_MAPPED))
+        return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "numa_node: of a mapped file",
+                         o->numa_node, 0);
     if (rc == VSHARD_OK && o->executor != NULL &&
         (o->executor->width < 1 || o->executor->width > WIDTH_MAX))
         return vs_refuse(o->logger, VSHARD_EINVAL, "open.refused", "executor.width",

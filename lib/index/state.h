@@ -158,9 +158,10 @@ struct vshard_index {
     struct vshard_logger logger_copy;
     struct vshard_storage storage_copy;
     struct vshard_executor executor; /* run is NULL: the calling thread */
-    const struct vshard_allocator *allocator;
+    const struct vshard_allocator *allocator; /* the host's, or that of lib/os */
     const struct vshard_logger *logger;
     const struct vshard_storage *storage;
+    uint32_t numa_node; /* as created or opened */
 
     uint32_t dim, family, metric, element;
     uint32_t space;  /* SPACE_*, in which rows are compared with each other */
@@ -263,6 +264,7 @@ static inline bool vs_elements_are_codes(const struct vshard_index *x)
 }
 
 /* create.c */
+int vs_options_check(struct vshard_index_options *o);
 int vs_index_new(const struct vshard_index_options *o, struct vshard_index **out);
 
 /* quantizer.c */

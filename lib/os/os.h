@@ -1,6 +1,6 @@
 /* os.h - the door of lib/os: the only room that speaks to the machine.
  *
- * Its other face, vshard_storage_posix(), is in <vshard/base.h>. */
+ * Its other face, vshard_storage_posix() and vshard_cpu_node(), is in <vshard/base.h>. */
 #ifndef VS_OS_H
 #define VS_OS_H
 
@@ -14,6 +14,27 @@ uint32_t vs_os_numa_nodes(void);
 
 /* How many numbers a list such as "0-3,6" names, as Linux writes them; at least 1. */
 uint32_t vs_os_count_ranges(const char *text, size_t bytes);
+
+/* A place for memory: node number - 1, as the operating system counts; `number` from 1.
+ * *out is NULL where all memory is one node, and there is nothing to do. Returns 0,
+ * EINVAL (no such node; *most is the greatest number), ENOTSUP (a build without hwloc),
+ * ENOMEM. */
+struct vs_os_place;
+int vs_os_place_open(uint32_t number, struct vs_os_place **out, uint32_t *most);
+/* Of whole pages: those not yet touched will lie there, as long as the node has room.
+ * Returns 0 or ENOTSUP. */
+int vs_os_place_bind(const struct vs_os_place *place, void *memory, size_t bytes);
+void vs_os_place_close(struct vs_os_place *place);
+
+/* Adds to bytes[n] what the kernel has of this memory on node n, in whole pages.
+ * Returns 0, E2BIG (a node above those counted), ENOTSUP (this system does not tell). */
+int vs_os_node_bytes(const void *memory, size_t count, uint64_t *bytes, size_t node_count);
+
+/* The default memory of an index, placed on node numa_node - 1 unless that is 0. Statuses
+ * of vs_os_place_open(), and ENOTSUP when the system refuses to place memory. */
+int vs_os_memory_open(uint32_t numa_node, struct vshard_allocator *memory, uint32_t *most);
+/* Does nothing to an allocator that is not of vs_os_memory_open(). */
+void vs_os_memory_close(const struct vshard_allocator *memory);
 
 /* Fills `bytes` with unpredictable bytes of the operating system. Returns 0 or EIO. */
 int vs_os_entropy(void *bytes, size_t count);
