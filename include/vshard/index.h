@@ -61,7 +61,9 @@ struct vshard_index_options {
     uint32_t element; /* VSHARD_ELEMENT_*; default F32 */
     uint32_t m;       /* HNSW: a row keeps up to 2m edges, 4..128; default 32 */
     uint32_t ef_construction; /* HNSW: candidates weighed per insert, 8..4096; default 200 */
-    uint32_t ef_search;       /* HNSW: width of the beam, 1..16384; default 100 */
+    uint32_t ef_search;       /* HNSW: width of the beam, 1..16384; default 100. A beam that
+                                 goes by sketches (L2SQ and COSINE above 64 dimensions)
+                                 is a quarter wider than asked for */
     uint32_t train_rows;      /* HNSW: rows scanned exactly until a graph is built over
                                  them, 256..65536; default 2048 */
     uint32_t flags;           /* VSHARD_INDEX_*; default none */
