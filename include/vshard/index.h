@@ -124,7 +124,7 @@ VSHARD_API void vshard_index_destroy(struct vshard_index *index);
  * All or nothing: on failure the index is unchanged. Large calls are faster than
  * many small ones, and use the executor. A call that links 8,192 rows or more, and no
  * fewer than are linked already, builds the graph over all of them at once: that is
- * faster still, and needs about 320 + 6m bytes a row until it returns.
+ * faster still, and needs about 500 + 6m bytes a row until it returns.
  *
  * Returns   0, EINVAL (NaN, infinite or above VSHARD_VALUE_MAX; a vector shorter
  *           than VSHARD_LENGTH_MIN under cosine; VSHARD_ID_NONE), ENOMEM, E2BIG

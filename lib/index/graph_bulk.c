@@ -7,12 +7,14 @@
  *   1. Leaders are drawn, one row in LEADER_SHARE. Each row goes to the leaves of the
  *      FANOUT leaders that are nearest to it. A leaf with too many is split again.
  *   2. In each leaf each row finds its KEEP nearest by comparing all with all: the
- *      leaf's codes lie side by side in the cache.
+ *      leaf's codes lie side by side in the cache, and squared distances come from
+ *      tiles of products (tile.c).
  *   3. Of what its leaves found a row keeps a diverse few; each edge asks for one back,
  *      and each row prunes once for all that ask.
  *   4. Each row walks the graph that came of it, with a narrow beam, and chooses again
  *      among what it had and what it met; and edges back again. Leaves know only what
- *      is near; this is what makes ways between them.
+ *      is near; this is what makes ways between them. Nothing comes after, so now lists
+ *      are filled.
  *
  * Every step writes only what belongs to one row or one leaf, and reads what the steps
  * before have left, on integer distances with ties in one fixed order. So the result
@@ -25,21 +27,26 @@
 enum {
     BULK_MIN = 8192,    /* rows; fewer are linked as fast one by one */
     BULK_MAX = 1 << 28, /* so that occurrences of rows can be counted in 32 bits */
-    FANOUT = 4,
+    FANOUT = 8,
     LEADER_SHARE = 192, /* rows for each leader */
-    KEEP = 16,
+    KEEP = 12,
     LEAF_MAX = 1024, /* rows compared with each other */
     SPLIT_MAX = 64,  /* leaves that a large one is split into, */
     SPLIT_DEPTH = 4, /* so often: then it is cut where its order says */
-    WALK_EF = 48,
+    WALK_EF = 56,
+    TILE = 24, /* rows whose distances are computed at once */
     FOUND = FANOUT * KEEP
 };
 
 /* What one thread needs. */
 struct vs_bulk_strand {
-    unsigned char *codes; /* [LEAF_MAX x stride] of one leaf */
-    const void **rows;    /* [LEAF_MAX] where they are */
-    int32_t *keys;        /* [LEAF_MAX] */
+    unsigned char *codes;  /* [LEAF_MAX x stride] of one leaf */
+    const void **rows;     /* [LEAF_MAX] where they are */
+    int32_t *keys;         /* [TILE x LEAF_MAX] */
+    unsigned char *panels; /* [LEAF_MAX x stride] the codes, as tiles want them */
+    int32_t *norms;        /* [2 x LEAF_MAX] what a row adds to its distances, when it is
+                              asked for, and when it is met */
+    int8_t *asked;         /* [TILE x stride] */
 };
 
 struct vs_bulk {
@@ -89,7 +96,10 @@ void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b)
     for (uint32_t i = 0; b->strands != NULL && i < x->strand_count; i++) {
         vs_free(a, b->strands[i].codes, strand_bytes(b));
         vs_free(a, b->strands[i].rows, LEAF_MAX * sizeof *b->strands[i].rows);
-        vs_free(a, b->strands[i].keys, LEAF_MAX * sizeof *b->strands[i].keys);
+        vs_free(a, b->strands[i].keys, TILE * LEAF_MAX * sizeof *b->strands[i].keys);
+        vs_free(a, b->strands[i].panels, strand_bytes(b));
+        vs_free(a, b->strands[i].norms, 2 * LEAF_MAX * sizeof *b->strands[i].norms);
+        vs_free(a, b->strands[i].asked, TILE * b->stride);
     }
     vs_free(a, b->strands, x->strand_count * sizeof *b->strands);
     vs_free(a, b->identity, LEAF_MAX * sizeof *b->identity);
@@ -115,8 +125,12 @@ static bool get_strands(struct vshard_index *x, struct vs_bulk *b)
     for (uint32_t i = 0; b->strands != NULL && i < x->strand_count; i++) {
         b->strands[i].codes = vs_alloc(a, strand_bytes(b));
         b->strands[i].rows = vs_alloc(a, LEAF_MAX * sizeof *b->strands[i].rows);
-        b->strands[i].keys = vs_alloc(a, LEAF_MAX * sizeof *b->strands[i].keys);
-        if (!b->strands[i].codes || !b->strands[i].rows || !b->strands[i].keys)
+        b->strands[i].keys = vs_alloc(a, TILE * LEAF_MAX * sizeof *b->strands[i].keys);
+        b->strands[i].panels = vs_alloc(a, strand_bytes(b));
+        b->strands[i].norms = vs_alloc(a, 2 * LEAF_MAX * sizeof *b->strands[i].norms);
+        b->strands[i].asked = vs_alloc(a, TILE * b->stride);
+        if (!b->strands[i].codes || !b->strands[i].rows || !b->strands[i].keys ||
+            !b->strands[i].panels || !b->strands[i].norms || !b->strands[i].asked)
             return false;
         for (size_t j = 0; j < LEAF_MAX; j++)
             b->strands[i].rows[j] = b->strands[i].codes + j * b->stride;
@@ -170,6 +184,7 @@ int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out)
 struct bulk_work {
     struct vshard_index *x;
     struct vs_bulk *b;
+    uint32_t want; /* edges that a list is cut to when it is too long */
 };
 
 static const void *code_of(const struct vshard_index *x, const struct vs_bulk *b, uint32_t row)
@@ -254,25 +269,106 @@ static void ring_equal(int32_t *keys, uint32_t count, uint32_t self, uint32_t fe
     }
 }
 
-static void find_in_leaf(const struct vshard_index *x, struct vs_bulk *b, struct vs_scratch *s,
-                         const struct vs_bulk_strand *t, const uint32_t *members, uint32_t count,
-                         uint32_t self)
+static bool has_tiles(const struct vshard_index *x)
 {
-    const struct vs_query q = { .code = t->rows[self], .space = x->space };
+    return x->space == SPACE_CODE_L2 || x->space == SPACE_U8_L2 || x->space == SPACE_I8_L2;
+}
+
+static size_t tile_dim(const struct vshard_index *x)
+{
+    return x->space == SPACE_CODE_L2 ? x->quantizer.code_bytes : x->dim;
+}
+
+/* What a row adds to |a|^2 + |b|^2 - 2ab. A tile wants one side signed and the other not,
+ * so bytes of one sign are moved by 128 on one side, and this takes that off again. */
+static void find_norms(const struct vshard_index *x, struct vs_bulk_strand *t, uint32_t count)
+{
+    size_t dim = tile_dim(x);
+
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t *row = t->rows[i];
+        uint32_t square = 0;
+        int32_t sum = 0;
+
+        for (size_t j = 0; j < dim; j++) {
+            int32_t v = x->space == SPACE_I8_L2 ? (int8_t)row[j] : row[j];
+
+            square += (uint32_t)(v * v);
+            sum += v;
+        }
+        t->norms[i] = (int32_t)(square + (x->space == SPACE_I8_L2 ? 256u * (uint32_t)sum : 0));
+        t->norms[LEAF_MAX + i] =
+            (int32_t)(square - (x->space == SPACE_U8_L2 ? 256u * (uint32_t)sum : 0));
+    }
+}
+
+static void pack_leaf(const struct vshard_index *x, struct vs_bulk_strand *t, uint32_t count)
+{
+    size_t dim = tile_dim(x), bytes = (dim + 3) / 4 * 4;
+    uint8_t flip = x->space == SPACE_I8_L2 ? 128 : 0;
+
+    find_norms(x, t, count);
+    for (uint32_t first = 0; first < count; first += VS_PANEL_ROWS) {
+        const void *rows[VS_PANEL_ROWS];
+
+        for (uint32_t i = 0; i < VS_PANEL_ROWS; i++) /* the last panel may repeat a row */
+            rows[i] = t->rows[first + i < count ? first + i : first];
+        x->kernel.panel_pack(rows, dim, flip, t->panels + first * bytes);
+    }
+}
+
+/* Distances of rows [first, first + few) to the whole leaf, into t->keys. */
+static void leaf_keys(const struct vshard_index *x, struct vs_bulk_strand *t, uint32_t first,
+                      uint32_t few, uint32_t count)
+{
+    size_t dim = tile_dim(x), bytes = (dim + 3) / 4 * 4;
+    uint8_t flip = x->space == SPACE_U8_L2 ? 128 : 0;
+    int32_t products[TILE * VS_PANEL_ROWS];
+
+    if (!has_tiles(x)) {
+        for (uint32_t i = 0; i < few; i++) {
+            const struct vs_query q = { .code = t->rows[first + i], .space = x->space };
+
+            vs_keys(x, &q, t->rows, count, t->keys + (size_t)i * LEAF_MAX);
+        }
+        return;
+    }
+    memset(t->asked, 0, few * bytes);
+    for (uint32_t i = 0; i < few; i++) {
+        for (size_t j = 0; j < dim; j++)
+            t->asked[i * bytes + j] = (int8_t)(((const uint8_t *)t->rows[first + i])[j] ^ flip);
+    }
+    for (uint32_t at = 0; at < count; at += VS_PANEL_ROWS) {
+        uint32_t width = count - at < VS_PANEL_ROWS ? count - at : VS_PANEL_ROWS;
+
+        x->kernel.panel_dot(t->asked, few, bytes / 4, t->panels + at * bytes, products);
+        for (uint32_t i = 0; i < few; i++) {
+            uint32_t own = (uint32_t)t->norms[first + i];
+            const int32_t *other = t->norms + LEAF_MAX + at, *p = products + i * VS_PANEL_ROWS;
+            int32_t *out = t->keys + (size_t)i * LEAF_MAX + at;
+
+            for (uint32_t j = 0; j < width; j++)
+                out[j] = (int32_t)(own + (uint32_t)other[j] - 2u * (uint32_t)p[j]);
+        }
+    }
+}
+
+static void find_in_leaf(const struct vshard_index *x, struct vs_bulk *b, struct vs_scratch *s,
+                         int32_t *keys, const uint32_t *members, uint32_t count, uint32_t self)
+{
     uint32_t row = members[self] / FANOUT, rank = members[self] % FANOUT, equal = 0;
     uint32_t *found = b->found + (size_t)row * b->width + rank * KEEP, taken = 0;
 
-    vs_keys(x, &q, t->rows, count, t->keys);
-    t->keys[self] = INT32_MAX;
+    keys[self] = INT32_MAX;
     s->pool.count = s->pool.next = 0;
     s->pool.cap = KEEP;
-    x->kernel.pool_push(&s->pool, t->keys, b->identity, count);
+    x->kernel.pool_push(&s->pool, keys, b->identity, count);
     while (equal < s->pool.count && s->pool.keys[equal] == 0)
         equal++;
     if (equal > KEEP / 4) {
-        ring_equal(t->keys, count, self, KEEP / 4);
+        ring_equal(keys, count, self, KEEP / 4);
         s->pool.count = s->pool.next = 0;
-        x->kernel.pool_push(&s->pool, t->keys, b->identity, count);
+        x->kernel.pool_push(&s->pool, keys, b->identity, count);
     }
     for (uint32_t i = 0; i < s->pool.count && s->pool.keys[i] != INT32_MAX; i++)
         found[taken++] = b->slots[members[s->pool.slots[i]] / FANOUT];
@@ -283,14 +379,22 @@ static void find_in_leaf(const struct vshard_index *x, struct vs_bulk *b, struct
 static void search_leaf(const struct bulk_work *w, uint32_t strand, const uint32_t *members,
                         uint32_t count)
 {
+    const struct vshard_index *x = w->x;
     struct vs_bulk_strand *t = &w->b->strands[strand];
     struct vs_scratch *s = &w->x->strands[strand * WALKS];
 
     for (uint32_t i = 0; i < count; i++)
-        memcpy(t->codes + i * w->b->stride, code_of(w->x, w->b, members[i] / FANOUT),
-               w->x->traversal->stride);
-    for (uint32_t i = 0; i < count; i++)
-        find_in_leaf(w->x, w->b, s, t, members, count, i);
+        memcpy(t->codes + i * w->b->stride, code_of(x, w->b, members[i] / FANOUT),
+               x->traversal->stride);
+    if (has_tiles(x))
+        pack_leaf(x, t, count);
+    for (uint32_t first = 0; first < count; first += TILE) {
+        uint32_t few = count - first < TILE ? count - first : TILE;
+
+        leaf_keys(x, t, first, few, count);
+        for (uint32_t i = 0; i < few; i++)
+            find_in_leaf(x, w->b, s, t->keys + (size_t)i * LEAF_MAX, members, count, first + i);
+    }
 }
 
 /* Sorts a large leaf's members by which of a few of them is nearest. Returns how many
@@ -449,7 +553,7 @@ static void add_ins(void *arg, uint32_t row, uint32_t strand)
         vs_offer(x, &q, s, gathered);
         memcpy(s->slots, edges, own * sizeof *edges);
         vs_offer(x, &q, s, own);
-        vs_choose(x, s, slot, vs_kept_edges(x));
+        vs_choose(x, s, slot, w->want);
         vs_write_edges(x, slot, s->pool.slots, s->pool.count);
     } else {
         vs_write_edges(x, slot, edges, count);
@@ -527,7 +631,7 @@ static void write_found(void *arg, uint32_t row, uint32_t strand)
 /* Links the new rows, which have codes and are not live yet, and all live rows. */
 void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slots, uint32_t count)
 {
-    struct bulk_work w = { x, b };
+    struct bulk_work w = { x, b, vs_kept_edges(x) };
     uint32_t slot_count = atomic_load(&x->slot_count), old;
     struct vs_planting planting = { x->strands[0].visited, b->spare, b->ins };
 
@@ -554,6 +658,7 @@ void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slo
         vs_entry_offer(x, b->slots[i], 0);
     vs_parallel(x, (b->count + WALKS - 1) / WALKS, walk_rows, &w);
     vs_parallel(x, b->count, write_found, &w);
+    w.want = x->degree;
     link_back(&w);
     vs_tree_plant(x, &planting, b->slots, b->count);
 }
