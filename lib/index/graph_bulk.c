@@ -47,6 +47,7 @@ struct vs_bulk_strand {
     int32_t *norms;        /* [2 x LEAF_MAX] what a row adds to its distances, when it is
                               asked for, and when it is met */
     int8_t *asked;         /* [TILE x stride] */
+    uint32_t *numbers;     /* [LEAF_MAX] of leaders */
 };
 
 struct vs_bulk {
@@ -59,6 +60,8 @@ struct vs_bulk {
     uint32_t *leaders;   /* [leader_cap] */
     unsigned char *codes; /* [leader_cap x stride] */
     const void **rows;   /* [leader_cap] */
+    unsigned char *panels; /* [leader_cap x stride] their codes, as tiles want them */
+    int32_t *norms;        /* [2 x leader_cap] */
     uint32_t *firsts;    /* [leader_cap + 1] first member of each leaf */
     uint32_t *nearest;   /* [cap x FANOUT] leader of each occurrence; then scratch */
     uint32_t *members;   /* [cap x FANOUT] occurrences, by leader */
@@ -100,6 +103,7 @@ void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b)
         vs_free(a, b->strands[i].panels, strand_bytes(b));
         vs_free(a, b->strands[i].norms, 2 * LEAF_MAX * sizeof *b->strands[i].norms);
         vs_free(a, b->strands[i].asked, TILE * b->stride);
+        vs_free(a, b->strands[i].numbers, LEAF_MAX * sizeof *b->strands[i].numbers);
     }
     vs_free(a, b->strands, x->strand_count * sizeof *b->strands);
     vs_free(a, b->identity, LEAF_MAX * sizeof *b->identity);
@@ -111,6 +115,8 @@ void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b)
     vs_free(a, b->nearest, b->cap * FANOUT * sizeof *b->nearest);
     vs_free(a, b->firsts, (b->leader_cap + 1) * sizeof *b->firsts);
     vs_free(a, b->rows, b->leader_cap * sizeof *b->rows);
+    vs_free(a, b->panels, b->leader_cap * b->stride);
+    vs_free(a, b->norms, 2 * (size_t)b->leader_cap * sizeof *b->norms);
     vs_free(a, b->codes, b->leader_cap * b->stride);
     vs_free(a, b->leaders, b->leader_cap * sizeof *b->leaders);
     vs_free(a, b->slots, b->cap * sizeof *b->slots);
@@ -129,8 +135,10 @@ static bool get_strands(struct vshard_index *x, struct vs_bulk *b)
         b->strands[i].panels = vs_alloc(a, strand_bytes(b));
         b->strands[i].norms = vs_alloc(a, 2 * LEAF_MAX * sizeof *b->strands[i].norms);
         b->strands[i].asked = vs_alloc(a, TILE * b->stride);
+        b->strands[i].numbers = vs_alloc(a, LEAF_MAX * sizeof *b->strands[i].numbers);
         if (!b->strands[i].codes || !b->strands[i].rows || !b->strands[i].keys ||
-            !b->strands[i].panels || !b->strands[i].norms || !b->strands[i].asked)
+            !b->strands[i].panels || !b->strands[i].norms || !b->strands[i].asked ||
+            !b->strands[i].numbers)
             return false;
         for (size_t j = 0; j < LEAF_MAX; j++)
             b->strands[i].rows[j] = b->strands[i].codes + j * b->stride;
@@ -149,7 +157,7 @@ int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out)
     if (b == NULL)
         return VSHARD_ENOMEM;
     b->cap = count + x->live;
-    b->leader_cap = (uint32_t)(b->cap / LEADER_SHARE * 2 + 64);
+    b->leader_cap = (uint32_t)(b->cap / LEADER_SHARE * 2 + 64) / VS_PANEL_ROWS * VS_PANEL_ROWS;
     b->width = FOUND > vs_kept_edges(x) ? FOUND : vs_kept_edges(x);
     b->stride = (x->traversal->stride + 63) / 64 * 64;
     b->ins_cap = (size_t)x->rows.extents * VS_EXTENT_ROWS + 1;
@@ -157,6 +165,8 @@ int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out)
     b->leaders = vs_alloc(a, b->leader_cap * sizeof *b->leaders);
     b->codes = vs_alloc(a, b->leader_cap * b->stride);
     b->rows = vs_alloc(a, b->leader_cap * sizeof *b->rows);
+    b->panels = vs_alloc(a, b->leader_cap * b->stride);
+    b->norms = vs_alloc(a, 2 * (size_t)b->leader_cap * sizeof *b->norms);
     b->firsts = vs_alloc(a, (b->leader_cap + 1) * sizeof *b->firsts);
     b->nearest = vs_alloc(a, b->cap * FANOUT * sizeof *b->nearest);
     b->members = vs_alloc(a, b->cap * FANOUT * sizeof *b->members);
@@ -170,7 +180,7 @@ int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out)
         *out = NULL;
         return VSHARD_ENOMEM;
     }
-    if (b->slots && b->leaders && b->codes && b->rows && b->firsts && b->nearest && b->members &&
+    if (b->slots && b->leaders && b->codes && b->rows && b->panels && b->norms && b->firsts && b->nearest && b->members &&
         b->spare && b->found && b->ins && b->sources && b->identity && get_strands(x, b)) {
         for (uint32_t i = 0; i < LEAF_MAX; i++)
             b->identity[i] = i;
@@ -192,6 +202,96 @@ static const void *code_of(const struct vshard_index *x, const struct vs_bulk *b
     return vs_code_at(x, b->slots[row]);
 }
 
+/* ---- squared distances by tiles ---- */
+
+static bool has_tiles(const struct vshard_index *x)
+{
+    return x->space == SPACE_CODE_L2 || x->space == SPACE_U8_L2 || x->space == SPACE_I8_L2;
+}
+
+static size_t tile_dim(const struct vshard_index *x)
+{
+    return x->space == SPACE_CODE_L2 ? x->quantizer.code_bytes : x->dim;
+}
+
+/* What a row adds to |a|^2 + |b|^2 - 2ab. A tile wants one side signed and the other not,
+ * so bytes of one sign are moved by 128 on one side, and this takes that off again. */
+static void find_norms(const struct vshard_index *x, const void *const *rows, uint32_t count,
+                       int32_t *asked, int32_t *met)
+{
+    size_t dim = tile_dim(x);
+
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t *row = rows[i];
+        uint32_t square = 0;
+        int32_t sum = 0;
+
+        for (size_t j = 0; j < dim; j++) {
+            int32_t v = x->space == SPACE_I8_L2 ? (int8_t)row[j] : row[j];
+
+            square += (uint32_t)(v * v);
+            sum += v;
+        }
+        asked[i] = (int32_t)(square + (x->space == SPACE_I8_L2 ? 256u * (uint32_t)sum : 0));
+        met[i] = (int32_t)(square - (x->space == SPACE_U8_L2 ? 256u * (uint32_t)sum : 0));
+    }
+}
+
+static size_t tile_bytes(const struct vshard_index *x)
+{
+    return (tile_dim(x) + 3) / 4 * 4;
+}
+
+static void pack_rows(const struct vshard_index *x, const void *const *rows, uint32_t count,
+                      unsigned char *panels)
+{
+    uint8_t flip = x->space == SPACE_I8_L2 ? 128 : 0;
+
+    for (uint32_t first = 0; first < count; first += VS_PANEL_ROWS) {
+        const void *some[VS_PANEL_ROWS];
+
+        for (uint32_t i = 0; i < VS_PANEL_ROWS; i++) /* the last panel may repeat a row */
+            some[i] = rows[first + i < count ? first + i : first];
+        x->kernel.panel_pack(some, tile_dim(x), flip, panels + first * tile_bytes(x));
+    }
+}
+
+static void ask_rows(const struct vshard_index *x, const void *const *rows, uint32_t few,
+                     int8_t *asked)
+{
+    size_t dim = tile_dim(x), bytes = tile_bytes(x);
+    uint8_t flip = x->space == SPACE_U8_L2 ? 128 : 0;
+
+    memset(asked, 0, few * bytes);
+    for (uint32_t i = 0; i < few; i++) {
+        for (size_t j = 0; j < dim; j++)
+            asked[i * bytes + j] = (int8_t)(((const uint8_t *)rows[i])[j] ^ flip);
+    }
+}
+
+/* Distances from few rows to `count`, of which panels and norms are given. Those of one
+ * of the few are `pitch` after those of the one before. */
+static void tile_keys(const struct vshard_index *x, const int8_t *asked, const int32_t *own,
+                      uint32_t few, const unsigned char *panels, const int32_t *met,
+                      uint32_t count, size_t pitch, int32_t *keys)
+{
+    size_t bytes = tile_bytes(x);
+    int32_t products[TILE * VS_PANEL_ROWS];
+
+    for (uint32_t at = 0; at < count; at += VS_PANEL_ROWS) {
+        uint32_t width = count - at < VS_PANEL_ROWS ? count - at : VS_PANEL_ROWS;
+
+        x->kernel.panel_dot(asked, few, bytes / 4, panels + at * bytes, products);
+        for (uint32_t i = 0; i < few; i++) {
+            const int32_t *p = products + i * VS_PANEL_ROWS;
+            int32_t *out = keys + i * pitch + at;
+
+            for (uint32_t j = 0; j < width; j++)
+                out[j] = (int32_t)((uint32_t)own[i] + (uint32_t)met[at + j] - 2u * (uint32_t)p[j]);
+        }
+    }
+}
+
 /* ---- 1: leaves ---- */
 
 /* Drawn by hash of the place, so that no order of the rows is special. */
@@ -207,29 +307,64 @@ static void draw_leaders(const struct vshard_index *x, struct vs_bulk *b)
         memcpy(b->codes + b->leader_count * b->stride, code_of(x, b, row), x->traversal->stride);
         b->leaders[b->leader_count++] = row;
     }
+    if (has_tiles(x)) {
+        find_norms(x, b->rows, b->leader_count, b->norms, b->norms + b->leader_cap);
+        pack_rows(x, b->rows, b->leader_count, b->panels);
+    }
 }
 
-/* The leaves of one row: each occurrence is numbered row * FANOUT + its rank. */
-static void join_leaves(void *arg, uint32_t row, uint32_t strand)
+/* Keys of TILE rows from some leaders. */
+static void leader_keys(const struct vshard_index *x, const struct vs_bulk *b,
+                        struct vs_bulk_strand *t, const void *const *rows, const int32_t *own,
+                        uint32_t few, uint32_t first, uint32_t count)
+{
+    if (has_tiles(x)) {
+        tile_keys(x, t->asked, own, few, b->panels + first * tile_bytes(x),
+                  b->norms + b->leader_cap + first, count, LEAF_MAX, t->keys);
+        return;
+    }
+    for (uint32_t i = 0; i < few; i++) {
+        const struct vs_query q = { .code = rows[i], .space = x->space };
+
+        vs_keys(x, &q, b->rows + first, count, t->keys + (size_t)i * LEAF_MAX);
+    }
+}
+
+/* The leaves of TILE rows: each occurrence is numbered row * FANOUT + its rank. */
+static void join_leaves(void *arg, uint32_t item, uint32_t strand)
 {
     const struct bulk_work *w = arg;
+    struct vshard_index *x = w->x;
     struct vs_bulk *b = w->b;
-    struct vs_scratch *s = &w->x->strands[strand * WALKS];
-    const struct vs_query q = { .code = code_of(w->x, b, row), .space = w->x->space };
+    struct vs_bulk_strand *t = &b->strands[strand];
+    uint32_t row = item * TILE, few = b->count - row < TILE ? b->count - row : TILE;
+    struct vs_pool pools[TILE];
+    int32_t own[TILE], met[TILE], keys[TILE][FANOUT + 16];
+    uint32_t slots[TILE][FANOUT + 16];
+    const void *rows[TILE];
 
-    s->pool.count = s->pool.next = 0;
-    s->pool.cap = FANOUT;
-    for (uint32_t first = 0; first < b->leader_count; first += s->list_cap) {
-        uint32_t n =
-            b->leader_count - first < s->list_cap ? b->leader_count - first : s->list_cap;
-
-        vs_keys(w->x, &q, b->rows + first, n, s->keys);
-        for (uint32_t i = 0; i < n; i++)
-            s->slots[i] = first + i;
-        w->x->kernel.pool_push(&s->pool, s->keys, s->slots, n);
+    for (uint32_t i = 0; i < few; i++) {
+        rows[i] = code_of(x, b, row + i);
+        pools[i] = (struct vs_pool){ keys[i], slots[i], 0, FANOUT, 0 };
     }
-    for (uint32_t i = 0; i < FANOUT; i++)
-        b->nearest[(size_t)row * FANOUT + i] = i < s->pool.count ? s->pool.slots[i] : VS_SLOT_NONE;
+    if (has_tiles(x)) {
+        find_norms(x, rows, few, own, met);
+        ask_rows(x, rows, few, t->asked);
+    }
+    for (uint32_t first = 0; first < b->leader_count; first += LEAF_MAX) {
+        uint32_t left = b->leader_count - first, n = left < LEAF_MAX ? left : LEAF_MAX;
+
+        leader_keys(x, b, t, rows, own, few, first, n);
+        for (uint32_t i = 0; i < n; i++)
+            t->numbers[i] = first + i;
+        for (uint32_t i = 0; i < few; i++)
+            x->kernel.pool_push(&pools[i], t->keys + (size_t)i * LEAF_MAX, t->numbers, n);
+    }
+    for (uint32_t i = 0; i < few; i++) {
+        for (uint32_t j = 0; j < FANOUT; j++)
+            b->nearest[(size_t)(row + i) * FANOUT + j] =
+                j < pools[i].count ? slots[i][j] : VS_SLOT_NONE;
+    }
 }
 
 /* Sorts the occurrences by leader. */
@@ -269,87 +404,20 @@ static void ring_equal(int32_t *keys, uint32_t count, uint32_t self, uint32_t fe
     }
 }
 
-static bool has_tiles(const struct vshard_index *x)
-{
-    return x->space == SPACE_CODE_L2 || x->space == SPACE_U8_L2 || x->space == SPACE_I8_L2;
-}
-
-static size_t tile_dim(const struct vshard_index *x)
-{
-    return x->space == SPACE_CODE_L2 ? x->quantizer.code_bytes : x->dim;
-}
-
-/* What a row adds to |a|^2 + |b|^2 - 2ab. A tile wants one side signed and the other not,
- * so bytes of one sign are moved by 128 on one side, and this takes that off again. */
-static void find_norms(const struct vshard_index *x, struct vs_bulk_strand *t, uint32_t count)
-{
-    size_t dim = tile_dim(x);
-
-    for (uint32_t i = 0; i < count; i++) {
-        const uint8_t *row = t->rows[i];
-        uint32_t square = 0;
-        int32_t sum = 0;
-
-        for (size_t j = 0; j < dim; j++) {
-            int32_t v = x->space == SPACE_I8_L2 ? (int8_t)row[j] : row[j];
-
-            square += (uint32_t)(v * v);
-            sum += v;
-        }
-        t->norms[i] = (int32_t)(square + (x->space == SPACE_I8_L2 ? 256u * (uint32_t)sum : 0));
-        t->norms[LEAF_MAX + i] =
-            (int32_t)(square - (x->space == SPACE_U8_L2 ? 256u * (uint32_t)sum : 0));
-    }
-}
-
-static void pack_leaf(const struct vshard_index *x, struct vs_bulk_strand *t, uint32_t count)
-{
-    size_t dim = tile_dim(x), bytes = (dim + 3) / 4 * 4;
-    uint8_t flip = x->space == SPACE_I8_L2 ? 128 : 0;
-
-    find_norms(x, t, count);
-    for (uint32_t first = 0; first < count; first += VS_PANEL_ROWS) {
-        const void *rows[VS_PANEL_ROWS];
-
-        for (uint32_t i = 0; i < VS_PANEL_ROWS; i++) /* the last panel may repeat a row */
-            rows[i] = t->rows[first + i < count ? first + i : first];
-        x->kernel.panel_pack(rows, dim, flip, t->panels + first * bytes);
-    }
-}
-
 /* Distances of rows [first, first + few) to the whole leaf, into t->keys. */
 static void leaf_keys(const struct vshard_index *x, struct vs_bulk_strand *t, uint32_t first,
                       uint32_t few, uint32_t count)
 {
-    size_t dim = tile_dim(x), bytes = (dim + 3) / 4 * 4;
-    uint8_t flip = x->space == SPACE_U8_L2 ? 128 : 0;
-    int32_t products[TILE * VS_PANEL_ROWS];
-
-    if (!has_tiles(x)) {
-        for (uint32_t i = 0; i < few; i++) {
-            const struct vs_query q = { .code = t->rows[first + i], .space = x->space };
-
-            vs_keys(x, &q, t->rows, count, t->keys + (size_t)i * LEAF_MAX);
-        }
+    if (has_tiles(x)) {
+        ask_rows(x, t->rows + first, few, t->asked);
+        tile_keys(x, t->asked, t->norms + first, few, t->panels, t->norms + LEAF_MAX, count,
+                  LEAF_MAX, t->keys);
         return;
     }
-    memset(t->asked, 0, few * bytes);
     for (uint32_t i = 0; i < few; i++) {
-        for (size_t j = 0; j < dim; j++)
-            t->asked[i * bytes + j] = (int8_t)(((const uint8_t *)t->rows[first + i])[j] ^ flip);
-    }
-    for (uint32_t at = 0; at < count; at += VS_PANEL_ROWS) {
-        uint32_t width = count - at < VS_PANEL_ROWS ? count - at : VS_PANEL_ROWS;
+        const struct vs_query q = { .code = t->rows[first + i], .space = x->space };
 
-        x->kernel.panel_dot(t->asked, few, bytes / 4, t->panels + at * bytes, products);
-        for (uint32_t i = 0; i < few; i++) {
-            uint32_t own = (uint32_t)t->norms[first + i];
-            const int32_t *other = t->norms + LEAF_MAX + at, *p = products + i * VS_PANEL_ROWS;
-            int32_t *out = t->keys + (size_t)i * LEAF_MAX + at;
-
-            for (uint32_t j = 0; j < width; j++)
-                out[j] = (int32_t)(own + (uint32_t)other[j] - 2u * (uint32_t)p[j]);
-        }
+        vs_keys(x, &q, t->rows, count, t->keys + (size_t)i * LEAF_MAX);
     }
 }
 
@@ -386,8 +454,10 @@ static void search_leaf(const struct bulk_work *w, uint32_t strand, const uint32
     for (uint32_t i = 0; i < count; i++)
         memcpy(t->codes + i * w->b->stride, code_of(x, w->b, members[i] / FANOUT),
                x->traversal->stride);
-    if (has_tiles(x))
-        pack_leaf(x, t, count);
+    if (has_tiles(x)) {
+        find_norms(x, t->rows, count, t->norms, t->norms + LEAF_MAX);
+        pack_rows(x, t->rows, count, t->panels);
+    }
     for (uint32_t first = 0; first < count; first += TILE) {
         uint32_t few = count - first < TILE ? count - first : TILE;
 
@@ -649,7 +719,7 @@ void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slo
         memset(x->strands[i].visited, 0, (slot_count / 64 + 1) * sizeof(uint64_t));
 
     draw_leaders(x, b);
-    vs_parallel(x, b->count, join_leaves, &w);
+    vs_parallel(x, (b->count + TILE - 1) / TILE, join_leaves, &w);
     gather_members(b);
     vs_parallel(x, b->leader_count, search_leader, &w);
     vs_parallel(x, b->count, choose_found, &w);
