@@ -19,8 +19,10 @@
  *            as signed numbers, zero in the 16, and its key is the negated dot
  *            product, which needs no low: that adds the same to every row.
  *
- * The scale is chosen from a sample of the first rows so that 1 in 1,000 elements is
- * clamped: a few far elements would otherwise take the resolution from all others. */
+ * The scale is chosen from a sample so that 1 in 1,000 elements is clamped: a few far
+ * elements would otherwise take the resolution from all others. The sample is of the first
+ * rows, and of as many from all over the rest of the call that brings the last of these:
+ * a load whose rows are in an order would be judged by its beginning. */
 #include "index/state.h"
 
 #include <math.h>
@@ -167,6 +169,14 @@ struct vs_training {
     double *sum;   /* [code_dim] */
     float *sample; /* [sample_cap] distances from the mean */
     size_t sample_cap, sample_count, rows;
+    struct vs_training_rest rest;
+};
+
+/* One row of the sample: first the live ones, then those of the call that are not stored. */
+struct cursor {
+    uint32_t slot, taken;
+    const void *elements;
+    float inverse_length;
 };
 
 static bool next_row(const struct vshard_index *x, uint32_t *slot)
@@ -178,12 +188,33 @@ static bool next_row(const struct vshard_index *x, uint32_t *slot)
     return *slot < count;
 }
 
+static bool next(const struct vshard_index *x, const struct vs_training *t, struct cursor *c)
+{
+    const struct vs_training_rest *rest = &t->rest;
+    uint32_t most = rest->count < x->train_rows ? rest->count : x->train_rows;
+
+    if (next_row(x, &c->slot)) {
+        c->elements = vs_column_at(&x->elements, c->slot);
+        c->inverse_length = vs_row_at(x, c->slot++)->inverse_length;
+        return true;
+    }
+    if (c->taken == most)
+        return false;
+    c->elements =
+        rest->vectors +
+        rest->order[(uint64_t)c->taken++ * rest->count / most] * vs_vector_bytes(x);
+    vs_length_check(x, c->elements, t->vector, &c->inverse_length);
+    return true;
+}
+
 static void find_radius(struct vshard_index *x, struct vs_training *t)
 {
-    for (uint32_t slot = 0; next_row(x, &slot); slot++) {
+    struct cursor c = { 0 };
+
+    while (next(x, t, &c)) {
         double square;
 
-        vs_widen(x, vs_column_at(&x->elements, slot), t->vector);
+        vs_widen(x, c.elements, t->vector);
         square = vs_sum_squares(t->vector, x->dim);
         if (square > x->quantizer.radius2)
             x->quantizer.radius2 = square;
@@ -192,9 +223,10 @@ static void find_radius(struct vshard_index *x, struct vs_training *t)
 
 static void find_means(struct vshard_index *x, struct vs_training *t)
 {
-    for (uint32_t slot = 0; next_row(x, &slot); slot++) {
-        code_vector(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length,
-                    t->vector);
+    struct cursor c = { 0 };
+
+    while (next(x, t, &c)) {
+        code_vector(x, c.elements, c.inverse_length, t->vector);
         for (size_t i = 0; i < x->quantizer.code_dim; i++)
             t->sum[i] += (double)t->vector[i];
         t->rows++;
@@ -207,13 +239,13 @@ static void find_scale(struct vshard_index *x, struct vs_training *t)
 {
     struct vs_quantizer *z = &x->quantizer;
     size_t step = (t->rows * z->code_dim + t->sample_cap - 1) / t->sample_cap, row = 0;
+    struct cursor c = { 0 };
     float half;
 
-    for (uint32_t slot = 0; next_row(x, &slot); slot++) {
+    while (next(x, t, &c)) {
         if (row++ % step != 0)
             continue;
-        code_vector(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length,
-                    t->vector);
+        code_vector(x, c.elements, c.inverse_length, t->vector);
         for (size_t i = 0; i < z->code_dim && t->sample_count < t->sample_cap; i++)
             t->sample[t->sample_count++] = fabsf(t->vector[i] - z->low[i]);
     }
@@ -226,7 +258,8 @@ static void find_scale(struct vshard_index *x, struct vs_training *t)
         z->low[i] = z->low[i] - half;
 }
 
-int vs_training_begin(struct vshard_index *x, struct vs_training **out)
+int vs_training_begin(struct vshard_index *x, const struct vs_training_rest *rest,
+                      struct vs_training **out)
 {
     size_t dims = x->quantizer.code_dim;
     struct vs_training *t = vs_alloc_zeroed(x->allocator, sizeof *t);
@@ -234,7 +267,8 @@ int vs_training_begin(struct vshard_index *x, struct vs_training **out)
     *out = t;
     if (t == NULL)
         return VSHARD_ENOMEM;
-    t->sample_cap = x->train_rows * dims < SAMPLE_MAX ? x->train_rows * dims : SAMPLE_MAX;
+    t->rest = *rest;
+    t->sample_cap = 2 * x->train_rows * dims < SAMPLE_MAX ? 2 * x->train_rows * dims : SAMPLE_MAX;
     t->vector = vs_alloc(x->allocator, dims * sizeof *t->vector);
     t->sum = vs_alloc_zeroed(x->allocator, dims * sizeof *t->sum);
     t->sample = vs_alloc(x->allocator, t->sample_cap * sizeof *t->sample);

@@ -174,6 +174,7 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
 {
     uint64_t spare = x->free_count < p->count ? x->free_count : p->count;
     uint64_t slots = atomic_load(&x->slot_count) + p->count - spare;
+    const struct vs_training_rest rest = { p->vectors, p->order + p->flat, p->count - p->flat };
     int rc = vs_column_reserve(&x->elements, slots, x->allocator);
 
     if (rc == VSHARD_OK)
@@ -197,7 +198,7 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     if (rc == VSHARD_OK)
         rc = vs_build_reserve(x, p->trains ? x->train_rows + p->count : p->count);
     if (rc == VSHARD_OK && p->trains)
-        rc = vs_training_begin(x, &p->training);
+        rc = vs_training_begin(x, &rest, &p->training);
     if (rc == VSHARD_OK && p->trains)
         rc = vs_sketching_begin(x, &p->sketching);
     if (rc == VSHARD_OK)

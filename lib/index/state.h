@@ -271,7 +271,13 @@ int vs_index_new(const struct vshard_index_options *o, struct vshard_index **out
 int vs_quantizer_init(struct vshard_index *x);
 void vs_quantizer_fini(struct vshard_index *x);
 struct vs_training;
-int vs_training_begin(struct vshard_index *x, struct vs_training **out);
+struct vs_training_rest { /* rows of the call that come after those that are trained on */
+    const unsigned char *vectors;
+    const uint32_t *order; /* [count] places in `vectors` */
+    uint32_t count;
+};
+int vs_training_begin(struct vshard_index *x, const struct vs_training_rest *rest,
+                      struct vs_training **out);
 void vs_training_end(struct vshard_index *x, struct vs_training *t);
 void vs_quantizer_train(struct vshard_index *x, struct vs_training *t);
 float vs_nth(float *v, size_t count, size_t rank);
