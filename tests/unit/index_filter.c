@@ -130,8 +130,7 @@ static uint32_t expect_answer(struct stage *t, uint32_t k, uint32_t flags)
     cr_expect_eq(info.limits, 0);
     cr_assert_eq(hits[k - 1].id == VSHARD_ID_NONE, want < k);
     for (uint32_t i = 0, rank = 0; i < found; i++) {
-        cr_assert(allows(t, hits[i].id), "row %llu is not allowed",
-                  (unsigned long long)hits[i].id);
+        cr_assert(allows(t, hits[i].id), "row %llu is not allowed", (unsigned long long)hits[i].id);
         while (rank < REMOVED_FROM && t->truth[rank].id != hits[i].id)
             rank++;
         cr_assert_lt(rank, REMOVED_FROM, "removed, twice, or out of order");
@@ -222,9 +221,8 @@ Test(index_filter, the_share_is_measured_and_a_hint_changes_no_answer)
 
             make_filter(&t, kind);
             cr_assert_eq(vshard_index_search(t.x, query_at(&t, 0), 1, K, hits, &o), 0);
-            cr_expect_float_eq((double)info.share, share,
-                               kind == VSHARD_FILTER_CALL ? 0.1 : 0.001, "%u allowed, kind %u: %g",
-                               counts[i], kind, (double)info.share);
+            cr_expect_float_eq((double)info.share, share, kind == VSHARD_FILTER_CALL ? 0.1 : 0.001,
+                               "%u allowed, kind %u: %g", counts[i], kind, (double)info.share);
         }
         t.filter.share = 0.9f;
         expect_answer(&t, K, 0);
@@ -309,10 +307,9 @@ Test(index_filter, no_answer_is_farther_than_the_most_that_is_wanted)
     static struct stage t;
     struct vshard_hit hits[K];
     uint32_t found;
-    struct vshard_search_options o = { .size = sizeof o,
-                                       .ef_search = 200,
-                                       .flags = VSHARD_SEARCH_WITHIN,
-                                       .found = &found };
+    struct vshard_search_options o = {
+        .size = sizeof o, .ef_search = 200, .flags = VSHARD_SEARCH_WITHIN, .found = &found
+    };
 
     for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
         begin(&t, 0, metric, 0);
