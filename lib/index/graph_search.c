@@ -301,6 +301,8 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
 
     if (w->filter != NULL)
         vs_filter_pool(x, w);
+    if (w->cut && s->pool.count > 2 * top->cap + 64) /* there is no time to rank them all */
+        s->pool.count = 2 * top->cap + 64;
     vs_graph_rank(x, w);
     if (vs_elements_are_codes(x)) {
         offer_keys(x, &s->pool, top);
