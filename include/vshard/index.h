@@ -45,6 +45,7 @@ enum {                         /* the type of a vector's elements, given, stored
 #define VSHARD_K_MAX      4096        /* answers to one query */
 #define VSHARD_EF_MAX     16384       /* width of the beam */
 #define VSHARD_ROWS_MAX   0x7fffffffu /* rows in one index */
+#define VSHARD_RANGE_MAX  (1u << 20)  /* answers to one range search */
 
 enum {                       /* struct vshard_index_options.flags */
        VSHARD_INDEX_LEAN = 1 /* FLAT: no bytes beside the rows; scans of floats then read all
@@ -169,28 +170,90 @@ VSHARD_API uint64_t vshard_index_count(const struct vshard_index *index);
 
 /* ==== 3. Search ======================================================== */
 
-enum {                         /* struct vshard_search_options.flags */
-       VSHARD_SEARCH_EXACT = 1 /* scan every row */
+enum {                           /* struct vshard_search_options.flags */
+       VSHARD_SEARCH_EXACT = 1,  /* scan every row, or every row that the filter allows */
+       VSHARD_SEARCH_STRICT = 2, /* a search that a limit cuts fails: ECANCELED, ETIMEDOUT,
+                                    or E2BIG for the budget */
+       VSHARD_SEARCH_WITHIN = 4  /* no answer is farther than distance_max */
+};
+
+enum {                          /* what cut a search: struct vshard_search_info.limits */
+       VSHARD_LIMIT_BUDGET = 1, /* distance_budget */
+       VSHARD_LIMIT_DEADLINE = 2,
+       VSHARD_LIMIT_CANCEL = 4
+};
+
+enum {                         /* struct vshard_filter.kind */
+       VSHARD_FILTER_IDS = 1,  /* a list of the ids that may be answered */
+       VSHARD_FILTER_BITS = 2, /* a bit for each id from 0 on; ids beyond are refused */
+       VSHARD_FILTER_CALL = 3  /* a function says */
+};
+
+/* Which rows a search may answer: the others are passed over. Set `size` and `kind`, zero
+ * the rest, and fill in what the kind reads. All of it is borrowed for the call, and must
+ * not change during it.
+ *
+ * A list costs about 50 ns an id before the first query is looked at: for more than some
+ * thousand ids, bits or a function are faster. Bits are for ids that are dense. */
+struct vshard_filter {
+    uint32_t size;        /* bytes in this struct; required */
+    uint32_t kind;        /* VSHARD_FILTER_*; required */
+    uint64_t count;       /* IDS: ids. BITS: bits */
+    const uint64_t *ids;  /* IDS: [count], in any order; ids that are not there, or stand
+                             twice, do no harm */
+    const uint64_t *bits; /* BITS: [count / 64, rounded up]; id's is bit id % 64 of word
+                             id / 64, and 1 allows it */
+    /* CALL: not 0 if the row may be answered. It is called on the thread that searches,
+     * many times a query and perhaps more than once for an id, must say the same of an id
+     * throughout the call, and must not call the library on this index. */
+    int (*allow)(void *ctx, uint64_t id);
+    void *ctx;
+    float share;       /* CALL: of the rows, how many are allowed, 0 < share <= 1; 0 if that is
+                          not known: then 256 rows are asked about. It decides how, not what,
+                          is searched */
+    uint32_t reserved; /* 0 */
 };
 
 /* What a search did. The library fills in as much as `size` says fits. */
 struct vshard_search_info {
-    uint32_t size;        /* bytes in this struct; required */
-    uint32_t reserved;    /* 0 */
-    uint64_t distances;   /* [out] distances computed, over all queries of the call */
-    uint64_t hops;        /* [out] rows whose edges were followed */
-    uint64_t exact_scans; /* [out] queries answered by scanning every row */
+    uint32_t size;          /* bytes in this struct; required */
+    uint32_t reserved;      /* 0 */
+    uint64_t distances;     /* [out] distances computed, over all queries of the call */
+    uint64_t hops;          /* [out] rows whose edges were followed */
+    uint64_t exact_scans;   /* [out] queries answered by scanning every row, or every row
+                               that the filter allows */
+    uint64_t rows;          /* [out] rows visited: met on a walk, or scanned */
+    uint64_t filter_checks; /* [out] times that the filter was asked about a row */
+    uint32_t limits;        /* [out] VSHARD_LIMIT_* that cut a query of the call; 0 if all
+                               queries ran to their end */
+    float share;            /* [out] of the rows, how many the filter allows, as measured; 1
+                               without a filter */
 };
 
-/* Options of one search call: nothing here is kept in the index. */
+/* Options of one search call: nothing here is kept in the index.
+ *
+ * A search that a limit cuts returns 0 and the nearest that it had met: each answer is a
+ * row of the index, allowed, at its own distance, but nearer ones may be missing, and
+ * there may be fewer than k. Limits are looked at after each 64 rows of a scan and after
+ * each step of a walk, which is at most 4m rows; what was met is then ranked. */
 struct vshard_search_options {
-    uint32_t size;                   /* bytes in this struct; required */
-    uint32_t ef_search;              /* HNSW: width of the beam, 1..16384; default: the index's.
-                                        At least k is used. More finds more, and costs more */
-    uint32_t flags;                  /* VSHARD_SEARCH_*; default none */
-    uint32_t reserved;               /* 0 */
-    uint32_t *found;                 /* [out] [count], the answers of each query; may be NULL */
-    struct vshard_search_info *info; /* [out] may be NULL */
+    uint32_t size;                      /* bytes in this struct; required */
+    uint32_t ef_search;                 /* HNSW: width of the beam, 1..16384; default: the index's.
+                                           At least k is used. More finds more, and costs more */
+    uint32_t flags;                     /* VSHARD_SEARCH_*; default none */
+    uint32_t reserved;                  /* 0 */
+    uint32_t *found;                    /* [out] [count], the answers of each query; may be NULL */
+    struct vshard_search_info *info;    /* [out] may be NULL */
+    const struct vshard_filter *filter; /* for all queries of the call; default: every row */
+    const struct vshard_clock *clock;   /* read at most once in 64 distances; required with a
+                                           deadline */
+    uint64_t deadline_ns;               /* by that clock, of the whole call; default: none */
+    uint64_t distance_budget;           /* distances for each query; default: no limit */
+    const uint32_t *cancel;   /* the call ends soon after this is not 0; another thread sets
+                                 it by an atomic store; default: none */
+    void *reserved_pointer;   /* NULL */
+    float distance_max;       /* with WITHIN: any number but NaN, in the metric's unit */
+    uint32_t reserved_number; /* 0 */
 };
 
 /* Finds the nearest rows to each query, on the calling thread: parallel searches are
@@ -201,7 +264,9 @@ struct vshard_search_options {
  *   k         answers wanted for each query, 1..4096
  *   hits      [out] [count x k], row-major, nearest first, ties by smaller id. Each
  *             query gets min(k, rows) answers; the rest of its row is filled with
- *             VSHARD_ID_NONE
+ *             VSHARD_ID_NONE. With a filter, `rows` are those that it allows; with
+ *             WITHIN, answers farther than distance_max are left out, and a query that
+ *             a limit cuts may get fewer (info.limits)
  *   options   borrowed; NULL for all defaults
  *
  * The distances of the answers are computed on the stored elements. With
@@ -210,14 +275,87 @@ struct vshard_search_options {
  * elements and BITS the sums are exact and rounded once to float. Answers of a flat index, or with
  * VSHARD_SEARCH_EXACT, are the exact nearest by these distances.
  *
- * Returns   0, EINVAL, ENOMEM, EVERSION, ECORRUPT (a mapped file is damaged); on
- *           failure hits and found are unspecified
+ * A filter is measured first: the ids of a list and, up to 64 bits a row, the bits are
+ * counted, and otherwise 256 rows are tried. Where few rows are allowed they are scanned,
+ * and the answer is exact. Else the beam holds allowed rows alone, and passes through the
+ * others to their neighbours. Where that finds fewer than k, or the rows near the query are
+ * not those allowed, the allowed rows are scanned after all.
+ *
+ * Returns   0, EINVAL, ENOMEM, EVERSION, ECORRUPT (a mapped file is damaged); with
+ *           VSHARD_SEARCH_STRICT also ECANCELED, ETIMEDOUT, E2BIG; on failure hits and
+ *           found are unspecified
  * Thread    shared
- * Source    Malkov & Yashunin 2018, Algorithms 2 and 5
+ * Source    Malkov & Yashunin 2018, Algorithms 2 and 5; with a filter Patel et al. 2024
+ *           (ACORN), section 5.2, ACORN-1
  * Since     0.1 */
 VSHARD_API int vshard_index_search(struct vshard_index *index, const void *queries, size_t count,
                                    size_t k, struct vshard_hit *hits,
                                    const struct vshard_search_options *options);
+
+/* Finds all rows within a radius of one query.
+ *
+ *   query     element [dim], any alignment; borrowed
+ *   radius    the farthest that counts, in the metric's unit, as in vshard_hit.distance;
+ *             any number but NaN
+ *   hits      [out] [room], nearest first, ties by smaller id; places beyond the answers
+ *             are left as they are
+ *   room      of the hits, 1..VSHARD_RANGE_MAX. If more rows are within the radius, the
+ *             nearest are answered
+ *   options   borrowed; NULL for all defaults. found[0] gets the number of answers: ask
+ *             for it. WITHIN is implied, and distance_max not read
+ *
+ * A flat index, and EXACT, answer exactly all. A graph is followed from the beam's rows
+ * to every neighbour within the radius, measured exactly: what is missing are rows that no
+ * row within the radius leads to. When that becomes a quarter of the rows, all are scanned.
+ *
+ * Returns   as vshard_index_search()
+ * Thread    shared
+ * Since     0.1 */
+VSHARD_API int vshard_index_range(struct vshard_index *index, const void *query, float radius,
+                                  struct vshard_hit *hits, size_t room,
+                                  const struct vshard_search_options *options);
+
+enum {                            /* why a row is answered, or not; the first that holds */
+       VSHARD_WHY_RETURNED = 1,   /* it is among the k answers */
+       VSHARD_WHY_ABSENT = 2,     /* there is no such row */
+       VSHARD_WHY_FILTERED = 3,   /* the filter refuses it */
+       VSHARD_WHY_DISTANCE = 4,   /* it is farther than distance_max */
+       VSHARD_WHY_RANK = 5,       /* k or more rows are nearer */
+       VSHARD_WHY_LIMIT = 6,      /* a limit cut the search first */
+       VSHARD_WHY_BEAM = 7,       /* the walk met it, but its place in the beam was taken by
+                                     rows whose codes are nearer: raise ef_search */
+       VSHARD_WHY_PATH = 8,       /* the walk did not come by it: raise ef_search */
+       VSHARD_WHY_UNREACHABLE = 9 /* no edges lead to it: only in files of older libraries */
+};
+
+/* Why a row was or was not an answer. The library fills in as much as `size` says fits. */
+struct vshard_explanation {
+    uint32_t size;       /* bytes in this struct; required */
+    uint32_t why;        /* [out] VSHARD_WHY_* */
+    uint64_t rank;       /* [out] rows that may be answered and come before it, by exact
+                            distance; 0 also where it is absent */
+    uint64_t candidates; /* [out] rows that may be answered, of all distances */
+    float distance;      /* [out] from the query; +infinity where it is absent */
+    uint32_t limits;     /* [out] VSHARD_LIMIT_* that cut the search */
+};
+
+/* Says why a search does, or does not, answer with a row: it searches once more, and then
+ * scans every row, so it is for people and tests.
+ *
+ *   query        element [dim], any alignment; borrowed
+ *   id           the row in question
+ *   k            answers wanted, 1..4096
+ *   options      of the search in question, but that EXACT and STRICT are ignored; limits
+ *                count for the search, and not for the scan. found and info are not
+ *                written. Borrowed; NULL for all defaults
+ *   explanation  [out]
+ *
+ * Returns   as vshard_index_search()
+ * Thread    shared
+ * Since     0.1 */
+VSHARD_API int vshard_index_explain(struct vshard_index *index, const void *query, uint64_t id,
+                                    size_t k, const struct vshard_search_options *options,
+                                    struct vshard_explanation *explanation);
 
 /* ==== 4. Files ========================================================= */
 

@@ -100,6 +100,24 @@ static int count_unreachable(const struct vshard_index *x, uint64_t *unreachable
     return rc;
 }
 
+/* Do edges lead to this row? */
+int vs_reaches(const struct vshard_index *x, uint32_t slot, bool *reached)
+{
+    size_t slots = atomic_load(&x->slot_count);
+    size_t seen_bytes = (slots / 64 + 1) * sizeof(uint64_t), queue_bytes = slots * 4;
+    struct tour t = { vs_alloc_zeroed(x->allocator, seen_bytes),
+                      vs_alloc(x->allocator, queue_bytes), 0 };
+    bool enough = t.seen != NULL && t.queue != NULL;
+
+    if (enough) {
+        take_tour(x, &t);
+        *reached = t.seen[slot / 64] >> (slot % 64) & 1;
+    }
+    vs_free(x->allocator, t.queue, queue_bytes);
+    vs_free(x->allocator, t.seen, seen_bytes);
+    return enough ? VSHARD_OK : VSHARD_ENOMEM;
+}
+
 /* ---- the calls ---- */
 
 static int verify_mapping(const struct vshard_index *x)

@@ -204,7 +204,7 @@ static void find_edges(void *arg, uint32_t group, uint32_t strand)
 {
     struct vshard_index *x = arg;
     struct vs_build *b = &x->build;
-    struct vs_walk walks[WALKS];
+    struct vs_walk walks[WALKS] = { 0 };
     uint32_t first = group * WALKS, count = b->count - first < WALKS ? b->count - first : WALKS;
 
     for (uint32_t i = 0; i < count; i++) {

@@ -669,7 +669,7 @@ static void walk_rows(void *arg, uint32_t group, uint32_t strand)
     const struct bulk_work *w = arg;
     struct vshard_index *x = w->x;
     struct vs_bulk *b = w->b;
-    struct vs_walk walks[WALKS];
+    struct vs_walk walks[WALKS] = { 0 };
     uint32_t first = group * WALKS, count = b->count - first < WALKS ? b->count - first : WALKS;
 
     for (uint32_t i = 0; i < count; i++) {

@@ -45,7 +45,7 @@ static void prefetch(const void *p, size_t bytes)
 
 /* Requests the rows of a column that s->slots[0, count) name, and notes where they
  * are in s->rows. */
-static void request(const struct vs_column *column, struct vs_scratch *s, uint32_t count)
+void vs_walk_request(const struct vs_column *column, struct vs_scratch *s, uint32_t count)
 {
     const struct vs_extents extents = vs_column_extents(column);
     size_t bytes =
@@ -170,6 +170,7 @@ static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
     memset(s->visited, 0, (slots / 64 + 1) * sizeof *s->visited);
     s->pool.count = s->pool.next = 0;
     s->pool.cap = ef;
+    w->cut = false;
     w->status = start(x, &w->query, s);
     w->gathered = 0;
     w->ended = w->status < 0;
@@ -187,10 +188,11 @@ static void advance(const struct vshard_index *x, struct vs_walk *w)
         hops++;
     }
     s->hop_count += hops;
+    s->row_count += w->gathered;
     w->status = verify_gathered(x, s->slots, w->gathered);
     w->ended = hops == 0 || w->status < 0;
     if (!w->ended)
-        request(walked(x, &w->query), s, w->gathered);
+        vs_walk_request(walked(x, &w->query), s, w->gathered);
 }
 
 /* The second part: how near they are. Requests the edges of the next. */
@@ -201,6 +203,8 @@ static void score(const struct vshard_index *x, struct vs_walk *w)
     walk_keys(x, &w->query, s, w->gathered);
     x->kernel.pool_push(&s->pool, s->keys, s->slots, w->gathered);
     look_ahead(x, &s->pool);
+    w->cut = w->limits && vs_limits_cut(w->limits, s->distance_count - w->counted, w->gathered);
+    w->ended = w->cut;
 }
 
 /* Fills each walk's pool with the ef nearest rows that it meets, of any state. */
@@ -240,7 +244,7 @@ void vs_graph_rank(const struct vshard_index *x, struct vs_walk *w)
 
         for (uint32_t i = 0; i < count; i++)
             s->slots[i] = walked.slots[first + i] & ~VS_POOL_EXPANDED;
-        request(x->traversal, s, count);
+        vs_walk_request(x->traversal, s, count);
         vs_keys(x, &w->query, s->rows, count, s->keys);
         x->kernel.pool_push(&s->ranked, s->keys, s->slots, count);
         s->distance_count += count;
@@ -287,14 +291,18 @@ static float key_limit(const struct vshard_index *x, float distance)
     return key + dims / 6 + 4 * sqrtf(key * 2 / 3 + dims / 25);
 }
 
-/* Offers the live rows of the pool, by their exact distances: the nearest by code first,
- * until the codes rule out the rest. */
+/* Offers the rows of the pool that may be answered, by their exact distances: the nearest
+ * by code first, until the codes rule out the rest. */
 void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *top)
 {
     struct vs_scratch *s = w->scratch;
     uint32_t gathered = 0, group = top->cap < s->list_cap ? top->cap : s->list_cap;
     float limit = INFINITY;
 
+    if (w->filter != NULL)
+        vs_filter_pool(x, w);
+    if (w->cut && s->pool.count > 2 * top->cap + 64) /* there is no time to rank them all */
+        s->pool.count = 2 * top->cap + 64;
     vs_graph_rank(x, w);
     if (vs_elements_are_codes(x)) {
         offer_keys(x, &s->pool, top);
@@ -313,6 +321,8 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
             continue;
         offer_exact(x, &w->query, s, top, gathered);
         gathered = 0;
+        if (w->cut) /* as many as there are answers must do */
+            break;
         group = GROUP;
         if (top->count == top->cap)
             limit = key_limit(x, top->items[0].distance);

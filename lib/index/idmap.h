@@ -41,6 +41,12 @@ int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, const struct vshard_a
 /* The slot of an id, or VS_SLOT_NONE. */
 uint32_t vs_idmap_find(const struct vs_idmap *map, uint64_t id);
 
+/* The entry where the search for an id begins, to have it fetched early; cap is not 0. */
+static inline const uint32_t *vs_idmap_home(const struct vs_idmap *map, uint64_t id)
+{
+    return &map->table[vs_mix64(id) & (map->cap - 1)];
+}
+
 /* Leads `id` to `slot`, whose row already carries it; returns the slot it led to
  * before, or VS_SLOT_NONE. There must be room. */
 uint32_t vs_idmap_put(struct vs_idmap *map, uint64_t id, uint32_t slot);

@@ -122,6 +122,39 @@ int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t po
     return rc;
 }
 
+/* Marks of as many slots as there may be, none set. */
+int vs_scratch_marks(struct vshard_index *x, struct vs_scratch *s)
+{
+    size_t words = s->visited_words;
+
+    if (words > s->marks_words) {
+        uint64_t *marks = grown(x, s->marks, s->marks_words * sizeof *marks, words * sizeof *marks);
+
+        if (marks == NULL)
+            return VSHARD_ENOMEM;
+        s->marks = marks;
+        s->marks_words = words;
+        return VSHARD_OK;
+    }
+    memset(s->marks, 0, s->marks_words * sizeof *s->marks);
+    return VSHARD_OK;
+}
+
+/* Room for a list of `cap` slots; what it held is lost. */
+int vs_scratch_list(struct vshard_index *x, struct vs_scratch *s, uint32_t cap)
+{
+    uint32_t *listed;
+
+    if (cap <= s->listed_cap)
+        return VSHARD_OK;
+    listed = grown(x, s->listed, s->listed_cap * sizeof *listed, cap * sizeof *listed);
+    if (listed == NULL)
+        return VSHARD_ENOMEM;
+    s->listed = listed;
+    s->listed_cap = cap;
+    return VSHARD_OK;
+}
+
 void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
 {
     const struct vshard_allocator *a = x->allocator;
@@ -138,6 +171,8 @@ void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
     vs_free(a, s->sketch, SKETCH_DIMS);
     vs_free(a, s->top, s->top_cap * sizeof *s->top);
     vs_scan_free(x, s->scan);
+    vs_free(a, s->marks, s->marks_words * sizeof *s->marks);
+    vs_free(a, s->listed, s->listed_cap * sizeof *s->listed);
     memset(s, 0, sizeof *s);
 }
 

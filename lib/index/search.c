@@ -1,29 +1,27 @@
 /* search.c - one call, many queries. */
 #include "index/state.h"
 
-struct request {
-    uint32_t ef;
-    uint32_t flags;
-    size_t k;
-    uint64_t exact_scans;
-};
-
-/* Sketches order rows a little wrong, so a walk by them takes along a quarter more than
- * it was asked for, of which codes then choose. */
-static uint32_t pool_width(const struct vshard_index *x, uint32_t ef)
-{
-    return x->sketches.stride > 0 ? ef + ef / 4 : ef;
-}
-
+/* Answers there must be, unless a filter turns out to allow fewer. */
 static uint64_t wanted(const struct vshard_index *x, const struct vs_top *top)
 {
     return x->live < top->cap ? x->live : top->cap;
 }
 
+/* All rows that may be answered, until a limit ends it. */
+int vs_scan_allowed(struct vshard_index *x, const struct vs_request *want, struct vs_walk *w,
+                    struct vs_top *top)
+{
+    top->count = 0;
+    if (want->filter != NULL || want->limits.on)
+        return vs_filter_scan(x, w, top);
+    w->scratch->row_count += x->live;
+    return vs_flat_search(x, &w->query, w->scratch, top);
+}
+
 /* Widens the beam until there are enough answers, as after many removals; what even
  * the widest cannot reach is found by scanning. So k answers come back whenever there
  * are k rows. */
-static int search_wider(struct vshard_index *x, struct vs_walk *w, struct request *want,
+static int search_wider(struct vshard_index *x, struct vs_walk *w, struct vs_request *want,
                         struct vs_top *top)
 {
     uint32_t ef = want->ef;
@@ -31,34 +29,51 @@ static int search_wider(struct vshard_index *x, struct vs_walk *w, struct reques
     while (ef < VSHARD_EF_MAX && ef < x->live + x->removed) {
         int rc;
 
+        if (w->filter != NULL && (top->count == 0 || vs_filter_scans(x, w->filter, 2 * ef)))
+            break;
+
         ef = 2 * ef > VSHARD_EF_MAX ? VSHARD_EF_MAX : 2 * ef;
-        rc = vs_scratch_reserve(x, w->scratch, pool_width(x, ef), 0);
+        rc = vs_scratch_reserve(x, w->scratch, vs_walk_width(x, ef), 0);
         if (rc < 0)
             return rc;
-        vs_graph_walk(x, w, 1, pool_width(x, ef));
+        vs_graph_walk(x, w, 1, vs_walk_width(x, ef));
         if (w->status < 0)
             return w->status;
+        if (w->cut)
+            return VSHARD_OK;
         top->count = 0;
         vs_graph_rerank(x, w, top);
         if (top->count >= wanted(x, top))
             return VSHARD_OK;
     }
-    top->count = 0;
     want->exact_scans++;
-    return vs_flat_search(x, &w->query, w->scratch, top);
+    return vs_scan_allowed(x, want, w, top);
 }
 
-static int finish(struct vshard_index *x, struct vs_walk *w, struct request *want,
-                  struct vs_top *top)
+/* Takes off what is farther than was asked for. */
+static void trim(struct vs_top *top, const struct vs_request *want)
+{
+    while (top->count > 0 && top->items[top->count - 1].distance > want->farthest)
+        top->count--;
+}
+
+static int finish(struct vshard_index *x, struct vs_walk *w, struct vs_request *want,
+                  struct vs_top *top, bool walked)
 {
     int rc = w->status;
 
     if (rc < 0)
         return rc;
-    vs_graph_rerank(x, w, top);
-    if (top->count < wanted(x, top))
-        rc = search_wider(x, w, want, top);
+    if (walked) {
+        vs_graph_rerank(x, w, top);
+        if (top->count < wanted(x, top) && !w->cut)
+            rc = search_wider(x, w, want, top);
+    } else {
+        want->exact_scans++;
+        rc = vs_scan_allowed(x, want, w, top);
+    }
     vs_top_sort(top);
+    trim(top, want);
     return rc;
 }
 
@@ -72,27 +87,38 @@ static void write_hits(const struct vs_top *top, size_t k, struct vshard_hit *hi
     }
 }
 
+bool vs_request_walks(const struct vshard_index *x, const struct vs_request *want)
+{
+    return atomic_load_explicit(&x->trained, memory_order_acquire) &&
+           !(want->flags & VSHARD_SEARCH_EXACT) &&
+           !(want->filter && vs_filter_scans(x, want->filter, want->ef));
+}
+
 /* Up to WALKS queries, whose walks take turns. */
 static int search_group(struct vshard_index *x, struct vs_reader *r, const unsigned char *queries,
-                        uint32_t count, struct request *want, struct vshard_hit *hits,
+                        uint32_t count, struct vs_request *want, struct vshard_hit *hits,
                         uint32_t *found)
 {
     size_t bytes = vs_vector_bytes(x);
-    struct vs_walk walks[WALKS];
+    bool walk = vs_request_walks(x, want);
+    struct vs_walk walks[WALKS] = { 0 };
     int rc = VSHARD_OK;
 
     for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++) {
         walks[i].scratch = &r->scratch[i];
-        rc = vs_scratch_reserve(x, &r->scratch[i], pool_width(x, want->ef), (uint32_t)want->k);
+        walks[i].filter = want->filter;
+        walks[i].limits = want->limits.on ? &want->limits : NULL;
+        walks[i].counted = r->scratch[i].distance_count;
+        rc = vs_scratch_reserve(x, &r->scratch[i], vs_walk_width(x, want->ef), (uint32_t)want->k);
         if (rc == VSHARD_OK)
             rc = vs_query_check(x, queries + i * bytes, &r->scratch[i], &walks[i].query);
     }
-    if (rc == VSHARD_OK)
-        vs_graph_walk(x, walks, count, pool_width(x, want->ef));
+    if (rc == VSHARD_OK && walk)
+        vs_graph_walk(x, walks, count, vs_walk_width(x, want->ef));
     for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++) {
         struct vs_top top = { r->scratch[i].top, 0, (uint32_t)want->k };
 
-        rc = finish(x, &walks[i], want, &top);
+        rc = finish(x, &walks[i], want, &top, walk);
         write_hits(&top, want->k, hits + i * want->k);
         if (found != NULL)
             found[i] = top.count;
@@ -102,38 +128,56 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
 
 /* Queries for which the rows are scanned together. */
 static int scan_group(struct vshard_index *x, struct vs_reader *r, const unsigned char *queries,
-                      uint32_t count, struct request *want, struct vshard_hit *hits,
+                      uint32_t count, struct vs_request *want, struct vshard_hit *hits,
                       uint32_t *found)
 {
     struct vs_top tops[SCAN_WIDTH_MAX];
     int rc = vs_flat_search_many(x, &r->scratch[0], queries, count, (uint32_t)want->k, tops);
 
     for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++) {
+        trim(&tops[i], want);
         write_hits(&tops[i], want->k, hits + i * want->k);
         if (found != NULL)
             found[i] = tops[i].count;
     }
     want->exact_scans += count;
+    r->scratch[0].row_count += x->live * count;
     return rc;
+}
+
+/* What the queries get that a call did not come to. */
+static void answer_none(size_t count, const struct vs_request *want, struct vshard_hit *hits,
+                        uint32_t *found)
+{
+    const struct vs_top none = { 0 };
+
+    for (size_t i = 0; i < count; i++) {
+        write_hits(&none, want->k, hits + i * want->k);
+        if (found != NULL)
+            found[i] = 0;
+    }
 }
 
 static int search_all(struct vshard_index *x, struct vs_reader *r, const unsigned char *queries,
-                      size_t count, struct request *want, struct vshard_hit *hits, uint32_t *found)
+                      size_t count, struct vs_request *want, struct vshard_hit *hits)
 {
-    size_t bytes = vs_vector_bytes(x);
-    bool walk = atomic_load_explicit(&x->trained, memory_order_acquire) &&
-                !(want->flags & VSHARD_SEARCH_EXACT);
-    uint32_t width = walk ? WALKS : vs_scan_width(x, want->k);
+    bool apart = want->filter || want->limits.on || vs_request_walks(x, want);
+    size_t bytes = vs_vector_bytes(x), i = 0, width = apart ? WALKS : vs_scan_width(x, want->k);
     int rc = VSHARD_OK;
 
-    for (size_t i = 0; rc == VSHARD_OK && i < count; i += width) {
-        uint32_t group = count - i < width ? (uint32_t)(count - i) : width;
+    for (; rc == VSHARD_OK && i < count && !vs_limits_over(&want->limits); i += width) {
+        uint32_t group = (uint32_t)(count - i < width ? count - i : width);
 
-        rc = (walk ? search_group : scan_group)(x, r, queries + i * bytes, group, want,
-                                                hits + i * want->k, found ? found + i : NULL);
+        rc = (apart ? search_group : scan_group)(x, r, queries + i * bytes, group, want,
+                                                 hits + i * want->k,
+                                                 want->found ? want->found + i : NULL);
     }
+    if (i < count)
+        answer_none(count - i, want, hits + i * want->k, want->found ? want->found + i : NULL);
     return rc;
 }
+
+/* ---- one call ---- */
 
 static int refuse(const struct vshard_index *x, const char *argument, uint64_t value,
                   uint64_t limit)
@@ -142,8 +186,27 @@ static int refuse(const struct vshard_index *x, const char *argument, uint64_t v
                      (int64_t)limit);
 }
 
-static int check_search(const struct vshard_index *x, size_t count, size_t k,
+static int check_search(const struct vshard_index *x, size_t k,
                         const struct vshard_search_options *o)
+{
+    const uint32_t flags = VSHARD_SEARCH_EXACT | VSHARD_SEARCH_STRICT | VSHARD_SEARCH_WITHIN;
+
+    if (k == 0 || k > VSHARD_K_MAX)
+        return refuse(x, "k", k, VSHARD_K_MAX);
+    if (o->ef_search > VSHARD_EF_MAX)
+        return refuse(x, "ef_search", o->ef_search, VSHARD_EF_MAX);
+    if (o->flags & ~flags)
+        return refuse(x, "flags", o->flags, flags);
+    if (o->reserved != 0 || o->reserved_pointer != NULL || o->reserved_number != 0)
+        return refuse(x, "reserved", 1, 0);
+    if (o->deadline_ns != 0 && (o->clock == NULL || o->clock->now_ns == NULL))
+        return refuse(x, "clock: NULL", 0, o->deadline_ns);
+    if (o->distance_max != o->distance_max)
+        return refuse(x, "distance_max: NaN", 0, 0);
+    return VSHARD_OK;
+}
+
+static int check_count(const struct vshard_index *x, size_t count, size_t k)
 {
     size_t bytes;
 
@@ -152,70 +215,117 @@ static int check_search(const struct vshard_index *x, size_t count, size_t k,
     if (!vs_bytes(&bytes, count, k * sizeof(struct vshard_hit)) ||
         !vs_bytes(&bytes, count, vs_vector_bytes(x)))
         return refuse(x, "count", count, SIZE_MAX / (k * sizeof(struct vshard_hit)));
-    if (o->ef_search > VSHARD_EF_MAX)
-        return refuse(x, "ef_search", o->ef_search, VSHARD_EF_MAX);
-    if (o->flags & ~(uint32_t)VSHARD_SEARCH_EXACT)
-        return refuse(x, "flags", o->flags, VSHARD_SEARCH_EXACT);
-    if (o->reserved != 0)
-        return refuse(x, "reserved", o->reserved, 0);
     return VSHARD_OK;
 }
 
 /* Zeros before the search, which also tells whether `info` can be filled in. */
-static int report(const struct vs_reader *r, const struct request *want,
+static int report(const struct vs_reader *r, const struct vs_request *want,
                   struct vshard_search_info *info)
 {
-    struct vshard_search_info ours = { .exact_scans = want->exact_scans };
+    struct vshard_search_info ours = { .exact_scans = want->exact_scans,
+                                       .limits = want->limits.cut,
+                                       .share = 1 };
 
+    if (want->filter != NULL) {
+        ours.share = (float)want->filter->share;
+        ours.filter_checks = want->filter->checks;
+    }
     for (uint32_t i = 0; r != NULL && i < WALKS; i++) {
         ours.distances += r->scratch[i].distance_count;
         ours.hops += r->scratch[i].hop_count;
+        ours.rows += r->scratch[i].row_count;
     }
-
     if (info == NULL)
         return VSHARD_OK;
     return vs_report_write(info, &ours, sizeof ours,
                            VS_SIZE_THROUGH(struct vshard_search_info, exact_scans));
 }
 
+/* Verifies the options of a call, and makes ready what does not depend on the query. */
+int vs_request_read(struct vshard_index *x, const struct vshard_search_options *options, size_t k,
+                    struct vs_request *want)
+{
+    struct vshard_search_options o = { .size = sizeof o };
+    int rc = VSHARD_OK;
+
+    memset(want, 0, sizeof *want);
+    if (options != NULL)
+        rc = vs_options_read(&o, sizeof o, options,
+                             VS_SIZE_THROUGH(struct vshard_search_options, info));
+    if (rc < 0)
+        return vs_refuse(x->logger, rc, "search.refused", "options.size", options->size, sizeof o);
+    rc = check_search(x, k, &o);
+    if (rc == VSHARD_OK && o.filter != NULL) {
+        want->filter = &want->the_filter;
+        rc = vs_filter_check(x, o.filter, want->filter);
+    }
+    if (rc < 0)
+        return rc;
+    if (report(NULL, want, o.info) < 0)
+        return refuse(x, "info.size", o.info->size, sizeof *o.info);
+    vs_limits_read(&want->limits, &o);
+    want->flags = o.flags;
+    want->farthest = o.flags & VSHARD_SEARCH_WITHIN ? o.distance_max : __builtin_inff();
+    want->found = o.found;
+    want->info = o.info;
+    want->k = k;
+    want->ef = o.ef_search ? o.ef_search : x->ef_search;
+    if (want->ef < k)
+        want->ef = (uint32_t)k;
+    return VSHARD_OK;
+}
+
+/* Answers the queries of a call, on the scratch of a reader. */
+int vs_request_run(struct vshard_index *x, struct vs_reader *r, const void *queries, size_t count,
+                   struct vs_request *want, struct vshard_hit *hits)
+{
+    int rc = VSHARD_OK;
+
+    for (uint32_t i = 0; i < WALKS; i++)
+        r->scratch[i].distance_count = r->scratch[i].hop_count = r->scratch[i].row_count = 0;
+    if (want->filter != NULL && count > 0) {
+        rc = vs_scratch_reserve(x, &r->scratch[0], want->ef, 0);
+        if (rc == VSHARD_OK)
+            rc = vs_filter_measure(x, want->filter, &r->scratch[0], want->ef, want->k);
+        if (rc == VSHARD_OK)
+            want->ef = vs_filter_ef(want->filter, want->ef, want->k);
+    }
+    return rc < 0 || hits == NULL ? rc : search_all(x, r, queries, count, want, hits);
+}
+
+/* Reports what a call did, and says what it returns. */
+int vs_request_end(struct vshard_index *x, const struct vs_reader *r, struct vs_request *want,
+                   int status)
+{
+    report(r, want, want->info);
+    if (status == VSHARD_ENOMEM)
+        return vs_refuse(x->logger, status, "search.refused", "memory", 0, 0);
+    return status == VSHARD_OK && want->flags & VSHARD_SEARCH_STRICT
+               ? vs_limits_status(&want->limits)
+               : status;
+}
+
 int vshard_index_search(struct vshard_index *index, const void *queries, size_t count, size_t k,
                         struct vshard_hit *hits, const struct vshard_search_options *options)
 {
-    struct vshard_search_options o = { .size = sizeof o };
-    struct request want = { 0 };
-    struct vs_reader *r;
-    int rc = VSHARD_OK;
+    struct vs_request want;
+    struct vs_reader *r = NULL;
+    int rc;
 
     if (index == NULL)
         return VSHARD_EINVAL;
     if (count > 0 && (queries == NULL || hits == NULL))
         return refuse(index, queries == NULL ? "queries: NULL" : "hits: NULL", 0, 0);
-    if (options != NULL)
-        rc = vs_options_read(&o, sizeof o, options,
-                             VS_SIZE_THROUGH(struct vshard_search_options, info));
-    if (rc < 0)
-        return vs_refuse(index->logger, rc, "search.refused", "options.size", options->size,
-                         sizeof o);
-    rc = check_search(index, count, k, &o);
+    rc = check_count(index, count, k);
+    if (rc == VSHARD_OK)
+        rc = vs_request_read(index, options, k, &want);
     if (rc < 0)
         return rc;
-    if (report(NULL, &want, o.info) < 0)
-        return refuse(index, "info.size", o.info->size, sizeof *o.info);
-    want.flags = o.flags;
-    want.k = k;
-    want.ef = o.ef_search ? o.ef_search : index->ef_search;
-    if (want.ef < k)
-        want.ef = (uint32_t)k;
-
     rc = vs_reader_enter(index, &r);
-    if (rc == VSHARD_OK) {
-        for (uint32_t i = 0; i < WALKS; i++)
-            r->scratch[i].distance_count = r->scratch[i].hop_count = 0;
-        rc = search_all(index, r, queries, count, &want, hits, o.found);
-        report(r, &want, o.info);
+    if (rc == VSHARD_OK)
+        rc = vs_request_run(index, r, queries, count, &want, hits);
+    rc = vs_request_end(index, r, &want, rc);
+    if (r != NULL)
         vs_reader_leave(r);
-    }
-    if (rc == VSHARD_ENOMEM)
-        vs_refuse(index->logger, rc, "search.refused", "memory", 0, 0);
     return rc;
 }

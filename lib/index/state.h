@@ -95,12 +95,40 @@ struct vs_scratch {
     float *distances;         /* [list_cap] */
     struct vs_candidate *top; /* [top_cap] */
     uint32_t top_cap;
-    float *vector;           /* [code_dim] */
-    unsigned char *code;     /* [code_bytes] */
-    unsigned char *sketch;   /* [SKETCH_DIMS] of the code, 7 bits each */
-    struct vs_scan *scan;    /* NULL until there is a scan */
+    float *vector;         /* [code_dim] */
+    unsigned char *code;   /* [code_bytes] */
+    unsigned char *sketch; /* [SKETCH_DIMS] of the code, 7 bits each */
+    struct vs_scan *scan;  /* NULL until there is a scan */
+    uint64_t *marks;       /* one bit a slot: rows that a filter lists */
+    size_t marks_words;
+    uint32_t *listed; /* the same as a list; or what a range search has yet to follow */
+    uint32_t listed_cap;
     uint64_t distance_count; /* what the caller's calls did */
     uint64_t hop_count;
+    uint64_t row_count;
+};
+
+/* ---- which rows may be answered (filter.c) ---- */
+struct vs_filter {
+    struct vshard_filter given;
+    const uint64_t *marks;  /* one bit a slot; NULL where the filter is asked row by row */
+    const uint32_t *listed; /* slots of all allowed rows; NULL where there are too many */
+    uint32_t listed_count;
+    uint64_t allowed; /* rows, about; exact where they are listed */
+    double share;     /* of the live rows */
+    bool by_id;       /* they are found by their ids faster than by asking about all rows */
+    uint64_t checks;
+};
+
+/* ---- what a call may cost (limits.c) ---- */
+struct vs_limits {
+    const struct vshard_clock *clock; /* NULL: no deadline */
+    const uint32_t *cancel;           /* NULL: none */
+    uint64_t deadline_ns;
+    uint64_t budget;  /* distances of a query; 0: any number */
+    uint64_t unasked; /* distances since the clock was read */
+    uint32_t cut;     /* VSHARD_LIMIT_* that cut a query of the call */
+    uint32_t on;      /* there is one of them */
 };
 
 /* ---- readers (reader.c) ---- */
@@ -157,7 +185,7 @@ struct vshard_index {
     struct vshard_allocator allocator_copy;
     struct vshard_logger logger_copy;
     struct vshard_storage storage_copy;
-    struct vshard_executor executor; /* run is NULL: the calling thread */
+    struct vshard_executor executor;          /* run is NULL: the calling thread */
     const struct vshard_allocator *allocator; /* the host's, or that of lib/os */
     const struct vshard_logger *logger;
     const struct vshard_storage *storage;
@@ -221,9 +249,13 @@ enum { /* how keys are computed; smaller is nearer */
 struct vs_walk {
     struct vs_query query;
     struct vs_scratch *scratch; /* its pool is the result */
+    struct vs_filter *filter;   /* NULL: any row may be answered */
+    struct vs_limits *limits;   /* NULL: none */
+    uint64_t counted;           /* distances of the scratch when this walk began */
     uint32_t gathered;
     int status;
     bool ended;
+    bool cut; /* by a limit */
 };
 
 static inline struct vs_row *vs_row_at(const struct vshard_index *x, uint32_t slot)
@@ -315,6 +347,8 @@ int vs_query_check(const struct vshard_index *x, const void *query, struct vs_sc
 /* scratch.c */
 int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t pool_cap,
                        uint32_t top_cap);
+int vs_scratch_marks(struct vshard_index *x, struct vs_scratch *s);
+int vs_scratch_list(struct vshard_index *x, struct vs_scratch *s, uint32_t cap);
 void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s);
 bool vs_nearer(const struct vs_candidate *a, const struct vs_candidate *b);
 void vs_top_offer(struct vs_top *top, struct vs_candidate c);
@@ -346,7 +380,51 @@ int vs_flat_search(struct vshard_index *x, const struct vs_query *q, struct vs_s
 int vs_flat_search_many(struct vshard_index *x, struct vs_scratch *s, const void *queries,
                         uint32_t count, uint32_t k, struct vs_top *tops);
 
+/* search.c: what a call asked for */
+struct vs_request {
+    uint32_t ef;
+    uint32_t flags;
+    size_t k;
+    float farthest; /* +infinity: any distance */
+    uint32_t *found;
+    struct vshard_search_info *info;
+    struct vs_filter *filter; /* NULL, or: */
+    struct vs_filter the_filter;
+    struct vs_limits limits;
+    uint64_t exact_scans;
+};
+int vs_request_read(struct vshard_index *x, const struct vshard_search_options *options, size_t k,
+                    struct vs_request *want);
+bool vs_request_walks(const struct vshard_index *x, const struct vs_request *want);
+int vs_request_run(struct vshard_index *x, struct vs_reader *r, const void *queries, size_t count,
+                   struct vs_request *want, struct vshard_hit *hits);
+int vs_request_end(struct vshard_index *x, const struct vs_reader *r, struct vs_request *want,
+                   int status);
+int vs_scan_allowed(struct vshard_index *x, const struct vs_request *want, struct vs_walk *w,
+                    struct vs_top *top);
+
+/* filter.c */
+int vs_filter_check(const struct vshard_index *x, const struct vshard_filter *given,
+                    struct vs_filter *f);
+int vs_filter_measure(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
+                      uint32_t ef, size_t k);
+uint32_t vs_filter_ef(const struct vs_filter *f, uint32_t ef, size_t k);
+bool vs_filter_allows(const struct vshard_index *x, struct vs_filter *f, uint32_t slot);
+bool vs_filter_scans(const struct vshard_index *x, const struct vs_filter *f, uint32_t ef);
+void vs_filter_pool(const struct vshard_index *x, struct vs_walk *w);
+int vs_filter_scan(struct vshard_index *x, struct vs_walk *w, struct vs_top *top);
+
+/* check.c */
+int vs_reaches(const struct vshard_index *x, uint32_t slot, bool *reached);
+
+/* limits.c */
+void vs_limits_read(struct vs_limits *l, const struct vshard_search_options *o);
+bool vs_limits_cut(struct vs_limits *l, uint64_t spent, uint64_t more);
+bool vs_limits_over(const struct vs_limits *l);
+int vs_limits_status(const struct vs_limits *l);
+
 /* graph_search.c */
+void vs_walk_request(const struct vs_column *column, struct vs_scratch *s, uint32_t count);
 void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t count,
                    uint32_t ef);
 void vs_graph_rank(const struct vshard_index *x, struct vs_walk *w);
@@ -424,6 +502,13 @@ uint32_t vs_slot_take(struct vshard_index *x);
 /* open.c */
 int vs_mapping_verify(const struct vshard_index *x, uint32_t extent);
 void vs_mapping_close(struct vshard_index *x);
+
+/* Sketches order rows a little wrong, so a walk by them takes along a quarter more than
+ * it was asked for, of which codes then choose. */
+static inline uint32_t vs_walk_width(const struct vshard_index *x, uint32_t ef)
+{
+    return x->sketches.stride > 0 ? ef + ef / 4 : ef;
+}
 
 /* In a mapped index each extent is verified when it is first touched. */
 static inline int vs_touch(const struct vshard_index *x, uint32_t slot)

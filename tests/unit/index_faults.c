@@ -159,6 +159,32 @@ static int call_digest(struct stage *s)
     return vshard_index_digest(s->x, &digest);
 }
 
+static int allow_odd(void *ctx, uint64_t id)
+{
+    (void)ctx;
+    return id % 2;
+}
+
+static int call_ask(struct stage *s)
+{
+    const uint64_t ids[] = { 1, 3, 9 };
+    const struct vshard_filter list = {
+        .size = sizeof list, .kind = VSHARD_FILTER_IDS, .count = 3, .ids = ids
+    };
+    const struct vshard_filter call = { .size = sizeof call,
+                                        .kind = VSHARD_FILTER_CALL,
+                                        .allow = allow_odd };
+    struct vshard_search_options o = { .size = sizeof o, .filter = &list };
+    struct vshard_explanation e = { .size = sizeof e };
+    struct vshard_hit hits[2 * K];
+    int rc = vshard_index_search(s->x, s->vectors, 1, K, hits, &o);
+
+    o.filter = &call;
+    if (rc == VSHARD_OK)
+        rc = vshard_index_range(s->x, s->vectors, 0.5f, hits, 2 * K, &o);
+    return rc < 0 ? rc : vshard_index_explain(s->x, s->vectors, 2, K, NULL, &e);
+}
+
 static const struct call {
     const char *name;
     int (*call)(struct stage *s);
@@ -168,7 +194,7 @@ static const struct call {
     { "replace", call_replace, 4 },   { "remove", call_remove, 4 },
     { "maintain", call_maintain, 4 }, { "search", call_search, 8 },
     { "save", call_save, 3 },         { "check", call_check, 2 },
-    { "digest", call_digest, 1 },
+    { "digest", call_digest, 1 },     { "ask", call_ask, 3 },
 };
 
 static void answers_of(struct stage *s, struct vshard_hit hits[2 * QUERIES * K])

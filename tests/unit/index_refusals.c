@@ -280,13 +280,14 @@ Test(index_refusals, structs_smaller_than_their_first_release_are_refused)
         cr_expect_eq(vshard_index_create(&o, &x), VSHARD_EINVAL, "size %u", size);
         cr_expect_null(x);
     }
-    for (uint32_t size = 0; size < sizeof(struct vshard_search_options); size++) {
+    for (uint32_t size = 0; size < VS_SIZE_THROUGH(struct vshard_search_options, info); size++) {
         struct vshard_search_options o = { .size = size };
 
         expect_refused(&b, vshard_index_search(b.x, query, 1, 1, &hit, &o), VSHARD_EINVAL,
                        "search.refused", "options.size");
     }
-    for (uint32_t size = 0; size < sizeof(struct vshard_search_info); size++) {
+    for (uint32_t size = 0; size < VS_SIZE_THROUGH(struct vshard_search_info, exact_scans);
+         size++) {
         struct vshard_search_info info = { .size = size };
         struct vshard_search_options o = { .size = sizeof o, .info = &info };
 
@@ -551,7 +552,7 @@ Test(index_refusals, searches_out_of_range_are_refused)
                    "search.refused", "=count ");
     expect_refused(&b, vshard_index_search(b.x, q, SIZE_MAX / 16 / 10 + 1, 10, hits, NULL),
                    VSHARD_EINVAL, "search.refused", "=count ");
-    for (uint32_t bit = 1; bit < 32; bit++) {
+    for (uint32_t bit = 3; bit < 32; bit++) {
         o.flags = 1u << bit;
         expect_refused(&b, vshard_index_search(b.x, q, 1, 1, hits, &o), VSHARD_EINVAL,
                        "search.refused", "=flags ");
@@ -565,6 +566,120 @@ Test(index_refusals, searches_out_of_range_are_refused)
     o.reserved = 1;
     expect_refused(&b, vshard_index_search(b.x, q, 1, 1, hits, &o), VSHARD_EINVAL, "search.refused",
                    "=reserved ");
+    end(&b);
+}
+
+static int allow_none(void *ctx, uint64_t id)
+{
+    (void)ctx, (void)id;
+    return 0;
+}
+
+/* Each by all three calls that take options. */
+static void expect_all_refused(struct bench *b, const struct vshard_search_options *o, int status,
+                               const char *field)
+{
+    struct vshard_explanation e = { .size = sizeof e };
+    float q[D] = { 1 };
+    struct vshard_hit hit;
+
+    expect_refused(b, vshard_index_search(b->x, q, 1, 1, &hit, o), status, "search.refused", field);
+    expect_refused(b, vshard_index_range(b->x, q, 1, &hit, 1, o), status, "search.refused", field);
+    expect_refused(b, vshard_index_explain(b->x, q, 1, 1, o, &e), status, "search.refused", field);
+}
+
+Test(index_refusals, what_limits_a_search_is_checked)
+{
+    struct vshard_clock clock = { 0 };
+    struct vshard_search_options o = { .size = sizeof o, .deadline_ns = 1 };
+    struct bench b;
+
+    begin(&b, 0, 0);
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "clock: NULL");
+    o.clock = &clock;
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "clock: NULL");
+    o = (struct vshard_search_options){ .size = sizeof o, .distance_max = NAN };
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "distance_max");
+    o = (struct vshard_search_options){ .size = sizeof o, .reserved_pointer = &clock };
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "=reserved ");
+    o = (struct vshard_search_options){ .size = sizeof o, .reserved_number = 1 };
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "=reserved ");
+    end(&b);
+}
+
+Test(index_refusals, filters_are_checked)
+{
+    struct {
+        struct vshard_filter f;
+        uint64_t tail;
+    } large = { .f = { .kind = VSHARD_FILTER_CALL, .allow = allow_none } };
+    struct vshard_filter *f = &large.f;
+    const struct vshard_search_options o = { .size = sizeof o, .filter = f };
+    static const float shares[] = { -0.1f, 1.1f, NAN, INFINITY };
+    struct bench b;
+
+    begin(&b, 0, 0);
+    for (; f->size < sizeof *f; f->size++)
+        expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.size");
+    f->size = sizeof large;
+    large.tail = 1;
+    expect_all_refused(&b, &o, VSHARD_EVERSION, "filter.size");
+    large.tail = 0;
+    for (size_t i = 0; i < VS_COUNT(shares); i++) {
+        f->share = shares[i];
+        expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.share");
+    }
+    f->share = 0;
+    f->reserved = 1;
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.reserved");
+    f->reserved = 0;
+    f->allow = NULL;
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.allow: NULL");
+    f->count = 1;
+    f->kind = VSHARD_FILTER_IDS;
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.ids: NULL");
+    f->kind = VSHARD_FILTER_BITS;
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.bits: NULL");
+    f->kind = 0;
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.kind");
+    f->kind = VSHARD_FILTER_CALL + 1;
+    expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.kind");
+    end(&b);
+}
+
+Test(index_refusals, ranges_and_explanations_are_checked)
+{
+    static const size_t rooms[] = { 0, VSHARD_RANGE_MAX + 1, SIZE_MAX };
+    struct vshard_explanation e = { .size = sizeof e };
+    float q[D] = { 1 }, bad[D] = { NAN };
+    struct vshard_hit hit;
+    struct bench b;
+
+    begin(&b, 0, 0);
+    for (size_t i = 0; i < VS_COUNT(rooms); i++)
+        expect_refused(&b, vshard_index_range(b.x, q, 1, &hit, rooms[i], NULL), VSHARD_EINVAL,
+                       "search.refused", "=room ");
+    expect_refused(&b, vshard_index_range(b.x, q, NAN, &hit, 1, NULL), VSHARD_EINVAL,
+                   "search.refused", "radius");
+    expect_refused(&b, vshard_index_range(b.x, NULL, 1, &hit, 1, NULL), VSHARD_EINVAL,
+                   "search.refused", "query: NULL");
+    expect_refused(&b, vshard_index_range(b.x, q, 1, NULL, 1, NULL), VSHARD_EINVAL,
+                   "search.refused", "hits: NULL");
+    expect_refused(&b, vshard_index_range(b.x, bad, 1, &hit, 1, NULL), VSHARD_EINVAL,
+                   "search.refused", "queries");
+    cr_expect_eq(vshard_index_range(NULL, q, 1, &hit, 1, NULL), VSHARD_EINVAL);
+    expect_refused(&b, vshard_index_explain(b.x, NULL, 1, 1, NULL, &e), VSHARD_EINVAL,
+                   "search.refused", "query: NULL");
+    expect_refused(&b, vshard_index_explain(b.x, q, 1, 1, NULL, NULL), VSHARD_EINVAL,
+                   "search.refused", "explanation: NULL");
+    expect_refused(&b, vshard_index_explain(b.x, q, 1, 0, NULL, &e), VSHARD_EINVAL,
+                   "search.refused", "=k ");
+    expect_refused(&b, vshard_index_explain(b.x, bad, 1, 1, NULL, &e), VSHARD_EINVAL,
+                   "search.refused", "queries");
+    cr_expect_eq(vshard_index_explain(NULL, q, 1, 1, NULL, &e), VSHARD_EINVAL);
+    for (e.size = 0; e.size < sizeof e; e.size++)
+        expect_refused(&b, vshard_index_explain(b.x, q, 1, 1, NULL, &e), VSHARD_EINVAL,
+                       "search.refused", "explanation.size");
     end(&b);
 }
 

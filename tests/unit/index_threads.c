@@ -47,6 +47,38 @@ static void look_around(struct reading *r, uint64_t id)
     expect(r, vshard_index_digest(r->index, &digest) == VSHARD_OK && digest == r->digest);
 }
 
+static int allow_even(void *ctx, uint64_t id)
+{
+    (void)ctx;
+    return id % 2 == 0;
+}
+
+/* Filters, limits, a radius and an explanation beside all the others. */
+static void search_some(struct reading *r, uint32_t round)
+{
+    static const uint64_t bits[ROWS / 64 + 1] = { UINT64_MAX, UINT64_MAX };
+    static const uint64_t ids[] = { 5, 7, 1, 800 };
+    const struct vshard_filter filters[] = {
+        { .size = sizeof *filters, .kind = VSHARD_FILTER_IDS, .count = 4, .ids = ids },
+        { .size = sizeof *filters, .kind = VSHARD_FILTER_BITS, .count = ROWS, .bits = bits },
+        { .size = sizeof *filters, .kind = VSHARD_FILTER_CALL, .allow = allow_even },
+    };
+    struct vshard_explanation e = { .size = sizeof e };
+    struct vshard_hit hits[QUERIES * K];
+    uint32_t found[QUERIES] = { 0 };
+    const struct vshard_search_options options = { .size = sizeof options,
+                                                   .found = found,
+                                                   .filter = &filters[round % 3] };
+
+    expect(r, vshard_index_search(r->index, r->queries, QUERIES, K, hits, &options) == VSHARD_OK);
+    expect(r, found[0] == (round % 3 == 0 ? 4 : K));
+    expect(r, vshard_index_range(r->index, r->queries, 2.0f, hits, K, &options) == VSHARD_OK);
+    expect(r, found[0] == (round % 3 == 0 ? 4 : K));
+    expect(r,
+           vshard_index_explain(r->index, r->queries, r->answers[0].id, K, NULL, &e) == VSHARD_OK &&
+               e.why == VSHARD_WHY_RETURNED);
+}
+
 static void *read_all(void *arg)
 {
     struct reading *r = arg;
@@ -61,6 +93,7 @@ static void *read_all(void *arg)
                vshard_index_search(r->index, r->queries, QUERIES, K, hits, &options) == VSHARD_OK);
         expect(r, memcmp(hits, exact ? r->exact_answers : r->answers, sizeof hits) == 0);
         look_around(r, round * 7);
+        search_some(r, round);
     }
     return NULL;
 }

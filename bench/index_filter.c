@@ -1,0 +1,362 @@
+/* index_filter.c - searches that may answer some rows only: what they find, and how fast.
+ *
+ * What it models: a server that answers one question a call, each with a filter over ids.
+ * Of the rows a share is allowed: at random; or those nearest to the query, as where the
+ * filter and the question say the same; or those farthest from it, as where they
+ * contradict each other.
+ *
+ *     build/bench/index_filter [set [rows [queries [ids|bits|call]]]]
+ *     VSHARD_DATA=dir build/bench/index_filter minilm384 50000 200 bits
+ *
+ * Each query is asked three times, one after the other: with the filter, by the least beam
+ * that finds 0.95 (or the widest); with the filter and EXACT, which scans what it allows;
+ * and without the filter by the least beam that finds as much; each twice, and the second
+ * counts. Times are this thread's
+ * processor time; `ratio` is that of the filter over the better of the other two. Truth is
+ * a scan in the benchmark itself, under cosine. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <vshard/index.h>
+
+#include "support/npy.h"
+#include "support/random.h"
+
+enum { K = 10, LADDER = 10, KINDS = 3 };
+
+#define LEAST 0.95 /* recall */
+
+static const uint32_t ladder[LADDER] = { 10, 16, 24, 32, 48, 64, 96, 128, 192, 384 };
+static const double shares[] = { 1, 0.9, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01, 0.001, 0.0001, 0.00001 };
+static const char *const kinds[KINDS] = { "random", "nearest", "farthest" };
+
+struct bench {
+    size_t rows, dim, queries;
+    uint32_t form;
+    float *base, *query;       /* of length 1 */
+    float *all, *all_sorted;   /* [queries x rows] distances */
+    float *distances, *sorted; /* those from the query at hand */
+    uint64_t *bits, *ids;
+    uint64_t allowed;
+    struct vshard_index *index;
+    double ladder_recall[LADDER], ladder_us[LADDER];
+};
+
+struct sums {
+    double filtered, exact, plain, right, wanted;
+    uint64_t scans;
+};
+
+static double cpu_us(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
+}
+
+static void die(const char *what, const char *why)
+{
+    fprintf(stderr, "index_filter: %s: %s\n", what, why);
+    exit(1);
+}
+
+static void must(const char *what, int status)
+{
+    if (status != VSHARD_OK)
+        die(what, vshard_strerror(status));
+}
+
+static void *allocate(size_t count, size_t bytes)
+{
+    void *p = calloc(count + 1, bytes);
+
+    if (p == NULL)
+        die("memory", "there is none");
+    return p;
+}
+
+static float *read_vectors(const char *set, const char *tail, size_t *rows, size_t *dim)
+{
+    const char *folder = getenv("VSHARD_DATA");
+    struct npy array;
+    char path[4096];
+    float *out;
+
+    snprintf(path, sizeof path, "%s/%s.%s.npy", folder ? folder : "../shared/data", set, tail);
+    if (npy_read(&array, path, *rows) != 0)
+        die(path, array.error);
+    *rows = array.rows < *rows ? array.rows : *rows;
+    *dim = array.columns;
+    out = npy_floats(&array);
+    if (out == NULL)
+        die(path, "no memory");
+    for (size_t i = 0; i < *rows; i++) {
+        double square = 0;
+
+        for (size_t j = 0; j < *dim; j++)
+            square += (double)out[i * *dim + j] * (double)out[i * *dim + j];
+        for (size_t j = 0; j < *dim; j++)
+            out[i * *dim + j] *= (float)(1 / sqrt(square));
+    }
+    npy_free(&array);
+    return out;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+
+    return (x > y) - (x < y);
+}
+
+static void build(struct bench *b)
+{
+    struct vshard_index_options o = { .size = sizeof o,
+                                      .dim = (uint32_t)b->dim,
+                                      .metric = VSHARD_METRIC_COSINE };
+
+    for (size_t i = 0; i < b->rows; i++)
+        b->ids[i] = i;
+    must("create", vshard_index_create(&o, &b->index));
+    must("add", vshard_index_add(b->index, b->ids, b->base, b->rows));
+}
+
+static void take_query(struct bench *b, size_t query)
+{
+    b->distances = b->all + query * b->rows;
+    b->sorted = b->all_sorted + query * b->rows;
+}
+
+static void measure_rows(struct bench *b, size_t query)
+{
+    const float *q = b->query + query * b->dim;
+
+    take_query(b, query);
+    for (size_t i = 0; i < b->rows; i++) {
+        const float *v = b->base + i * b->dim;
+        float sums[16] = { 0 }, sum = 0;
+        size_t j = 0;
+
+        for (; j + 16 <= b->dim; j += 16) {
+            for (size_t l = 0; l < 16; l++)
+                sums[l] += q[j + l] * v[j + l];
+        }
+        for (; j < b->dim; j++)
+            sum += q[j] * v[j];
+        for (size_t l = 0; l < 16; l++)
+            sum += sums[l];
+        b->distances[i] = 1 - sum;
+    }
+    memcpy(b->sorted, b->distances, b->rows * sizeof *b->sorted);
+    qsort(b->sorted, b->rows, sizeof *b->sorted, by_value);
+}
+
+static int allows(const struct bench *b, uint64_t id)
+{
+    return b->bits[id / 64] >> id % 64 & 1;
+}
+
+static int ask(void *ctx, uint64_t id)
+{
+    return allows(ctx, id);
+}
+
+static void allow(struct bench *b, int kind, double share)
+{
+    size_t want = (size_t)ceil(share * (double)b->rows);
+    float least = kind == 2 ? b->sorted[b->rows - want] : -INFINITY;
+    float most = kind == 1 ? b->sorted[want - 1] : INFINITY;
+
+    memset(b->bits, 0, (b->rows / 64 + 1) * sizeof *b->bits);
+    b->allowed = 0;
+    for (size_t i = 0; i < b->rows; i++) {
+        uint64_t seed = i * 7919 + 1;
+        int yes = kind == 0 ? (double)random_below(&seed, 1u << 30) < share * (1u << 30)
+                            : b->distances[i] >= least && b->distances[i] <= most;
+
+        b->bits[i / 64] |= (uint64_t)yes << i % 64;
+        if (yes)
+            b->ids[b->allowed++] = i;
+    }
+}
+
+static struct vshard_filter filter_of(struct bench *b)
+{
+    struct vshard_filter f = { .size = sizeof f, .kind = b->form };
+
+    f.count = b->form == VSHARD_FILTER_IDS ? b->allowed : b->rows;
+    f.ids = b->ids;
+    f.bits = b->bits;
+    f.allow = ask;
+    f.ctx = b;
+    return f;
+}
+
+/* The farthest of the nearest K that are allowed. */
+static float truth(const struct bench *b, size_t *wanted)
+{
+    float nearest[K + 1];
+    size_t count = 0;
+
+    for (size_t i = 0; i < b->rows; i++) {
+        size_t at;
+
+        if (!allows(b, i) || (count == K && b->distances[i] >= nearest[K - 1]))
+            continue;
+        for (at = count < K ? count++ : K - 1; at > 0 && nearest[at - 1] > b->distances[i]; at--)
+            nearest[at] = nearest[at - 1];
+        nearest[at] = b->distances[i];
+    }
+    *wanted = count;
+    return count > 0 ? nearest[count - 1] : 0;
+}
+
+static double search(struct bench *b, size_t query, const struct vshard_search_options *o,
+                     struct vshard_hit *hits)
+{
+    double from = 0;
+
+    for (int i = 0; i < 2; i++) { /* the first brings into cache what the last threw out */
+        from = cpu_us();
+        must("search", vshard_index_search(b->index, b->query + query * b->dim, 1, K, hits, o));
+    }
+    return cpu_us() - from;
+}
+
+static size_t count_right(const struct bench *b, const struct vshard_hit *hits, float farthest)
+{
+    size_t right = 0;
+
+    for (size_t i = 0; i < K && hits[i].id != VSHARD_ID_NONE; i++) {
+        if (!allows(b, hits[i].id))
+            die("filter", "a row was answered that is not allowed");
+        right += b->distances[hits[i].id] <= farthest + 1e-5f;
+    }
+    return right;
+}
+
+static void measure_ladder(struct bench *b)
+{
+    struct vshard_hit hits[K];
+    size_t wanted;
+
+    memset(b->bits, 0xff, (b->rows / 64 + 1) * sizeof *b->bits);
+    for (size_t q = 0; q < b->queries; q++) {
+        float farthest;
+
+        take_query(b, q);
+        farthest = truth(b, &wanted);
+        for (int i = 0; i < LADDER; i++) {
+            struct vshard_search_options o = { .size = sizeof o, .ef_search = ladder[i] };
+
+            b->ladder_us[i] += search(b, q, &o, hits) / (double)b->queries;
+            b->ladder_recall[i] +=
+                (double)count_right(b, hits, farthest) / (double)(K * b->queries);
+        }
+    }
+    for (int i = 0; i < LADDER; i++)
+        printf("unfiltered ef %u recall %.4f, %.1f us\n", ladder[i], b->ladder_recall[i],
+               b->ladder_us[i]);
+}
+
+static void probe(struct bench *b, size_t query, uint32_t ef, uint32_t plain_ef, struct sums *s)
+{
+    struct vshard_search_info info = { .size = sizeof info };
+    struct vshard_filter f = filter_of(b);
+    struct vshard_search_options filtered = { .size = sizeof filtered, .ef_search = ef };
+    struct vshard_search_options exact = filtered, plain = filtered;
+    struct vshard_hit hits[K];
+    size_t wanted;
+    float farthest = truth(b, &wanted);
+
+    filtered.filter = exact.filter = &f;
+    filtered.info = &info;
+    exact.flags = VSHARD_SEARCH_EXACT;
+    plain.ef_search = plain_ef;
+    s->plain += search(b, query, &plain, hits);
+    s->exact += search(b, query, &exact, hits);
+    s->filtered += search(b, query, &filtered, hits);
+    s->right += (double)count_right(b, hits, farthest);
+    s->wanted += (double)wanted;
+    s->scans += info.exact_scans;
+}
+
+static uint32_t equal_ef(const struct bench *b, double recall)
+{
+    for (int i = 0; i < LADDER; i++) {
+        if (b->ladder_recall[i] >= recall)
+            return ladder[i];
+    }
+    return ladder[LADDER - 1];
+}
+
+static void ask_all(struct bench *b, int kind, double share, uint32_t ef, uint32_t plain_ef,
+                    struct sums *s)
+{
+    memset(s, 0, sizeof *s);
+    for (size_t q = 0; q < b->queries; q++) {
+        take_query(b, q);
+        if (kind > 0 || q == 0)
+            allow(b, kind, share);
+        probe(b, q, ef, plain_ef, s);
+    }
+}
+
+static void measure(struct bench *b, int kind, double share)
+{
+    double n = (double)b->queries, recall = 0, better;
+    struct sums s;
+    int at = 0;
+
+    for (;; at++) { /* the least beam that finds enough */
+        ask_all(b, kind, share, ladder[at], ladder[0], &s);
+        recall = s.wanted > 0 ? s.right / s.wanted : 1;
+        if (recall >= LEAST || at == LADDER - 1)
+            break;
+    }
+    ask_all(b, kind, share, ladder[at], equal_ef(b, recall > LEAST ? recall : LEAST), &s);
+    better = s.exact < s.plain ? s.exact : s.plain;
+    printf("%-8s %8g %8llu %4u %7.4f %9.1f %9.1f %9.1f %6.2f %6.2f\n", kinds[kind], share,
+           (unsigned long long)b->allowed, ladder[at], recall, s.filtered / n, s.exact / n,
+           s.plain / n, s.filtered / better, (double)s.scans / n);
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    const char *set = argc > 1 ? argv[1] : "glove100", *form = argc > 4 ? argv[4] : "bits";
+    struct bench b = { .rows = argc > 2 ? strtoull(argv[2], NULL, 10) : 100000,
+                       .queries = argc > 3 ? strtoull(argv[3], NULL, 10) : 200 };
+
+    b.form = strcmp(form, "ids") == 0    ? VSHARD_FILTER_IDS
+             : strcmp(form, "call") == 0 ? VSHARD_FILTER_CALL
+                                         : VSHARD_FILTER_BITS;
+    b.base = read_vectors(set, "base", &b.rows, &b.dim);
+    b.query = read_vectors(set, "query", &b.queries, &b.dim);
+    b.all = allocate(b.queries * b.rows, sizeof *b.all);
+    b.all_sorted = allocate(b.queries * b.rows, sizeof *b.all_sorted);
+    for (size_t q = 0; q < b.queries; q++)
+        measure_rows(&b, q);
+    b.bits = allocate(b.rows / 64 + 1, sizeof *b.bits);
+    b.ids = allocate(b.rows, sizeof *b.ids);
+    build(&b);
+    printf("%s, %zu rows, %zu queries, filter by %s\n", set, b.rows, b.queries, form);
+    measure_ladder(&b);
+    printf("rows        share  allowed   ef  recall filter us  exact us  plain us  ratio  scans\n");
+    for (int kind = 0; kind < KINDS; kind++) {
+        for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
+            measure(&b, kind, shares[i]);
+    }
+    vshard_index_destroy(b.index);
+    free(b.base);
+    free(b.query);
+    free(b.all);
+    free(b.all_sorted);
+    free(b.bits);
+    free(b.ids);
+    return 0;
+}

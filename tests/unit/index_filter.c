@@ -1,0 +1,357 @@
+/* index_filter.c - searches that may answer some rows only, and searches within a radius.
+ *
+ * Method: an exact search for all rows, without a filter, gives each row's distance; what
+ * the test's own predicate leaves of that list is the truth. Whatever a filter is given
+ * as, an answer has min(k, allowed) rows, each allowed, once, in order, at its distance;
+ * exact searches equal the truth, and walks reach a recall of 0.95, also where only the
+ * rows nearest to the query are allowed, or only those farthest from it. */
+#include <criterion/criterion.h>
+
+#include <math.h>
+
+#include "index/state.h"
+#include "support/fault_alloc.h"
+#include "support/fault_storage.h"
+#include "support/index_data.h"
+
+enum { N = 4000, D = 16, K = 10, QUERIES = 6, REMOVED_FROM = 3900 };
+
+struct stage {
+    struct vshard_index *x;
+    void *vectors;
+    uint64_t *ids;
+    size_t row_bytes;
+    struct vshard_hit truth[N]; /* all rows, nearest first */
+    uint64_t bits[N / 64 + 1];
+    uint64_t listed[2 * N];
+    uint64_t allowed; /* live rows */
+    struct vshard_filter filter;
+};
+
+static void begin(struct stage *t, uint32_t family, uint32_t metric, uint32_t element)
+{
+    struct vshard_index_options o = small_options(D, metric, element);
+    uint64_t seed = 77;
+
+    o.family = family;
+    o.m = 12;
+    t->x = make_index(&o);
+    t->row_bytes = D * element_bytes(element);
+    t->vectors = draw_vectors(&seed, element, N + QUERIES, D);
+    t->ids = number_ids(0, N);
+    add_rows(t->x, t->ids, t->vectors, N);
+    remove_rows(t->x, t->ids + REMOVED_FROM, N - REMOVED_FROM);
+}
+
+static void end(struct stage *t)
+{
+    vshard_index_destroy(t->x);
+    free(t->vectors);
+    free(t->ids);
+}
+
+static const void *query_at(const struct stage *t, uint32_t i)
+{
+    return (const char *)t->vectors + (N + i) * t->row_bytes;
+}
+
+static bool allows(const struct stage *t, uint64_t id)
+{
+    return id < N && (t->bits[id / 64] >> id % 64 & 1);
+}
+
+static int ask(void *ctx, uint64_t id)
+{
+    return allows(ctx, id);
+}
+
+enum { RANDOM, NEAREST, FARTHEST, ORDERS };
+
+/* Allows `count` of the live rows, and some that are not there. */
+static void allow(struct stage *t, uint32_t order, uint32_t count)
+{
+    uint64_t seed = count + order;
+
+    search_rows(t->x, query_at(t, 0), 1, N, 0, VSHARD_SEARCH_EXACT, t->truth);
+    memset(t->bits, 0, sizeof t->bits);
+    t->allowed = 0;
+    while (t->allowed < count) {
+        uint64_t rank = order == RANDOM    ? random_below(&seed, REMOVED_FROM)
+                        : order == NEAREST ? t->allowed
+                                           : REMOVED_FROM - 1 - t->allowed;
+        uint64_t id = t->truth[rank].id;
+
+        t->allowed += !allows(t, id);
+        t->bits[id / 64] |= 1ull << id % 64;
+    }
+    t->bits[REMOVED_FROM / 64 + 1] |= 1ull << 5; /* a removed row */
+}
+
+static void make_filter(struct stage *t, uint32_t kind)
+{
+    uint64_t count = 0;
+
+    for (uint64_t i = 0; i < N; i++) {
+        if (!allows(t, i))
+            continue;
+        t->listed[count++] = i;
+        if (i % 7 == 0)
+            t->listed[count++] = i; /* twice */
+    }
+    t->listed[count++] = VSHARD_ID_NONE;
+    t->listed[count++] = N + 17; /* never there */
+    t->filter = (struct vshard_filter){ .size = sizeof t->filter,
+                                        .kind = kind,
+                                        .count = kind == VSHARD_FILTER_IDS ? count : N,
+                                        .ids = t->listed,
+                                        .bits = t->bits,
+                                        .allow = ask,
+                                        .ctx = t };
+}
+
+/* How many of the true k are among the answers. */
+static uint32_t expect_answer(struct stage *t, uint32_t k, uint32_t flags)
+{
+    static struct vshard_hit hits[VSHARD_K_MAX];
+    struct vshard_search_info info = { .size = sizeof info };
+    uint32_t found, right = 0, at = 0, want = t->allowed < k ? (uint32_t)t->allowed : k;
+    struct vshard_search_options o = { .size = sizeof o,
+                                       .ef_search = 160,
+                                       .flags = flags,
+                                       .found = &found,
+                                       .info = &info,
+                                       .filter = &t->filter };
+
+    float kth = 0;
+
+    cr_assert_eq(vshard_index_search(t->x, query_at(t, 0), 1, k, hits, &o), 0);
+    cr_assert_eq(found, want, "%u of %llu allowed found, k %u", found,
+                 (unsigned long long)t->allowed, k);
+    cr_expect_eq(info.limits, 0);
+    cr_assert_eq(hits[k - 1].id == VSHARD_ID_NONE, want < k);
+    for (uint32_t i = 0, rank = 0; i < found; i++) {
+        cr_assert(allows(t, hits[i].id), "row %llu is not allowed", (unsigned long long)hits[i].id);
+        while (rank < REMOVED_FROM && t->truth[rank].id != hits[i].id)
+            rank++;
+        cr_assert_lt(rank, REMOVED_FROM, "removed, twice, or out of order");
+        cr_assert_eq(hits[i].distance, t->truth[rank].distance);
+    }
+    for (uint32_t rank = 0; rank < REMOVED_FROM && at < want; rank++) {
+        at += allows(t, t->truth[rank].id);
+        kth = t->truth[rank].distance;
+    }
+    for (uint32_t i = 0; i < found; i++)
+        right += hits[i].distance <= kth;
+    if (flags & VSHARD_SEARCH_EXACT)
+        cr_assert_eq(right, want, "an exact search missed one");
+    return right;
+}
+
+static const uint32_t counts[] = { 0, 1, 9, 40, 200, 800, 2000, 3600, REMOVED_FROM };
+
+static void expect_all(struct stage *t, const char *name)
+{
+    uint32_t right = 0, wanted = 0;
+
+    for (uint32_t at = 0; at < VS_COUNT(counts) * ORDERS; at++) {
+        allow(t, at % ORDERS, counts[at / ORDERS]);
+        for (uint32_t kind = VSHARD_FILTER_IDS; kind <= VSHARD_FILTER_CALL; kind++) {
+            make_filter(t, kind);
+            expect_answer(t, K, VSHARD_SEARCH_EXACT);
+            right += expect_answer(t, K, 0);
+            wanted += t->allowed < K ? (uint32_t)t->allowed : K;
+        }
+        expect_answer(t, 1, 0);
+        expect_answer(t, 500, 0);
+    }
+    cr_expect_geq(right * 20, wanted * 19, "%s: %u of %u", name, right, wanted);
+}
+
+Test(index_filter, answers_are_allowed_and_as_many_as_there_are_whatever_the_filter)
+{
+    static struct stage t;
+
+    for (uint32_t at = 0; at < METRICS * ELEMENTS; at++) {
+        if (!combine(at % METRICS, at / METRICS))
+            continue;
+        begin(&t, 0, at % METRICS, at / METRICS);
+        expect_all(&t, metric_names[at % METRICS]);
+        end(&t);
+    }
+    begin(&t, VSHARD_FAMILY_FLAT, VSHARD_METRIC_COSINE, 0);
+    expect_all(&t, "flat");
+    end(&t);
+}
+
+Test(index_filter, a_mapped_index_is_filtered_too)
+{
+    static struct stage t;
+    struct fault_storage *fs = fault_storage_create(1);
+    struct vshard_open_options o = { .size = sizeof o,
+                                     .flags = VSHARD_OPEN_MAPPED,
+                                     .storage = fault_storage_hook(fs) };
+    struct vshard_index_options plain = small_options(D, 0, 0);
+    struct vshard_index *x;
+
+    begin(&t, 0, 0, 0);
+    plain.storage = o.storage;
+    x = make_index(&plain);
+    add_rows(x, t.ids, t.vectors, REMOVED_FROM);
+    cr_assert_eq(vshard_index_save(x, "/i"), 0);
+    vshard_index_destroy(x);
+    vshard_index_destroy(t.x);
+    cr_assert_eq(vshard_index_open("/i", &o, &t.x), 0);
+    expect_all(&t, "mapped");
+    end(&t);
+    fault_storage_destroy(fs);
+}
+
+Test(index_filter, the_share_is_measured_and_a_hint_changes_no_answer)
+{
+    static struct stage t;
+    struct vshard_search_info info = { .size = sizeof info };
+    struct vshard_search_options o = { .size = sizeof o, .info = &info, .filter = &t.filter };
+    struct vshard_hit hits[K];
+
+    begin(&t, 0, 0, 0);
+    for (uint32_t i = 0; i < VS_COUNT(counts); i++) {
+        allow(&t, RANDOM, counts[i]);
+        for (uint32_t kind = VSHARD_FILTER_IDS; kind <= VSHARD_FILTER_CALL; kind++) {
+            double share = (double)t.allowed / REMOVED_FROM;
+
+            make_filter(&t, kind);
+            cr_assert_eq(vshard_index_search(t.x, query_at(&t, 0), 1, K, hits, &o), 0);
+            cr_expect_float_eq((double)info.share, share, kind == VSHARD_FILTER_CALL ? 0.1 : 0.001,
+                               "%u allowed, kind %u: %g", counts[i], kind, (double)info.share);
+        }
+        t.filter.share = 0.9f;
+        expect_answer(&t, K, 0);
+        t.filter.share = 1e-6f;
+        expect_answer(&t, K, 0);
+        t.filter.share = 0;
+        o.filter = NULL;
+        cr_assert_eq(vshard_index_search(t.x, query_at(&t, 0), 1, K, hits, &o), 0);
+        cr_expect(info.share == 1.0f && info.filter_checks == 0 && info.rows > 0);
+        o.filter = &t.filter;
+    }
+    end(&t);
+}
+
+/* ---- within a distance ---- */
+
+static void expect_within(struct stage *t, float radius, size_t room, uint32_t flags,
+                          uint32_t *right, uint32_t *wanted)
+{
+    static struct vshard_hit hits[N];
+    uint32_t found = 99, there = 0;
+    struct vshard_search_options o = { .size = sizeof o,
+                                       .flags = flags,
+                                       .found = &found,
+                                       .filter = t->filter.size ? &t->filter : NULL };
+
+    for (uint32_t i = 0; i < REMOVED_FROM && t->truth[i].distance <= radius; i++)
+        there += t->filter.size == 0 || allows(t, t->truth[i].id);
+    there = there < room ? there : (uint32_t)room;
+    cr_assert_eq(vshard_index_range(t->x, query_at(t, 0), radius, hits, room, &o), 0);
+    cr_assert_leq(found, there);
+    for (uint32_t i = 0, rank = 0; i < found; i++) {
+        while (rank < REMOVED_FROM && t->truth[rank].id != hits[i].id)
+            rank++;
+        cr_assert_lt(rank, REMOVED_FROM, "removed, twice, or out of order");
+        cr_assert(hits[i].distance == t->truth[rank].distance && hits[i].distance <= radius);
+        cr_assert(t->filter.size == 0 || allows(t, hits[i].id));
+    }
+    if (flags & VSHARD_SEARCH_EXACT)
+        cr_assert_eq(found, there);
+    *right += found;
+    *wanted += there;
+}
+
+Test(index_filter, a_range_search_finds_what_is_within_the_radius)
+{
+    static const uint32_t ranks[] = { 0, 5, 60, 400, 1500, REMOVED_FROM - 1 };
+    static struct stage t;
+
+    for (uint32_t at = 0; at < METRICS * ELEMENTS; at++) {
+        uint32_t right = 0, wanted = 0;
+
+        if (!combine(at % METRICS, at / METRICS))
+            continue;
+        begin(&t, 0, at % METRICS, at / METRICS);
+        for (uint32_t i = 0; i < VS_COUNT(ranks); i++) {
+            float radius;
+
+            allow(&t, RANDOM, 1000);
+            radius = t.truth[ranks[i]].distance;
+            for (uint32_t kind = 0; kind <= VSHARD_FILTER_CALL; kind++) {
+                if (kind > 0)
+                    make_filter(&t, kind);
+                else
+                    t.filter.size = 0;
+                expect_within(&t, radius, N, 0, &right, &wanted);
+                expect_within(&t, radius, 33, 0, &right, &wanted);
+                expect_within(&t, radius, N, VSHARD_SEARCH_EXACT, &right, &wanted);
+            }
+        }
+        t.filter.size = 0;
+        expect_within(&t, -INFINITY, 5, 0, &right, &wanted);
+        expect_within(&t, INFINITY, N, 0, &right, &wanted);
+        cr_expect_geq(right * 100, wanted * 98, "%s: %u of %u", metric_names[at % METRICS], right,
+                      wanted);
+        end(&t);
+    }
+}
+
+Test(index_filter, no_answer_is_farther_than_the_most_that_is_wanted)
+{
+    static struct stage t;
+    struct vshard_hit hits[K];
+    uint32_t found;
+    struct vshard_search_options o = {
+        .size = sizeof o, .ef_search = 200, .flags = VSHARD_SEARCH_WITHIN, .found = &found
+    };
+
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
+        begin(&t, 0, metric, 0);
+        allow(&t, RANDOM, 1);
+        o.distance_max = t.truth[3].distance;
+        cr_assert_eq(vshard_index_search(t.x, query_at(&t, 0), 1, K, hits, &o), 0);
+        cr_expect_eq(found, 4);
+        cr_expect_eq(hits[4].id, VSHARD_ID_NONE);
+        o.distance_max = -INFINITY;
+        cr_assert_eq(vshard_index_search(t.x, query_at(&t, 0), 1, K, hits, &o), 0);
+        cr_expect_eq(found, 0);
+        end(&t);
+    }
+}
+
+Test(index_filter, nothing_is_allocated_after_the_first_search)
+{
+    static struct stage t;
+    struct vshard_index_options options = small_options(D, 0, 0);
+    struct fault_alloc memory;
+    struct vshard_hit hits[QUERIES * K];
+    struct vshard_search_options o = { .size = sizeof o, .filter = &t.filter };
+
+    begin(&t, 0, 0, 0);
+    vshard_index_destroy(t.x);
+    fault_alloc_init(&memory);
+    options.allocator = &memory.hook;
+    t.x = make_index(&options);
+    add_rows(t.x, t.ids, t.vectors, REMOVED_FROM);
+    for (uint32_t round = 0; round < 2; round++) {
+        uint64_t calls = memory.calls;
+
+        for (uint32_t at = 0; at < 2 * VSHARD_FILTER_CALL; at++) {
+            allow(&t, RANDOM, at % 2 ? 1500 : 30);
+            make_filter(&t, 1 + at / 2);
+            cr_assert_eq(vshard_index_search(t.x, query_at(&t, 0), QUERIES, K, hits, &o), 0);
+            cr_assert_eq(vshard_index_range(t.x, query_at(&t, 0), 1.0f, hits, K, &o), 0);
+        }
+        cr_assert(round == 0 || memory.calls == calls, "%llu allocations",
+                  (unsigned long long)(memory.calls - calls));
+    }
+    end(&t);
+    cr_expect_null(fault_alloc_verdict(&memory));
+    fault_alloc_fini(&memory);
+}
