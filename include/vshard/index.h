@@ -87,8 +87,8 @@ struct vshard_index_options {
  * node there is nothing to place.
  *
  * An HNSW index scans its rows exactly until it holds train_rows of them. It then
- * derives 8-bit codes from these rows and builds the graph on integer distances
- * between codes, so that equal calls with an equal seed give an equal index on
+ * derives 8-bit codes from these rows, and from as many spread over the rest of the
+ * same call, and builds the graph on integer distances between codes, so that equal calls with an equal seed give an equal index on
  * every instruction set and any number of threads. BITS, and 8-bit elements under
  * L2SQ and L1, are their own codes. Under L1 and HAMMING, too, the graph is built on
  * the metric itself.
