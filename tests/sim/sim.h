@@ -216,6 +216,7 @@ struct world {
     uint32_t fault_mask;
     uint64_t snapshot_every;
     uint32_t fence, fenced, survivor; /* fence.c: how far it is; bit i: node i is fenced */
+    uint32_t named;                   /* bit i: as fenced in the promotion asked for last */
     uint64_t fence_at, epoch, drawn, promotions, met, parted;
     uint64_t idle_ns;    /* groups sleep after; 0: the default */
     uint64_t lull_until; /* until then clients begin nothing */
