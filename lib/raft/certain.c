@@ -103,7 +103,7 @@ void vs_certain_index(struct vs_group *g, const struct vs_message *m)
 void vs_certain_try(struct vshard_raft *r, struct vs_group *g)
 {
     if (g->uncertain != VS_CATCHING_UP || g->commit < g->sure_index || g->durable < g->sure_index ||
-        g->hard_seq > r->durable_seq)
+        !vs_promised(r, g))
         return;
     g->uncertain = VS_CERTAIN;
     vs_effect(r, VSHARD_RAFT_CERTAIN, g->id);

@@ -285,6 +285,7 @@ struct vs_group {
     uint64_t commit, handed, applied, durable;
     uint64_t verified; /* follower: our log equals the leader's to here */
     uint64_t hard_seq; /* barrier of the last term or vote */
+    uint64_t hard_done; /* likewise, that is known to be durable though not all before it is */
     uint64_t log_seq;  /* barrier of the last append */
     uint64_t cut;      /* this step: entries from here were removed, or 0 */
     uint64_t fresh;    /* this step: entries from here were appended, or 0 */
@@ -333,6 +334,7 @@ struct vs_pending { /* a PERSIST whose barrier is not reached */
     uint64_t last; /* the group's log is durable to here with it; 0: says nothing */
     uint64_t since_ns;
     struct vs_group *group;
+    uint32_t vote_only, reserved; /* it holds no entries, and takes none away */
 };
 
 struct vshard_raft {
@@ -375,6 +377,12 @@ static inline struct vs_config *vs_config_now(const struct vs_group *g)
     return &g->config[0];
 #endif
     return &g->config[g->config_count - 1];
+}
+
+/* The term and vote of a group are durable. */
+static inline bool vs_promised(const struct vshard_raft *r, const struct vs_group *g)
+{
+    return g->hard_seq <= r->durable_seq || g->hard_seq == g->hard_done;
 }
 
 static inline uint64_t vs_later(uint64_t at, uint64_t by)

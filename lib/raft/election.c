@@ -223,8 +223,7 @@ static void elect(struct vshard_raft *r, struct vs_group *g)
 
 void vs_self_vote(struct vshard_raft *r, struct vs_group *g)
 {
-    if (g->role == VSHARD_RAFT_CANDIDATE && g->vote == r->o.node && g->hard_seq <= r->durable_seq &&
-        !g->stopped)
+    if (g->role == VSHARD_RAFT_CANDIDATE && g->vote == r->o.node && vs_promised(r, g) && !g->stopped)
         vote_for_self(r, g);
 }
 

@@ -133,6 +133,34 @@ static int on_time(struct vshard_raft *r)
     return VSHARD_OK;
 }
 
+/* One group's term and vote, ahead of what was written before them. */
+static int on_vote_persisted(struct vshard_raft *r, uint64_t barrier)
+{
+    const struct vs_pending *p = NULL;
+    struct vs_group *g;
+    int rc;
+
+    if (barrier > r->seq)
+        return VSHARD_EINVAL;
+    for (uint32_t i = 0; i < r->pending_count; i++) {
+        if (r->pending[r->pending_head + i].seq == barrier)
+            p = &r->pending[r->pending_head + i];
+    }
+    if (p == NULL)
+        return VSHARD_OK;
+    if (!p->vote_only)
+        return VSHARD_EINVAL;
+    g = p->group;
+    rc = vs_reserve_one(r, g, 0, 0);
+    if (rc != VSHARD_OK)
+        return rc;
+    vs_group_begin(r, g);
+    g->hard_done = barrier > g->hard_done ? barrier : g->hard_done;
+    vs_self_vote(r, g);
+    vs_group_finish(r, g);
+    return VSHARD_OK;
+}
+
 static int on_persisted(struct vshard_raft *r, uint64_t through)
 {
     struct room room = { 0 };
@@ -311,7 +339,7 @@ static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
             vs_on_beat_reply(r, g, m, &b);
         }
         vs_group_finish(r, g);
-        barrier = g->hard_seq > barrier ? g->hard_seq : barrier;
+        barrier = !vs_promised(r, g) && g->hard_seq > barrier ? g->hard_seq : barrier;
     }
     /* Always: whoever knows nothing of a group yet is heard of by this. */
     if (m->kind == VS_BEATS) {
@@ -484,7 +512,8 @@ static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
     if (e->kind != VSHARD_RAFT_MESSAGE && e->kind != VSHARD_RAFT_CHUNK &&
         e->kind != VSHARD_RAFT_PROMOTE && e->byte_count != 0)
         return VSHARD_EINVAL;
-    if ((e->flags & ~(uint32_t)(VSHARD_RAFT_LOCAL_ONLY | VSHARD_RAFT_LAST)) != 0 ||
+    if ((e->flags & ~(uint32_t)(VSHARD_RAFT_LOCAL_ONLY | VSHARD_RAFT_LAST | VSHARD_RAFT_VOTE_ONLY)) !=
+            0 ||
         e->mode > VSHARD_RAFT_READ_STALE || e->reserved != 0 || e->reserved_pointer != NULL)
         return VSHARD_EINVAL;
     if (e->byte_count > VS_MESSAGE_MAX || (e->byte_count != 0 && e->bytes == NULL))
@@ -496,7 +525,9 @@ static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
     switch (e->kind) {
     case VSHARD_RAFT_TIME: return on_time(r);
     case VSHARD_RAFT_MESSAGE: return on_message(r, e);
-    case VSHARD_RAFT_PERSISTED: return on_persisted(r, e->barrier);
+    case VSHARD_RAFT_PERSISTED:
+        return e->flags & VSHARD_RAFT_VOTE_ONLY ? on_vote_persisted(r, e->barrier)
+                                                : on_persisted(r, e->barrier);
     case VSHARD_RAFT_PERSIST_FAILED: return on_persist_failed(r);
     default: return on_group_event(r, e);
     }

@@ -192,7 +192,7 @@ void vs_flush(struct vshard_raft *r, struct vs_group *g)
     const struct vs_config *c = vs_config_now(g);
 
     /* Promoted by force, it has a term that is not yet written. */
-    if (g->hard_seq > r->durable_seq && !TRAP(15))
+    if (!vs_promised(r, g) && !TRAP(15))
         return;
     for (uint32_t i = 0; i < c->count; i++) {
         if (!vs_is_self(r, &g->peer[i]))
@@ -599,7 +599,7 @@ static void beat_node(struct vshard_raft *r, const struct vs_group *only, struct
         for (uint32_t k = 0; k < vs_config_now(g)->count; k++) {
             const struct vs_peer *p = &g->peer[k];
 
-            if (p->node == l->node && !vs_is_self(r, p) && g->hard_seq <= r->durable_seq)
+            if (p->node == l->node && !vs_is_self(r, p) && vs_promised(r, g))
                 beat_line(r, g, p, out + VS_BEAT_BYTES * (size_t)m.count++);
         }
     }

@@ -222,7 +222,12 @@ void vs_send(struct vshard_raft *r, const struct vs_group *g, const struct vs_me
     e->byte_count = VS_MESSAGE_HEAD;
     e->body = m->body;
     e->body_count = m->body_bytes;
-    e->barrier = barrier_for(r, g && g->hard_seq > barrier ? g->hard_seq : barrier);
+    /* A vote may be durable before what was written before it; an entry may not. */
+    if (g && !vs_promised(r, g) && barrier <= r->durable_seq)
+        e->flags = VSHARD_RAFT_VOTE_ONLY;
+    if (g && !vs_promised(r, g) && g->hard_seq > barrier)
+        barrier = g->hard_seq;
+    e->barrier = barrier_for(r, barrier);
 }
 
 void vs_done(struct vshard_raft *r, const struct vs_group *g, const struct vs_request *q,
@@ -285,8 +290,10 @@ static void persist(struct vshard_raft *r, struct vs_group *g)
         e->entries = vs_log_at(&g->log, g->fresh);
         e->entry_count = (uint32_t)(g->log.last - g->fresh + 1);
     }
+    else if (g->cut == 0)
+        e->flags = VSHARD_RAFT_VOTE_ONLY;
     r->pending[r->pending_head + r->pending_count++] =
-        (struct vs_pending){ r->seq, g->log.last, r->now, g };
+        (struct vs_pending){ r->seq, g->log.last, r->now, g, e->flags & VSHARD_RAFT_VOTE_ONLY, 0 };
     VS_ASSERT(r->pending_head + r->pending_count <= r->pending_cap);
 }
 

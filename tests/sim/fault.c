@@ -369,6 +369,7 @@ void fault_setup(struct world *w)
     w->delay_spread = world_random(w, rough ? 15 * MS : 2 * MS);
     w->jumps = world_chance(w, 150);
     w->oom = world_chance(w, 120) ? 1 + (uint32_t)world_random(w, 300) : 0;
+    w->bulk = world_chance(w, 150) ? 1 + (uint32_t)world_random(w, 3) : 0;
     w->snapshot_every = world_chance(w, 650) ? 6 + world_random(w, 40) : 0;
     w->idle_ns = world_chance(w, 600) ? 10 * MS + world_random(w, 300 * MS) : 0;
     w->fault_gap = 20 * MS + world_random(w, world_chance(w, 500) ? 100 * MS : 600 * MS);

@@ -125,8 +125,8 @@ static bool promoted(struct world *w)
     return true;
 }
 
-/* Those that are down come back; those that have met the epoch, or have nothing, may
- * talk to anybody. */
+/* Those that are down come back; those that have met the epoch and will not forget it,
+ * or have nothing, may talk to anybody. */
 static void bring_back(struct world *w)
 {
     for (uint32_t i = 1; i <= w->nodes; i++) {
@@ -146,7 +146,8 @@ static void bring_back(struct world *w)
         }
         if (!n->alive || vshard_raft_inspect(n->raft, 1, &s) != VSHARD_OK)
             continue;
-        if ((w->fenced >> i & 1) && (s.epoch == w->epoch || !n->disk[0].exists)) {
+        if ((w->fenced >> i & 1) &&
+            ((s.epoch == w->epoch && s.term_durable) || !n->disk[0].exists)) {
             w->fenced &= ~(1u << i);
             w->met += s.superseded;
         }

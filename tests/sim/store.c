@@ -72,10 +72,23 @@ static void append(struct world *w, struct node *n, struct write *x,
 
     if (rc != VSHARD_OK)
         fail(w, "n%u cannot append: %s", n->id, vshard_strerror(rc));
+    x->own_barrier = barrier;
     /* The core's barriers rise with its writes; the log's need not, since votes overtake. */
     if (barrier > r->barrier)
         r->barrier = barrier;
     x->real_barrier = r->barrier;
+}
+
+/* Bulk of another group, in the same log: what a vote must not wait for. */
+static void append_bulk(struct world *w, struct node *n, struct write *x)
+{
+    static const unsigned char bulk[3000];
+    const struct vshard_wal_record r = { .kind = VSHARD_WAL_NOTE,
+                                         .group = GROUPS_MAX + 1,
+                                         .payload = bulk,
+                                         .payload_bytes = sizeof bulk };
+
+    append(w, n, x, &r, 1);
 }
 
 static void append_persist(struct world *w, struct node *n, struct write *x)
@@ -90,6 +103,9 @@ static void append_persist(struct world *w, struct node *n, struct write *x)
         *next++ = (struct vshard_wal_record){ .kind = VSHARD_WAL_VOTE,
                                               .term = x->term,
                                               .index = x->vote };
+    /* A hint, for which a vote must not wait. */
+    if (x->vote_only)
+        x->commit = r->said[x->group].commit;
     if (r->said[x->group].commit != x->commit)
         *next++ = (struct vshard_wal_record){ .kind = VSHARD_WAL_COMMIT, .index = x->commit };
     if (x->cut != 0)
@@ -108,6 +124,8 @@ static void append_persist(struct world *w, struct node *n, struct write *x)
     }
     for (struct vshard_wal_record *i = record; i < next; i++)
         i->group = x->group + 1;
+    for (uint32_t i = 0; i < w->bulk; i++)
+        append_bulk(w, n, x);
     append(w, n, x, record, (size_t)(next - record));
     r->said[x->group].term = x->term;
     r->said[x->group].vote = x->vote;
@@ -200,6 +218,7 @@ void store_persist(struct world *w, struct node *n, uint32_t g, const struct vsh
                          .term = e->term,
                          .vote = e->vote,
                          .commit = e->commit,
+                         .vote_only = e->flags & VSHARD_RAFT_VOTE_ONLY,
                          .cut = e->cut };
     x->entry = malloc((e->entry_count + 1) * sizeof *x->entry);
     for (uint32_t i = 0; i < e->entry_count; i++)
@@ -219,12 +238,37 @@ void store_snapshot(struct world *w, struct node *n, const struct write *snapsho
     store_schedule(w, n);
 }
 
+/* Half of the time that the log has a vote sooner than what was written before it, that
+ * vote is all that a sync makes durable: anything may come before the rest. */
+static bool sync_vote(struct world *w, struct node *n)
+{
+    for (size_t i = 1; i < n->write_count; i++) {
+        struct write *x = &n->write[i];
+
+        if (!x->vote_only || x->told || x->own_barrier >= x->real_barrier ||
+            !n->disk[x->group].exists || world_chance(w, 500))
+            continue;
+        wait_durable(w, n, x->own_barrier);
+        x->told = 1;
+        n->disk[x->group].term = x->term;
+        n->disk[x->group].vote = x->vote;
+        n->sync_at = 0;
+        w->overtakings++;
+        store_schedule(w, n);
+        store_vote_durable(w, n, x->barrier);
+        return true;
+    }
+    return false;
+}
+
 /* Makes writes durable through a barrier of the core's, and tells of snapshots. */
 void store_sync(struct world *w, struct node *n, uint64_t through)
 {
     struct write landed[PENDING_MAX];
     size_t writes = 0, snapshots = 0;
 
+    if (sync_vote(w, n))
+        return;
     while (writes < n->write_count && n->write[writes].barrier <= through)
         writes++;
     if (writes > 0)
@@ -326,6 +370,7 @@ static int open_log(struct world *w, struct node *n, uint32_t flags,
         .tail = VSHARD_WAL_TAIL_FLAG,
         .log_id = w->seed,
         .segment_bytes = 64 << 10,
+        .barrier_bytes = 4 << 10,
         .rewrite_above = 2,
         .path = "log",
         .storage = fault_storage_hook(n->real->fs),
