@@ -41,6 +41,7 @@ static int check_all(const struct vshard_wal *w, const struct vshard_wal_record 
                      size_t count)
 {
     uint64_t bytes = 0;
+    bool grows = false;
 
     if (w->options.flags & VSHARD_WAL_READ_ONLY)
         return VSHARD_ENOTSUP;
@@ -52,8 +53,10 @@ static int check_all(const struct vshard_wal *w, const struct vshard_wal_record 
         if (rc < 0)
             return rc;
         bytes += bytes_of(&records[i]);
+        grows |= records[i].kind == VSHARD_WAL_ENTRY || records[i].kind == VSHARD_WAL_NOTE;
     }
-    if (w->full)
+    /* The rest of the last segment there is room for is for votes, and what frees space. */
+    if (w->full || (w->tight && grows))
         return VSHARD_ENOSPC;
     if (w->pending_bytes > 0 && w->pending_bytes + bytes > w->options.pending_bytes)
         return VSHARD_EBUSY;

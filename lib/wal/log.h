@@ -95,7 +95,8 @@ struct vshard_wal {
     size_t path_bytes;
 
     int status; /* 0, or EIO for good */
-    uint32_t full;
+    uint32_t full;  /* nothing more can be written, */
+    uint32_t tight; /* or only to the end of the current segment */
     uint32_t unsettled;
     uint32_t created;
     struct vs_wal_super super;
@@ -196,6 +197,8 @@ bool vs_wal_ended(struct vs_wal_task *t, int *status);
 void vs_wal_poison(struct vshard_wal *w, const char *why);
 /* Storage is full: stop until the next poll. */
 void vs_wal_full(struct vshard_wal *w);
+/* No further segment can be made for now; the current one still has room. */
+void vs_wal_tight(struct vshard_wal *w);
 /* Waits for one request that is under way; false if there is none. */
 bool vs_wal_wait(struct vshard_wal *w);
 

@@ -55,6 +55,14 @@ void vs_wal_full(struct vshard_wal *w)
     w->stats.refused_space++;
 }
 
+void vs_wal_tight(struct vshard_wal *w)
+{
+    if (!w->tight)
+        vs_wal_event(w, VSHARD_LOG_WARN, "wal.tight", (int64_t)w->durable.seq, 0);
+    w->tight = 1;
+    w->may_retry = 0;
+}
+
 bool vs_wal_wait(struct vshard_wal *w)
 {
     struct vs_wal_task *const tasks[] = { &w->flight, &w->maker, &w->keeper, &w->trimmer };
