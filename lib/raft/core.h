@@ -403,8 +403,8 @@ int vs_reserve_one(struct vshard_raft *r, struct vs_group *g, uint32_t entries, 
 void vs_evict(struct vshard_raft *r, struct vs_group *g);
 struct vshard_raft_effect *vs_effect(struct vshard_raft *r, uint32_t kind, uint64_t group);
 unsigned char *vs_head(struct vshard_raft *r, size_t bytes);
-void vs_send(struct vshard_raft *r, const struct vs_group *g, const struct vs_message *m,
-             uint64_t barrier);
+struct vshard_raft_effect *vs_send(struct vshard_raft *r, const struct vs_group *g,
+                                   const struct vs_message *m, uint64_t barrier);
 void vs_done(struct vshard_raft *r, const struct vs_group *g, const struct vs_request *q,
              int status);
 void vs_dirty(struct vshard_raft *r, struct vs_group *g);

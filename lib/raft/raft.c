@@ -349,8 +349,7 @@ static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
             link->answered_ns = r->now;
         reply.body_bytes = VS_BEAT_BYTES * (size_t)reply.count;
         reply.body = out;
-        vs_send(r, NULL, &reply, barrier);
-        e = &r->effect[r->effect_count - 1];
+        e = vs_send(r, NULL, &reply, barrier);
         /* Head and beats lie apart; join them, so that what waits has no body. */
         e->bytes = memmove(out - VS_MESSAGE_HEAD, e->bytes, VS_MESSAGE_HEAD);
         e->byte_count = VS_MESSAGE_HEAD + reply.body_bytes;

@@ -205,8 +205,8 @@ static uint64_t barrier_for(const struct vshard_raft *r, uint64_t seq)
     return seq > r->durable_seq && !TRAP(15) ? seq : 0;
 }
 
-void vs_send(struct vshard_raft *r, const struct vs_group *g, const struct vs_message *m,
-             uint64_t barrier)
+struct vshard_raft_effect *vs_send(struct vshard_raft *r, const struct vs_group *g,
+                                   const struct vs_message *m, uint64_t barrier)
 {
     struct vs_message out = *m;
     struct vshard_raft_effect *e = vs_effect(r, VSHARD_RAFT_SEND, g ? g->id : 0);
@@ -228,6 +228,7 @@ void vs_send(struct vshard_raft *r, const struct vs_group *g, const struct vs_me
     if (g && !vs_promised(r, g) && g->hard_seq > barrier)
         barrier = g->hard_seq;
     e->barrier = barrier_for(r, barrier);
+    return e;
 }
 
 void vs_done(struct vshard_raft *r, const struct vs_group *g, const struct vs_request *q,
