@@ -246,7 +246,8 @@ VSHARD_API int vshard_wal_append(struct vshard_wal *wal, const struct vshard_wal
  *   durable   [out] everything up to this barrier is durable; may be NULL
  *
  * Returns   0; ENOSPC: storage is full, or there is no room for a further segment;
- *           nothing is lost, later polls try again;
+ *           nothing is lost, later polls try again, one in 64 at
+ *           least;
  *           ENOMEM: likewise; EIO: a write or sync failed and the log is poisoned.
  *           Nobody knows what of the barriers above `durable` is on disk; close it
  *           and open it again

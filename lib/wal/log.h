@@ -97,6 +97,7 @@ struct vshard_wal {
     int status; /* 0, or EIO for good */
     uint32_t full;  /* nothing more can be written, */
     uint32_t tight; /* or only to the end of the current segment */
+    uint32_t patience, polls_left; /* tight: how many polls go by until the next try */
     uint32_t unsettled;
     uint32_t created;
     struct vs_wal_super super;

@@ -173,6 +173,7 @@ static bool maker_next(struct vshard_wal *w)
     case NAMING:
         w->making.ready = 1;
         w->full = w->tight = 0;
+        w->patience = 0;
         t->step = IDLE;
         return true;
     case DROPPING:
@@ -306,6 +307,7 @@ static bool remove_next(struct vshard_wal *w)
     }
     vs_wal_segment_path(w, w->index.segments[0].id, ".wal", t->path);
     vs_wal_segment_drop(&w->index, 0);
+    w->polls_left = 0; /* there may be room now */
     w->stats.removed++;
     t->io.path = t->path;
     t->step = REMOVING;
