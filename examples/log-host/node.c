@@ -836,8 +836,7 @@ void node_request(struct node *n, const struct request *r, const void *bytes)
     switch (r->kind) {
     case WRITE:
     case SESSION:
-        if (n->role == VSHARD_RAFT_LEADER &&
-            (n->stuck != NULL || n->wal_status == VSHARD_ENOSPC)) {
+        if (n->role == VSHARD_RAFT_LEADER && (n->stuck != NULL || n->wal_status == VSHARD_ENOSPC)) {
             refuse(n, r, VSHARD_ENOSPC);
             return;
         }

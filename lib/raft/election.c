@@ -232,7 +232,8 @@ static void elect(struct vshard_raft *r, struct vs_group *g)
 
 void vs_self_vote(struct vshard_raft *r, struct vs_group *g)
 {
-    if (g->role == VSHARD_RAFT_CANDIDATE && g->vote == r->o.node && vs_promised(r, g) && !g->stopped)
+    if (g->role == VSHARD_RAFT_CANDIDATE && g->vote == r->o.node && vs_promised(r, g) &&
+        !g->stopped)
         vote_for_self(r, g);
 }
 
@@ -360,7 +361,8 @@ void vs_on_vote_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
         vs_become_follower(r, g, m->term, 0);
         return;
     }
-    if (p == NULL || m->round != r->o.boot || g->role != (pre ? VSHARD_RAFT_PRECANDIDATE : VSHARD_RAFT_CANDIDATE) ||
+    if (p == NULL || m->round != r->o.boot ||
+        g->role != (pre ? VSHARD_RAFT_PRECANDIDATE : VSHARD_RAFT_CANDIDATE) ||
         (!reject && m->term != g->term + pre) || (reject && !pre && m->term != g->term))
         return;
     if (TRAP(14) && p->vote != 0) {

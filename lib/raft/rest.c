@@ -170,6 +170,21 @@ int vs_reserve_one(struct vshard_raft *r, struct vs_group *g, uint32_t entries, 
     return rc;
 }
 
+int vs_room_add(struct vshard_raft *r, struct vs_group *g, struct vs_room *room)
+{
+    room->effects += vs_group_effects(g);
+    room->bytes += vs_group_heads(g);
+    room->groups++;
+    return vs_group_reserve(r, g, 0, 0);
+}
+
+int vs_room_make(struct vshard_raft *r, const struct vs_room *room)
+{
+    int rc = vs_pending_reserve(r, (uint32_t)room->groups);
+
+    return rc == VSHARD_OK ? vs_reserve(r, room->effects, room->bytes) : rc;
+}
+
 /* ---- effects ---- */
 
 static struct vshard_raft_effect *effect_at(struct vshard_raft *r, uint32_t at, uint32_t kind,
@@ -290,8 +305,7 @@ static void persist(struct vshard_raft *r, struct vs_group *g)
     if (g->fresh != 0) {
         e->entries = vs_log_at(&g->log, g->fresh);
         e->entry_count = (uint32_t)(g->log.last - g->fresh + 1);
-    }
-    else if (g->cut == 0)
+    } else if (g->cut == 0)
         e->flags = VSHARD_RAFT_VOTE_ONLY;
     r->pending[r->pending_head + r->pending_count++] =
         (struct vs_pending){ r->seq, g->log.last, r->now, g, e->flags & VSHARD_RAFT_VOTE_ONLY, 0 };

@@ -202,8 +202,8 @@ static int add(struct vshard_wal *w, const struct vshard_wal_record *r, size_t r
 
     if (rc < 0)
         return rc;
-    urgent = r->kind == VSHARD_WAL_VOTE && g->ordered_until <= w->durable.seq &&
-             vs_wal_group_held(g);
+    urgent =
+        r->kind == VSHARD_WAL_VOTE && g->ordered_until <= w->durable.seq && vs_wal_group_held(g);
     b = urgent ? for_vote(w) : for_bulk(w, room);
     if (b == NULL)
         return VSHARD_ENOMEM;

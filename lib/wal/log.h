@@ -94,9 +94,9 @@ struct vshard_wal {
     char *path; /* the directory; [path_bytes], with room for a name */
     size_t path_bytes;
 
-    int status; /* 0, or EIO for good */
-    uint32_t full;  /* nothing more can be written, */
-    uint32_t tight; /* or only to the end of the current segment */
+    int status;                    /* 0, or EIO for good */
+    uint32_t full;                 /* nothing more can be written, */
+    uint32_t tight;                /* or only to the end of the current segment */
     uint32_t patience, polls_left; /* tight: how many polls go by until the next try */
     uint32_t unsettled;
     uint32_t created;

@@ -257,9 +257,7 @@ int vshard_wal_stats_read(const struct vshard_wal *wal, struct vshard_wal_stats 
     if (wal == NULL)
         return VSHARD_EINVAL;
     s = wal->stats;
-    s.status = wal->status < 0           ? wal->status
-               : wal->full || wal->tight ? VSHARD_ENOSPC
-                                         : VSHARD_OK;
+    s.status = wal->status < 0 ? wal->status : wal->full || wal->tight ? VSHARD_ENOSPC : VSHARD_OK;
     s.unsettled = wal->unsettled;
     s.appended = vs_wal_next_seq(wal) - 1;
     s.durable = wal->durable.seq;

@@ -160,9 +160,9 @@ int main(int argc, char **argv)
             (unsigned long long)t.seeds, (unsigned long long)t.steps, (unsigned long long)t.commits,
             (unsigned long long)t.operations, (unsigned long long)t.failed_allocs,
             (unsigned long long)t.refused, (unsigned long long)t.unversioned,
-            (unsigned long long)t.naps, (unsigned long long)t.overtakings, (unsigned long long)t.waits,
-            (unsigned long long)t.promotions, (unsigned long long)t.met,
-            (unsigned long long)t.parted, (double)t.virtual_ns / 1e9, seconds() - start,
-            (double)t.virtual_ns / 1e9 / (seconds() - start));
+            (unsigned long long)t.naps, (unsigned long long)t.overtakings,
+            (unsigned long long)t.waits, (unsigned long long)t.promotions,
+            (unsigned long long)t.met, (unsigned long long)t.parted, (double)t.virtual_ns / 1e9,
+            seconds() - start, (double)t.virtual_ns / 1e9 / (seconds() - start));
     return 0;
 }

@@ -54,7 +54,7 @@ struct write { /* one that is not synced */
     uint64_t own_barrier;  /* the log's, of this write alone */
     uint32_t vote_only, told;
     uint32_t waits; /* the log had no room for it */
-    uint64_t term;         /* of the replica; of the snapshot's last entry */
+    uint64_t term;  /* of the replica; of the snapshot's last entry */
     uint64_t vote, commit, cut;
     uint64_t index, through; /* of a snapshot; of the entries that it makes superfluous */
     struct bytes meta, state;
@@ -223,9 +223,9 @@ struct world {
     uint32_t fence, fenced, survivor; /* fence.c: how far it is; bit i: node i is fenced */
     uint32_t named;                   /* bit i: as fenced in the promotion asked for last */
     uint64_t fence_at, epoch, drawn, promotions, met, parted;
-    uint64_t idle_ns;    /* groups sleep after; 0: the default */
-    uint64_t lull_until; /* until then clients begin nothing */
-    uint64_t naps;       /* how often a group fell asleep somewhere */
+    uint64_t idle_ns;     /* groups sleep after; 0: the default */
+    uint64_t lull_until;  /* until then clients begin nothing */
+    uint64_t naps;        /* how often a group fell asleep somewhere */
     uint64_t waits;       /* writes that a full log did not take at first */
     uint64_t overtakings; /* votes that were durable before what was written before them */
     struct node node[NODES_MAX + 1];

@@ -54,9 +54,10 @@ struct real {
     uint64_t boot;
     uint32_t unsettled;
     uint32_t rotted; /* on purpose, since the last opening */
-    uint32_t full;   /* 1: its disk has little room, or none; 2: the log has not noticed that it has */
-    uint32_t exact;  /* nothing was pending when the node stopped */
-    uint32_t cuts;   /* a write that was pending takes entries away */
+    uint32_t
+        full; /* 1: its disk has little room, or none; 2: the log has not noticed that it has */
+    uint32_t exact; /* nothing was pending when the node stopped */
+    uint32_t cuts;  /* a write that was pending takes entries away */
     struct {
         uint64_t term, vote, commit;
     } said[GROUPS_MAX]; /* in the last append */

@@ -202,7 +202,8 @@ static void on_send(struct world *w, struct node *n, const struct vshard_raft_ef
         n->held_cap = n->held_cap ? n->held_cap * 2 : 16;
         n->held = realloc(n->held, n->held_cap * sizeof *n->held);
     }
-    n->held[n->held_count] = (struct held){ .barrier = e->barrier, .to = e->node, .flags = e->flags };
+    n->held[n->held_count] =
+        (struct held){ .barrier = e->barrier, .to = e->node, .flags = e->flags };
     bytes_set(&n->held[n->held_count++].bytes, e->bytes, (size_t)e->byte_count);
 }
 

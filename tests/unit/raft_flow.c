@@ -85,9 +85,8 @@ Test(raft_flow, a_candidate_is_elected_while_its_bulk_waits_for_the_disk)
     vote = effect(&t, VSHARD_RAFT_PERSIST)->barrier;
     say(&t, (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 2, .term = 3 });
     cr_assert_eq(status(&t).role, (uint32_t)VSHARD_RAFT_CANDIDATE, "its own vote is not written");
-    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSISTED,
-                                         .flags = VSHARD_RAFT_VOTE_ONLY,
-                                         .barrier = vote });
+    step(&t, (struct vshard_raft_event){
+                 .kind = VSHARD_RAFT_PERSISTED, .flags = VSHARD_RAFT_VOTE_ONLY, .barrier = vote });
     cr_assert_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
     cr_expect_eq(status(&t).durable, 3);
     cr_expect_not_null(sent(&t, VS_APPEND, 2), "and leads at once");
@@ -198,10 +197,10 @@ Test(raft_flow, what_is_proposed_and_not_committed_has_a_limit)
     cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EBUSY);
     cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->tag, 4);
     vs_entry_encode(body, &e);
-    deliver(&t,
-            (struct vs_message){
-                .kind = VS_FORWARD, .from = 2, .term = term, .round = 1, .count = 1 },
-            body, vs_entry_bytes(1));
+    deliver(
+        &t,
+        (struct vs_message){ .kind = VS_FORWARD, .from = 2, .term = term, .round = 1, .count = 1 },
+        body, vs_entry_bytes(1));
     cr_assert_not_null(sent(&t, VS_FORWARD_REPLY, 2));
     cr_expect_eq(sent(&t, VS_FORWARD_REPLY, 2)->hint, (uint64_t)-VSHARD_EBUSY);
     cr_expect_eq(status(&t).last, last, "nothing was taken");
@@ -527,18 +526,13 @@ Test(raft_flow, who_is_in_doubt_counts_again_when_the_members_change)
     struct rig t;
 
     boot_as(&t, 2, 0, "", VSHARD_RAFT_UNCERTAIN);
-    say(&t,
-        (struct vs_message){ .kind = VS_TERM_REPLY, .from = 2, .term = 2, .log_term = 1 });
+    say(&t, (struct vs_message){ .kind = VS_TERM_REPLY, .from = 2, .term = 2, .log_term = 1 });
     cr_assert_eq(vs_config_change(NULL, two, 2, &c), VSHARD_OK);
     e.count = vs_config_encode(&c, bytes);
     vs_entry_encode(body, &e);
     deliver(&t,
-            (struct vs_message){ .kind = VS_APPEND,
-                                 .from = 2,
-                                 .term = 2,
-                                 .index = 1,
-                                 .log_term = 1,
-                                 .count = 1 },
+            (struct vs_message){
+                .kind = VS_APPEND, .from = 2, .term = 2, .index = 1, .log_term = 1, .count = 1 },
             body, vs_entry_bytes(e.count));
     persisted(&t);
     cr_expect_null(sent(&t, VS_READ, 2));
