@@ -607,7 +607,12 @@ static void on_effect(struct node *n, const struct vshard_raft_effect *e)
         say("certain of its log again");
         break;
     case VSHARD_RAFT_FATAL: die("the group has stopped: %s", vshard_strerror(e->status));
-    default: die("an effect this version does not know: %" PRIu32, e->kind);
+    case VSHARD_RAFT_EPOCH:
+        say("recovery epoch %" PRIu64 ": what was acknowledged before it beyond entry %" PRIu64
+            " may be void",
+            e->term >> 48, e->index);
+        break;
+    default: say("an effect of kind %" PRIu32 ", which this host does not know", e->kind);
     }
 }
 
