@@ -106,7 +106,7 @@ struct node {
     uint64_t raft_durable;
     uint64_t term, vote, commit; /* as last written to the log */
     uint64_t leader, applied;
-    uint32_t role;
+    uint32_t role, successor;
     int wal_status;
     bool stepping, stopping;
     uint64_t idle_since, witnessed;
@@ -992,9 +992,34 @@ static void on_wake(void *ctx)
     (void)ctx;
 }
 
+/* To one of the other voters, another each time; false if there is none. */
+static bool hand_over(struct node *n)
+{
+    struct vshard_raft_event event = event_of(VSHARD_RAFT_TRANSFER);
+    struct vshard_raft_member member[NODES_MAX];
+    uint32_t count = 0, at = n->successor++;
+
+    vshard_raft_members(n->raft, GROUP, member, &count);
+    for (uint32_t i = 0; i < count && event.node == 0; i++) {
+        const struct vshard_raft_member *m = &member[(at + i) % count];
+
+        if (m->node != n->o->node && (m->role & VSHARD_RAFT_VOTER))
+            event.node = m->node;
+    }
+    if (event.node == 0)
+        return false;
+    say("hands over to %" PRIu64, event.node);
+    step(n, event);
+    return true;
+}
+
 static void on_housekeeping(uv_timer_t *timer)
 {
     struct node *n = timer->data;
+
+    /* A leader that can take no writes is in the way of one that can. */
+    if (n->wal_status == VSHARD_ENOSPC && n->role == VSHARD_RAFT_LEADER)
+        hand_over(n);
 
     if (n->mark_wanted)
         mark_snapshot(n);
@@ -1250,27 +1275,14 @@ static void on_stop(uv_timer_t *timer)
 
 void node_stop(struct node *n)
 {
-    struct vshard_raft_event event = event_of(VSHARD_RAFT_TRANSFER);
-    struct vshard_raft_member member[NODES_MAX];
-    uint32_t count = 0;
-
     if (n->stopping || n->role != VSHARD_RAFT_LEADER) {
         uv_stop(n->loop);
         return;
     }
     n->stopping = true;
     uv_timer_start(&n->stopper, on_stop, STOP_MS, 0);
-    vshard_raft_members(n->raft, GROUP, member, &count);
-    for (uint32_t i = 0; i < count && event.node == 0; i++) {
-        if (member[i].node != n->o->node && (member[i].role & VSHARD_RAFT_VOTER))
-            event.node = member[i].node;
-    }
-    if (event.node == 0) {
+    if (!hand_over(n))
         uv_stop(n->loop);
-        return;
-    }
-    say("hands over to %" PRIu64, event.node);
-    step(n, event);
 }
 
 /* What reaches beyond the process is put in order; its memory goes with it. */
