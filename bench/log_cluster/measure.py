@@ -313,7 +313,7 @@ def probe_transfer(directory):
     say("|---|---|--:|--:|--:|--:|---|")
     say(f"| vshard | 64 in flight | {len(gaps)} | {at(gaps, 0.5):.1f} | {at(gaps, 0.99):.1f} | {max(gaps):.1f} | {checked}"
         f"{f'; {refused} refused' if refused else ''} |")
-    say(f"\nA bare fdatasync just after: p50 {at(bare, 0.5):.2f} ms, p99 {at(bare, 0.99):.2f}; a hand-over is four in a row.")
+    say(f"\nA bare fdatasync just after: p50 {at(bare, 0.5):.2f} ms, p99 {at(bare, 0.99):.2f}; a hand-over is three in a row (the last entries, the votes, the first entry of the term).")
 
 
 CANARY = """

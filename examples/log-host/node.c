@@ -59,6 +59,7 @@ struct batch {
 
 struct pending {
     uint64_t raft, wal;
+    bool vote; /* no more than a vote, which may be told ahead of the others; once */
 };
 
 /* A message that waits for a barrier. */
@@ -70,6 +71,7 @@ struct held {
 /* A PERSIST that the log had no room for. */
 struct stuck {
     uint64_t barrier;
+    bool vote;
     struct vshard_wal_record *record;
     size_t count;
     struct stuck *next;
@@ -104,7 +106,7 @@ struct node {
     uint64_t raft_durable;
     uint64_t term, vote, commit; /* as last written to the log */
     uint64_t leader, applied;
-    uint32_t role;
+    uint32_t role, successor;
     int wal_status;
     bool stepping, stopping;
     uint64_t idle_since, witnessed;
@@ -141,7 +143,7 @@ static struct vshard_raft_event event_of(uint32_t kind)
 
 /* ---- persist ---- */
 
-static void pending_push(struct node *n, uint64_t raft, uint64_t wal)
+static void pending_push(struct node *n, uint64_t raft, uint64_t wal, bool vote)
 {
     if (n->pending_count == n->pending_cap) {
         size_t cap = n->pending_cap != 0 ? 2 * n->pending_cap : 64;
@@ -155,7 +157,7 @@ static void pending_push(struct node *n, uint64_t raft, uint64_t wal)
         n->pending_first = 0;
     }
     n->pending[(n->pending_first + n->pending_count++) % n->pending_cap] =
-        (struct pending){ raft, wal };
+        (struct pending){ raft, wal, vote };
 }
 
 static size_t records_of(struct node *n, const struct vshard_raft_effect *e)
@@ -187,13 +189,15 @@ static size_t records_of(struct node *n, const struct vshard_raft_effect *e)
                                                          .payload = x->data,
                                                          .payload_bytes = (uint32_t)x->count };
     }
-    if (e->commit > n->commit)
+    /* A hint, for which a vote must not wait. */
+    if (e->commit > n->commit && !(e->flags & VSHARD_RAFT_VOTE_ONLY))
         n->record[count++] = (struct vshard_wal_record){ .group = GROUP,
                                                          .kind = VSHARD_WAL_COMMIT,
                                                          .index = e->commit };
     n->term = e->term;
     n->vote = e->vote;
-    n->commit = e->commit > n->commit ? e->commit : n->commit;
+    if (!(e->flags & VSHARD_RAFT_VOTE_ONLY))
+        n->commit = e->commit > n->commit ? e->commit : n->commit;
     return count;
 }
 
@@ -203,11 +207,13 @@ static bool later(int status)
     return status == VSHARD_ENOSPC || status == VSHARD_EBUSY || status == VSHARD_ENOMEM;
 }
 
-static void keep(struct node *n, uint64_t barrier, size_t count)
+static void keep(struct node *n, const struct vshard_raft_effect *e, size_t count)
 {
     struct stuck *s = take(NULL, sizeof *s);
 
-    *s = (struct stuck){ .barrier = barrier, .count = count };
+    *s = (struct stuck){ .barrier = e->barrier,
+                         .vote = (e->flags & VSHARD_RAFT_VOTE_ONLY) != 0,
+                         .count = count };
     s->record = take(NULL, (count + 1) * sizeof *s->record);
     for (size_t i = 0; i < count; i++) {
         struct vshard_wal_record r = n->record[i];
@@ -236,9 +242,9 @@ static void persist(struct node *n, const struct vshard_raft_effect *e)
     if (n->stuck == NULL)
         rc = vshard_wal_append(n->wal, n->record, count, &barrier);
     if (rc == VSHARD_OK)
-        pending_push(n, e->barrier, barrier);
+        pending_push(n, e->barrier, barrier, (e->flags & VSHARD_RAFT_VOTE_ONLY) != 0);
     else if (later(rc))
-        keep(n, e->barrier, count);
+        keep(n, e, count);
     else
         die("the log takes nothing more: %s", vshard_strerror(rc));
 }
@@ -255,7 +261,7 @@ static void unstick(struct node *n)
             return;
         if (rc != VSHARD_OK)
             die("the log takes nothing more: %s", vshard_strerror(rc));
-        pending_push(n, s->barrier, barrier);
+        pending_push(n, s->barrier, barrier, s->vote);
         n->stuck = s->next;
         if (n->stuck == NULL)
             n->stuck_end = &n->stuck;
@@ -285,14 +291,16 @@ static void send_message(struct node *n, const struct vshard_raft_effect *e)
     n->held_end = &h->next;
 }
 
-static void release(struct node *n)
+/* Sends what waited for what is durable now, or for that vote. */
+static void release(struct node *n, uint64_t vote)
 {
     struct held **link = &n->held;
 
     while (*link != NULL) {
         struct held *h = *link;
 
-        if (h->effect.barrier > n->raft_durable) {
+        if (h->effect.barrier > n->raft_durable &&
+            !(h->effect.barrier == vote && (h->effect.flags & VSHARD_RAFT_VOTE_ONLY))) {
             link = &h->next;
             continue;
         }
@@ -599,7 +607,12 @@ static void on_effect(struct node *n, const struct vshard_raft_effect *e)
         say("certain of its log again");
         break;
     case VSHARD_RAFT_FATAL: die("the group has stopped: %s", vshard_strerror(e->status));
-    default: die("an effect this version does not know: %" PRIu32, e->kind);
+    case VSHARD_RAFT_EPOCH:
+        say("recovery epoch %" PRIu64 ": what was acknowledged before it beyond entry %" PRIu64
+            " may be void",
+            e->term >> 48, e->index);
+        break;
+    default: say("an effect of kind %" PRIu32 ", which this host does not know", e->kind);
     }
 }
 
@@ -828,8 +841,7 @@ void node_request(struct node *n, const struct request *r, const void *bytes)
     switch (r->kind) {
     case WRITE:
     case SESSION:
-        if (n->role == VSHARD_RAFT_LEADER &&
-            (n->stuck != NULL || n->wal_status == VSHARD_ENOSPC)) {
+        if (n->role == VSHARD_RAFT_LEADER && (n->stuck != NULL || n->wal_status == VSHARD_ENOSPC)) {
             refuse(n, r, VSHARD_ENOSPC);
             return;
         }
@@ -875,6 +887,27 @@ void node_message(struct node *n, const void *bytes, size_t count)
 
 /* ---- the turn of the loop ---- */
 
+/* Votes stand in front of the batch that the log writes next, so one may be durable
+ * while entries that the core handed over before it still wait. */
+static bool tell_vote(struct node *n, uint64_t durable)
+{
+    struct vshard_raft_event event = event_of(VSHARD_RAFT_PERSISTED);
+
+    for (size_t i = 0; i < n->pending_count; i++) {
+        struct pending *p = &n->pending[(n->pending_first + i) % n->pending_cap];
+
+        if (!p->vote || p->wal > durable)
+            continue;
+        p->vote = false;
+        event.barrier = p->raft;
+        event.flags = VSHARD_RAFT_VOTE_ONLY;
+        release(n, p->raft);
+        step(n, event);
+        return true;
+    }
+    return false;
+}
+
 /* True if something became durable. */
 static bool poll_log(struct node *n)
 {
@@ -895,7 +928,7 @@ static bool poll_log(struct node *n)
     if (event.barrier != 0) {
         n->raft_durable = event.barrier;
         n->idle_since = uv_hrtime();
-        release(n);
+        release(n, 0);
         step(n, event);
     }
     if (n->mark_barrier != 0 && n->mark_barrier <= durable) {
@@ -903,7 +936,7 @@ static bool poll_log(struct node *n)
         work_off(n);
         return true;
     }
-    return event.barrier != 0;
+    return tell_vote(n, durable) || event.barrier != 0;
 }
 
 static void maybe_snapshot(struct node *n)
@@ -959,9 +992,34 @@ static void on_wake(void *ctx)
     (void)ctx;
 }
 
+/* To one of the other voters, another each time; false if there is none. */
+static bool hand_over(struct node *n)
+{
+    struct vshard_raft_event event = event_of(VSHARD_RAFT_TRANSFER);
+    struct vshard_raft_member member[NODES_MAX];
+    uint32_t count = 0, at = n->successor++;
+
+    vshard_raft_members(n->raft, GROUP, member, &count);
+    for (uint32_t i = 0; i < count && event.node == 0; i++) {
+        const struct vshard_raft_member *m = &member[(at + i) % count];
+
+        if (m->node != n->o->node && (m->role & VSHARD_RAFT_VOTER))
+            event.node = m->node;
+    }
+    if (event.node == 0)
+        return false;
+    say("hands over to %" PRIu64, event.node);
+    step(n, event);
+    return true;
+}
+
 static void on_housekeeping(uv_timer_t *timer)
 {
     struct node *n = timer->data;
+
+    /* A leader that can take no writes is in the way of one that can. */
+    if (n->wal_status == VSHARD_ENOSPC && n->role == VSHARD_RAFT_LEADER)
+        hand_over(n);
 
     if (n->mark_wanted)
         mark_snapshot(n);
@@ -1217,27 +1275,14 @@ static void on_stop(uv_timer_t *timer)
 
 void node_stop(struct node *n)
 {
-    struct vshard_raft_event event = event_of(VSHARD_RAFT_TRANSFER);
-    struct vshard_raft_member member[NODES_MAX];
-    uint32_t count = 0;
-
     if (n->stopping || n->role != VSHARD_RAFT_LEADER) {
         uv_stop(n->loop);
         return;
     }
     n->stopping = true;
     uv_timer_start(&n->stopper, on_stop, STOP_MS, 0);
-    vshard_raft_members(n->raft, GROUP, member, &count);
-    for (uint32_t i = 0; i < count && event.node == 0; i++) {
-        if (member[i].node != n->o->node && (member[i].role & VSHARD_RAFT_VOTER))
-            event.node = member[i].node;
-    }
-    if (event.node == 0) {
+    if (!hand_over(n))
         uv_stop(n->loop);
-        return;
-    }
-    say("hands over to %" PRIu64, event.node);
-    step(n, event);
 }
 
 /* What reaches beyond the process is put in order; its memory goes with it. */

@@ -11,7 +11,8 @@
  * effect names the barrier that must be durable first, or 0. So one sync covers
  * all groups of a node, and nothing else waits: the host writes what it is handed,
  * holds back the effects whose barrier is not reached, syncs when it likes, and
- * says PERSISTED with the highest barrier that the sync covered.
+ * says PERSISTED with the highest barrier that the sync covered. A vote alone may be
+ * reported ahead of the bulk that was handed over before it (VSHARD_RAFT_VOTE_ONLY).
  *
  * Memory. What an event points to is borrowed for the call. What an effect points
  * to belongs to the object and is valid until the next call that changes it.
@@ -115,7 +116,12 @@ enum {                             /* struct vshard_raft_event.mode of READ */
 
 enum {                             /* struct vshard_raft_event.flags */
        VSHARD_RAFT_LOCAL_ONLY = 1, /* PROPOSE, READ: do not forward to the leader */
-       VSHARD_RAFT_LAST = 2        /* CHUNK: the snapshot ends with these bytes */
+       VSHARD_RAFT_LAST = 2,       /* CHUNK: the snapshot ends with these bytes */
+       VSHARD_RAFT_VOTE_ONLY = 4   /* PERSISTED: the term and vote of `barrier`, whose PERSIST had
+                                      this flag, are durable; nothing is said of lower ones.
+                                      A flag of effects, too: PERSIST has neither cut nor entries,
+                                      and may be reported so; SEND waits for no more than that of
+                                      its barrier. A host need not make use of it */
 };
 
 /* One thing that happened. Set `size`, zero the rest, fill in what the kind reads. */
@@ -199,7 +205,7 @@ struct vshard_raft_effect {
     uint32_t entry_count;
     uint32_t role;
     int32_t status;
-    uint32_t reserved;
+    uint32_t flags; /* VSHARD_RAFT_VOTE_ONLY */
     const struct vshard_raft_entry *entries;
     const void *bytes;
     const void *body;
@@ -361,7 +367,7 @@ struct vshard_raft_status {
     uint32_t asleep;     /* 1: idle, without timers; any request or message wakes it */
     uint64_t epoch;      /* the recovery epoch of `term` */
     uint32_t superseded; /* 1: has met `epoch` and has no entry of it: elects nobody */
-    uint32_t reserved;   /* 0 */
+    uint32_t term_durable; /* 1: `term`, its epoch and the vote are on this node's disk */
 };
 
 /* Says where a group stands.
@@ -452,7 +458,9 @@ VSHARD_API int vshard_raft_count(const struct vshard_raft *raft,
  * replica of the old epoch that is a member of the new configuration follows if
  * all it had committed is in the new log. If not, FATAL with ESTALE ends it: wipe
  * it and bring it back under a new incarnation. One that is no member stays
- * `superseded`. If the fence does not hold and the old majority never meets the
+ * `superseded`. Lift the fence from a replica when its status has the new epoch
+ * and `term_durable`: before, it would have forgotten it after a crash, and the old
+ * majority would be whole again. If the fence does not hold and the old majority never meets the
  * new epoch, both go on: no software can prevent that. */
 
 #ifdef __cplusplus

@@ -231,6 +231,11 @@ VSHARD_API int vshard_wal_settle(struct vshard_wal *wal);
  * Returns   0, EINVAL, ENOMEM, E2BIG (a payload), EBUSY (pending_bytes: poll, then
  *           try again), ENOSPC (storage is full: nothing was taken), EIO (the log
  *           is poisoned), ENOTSUP (read-only)
+ * Full      When the segment after the current one cannot be made, entries and notes are
+ *           refused, and the end of the current one is kept for the other kinds: votes,
+ *           and cuts, marks and forgets, which free space. That what was taken before
+ *           fits in front of them is certain with pending_bytes <= segment_bytes / 4
+ *           and without SPARSE. When that room is used up everything is refused
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_wal_append(struct vshard_wal *wal, const struct vshard_wal_record *records,
@@ -240,7 +245,9 @@ VSHARD_API int vshard_wal_append(struct vshard_wal *wal, const struct vshard_wal
  *
  *   durable   [out] everything up to this barrier is durable; may be NULL
  *
- * Returns   0; ENOSPC: storage is full, nothing is lost, later polls try again;
+ * Returns   0; ENOSPC: storage is full, or there is no room for a further segment;
+ *           nothing is lost, later polls try again, one in 64 at
+ *           least;
  *           ENOMEM: likewise; EIO: a write or sync failed and the log is poisoned.
  *           Nobody knows what of the barriers above `durable` is on disk; close it
  *           and open it again

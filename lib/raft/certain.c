@@ -28,12 +28,37 @@ void vs_certain_begin(struct vshard_raft *r, struct vs_group *g)
     vs_certain_tick(r, g);
 }
 
-/* Asks, or asks again. */
+/* Have so many been heard that nobody else can have elected a leader with a vote that
+ * this replica forgot? Then the leader is asked next. */
+static void weigh_terms(struct vshard_raft *r, struct vs_group *g)
+{
+    const struct vs_config *c = vs_config_now(g);
+    uint64_t unheard[VSHARD_RAFT_MEMBERS_MAX];
+    bool any = false;
+
+    for (uint32_t i = 0; i < c->count; i++) {
+        unheard[i] = vs_is_self(r, &g->peer[i]) || g->peer[i].vote == 0;
+        any |= !unheard[i];
+    }
+    if (!any || vs_config_reached(c, unheard) != 0)
+        return;
+    if (g->sure_term > g->term)
+        vs_become_follower(r, g, g->sure_term, 0);
+    if (g->vote == 0) { /* abstain */
+        g->vote = r->o.node;
+        vs_dirty(r, g);
+    }
+    g->uncertain = VS_ASKING_LEADER;
+}
+
+/* Asks, or asks again. Of a configuration that came meanwhile enough may be heard. */
 void vs_certain_tick(struct vshard_raft *r, struct vs_group *g)
 {
     const struct vs_config *c = vs_config_now(g);
 
     g->sure_at = vs_later(r->now, r->o.election_ns);
+    if (g->uncertain == VS_ASKING_TERMS)
+        weigh_terms(r, g);
     for (uint32_t i = 0; i < c->count && g->uncertain == VS_ASKING_TERMS; i++) {
         const struct vs_peer *p = &g->peer[i];
         struct vs_message m = {
@@ -67,27 +92,16 @@ void vs_on_term(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
 
 void vs_on_term_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
 {
-    const struct vs_config *c = vs_config_now(g);
     struct vs_peer *p = vs_peer_of(g, m->from, m->from_incarnation);
-    uint64_t unheard[VSHARD_RAFT_MEMBERS_MAX];
 
     if (g->uncertain != VS_ASKING_TERMS || p == NULL || m->log_term != r->o.boot)
         return;
     p->vote = 1;
     if (m->term > g->sure_term)
         g->sure_term = m->term;
-    for (uint32_t i = 0; i < c->count; i++)
-        unheard[i] = vs_is_self(r, &g->peer[i]) || g->peer[i].vote == 0;
-    if (vs_config_reached(c, unheard) != 0)
-        return;
-    if (g->sure_term > g->term)
-        vs_become_follower(r, g, g->sure_term, 0);
-    if (g->vote == 0) { /* abstain */
-        g->vote = r->o.node;
-        vs_dirty(r, g);
-    }
-    g->uncertain = VS_ASKING_LEADER;
-    vs_certain_tick(r, g);
+    weigh_terms(r, g);
+    if (g->uncertain == VS_ASKING_LEADER)
+        vs_certain_tick(r, g);
 }
 
 /* The leader's answer, see vs_on_read_reply(). */
@@ -103,7 +117,7 @@ void vs_certain_index(struct vs_group *g, const struct vs_message *m)
 void vs_certain_try(struct vshard_raft *r, struct vs_group *g)
 {
     if (g->uncertain != VS_CATCHING_UP || g->commit < g->sure_index || g->durable < g->sure_index ||
-        g->hard_seq > r->durable_seq)
+        !vs_promised(r, g))
         return;
     g->uncertain = VS_CERTAIN;
     vs_effect(r, VSHARD_RAFT_CERTAIN, g->id);

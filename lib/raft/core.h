@@ -283,11 +283,12 @@ struct vs_group {
     uint64_t term, vote, leader;
     uint64_t leader_incarnation;
     uint64_t commit, handed, applied, durable;
-    uint64_t verified; /* follower: our log equals the leader's to here */
-    uint64_t hard_seq; /* barrier of the last term or vote */
-    uint64_t log_seq;  /* barrier of the last append */
-    uint64_t cut;      /* this step: entries from here were removed, or 0 */
-    uint64_t fresh;    /* this step: entries from here were appended, or 0 */
+    uint64_t verified;  /* follower: our log equals the leader's to here */
+    uint64_t hard_seq;  /* barrier of the last term or vote */
+    uint64_t hard_done; /* likewise, that is known to be durable though not all before it is */
+    uint64_t log_seq;   /* barrier of the last append */
+    uint64_t cut;       /* this step: entries from here were removed, or 0 */
+    uint64_t fresh;     /* this step: entries from here were appended, or 0 */
     uint64_t deadline, election_at, promise_until, lead_since;
     uint64_t check_at;  /* leader: when to see whether anybody follows */
     uint64_t active_ns; /* when somebody last wanted something of it */
@@ -333,6 +334,7 @@ struct vs_pending { /* a PERSIST whose barrier is not reached */
     uint64_t last; /* the group's log is durable to here with it; 0: says nothing */
     uint64_t since_ns;
     struct vs_group *group;
+    uint32_t vote_only, reserved; /* it holds no entries, and takes none away */
 };
 
 struct vshard_raft {
@@ -377,12 +379,29 @@ static inline struct vs_config *vs_config_now(const struct vs_group *g)
     return &g->config[g->config_count - 1];
 }
 
+/* The term and vote of a group are durable. */
+static inline bool vs_promised(const struct vshard_raft *r, const struct vs_group *g)
+{
+    return g->hard_seq <= r->durable_seq || g->hard_seq == g->hard_done;
+}
+
 static inline uint64_t vs_later(uint64_t at, uint64_t by)
 {
     return at > VS_NEVER - by ? VS_NEVER : at + by;
 }
 
+struct vs_room { /* that a step over many groups needs */
+    size_t effects, bytes, groups;
+};
+
+/* beat.c */
+void vs_beats(struct vshard_raft *r, struct vs_group *only);
+size_t vs_beats_bytes(const struct vshard_raft *r);
+int vs_on_beats(struct vshard_raft *r, const struct vs_message *m);
+
 /* raft.c and rest.c */
+int vs_room_add(struct vshard_raft *r, struct vs_group *g, struct vs_room *room);
+int vs_room_make(struct vshard_raft *r, const struct vs_room *room);
 struct vs_group *vs_group_find(const struct vshard_raft *r, uint64_t id);
 int vs_reserve(struct vshard_raft *r, size_t effects, size_t bytes);
 void vs_relax(struct vshard_raft *r);
@@ -395,8 +414,8 @@ int vs_reserve_one(struct vshard_raft *r, struct vs_group *g, uint32_t entries, 
 void vs_evict(struct vshard_raft *r, struct vs_group *g);
 struct vshard_raft_effect *vs_effect(struct vshard_raft *r, uint32_t kind, uint64_t group);
 unsigned char *vs_head(struct vshard_raft *r, size_t bytes);
-void vs_send(struct vshard_raft *r, const struct vs_group *g, const struct vs_message *m,
-             uint64_t barrier);
+struct vshard_raft_effect *vs_send(struct vshard_raft *r, const struct vs_group *g,
+                                   const struct vs_message *m, uint64_t barrier);
 void vs_done(struct vshard_raft *r, const struct vs_group *g, const struct vs_request *q,
              int status);
 void vs_dirty(struct vshard_raft *r, struct vs_group *g);
@@ -444,8 +463,6 @@ void vs_on_beat(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
 void vs_on_beat_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m,
                       const struct vs_beat *b);
 void vs_on_fetched(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);
-void vs_beats(struct vshard_raft *r, struct vs_group *only);
-size_t vs_beats_bytes(const struct vshard_raft *r);
 struct vs_peer *vs_peer_of(struct vs_group *g, uint64_t node, uint64_t incarnation);
 bool vs_leads_firmly(const struct vs_group *g);
 uint64_t vs_peer_commit(const struct vs_group *g, const struct vs_peer *p);

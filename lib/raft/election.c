@@ -119,7 +119,12 @@ static void last_of(const struct vs_group *g, uint64_t *index, uint64_t *term)
     *term = vs_log_term(&g->log, g->log.last);
 }
 
-/* Asks the others. With `flags` TRANSFER the old leader wants it so. */
+/* Asks the others. With `flags` TRANSFER the old leader wants it so.
+ *
+ * A candidate asks while its own disk still writes the term, so that all disks write at
+ * once; it leads only when that is done (tally). If it crashes first it has forgotten the
+ * question, and may ask again in the same term with less of a log, or vote for another.
+ * So the answer names the process that asked, and is worth nothing to a later one. */
 static void ask(struct vshard_raft *r, struct vs_group *g, uint32_t kind, uint32_t flags)
 {
     const struct vs_config *c = vs_config_now(g);
@@ -130,13 +135,17 @@ static void ask(struct vshard_raft *r, struct vs_group *g, uint32_t kind, uint32
                                 .flags = flags,
                                 .to = p->node,
                                 .to_incarnation = p->incarnation,
+                                .round = r->o.boot,
                                 .term = g->term + (kind == VS_PREVOTE) };
+        struct vshard_raft_effect *e;
 
         p->vote = 0;
         if (vs_is_self(r, p) || !(c->member[i].role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING)))
             continue;
         last_of(g, &m.index, &m.log_term);
-        vs_send(r, g, &m, 0);
+        e = vs_send(r, g, &m, 0);
+        e->barrier = 0;
+        e->flags = 0;
     }
 }
 
@@ -185,7 +194,7 @@ static void tally(struct vshard_raft *r, struct vs_group *g)
         vs_become_follower(r, g, g->term, 0);
     } else if (won > 0 && g->role == VSHARD_RAFT_PRECANDIDATE) {
         elect(r, g);
-    } else if (won > 0) {
+    } else if (won > 0 && (vs_promised(r, g) || TRAP(13) || TRAP(15))) {
         become_leader(r, g);
     }
 }
@@ -223,7 +232,7 @@ static void elect(struct vshard_raft *r, struct vs_group *g)
 
 void vs_self_vote(struct vshard_raft *r, struct vs_group *g)
 {
-    if (g->role == VSHARD_RAFT_CANDIDATE && g->vote == r->o.node && g->hard_seq <= r->durable_seq &&
+    if (g->role == VSHARD_RAFT_CANDIDATE && g->vote == r->o.node && vs_promised(r, g) &&
         !g->stopped)
         vote_for_self(r, g);
 }
@@ -352,7 +361,8 @@ void vs_on_vote_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
         vs_become_follower(r, g, m->term, 0);
         return;
     }
-    if (p == NULL || g->role != (pre ? VSHARD_RAFT_PRECANDIDATE : VSHARD_RAFT_CANDIDATE) ||
+    if (p == NULL || m->round != r->o.boot ||
+        g->role != (pre ? VSHARD_RAFT_PRECANDIDATE : VSHARD_RAFT_CANDIDATE) ||
         (!reject && m->term != g->term + pre) || (reject && !pre && m->term != g->term))
         return;
     if (TRAP(14) && p->vote != 0) {

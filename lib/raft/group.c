@@ -414,8 +414,9 @@ int vshard_raft_inspect(const struct vshard_raft *r, uint64_t group,
     s.asleep = g->asleep;
     s.epoch = vs_epoch(g->term);
     s.superseded = vs_superseded(g);
+    s.term_durable = vs_promised(r, g);
     return vs_report_write(status, &s, sizeof s,
-                           VS_SIZE_THROUGH(struct vshard_raft_status, reserved));
+                           VS_SIZE_THROUGH(struct vshard_raft_status, term_durable));
 }
 
 uint64_t vshard_raft_term(const struct vshard_raft *r, uint64_t group, uint64_t index)
@@ -496,6 +497,7 @@ static uint64_t digest_group(const struct vs_group *g)
                               g->durable,
                               g->verified,
                               g->hard_seq,
+                              g->hard_done,
                               g->log_seq,
                               g->deadline,
                               g->election_at,

@@ -186,7 +186,7 @@ static bool at_rest(const struct vshard_raft *r, const struct vs_group *g)
 {
     return g->started && !g->stopped && !g->uncertain && g->commit == g->log.last &&
            g->applied == g->log.last && g->durable == g->log.last && g->install == NULL &&
-           g->hard_seq <= r->durable_seq && g->proposal_count == 0 && g->request_count == 0 &&
+           vs_promised(r, g) && g->proposal_count == 0 && g->request_count == 0 &&
            g->taken == NULL && !vs_config_joint(vs_config_now(g));
 }
 

@@ -140,8 +140,7 @@ int vs_propose(struct vshard_raft *r, struct vs_group *g, const struct vshard_ra
         for (uint32_t i = 0; i < e->entry_count; i++)
             vs_leader_append(r, g, &e->entries[i]);
         vs_proposal_push(g, e->tag);
-    } else if (g->leader != 0 && !(e->flags & VSHARD_RAFT_LOCAL_ONLY) &&
-               g->hard_seq <= r->durable_seq) {
+    } else if (g->leader != 0 && !(e->flags & VSHARD_RAFT_LOCAL_ONLY) && vs_promised(r, g)) {
         forward(r, g, e);
     } else {
         done_now(r, g, e->tag, VSHARD_ENOTLEADER);

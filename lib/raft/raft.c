@@ -36,25 +36,6 @@ bool vs_stalled(const struct vshard_raft *r)
            r->now - r->pending[r->pending_head].since_ns > r->o.disk_stall_ns;
 }
 
-struct room { /* that a step over many groups needs */
-    size_t effects, bytes, groups;
-};
-
-static int room_add(struct vshard_raft *r, struct vs_group *g, struct room *room)
-{
-    room->effects += vs_group_effects(g);
-    room->bytes += vs_group_heads(g);
-    room->groups++;
-    return vs_group_reserve(r, g, 0, 0);
-}
-
-static int room_make(struct vshard_raft *r, const struct room *room)
-{
-    int rc = vs_pending_reserve(r, (uint32_t)room->groups);
-
-    return rc == VSHARD_OK ? vs_reserve(r, room->effects, room->bytes) : rc;
-}
-
 /* Groups whose time has come; the rest stay due, and the host calls again at once:
  * a node of ten thousand needs room for a few. */
 struct due {
@@ -86,7 +67,7 @@ static int on_time(struct vshard_raft *r)
 {
     bool stalled = vs_stalled(r);
     bool beat = r->beat_at <= r->now && r->led_count + r->asleep_count != 0;
-    struct room room = { 0 };
+    struct vs_room room = { 0 };
     struct due due = { 0 };
     int rc = VSHARD_OK;
 
@@ -100,13 +81,13 @@ static int on_time(struct vshard_raft *r)
     if (!stalled)
         find_due(r, 0, &due);
     for (uint32_t i = 0; i < due.count && rc == VSHARD_OK; i++)
-        rc = room_add(r, due.group[i], &room);
+        rc = vs_room_add(r, due.group[i], &room);
     if (beat) {
         room.bytes += vs_beats_bytes(r);
         room.effects += r->link_count;
     }
     if (rc == VSHARD_OK)
-        rc = room_make(r, &room);
+        rc = vs_room_make(r, &room);
     if (rc != VSHARD_OK)
         return rc;
 
@@ -133,9 +114,37 @@ static int on_time(struct vshard_raft *r)
     return VSHARD_OK;
 }
 
+/* One group's term and vote, ahead of what was written before them. */
+static int on_vote_persisted(struct vshard_raft *r, uint64_t barrier)
+{
+    const struct vs_pending *p = NULL;
+    struct vs_group *g;
+    int rc;
+
+    if (barrier > r->seq)
+        return VSHARD_EINVAL;
+    for (uint32_t i = 0; i < r->pending_count; i++) {
+        if (r->pending[r->pending_head + i].seq == barrier)
+            p = &r->pending[r->pending_head + i];
+    }
+    if (p == NULL)
+        return VSHARD_OK;
+    if (!p->vote_only)
+        return VSHARD_EINVAL;
+    g = p->group;
+    rc = vs_reserve_one(r, g, 0, 0);
+    if (rc != VSHARD_OK)
+        return rc;
+    vs_group_begin(r, g);
+    g->hard_done = barrier > g->hard_done ? barrier : g->hard_done;
+    vs_self_vote(r, g);
+    vs_group_finish(r, g);
+    return VSHARD_OK;
+}
+
 static int on_persisted(struct vshard_raft *r, uint64_t through)
 {
-    struct room room = { 0 };
+    struct vs_room room = { 0 };
     int rc = VSHARD_OK;
 
     if (through > r->seq)
@@ -148,10 +157,10 @@ static int on_persisted(struct vshard_raft *r, uint64_t through)
         if (p->seq > through || p->group->mark == r->step_id)
             continue;
         p->group->mark = r->step_id;
-        rc = room_add(r, p->group, &room);
+        rc = vs_room_add(r, p->group, &room);
     }
     if (rc == VSHARD_OK)
-        rc = room_make(r, &room);
+        rc = vs_room_make(r, &room);
     if (rc != VSHARD_OK)
         return rc;
 
@@ -267,71 +276,6 @@ static int dispatch(struct vshard_raft *r, struct vs_group *g, const struct vs_m
     return VSHARD_OK;
 }
 
-static int on_beat_frame(struct vshard_raft *r, const struct vs_message *m)
-{
-    struct room room = { 4, 2 * VS_MESSAGE_HEAD + m->body_bytes, 0 };
-    struct vs_link *link = vs_link_find(r, m->from);
-    struct vs_message reply = { .kind = VS_BEAT_REPLIES,
-                                .to = m->from,
-                                .stamp = m->stamp,
-                                .to_incarnation = m->from_incarnation,
-                                .round = m->round };
-    unsigned char *out;
-    uint64_t barrier = 0;
-    int rc = VSHARD_OK;
-
-    for (uint32_t i = 0; i < m->count && rc == VSHARD_OK; i++) {
-        struct vs_group *g = vs_group_find(r, vs_load64(m->body + VS_BEAT_BYTES * (size_t)i));
-        if (g == NULL)
-            continue;
-        rc = room_add(r, g, &room);
-    }
-    if (rc == VSHARD_OK)
-        rc = room_make(r, &room);
-    if (rc != VSHARD_OK)
-        return rc;
-    if (!vs_link_heard(r, m))
-        return VSHARD_OK;
-    out = vs_head(r, m->body_bytes);
-    for (uint32_t i = 0; i < m->count; i++) {
-        struct vs_beat b, answer = { 0 };
-        struct vs_group *g;
-
-        vs_beat_decode(&b, m->body + VS_BEAT_BYTES * (size_t)i);
-        g = vs_group_find(r, b.group);
-        if (g == NULL || !g->started || g->stopped || b.term >> 63 || b.commit >> 63 ||
-            (b.term & VS_TERM_COUNT) == VS_TERM_COUNT ||
-            (b.to_incarnation != r->o.incarnation && !TRAP(16)))
-            continue;
-        vs_group_begin(r, g);
-        if (m->kind == VS_BEATS) {
-            vs_on_beat(r, g, m, &b, &answer);
-            vs_beat_encode(out + VS_BEAT_BYTES * (size_t)reply.count++, &answer);
-        } else {
-            vs_on_beat_reply(r, g, m, &b);
-        }
-        vs_group_finish(r, g);
-        barrier = g->hard_seq > barrier ? g->hard_seq : barrier;
-    }
-    /* Always: whoever knows nothing of a group yet is heard of by this. */
-    if (m->kind == VS_BEATS) {
-        struct vshard_raft_effect *e;
-        reply.flags = vs_stalled(r) ? VS_FLAG_STALLED : 0;
-        if (link != NULL)
-            link->answered_ns = r->now;
-        reply.body_bytes = VS_BEAT_BYTES * (size_t)reply.count;
-        reply.body = out;
-        vs_send(r, NULL, &reply, barrier);
-        e = &r->effect[r->effect_count - 1];
-        /* Head and beats lie apart; join them, so that what waits has no body. */
-        e->bytes = memmove(out - VS_MESSAGE_HEAD, e->bytes, VS_MESSAGE_HEAD);
-        e->byte_count = VS_MESSAGE_HEAD + reply.body_bytes;
-        e->body = NULL;
-        e->body_count = 0;
-    }
-    return VSHARD_OK;
-}
-
 static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
 {
     struct vs_message m;
@@ -348,7 +292,7 @@ static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
                       (m.to_incarnation != r->o.incarnation && m.to_incarnation != 0 && !TRAP(16))))
         return refuse_message(&r->counters.misdirected, VSHARD_EINVAL);
     if (m.kind == VS_BEATS || m.kind == VS_BEAT_REPLIES) {
-        rc = on_beat_frame(r, &m);
+        rc = vs_on_beats(r, &m);
         r->counters.messages += rc == VSHARD_OK;
         return rc;
     }
@@ -484,19 +428,22 @@ static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
     if (e->kind != VSHARD_RAFT_MESSAGE && e->kind != VSHARD_RAFT_CHUNK &&
         e->kind != VSHARD_RAFT_PROMOTE && e->byte_count != 0)
         return VSHARD_EINVAL;
-    if ((e->flags & ~(uint32_t)(VSHARD_RAFT_LOCAL_ONLY | VSHARD_RAFT_LAST)) != 0 ||
+    if ((e->flags &
+         ~(uint32_t)(VSHARD_RAFT_LOCAL_ONLY | VSHARD_RAFT_LAST | VSHARD_RAFT_VOTE_ONLY)) != 0 ||
         e->mode > VSHARD_RAFT_READ_STALE || e->reserved != 0 || e->reserved_pointer != NULL)
         return VSHARD_EINVAL;
     if (e->byte_count > VS_MESSAGE_MAX || (e->byte_count != 0 && e->bytes == NULL))
         return VSHARD_EINVAL;
     r->effect_count = r->effect_taken = 0;
-    /* Room for a head before the first piece, see on_beat_frame(). */
+    /* Room for a head before the first piece, see vs_on_beats(). */
     r->head_used = VS_MESSAGE_HEAD;
     r->now = e->now_ns > r->now ? e->now_ns : r->now;
     switch (e->kind) {
     case VSHARD_RAFT_TIME: return on_time(r);
     case VSHARD_RAFT_MESSAGE: return on_message(r, e);
-    case VSHARD_RAFT_PERSISTED: return on_persisted(r, e->barrier);
+    case VSHARD_RAFT_PERSISTED:
+        return e->flags & VSHARD_RAFT_VOTE_ONLY ? on_vote_persisted(r, e->barrier)
+                                                : on_persisted(r, e->barrier);
     case VSHARD_RAFT_PERSIST_FAILED: return on_persist_failed(r);
     default: return on_group_event(r, e);
     }

@@ -5,7 +5,7 @@
  * frames its messages travel in.
  *
  * Reading order: core.h (what a node and a group are), log.c, config.c, message.c
- * (the parts), election.c, replicate.c, propose.c, read.c, snapshot.c (the
+ * (the parts), election.c, beat.c, replicate.c, propose.c, read.c, snapshot.c (the
  * protocol), group.c (birth and inspection), rest.c and raft.c (one event, all or
  * nothing). */
 #ifndef VS_RAFT_H

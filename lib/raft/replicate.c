@@ -10,12 +10,7 @@
  *
  * Losses are noticed by heartbeats: the answer to one says how much of this
  * leader's log has been received; if that is less than what was sent before the
- * heartbeat was, something is gone, and the leader probes again.
- *
- * Heartbeats belong to nodes, not groups: one frame goes to each node, with one
- * line for each group led here. They carry the leader's clock and its round; the
- * answers give both back, and that is all that leases, reads by quorum, and the
- * leader's own sense of being followed are made of. */
+ * heartbeat was, something is gone, and the leader probes again. */
 #include "raft/core.h"
 
 struct vs_peer *vs_peer_of(struct vs_group *g, uint64_t node, uint64_t incarnation)
@@ -192,7 +187,7 @@ void vs_flush(struct vshard_raft *r, struct vs_group *g)
     const struct vs_config *c = vs_config_now(g);
 
     /* Promoted by force, it has a term that is not yet written. */
-    if (g->hard_seq > r->durable_seq && !TRAP(15))
+    if (!vs_promised(r, g) && !TRAP(15))
         return;
     for (uint32_t i = 0; i < c->count; i++) {
         if (!vs_is_self(r, &g->peer[i]))
@@ -556,67 +551,5 @@ void vs_on_beat_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
             p->paused = 0;
         else if (b->received + 1 < p->next)
             probe_from(p, b->received + 1);
-    }
-}
-
-/* ---- heartbeats ---- */
-
-size_t vs_beats_bytes(const struct vshard_raft *r)
-{
-    size_t bytes = 0;
-
-    for (uint32_t i = 0; i < r->led_count; i++)
-        bytes += (size_t)vs_config_now(r->led[i])->count * VS_BEAT_BYTES;
-    return bytes + r->link_count * (size_t)VS_MESSAGE_HEAD;
-}
-
-/* The line for one member of a group. */
-static void beat_line(const struct vshard_raft *r, const struct vs_group *g,
-                      const struct vs_peer *p, unsigned char *to)
-{
-    struct vs_beat b = { .group = g->id,
-                         .term = g->term,
-                         .round = g->round,
-                         .commit = vs_peer_commit(g, p),
-                         .flags = vs_drowsy(r, g) ? VS_FLAG_SLEEP : 0,
-                         .to_incarnation = p->incarnation };
-
-    vs_beat_encode(to, &b);
-}
-
-/* One frame to a node, with a line for each group led here of which it is a
- * member, or only for `only`. Without lines it says that this process lives, for
- * the groups that sleep; but to a node that has just been sent an answer, that is
- * known. */
-static void beat_node(struct vshard_raft *r, const struct vs_group *only, struct vs_link *l)
-{
-    struct vs_message m = { .kind = VS_BEATS, .to = l->node, .stamp = r->now };
-    unsigned char *out = r->head + r->head_used;
-
-    for (uint32_t i = 0; i < (only ? 1 : r->led_count); i++) {
-        const struct vs_group *g = only ? only : r->led[i];
-
-        for (uint32_t k = 0; k < vs_config_now(g)->count; k++) {
-            const struct vs_peer *p = &g->peer[k];
-
-            if (p->node == l->node && !vs_is_self(r, p) && g->hard_seq <= r->durable_seq)
-                beat_line(r, g, p, out + VS_BEAT_BYTES * (size_t)m.count++);
-        }
-    }
-    if (m.count == 0 && (only || l->led == 0 || vs_stalled(r) ||
-                         r->now - l->answered_ns < r->o.heartbeat_ns + r->o.heartbeat_ns / 2))
-        return;
-    m.body_bytes = VS_BEAT_BYTES * (size_t)m.count;
-    m.body = vs_head(r, m.body_bytes);
-    vs_send(r, NULL, &m, 0);
-}
-
-void vs_beats(struct vshard_raft *r, struct vs_group *only)
-{
-    if (only != NULL && only->role != VSHARD_RAFT_LEADER)
-        return;
-    for (uint32_t i = 0; i < r->link_count; i++) {
-        if (r->link[i].node != r->o.node)
-            beat_node(r, only, &r->link[i]);
     }
 }

@@ -170,6 +170,21 @@ int vs_reserve_one(struct vshard_raft *r, struct vs_group *g, uint32_t entries, 
     return rc;
 }
 
+int vs_room_add(struct vshard_raft *r, struct vs_group *g, struct vs_room *room)
+{
+    room->effects += vs_group_effects(g);
+    room->bytes += vs_group_heads(g);
+    room->groups++;
+    return vs_group_reserve(r, g, 0, 0);
+}
+
+int vs_room_make(struct vshard_raft *r, const struct vs_room *room)
+{
+    int rc = vs_pending_reserve(r, (uint32_t)room->groups);
+
+    return rc == VSHARD_OK ? vs_reserve(r, room->effects, room->bytes) : rc;
+}
+
 /* ---- effects ---- */
 
 static struct vshard_raft_effect *effect_at(struct vshard_raft *r, uint32_t at, uint32_t kind,
@@ -205,8 +220,8 @@ static uint64_t barrier_for(const struct vshard_raft *r, uint64_t seq)
     return seq > r->durable_seq && !TRAP(15) ? seq : 0;
 }
 
-void vs_send(struct vshard_raft *r, const struct vs_group *g, const struct vs_message *m,
-             uint64_t barrier)
+struct vshard_raft_effect *vs_send(struct vshard_raft *r, const struct vs_group *g,
+                                   const struct vs_message *m, uint64_t barrier)
 {
     struct vs_message out = *m;
     struct vshard_raft_effect *e = vs_effect(r, VSHARD_RAFT_SEND, g ? g->id : 0);
@@ -222,7 +237,13 @@ void vs_send(struct vshard_raft *r, const struct vs_group *g, const struct vs_me
     e->byte_count = VS_MESSAGE_HEAD;
     e->body = m->body;
     e->body_count = m->body_bytes;
-    e->barrier = barrier_for(r, g && g->hard_seq > barrier ? g->hard_seq : barrier);
+    /* A vote may be durable before what was written before it; an entry may not. */
+    if (g && !vs_promised(r, g) && barrier <= r->durable_seq)
+        e->flags = VSHARD_RAFT_VOTE_ONLY;
+    if (g && !vs_promised(r, g) && g->hard_seq > barrier)
+        barrier = g->hard_seq;
+    e->barrier = barrier_for(r, barrier);
+    return e;
 }
 
 void vs_done(struct vshard_raft *r, const struct vs_group *g, const struct vs_request *q,
@@ -284,9 +305,10 @@ static void persist(struct vshard_raft *r, struct vs_group *g)
     if (g->fresh != 0) {
         e->entries = vs_log_at(&g->log, g->fresh);
         e->entry_count = (uint32_t)(g->log.last - g->fresh + 1);
-    }
+    } else if (g->cut == 0)
+        e->flags = VSHARD_RAFT_VOTE_ONLY;
     r->pending[r->pending_head + r->pending_count++] =
-        (struct vs_pending){ r->seq, g->log.last, r->now, g };
+        (struct vs_pending){ r->seq, g->log.last, r->now, g, e->flags & VSHARD_RAFT_VOTE_ONLY, 0 };
     VS_ASSERT(r->pending_head + r->pending_count <= r->pending_cap);
 }
 

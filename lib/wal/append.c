@@ -5,7 +5,8 @@
  * batch that has not left: however much bulk waits, a vote is in the next sync.
  * A vote may therefore overtake its group's entries, which Raft allows (a vote
  * and a term are promises about the future, never about entries that come later
- * in the log), but not the group's forget, nor a vote that had to wait for one.
+ * in the log), but not the group's forget, nor a vote that had to wait for one, nor
+ * what begins the group: a group of nothing but a vote would be no member of itself.
  *
  * All or nothing: every batch remembers how long it was, and an append that cannot
  * be completed puts that back. */
@@ -40,6 +41,7 @@ static int check_all(const struct vshard_wal *w, const struct vshard_wal_record 
                      size_t count)
 {
     uint64_t bytes = 0;
+    bool grows = false;
 
     if (w->options.flags & VSHARD_WAL_READ_ONLY)
         return VSHARD_ENOTSUP;
@@ -51,8 +53,10 @@ static int check_all(const struct vshard_wal *w, const struct vshard_wal_record 
         if (rc < 0)
             return rc;
         bytes += bytes_of(&records[i]);
+        grows |= records[i].kind == VSHARD_WAL_ENTRY || records[i].kind == VSHARD_WAL_NOTE;
     }
-    if (w->full)
+    /* The rest of the last segment there is room for is for votes, and what frees space. */
+    if (w->full || (w->tight && grows))
         return VSHARD_ENOSPC;
     if (w->pending_bytes > 0 && w->pending_bytes + bytes > w->options.pending_bytes)
         return VSHARD_EBUSY;
@@ -198,7 +202,8 @@ static int add(struct vshard_wal *w, const struct vshard_wal_record *r, size_t r
 
     if (rc < 0)
         return rc;
-    urgent = r->kind == VSHARD_WAL_VOTE && g->ordered_until <= w->durable.seq;
+    urgent =
+        r->kind == VSHARD_WAL_VOTE && g->ordered_until <= w->durable.seq && vs_wal_group_held(g);
     b = urgent ? for_vote(w) : for_bulk(w, room);
     if (b == NULL)
         return VSHARD_ENOMEM;

@@ -94,8 +94,10 @@ struct vshard_wal {
     char *path; /* the directory; [path_bytes], with room for a name */
     size_t path_bytes;
 
-    int status; /* 0, or EIO for good */
-    uint32_t full;
+    int status;                    /* 0, or EIO for good */
+    uint32_t full;                 /* nothing more can be written, */
+    uint32_t tight;                /* or only to the end of the current segment */
+    uint32_t patience, polls_left; /* tight: how many polls go by until the next try */
     uint32_t unsettled;
     uint32_t created;
     struct vs_wal_super super;
@@ -196,6 +198,8 @@ bool vs_wal_ended(struct vs_wal_task *t, int *status);
 void vs_wal_poison(struct vshard_wal *w, const char *why);
 /* Storage is full: stop until the next poll. */
 void vs_wal_full(struct vshard_wal *w);
+/* No further segment can be made for now; the current one still has room. */
+void vs_wal_tight(struct vshard_wal *w);
 /* Waits for one request that is under way; false if there is none. */
 bool vs_wal_wait(struct vshard_wal *w);
 

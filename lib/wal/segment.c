@@ -98,7 +98,7 @@ static uint64_t pace(const struct vshard_wal *w)
 {
     uint64_t used = w->current.end, quarter = w->making.bytes / 4;
 
-    if (w->blocked || !w->current.open)
+    if (w->blocked || w->tight || !w->current.open)
         return UINT64_MAX;
     return used > quarter ? 2 * (used - quarter) + quarter : quarter;
 }
@@ -121,7 +121,9 @@ static bool fill_more(struct vshard_wal *w)
     return true;
 }
 
-/* The file cannot be made: close it, remove it, and try again with a later poll. */
+/* The file cannot be made: close it, remove it, and try again with a later poll. This is
+ * found out before the current segment is three quarters full: what has been taken goes
+ * there, and behind it what may free space. */
 static bool give_up(struct vshard_wal *w, int status)
 {
     if (status != VSHARD_ENOSPC) {
@@ -131,7 +133,7 @@ static bool give_up(struct vshard_wal *w, int status)
     if (w->blocked)
         vs_wal_full(w);
     else
-        w->may_retry = 0;
+        vs_wal_tight(w);
     if (w->making.open) {
         maker_io(w, DROPPING, VSHARD_IO_CLOSE);
         return true;
@@ -170,7 +172,8 @@ static bool maker_next(struct vshard_wal *w)
         return true;
     case NAMING:
         w->making.ready = 1;
-        w->full = 0;
+        w->full = w->tight = 0;
+        w->patience = 0;
         t->step = IDLE;
         return true;
     case DROPPING:
@@ -304,6 +307,7 @@ static bool remove_next(struct vshard_wal *w)
     }
     vs_wal_segment_path(w, w->index.segments[0].id, ".wal", t->path);
     vs_wal_segment_drop(&w->index, 0);
+    w->polls_left = 0; /* there may be room now */
     w->stats.removed++;
     t->io.path = t->path;
     t->step = REMOVING;

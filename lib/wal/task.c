@@ -55,6 +55,16 @@ void vs_wal_full(struct vshard_wal *w)
     w->stats.refused_space++;
 }
 
+void vs_wal_tight(struct vshard_wal *w)
+{
+    if (!w->tight)
+        vs_wal_event(w, VSHARD_LOG_WARN, "wal.tight", (int64_t)w->durable.seq, 0);
+    w->tight = 1;
+    w->may_retry = 0;
+    w->patience = w->patience < 32 ? 2 * w->patience + 1 : 63;
+    w->polls_left = w->patience;
+}
+
 bool vs_wal_wait(struct vshard_wal *w)
 {
     struct vs_wal_task *const tasks[] = { &w->flight, &w->maker, &w->keeper, &w->trimmer };
@@ -72,7 +82,9 @@ void vs_wal_pump(struct vshard_wal *w)
 {
     bool moved = true;
 
-    w->may_retry = 1;
+    /* Each try makes a file and removes it: less often the longer it fails. */
+    w->may_retry = !w->tight || w->blocked || w->polls_left == 0;
+    w->polls_left -= w->polls_left > 0;
     while (moved) {
         moved = vs_wal_flight_step(w);
         moved |= vs_wal_maker_step(w);

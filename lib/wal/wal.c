@@ -170,7 +170,7 @@ int vshard_wal_poll(struct vshard_wal *wal, uint64_t *durable)
         *durable = wal->durable.seq;
     if (wal->status < 0)
         return wal->status;
-    return wal->full ? VSHARD_ENOSPC : wal->stats.status;
+    return wal->full || wal->tight ? VSHARD_ENOSPC : wal->stats.status;
 }
 
 int vshard_wal_sync(struct vshard_wal *wal, uint64_t barrier)
@@ -183,10 +183,10 @@ int vshard_wal_sync(struct vshard_wal *wal, uint64_t barrier)
         rc = vshard_wal_poll(wal, NULL);
         if (wal->durable.seq >= barrier)
             break;
-        if (rc < 0)
+        if (rc < 0 && (rc != VSHARD_ENOSPC || wal->full)) /* else there is room for these */
             return rc;
         if (!vs_wal_wait(wal))
-            return VSHARD_EBUSY; /* nothing is under way and nothing could be begun */
+            return rc < 0 ? rc : VSHARD_EBUSY; /* nothing is under way and nothing could be begun */
     }
     return VSHARD_OK;
 }
@@ -257,7 +257,7 @@ int vshard_wal_stats_read(const struct vshard_wal *wal, struct vshard_wal_stats 
     if (wal == NULL)
         return VSHARD_EINVAL;
     s = wal->stats;
-    s.status = wal->status < 0 ? wal->status : wal->full ? VSHARD_ENOSPC : VSHARD_OK;
+    s.status = wal->status < 0 ? wal->status : wal->full || wal->tight ? VSHARD_ENOSPC : VSHARD_OK;
     s.unsettled = wal->unsettled;
     s.appended = vs_wal_next_seq(wal) - 1;
     s.durable = wal->durable.seq;

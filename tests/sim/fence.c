@@ -82,8 +82,11 @@ static void promote(struct world *w)
     if (!n->alive || n->poisoned || n->paused_until > w->now)
         return;
     e.member_count = config_of(n, m);
-    for (uint32_t i = 0; i < e.member_count; i++)
+    w->named = 0;
+    for (uint32_t i = 0; i < e.member_count; i++) {
         m[i].role = m[i].node == n->id ? VSHARD_RAFT_VOTER : VSHARD_RAFT_FENCED;
+        w->named |= m[i].node == n->id ? 0 : 1u << m[i].node;
+    }
     vshard_raft_inspect(n->raft, 1, &s);
     e.barrier = ++w->drawn;
     e.index = s.last;
@@ -98,9 +101,10 @@ void fence_answered(struct world *w, const struct vshard_raft_effect *e)
         return;
     if (e->status != VSHARD_OK)
         fail(w, "a promotion with all its evidence is refused: %s", vshard_strerror(e->status));
+    /* One that the survivor's configuration leaves out is no voter, and need not be silent. */
     for (uint32_t i = 1; i <= w->nodes; i++) {
         uint64_t heard = w->node[w->survivor].heard[i];
-        if (!w->jumps && (w->fenced >> i & 1) && w->now < heard + 890 * MS && heard != 0)
+        if (!w->jumps && (w->named >> i & 1) && w->now < heard + 890 * MS && heard != 0)
             fail(w, "n%u is promoted %llu ns after n%u was heard", w->survivor,
                  (unsigned long long)(w->now - heard), i);
     }
@@ -121,8 +125,8 @@ static bool promoted(struct world *w)
     return true;
 }
 
-/* Those that are down come back; those that have met the epoch, or have nothing, may
- * talk to anybody. */
+/* Those that are down come back; those that have met the epoch and will not forget it,
+ * or have nothing, may talk to anybody. */
 static void bring_back(struct world *w)
 {
     for (uint32_t i = 1; i <= w->nodes; i++) {
@@ -142,7 +146,8 @@ static void bring_back(struct world *w)
         }
         if (!n->alive || vshard_raft_inspect(n->raft, 1, &s) != VSHARD_OK)
             continue;
-        if ((w->fenced >> i & 1) && (s.epoch == w->epoch || !n->disk[0].exists)) {
+        if ((w->fenced >> i & 1) &&
+            ((s.epoch == w->epoch && s.term_durable) || !n->disk[0].exists)) {
             w->fenced &= ~(1u << i);
             w->met += s.superseded;
         }

@@ -19,7 +19,7 @@ enum { PATIENCE_MS = 30000 };
 
 struct totals {
     uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs;
-    uint64_t refused, unversioned, naps, promotions, met, parted;
+    uint64_t refused, unversioned, naps, overtakings, waits, promotions, met, parted;
 };
 
 /* A world of this seed, in trouble. */
@@ -88,6 +88,8 @@ static void run(uint64_t seed, bool trace, bool digest, struct totals *t)
     t->refused += w->refused;
     t->unversioned += w->unversioned;
     t->naps += w->naps;
+    t->overtakings += w->overtakings;
+    t->waits += w->waits;
     t->promotions += w->promotions;
     t->met += w->met;
     t->parted += w->parted;
@@ -152,13 +154,15 @@ int main(int argc, char **argv)
     if (!digest && to != 0)
         printf(
             "sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
-            "allocations, %llu frames refused (%llu for their version), %llu naps, %llu forced "
+            "allocations, %llu frames refused (%llu for their version), %llu naps, %llu votes that overtook, %llu writes that waited for room, "
+            "%llu forced "
             "promotions (%llu met one, %llu had parted), %.0f s of virtual time in %.1f s of a core (%.0fx)\n",
             (unsigned long long)t.seeds, (unsigned long long)t.steps, (unsigned long long)t.commits,
             (unsigned long long)t.operations, (unsigned long long)t.failed_allocs,
             (unsigned long long)t.refused, (unsigned long long)t.unversioned,
-            (unsigned long long)t.naps, (unsigned long long)t.promotions, (unsigned long long)t.met,
-            (unsigned long long)t.parted, (double)t.virtual_ns / 1e9, seconds() - start,
-            (double)t.virtual_ns / 1e9 / (seconds() - start));
+            (unsigned long long)t.naps, (unsigned long long)t.overtakings,
+            (unsigned long long)t.waits, (unsigned long long)t.promotions,
+            (unsigned long long)t.met, (unsigned long long)t.parted, (double)t.virtual_ns / 1e9,
+            seconds() - start, (double)t.virtual_ns / 1e9 / (seconds() - start));
     return 0;
 }

@@ -95,8 +95,10 @@ void model_write(struct world *w, struct node *n, const struct write *x)
     }
 
     d->exists = 1;
-    d->term = x->term;
-    d->vote = x->vote;
+    if (x->term > d->term || (x->term == d->term && d->vote == 0)) {
+        d->term = x->term;
+        d->vote = x->vote;
+    }
     d->commit = x->commit;
     if (x->cut != 0)
         model_cut(d, x->cut);

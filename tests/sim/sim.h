@@ -50,8 +50,11 @@ struct write { /* one that is not synced */
     enum write_kind kind;
     uint32_t group;
     uint64_t barrier;      /* the core's */
-    uint64_t real_barrier; /* the log's */
-    uint64_t term;         /* of the replica; of the snapshot's last entry */
+    uint64_t real_barrier; /* the log's, and those of all before it */
+    uint64_t own_barrier;  /* the log's, of this write alone */
+    uint32_t vote_only, told;
+    uint32_t waits; /* the log had no room for it */
+    uint64_t term;  /* of the replica; of the snapshot's last entry */
     uint64_t vote, commit, cut;
     uint64_t index, through; /* of a snapshot; of the entries that it makes superfluous */
     struct bytes meta, state;
@@ -73,6 +76,7 @@ struct machine {
 struct held { /* a message or answer that waits for a barrier */
     uint64_t barrier;
     uint64_t to;
+    uint32_t flags;
     struct bytes bytes;
 };
 
@@ -215,11 +219,15 @@ struct world {
     uint64_t clogged[NODES_MAX + 1][NODES_MAX + 1];
     uint32_t fault_mask;
     uint64_t snapshot_every;
+    uint32_t bulk; /* records of 3,000 bytes that come with each write of the core */
     uint32_t fence, fenced, survivor; /* fence.c: how far it is; bit i: node i is fenced */
+    uint32_t named;                   /* bit i: as fenced in the promotion asked for last */
     uint64_t fence_at, epoch, drawn, promotions, met, parted;
-    uint64_t idle_ns;    /* groups sleep after; 0: the default */
-    uint64_t lull_until; /* until then clients begin nothing */
-    uint64_t naps;       /* how often a group fell asleep somewhere */
+    uint64_t idle_ns;     /* groups sleep after; 0: the default */
+    uint64_t lull_until;  /* until then clients begin nothing */
+    uint64_t naps;        /* how often a group fell asleep somewhere */
+    uint64_t waits;       /* writes that a full log did not take at first */
+    uint64_t overtakings; /* votes that were durable before what was written before them */
     struct node node[NODES_MAX + 1];
     struct event *queue;
     size_t queue_count, queue_cap;
@@ -255,6 +263,8 @@ void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, si
 void network_deliver(struct world *w, struct node *n, const struct event *e);
 /* A disk tells: n->durable has risen; a snapshot has become durable. */
 void store_durable(struct world *w, struct node *n);
+void store_full(struct world *w, struct node *n);
+void store_vote_durable(struct world *w, struct node *n, uint64_t barrier);
 void store_landed(struct world *w, struct node *n, const struct write *snapshot);
 
 /* model.c */

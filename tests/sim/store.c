@@ -54,8 +54,10 @@ struct real {
     uint64_t boot;
     uint32_t unsettled;
     uint32_t rotted; /* on purpose, since the last opening */
-    uint32_t exact;  /* nothing was pending when the node stopped */
-    uint32_t cuts;   /* a write that was pending takes entries away */
+    uint32_t
+        full; /* 1: its disk has little room, or none; 2: the log has not noticed that it has */
+    uint32_t exact; /* nothing was pending when the node stopped */
+    uint32_t cuts;  /* a write that was pending takes entries away */
     struct {
         uint64_t term, vote, commit;
     } said[GROUPS_MAX]; /* in the last append */
@@ -70,12 +72,29 @@ static void append(struct world *w, struct node *n, struct write *x,
     uint64_t barrier = 0;
     int rc = vshard_wal_append(r->wal, records, count, &barrier);
 
+    x->waits = rc == VSHARD_ENOSPC && r->full;
+    w->waits += x->waits;
+    if (x->waits)
+        return;
     if (rc != VSHARD_OK)
         fail(w, "n%u cannot append: %s", n->id, vshard_strerror(rc));
+    x->own_barrier = barrier;
     /* The core's barriers rise with its writes; the log's need not, since votes overtake. */
     if (barrier > r->barrier)
         r->barrier = barrier;
     x->real_barrier = r->barrier;
+}
+
+/* Bulk of another group, in the same log: what a vote must not wait for. */
+static void append_bulk(struct world *w, struct node *n, struct write *x)
+{
+    static const unsigned char bulk[3000];
+    const struct vshard_wal_record r = { .kind = VSHARD_WAL_NOTE,
+                                         .group = GROUPS_MAX + 1,
+                                         .payload = bulk,
+                                         .payload_bytes = sizeof bulk };
+
+    append(w, n, x, &r, 1);
 }
 
 static void append_persist(struct world *w, struct node *n, struct write *x)
@@ -90,6 +109,9 @@ static void append_persist(struct world *w, struct node *n, struct write *x)
         *next++ = (struct vshard_wal_record){ .kind = VSHARD_WAL_VOTE,
                                               .term = x->term,
                                               .index = x->vote };
+    /* A hint, for which a vote must not wait. */
+    if (x->vote_only)
+        x->commit = r->said[x->group].commit;
     if (r->said[x->group].commit != x->commit)
         *next++ = (struct vshard_wal_record){ .kind = VSHARD_WAL_COMMIT, .index = x->commit };
     if (x->cut != 0)
@@ -108,7 +130,11 @@ static void append_persist(struct world *w, struct node *n, struct write *x)
     }
     for (struct vshard_wal_record *i = record; i < next; i++)
         i->group = x->group + 1;
+    for (uint32_t i = 0; i < w->bulk && !r->full; i++)
+        append_bulk(w, n, x);
     append(w, n, x, record, (size_t)(next - record));
+    if (x->waits)
+        return;
     r->said[x->group].term = x->term;
     r->said[x->group].vote = x->vote;
     r->said[x->group].commit = x->commit;
@@ -145,18 +171,26 @@ static void progress(struct real *r)
     fault_storage_complete(r->fs, (uint32_t)random_below(&r->chance, fault_storage_queued(r->fs)));
 }
 
-static void wait_durable(struct world *w, struct node *n, uint64_t barrier)
+/* False if there is no room for it. */
+static bool wait_durable(struct world *w, struct node *n, uint64_t barrier)
 {
     struct real *r = n->real;
     uint64_t durable = 0;
 
-    for (;;) {
+    for (uint32_t refused = 0;;) {
         int rc = vshard_wal_poll(r->wal, &durable);
 
-        if (rc != VSHARD_OK)
+        if (rc != VSHARD_OK && (rc != VSHARD_ENOSPC || !r->full))
             fail(w, "n%u cannot write: %s", n->id, vshard_strerror(rc));
+        if (rc == VSHARD_OK && r->full == 2)
+            r->full = 0;
         if (durable >= barrier)
-            return;
+            return true;
+        refused += rc == VSHARD_ENOSPC;
+        if (refused == (r->full == 2 ? 400u : 20u))
+            return false;
+        if (fault_storage_queued(r->fs) == 0 && rc == VSHARD_ENOSPC)
+            continue;
         if (fault_storage_queued(r->fs) == 0)
             fail(w, "n%u waits for barrier %llu, and nothing is under way", n->id,
                  (unsigned long long)barrier);
@@ -173,13 +207,74 @@ void store_schedule(struct world *w, struct node *n)
     if (n->stalled_until > at)
         at = n->stalled_until;
     n->sync_at = at;
-    if (vshard_wal_poll(n->real->wal, NULL) != VSHARD_OK)
+    if (vshard_wal_poll(n->real->wal, NULL) != VSHARD_OK && !n->real->full)
         fail(w, "n%u cannot begin to write", n->id);
     world_at(w, at,
              (struct event){ .kind = EV_SYNC,
                              .node = n->id,
                              .boot = n->boot,
                              .a = n->write[n->write_count - 1].barrier });
+}
+
+/* ---- a full disk ---- */
+
+void store_full(struct world *w, struct node *n)
+{
+    struct real *r = n->real;
+
+    r->full = 1;
+    fault_storage_capacity(r->fs, fault_storage_used(r->fs) + world_random(w, 80 << 10));
+}
+
+static void store_room(struct node *n)
+{
+    n->real->full = n->real->full ? 2 : 0;
+    fault_storage_capacity(n->real->fs, UINT64_MAX);
+}
+
+/* Nothing waits, or only what this is. */
+static bool all_taken(const struct node *n, const struct write *but)
+{
+    for (size_t i = 0; i < n->write_count; i++) {
+        if (n->write[i].waits && &n->write[i] != but)
+            return false;
+    }
+    return true;
+}
+
+/* Lets the log find out what room there is: all it needs once there is some, or what a
+ * snapshot that went past the others has freed. */
+static void look_for_room(struct world *w, struct node *n)
+{
+    struct real *r = n->real;
+    int rc = vshard_wal_poll(r->wal, NULL);
+
+    for (uint32_t i = 0; rc == VSHARD_ENOSPC && i < (r->full == 2 ? 200u : 10u); i++) {
+        if (fault_storage_queued(r->fs) > 0)
+            progress(r);
+        rc = vshard_wal_poll(r->wal, NULL);
+    }
+    if (rc == VSHARD_OK && r->full == 2)
+        r->full = 0;
+    if (r->full == 2 || (rc != VSHARD_OK && rc != VSHARD_ENOSPC))
+        fail(w, "n%u has room, and its log says: %s", n->id, vshard_strerror(rc));
+}
+
+/* Gives the log again what it had no room for, in its order. */
+static void append_waiting(struct world *w, struct node *n)
+{
+    for (size_t i = 0; i < n->write_count; i++) {
+        struct write *x = &n->write[i];
+
+        if (!x->waits)
+            continue;
+        if (x->kind == WRITE_PERSIST)
+            append_persist(w, n, x);
+        else
+            append_snapshot(w, n, x);
+        if (x->waits)
+            return;
+    }
 }
 
 static struct write *add_write(struct world *w, struct node *n)
@@ -200,12 +295,15 @@ void store_persist(struct world *w, struct node *n, uint32_t g, const struct vsh
                          .term = e->term,
                          .vote = e->vote,
                          .commit = e->commit,
+                         .vote_only = e->flags & VSHARD_RAFT_VOTE_ONLY,
                          .cut = e->cut };
     x->entry = malloc((e->entry_count + 1) * sizeof *x->entry);
     for (uint32_t i = 0; i < e->entry_count; i++)
         entry_copy(&x->entry[i], &e->entries[i]);
     n->asked = e->barrier;
-    append_persist(w, n, x);
+    x->waits = !all_taken(n, x);
+    if (!x->waits)
+        append_persist(w, n, x);
     store_schedule(w, n);
 }
 
@@ -215,8 +313,35 @@ void store_snapshot(struct world *w, struct node *n, const struct write *snapsho
 
     *x = *snapshot;
     x->barrier = n->asked;
-    append_snapshot(w, n, x);
+    /* A snapshot of what is durable frees room, and goes past what waits for some. */
+    x->waits = x->kind == WRITE_INSTALL && !all_taken(n, x);
+    if (!x->waits)
+        append_snapshot(w, n, x);
     store_schedule(w, n);
+}
+
+/* Half of the time that the log has a vote sooner than what was written before it, that
+ * vote is all that a sync makes durable: anything may come before the rest. */
+static bool sync_vote(struct world *w, struct node *n)
+{
+    for (size_t i = 1; i < n->write_count; i++) {
+        struct write *x = &n->write[i];
+
+        if (!x->vote_only || x->told || x->waits || x->own_barrier >= x->real_barrier ||
+            !n->disk[x->group].exists || world_chance(w, 500))
+            continue;
+        if (!wait_durable(w, n, x->own_barrier))
+            return false;
+        x->told = 1;
+        n->disk[x->group].term = x->term;
+        n->disk[x->group].vote = x->vote;
+        n->sync_at = 0;
+        w->overtakings++;
+        store_schedule(w, n);
+        store_vote_durable(w, n, x->barrier);
+        return true;
+    }
+    return false;
 }
 
 /* Makes writes durable through a barrier of the core's, and tells of snapshots. */
@@ -225,10 +350,18 @@ void store_sync(struct world *w, struct node *n, uint64_t through)
     struct write landed[PENDING_MAX];
     size_t writes = 0, snapshots = 0;
 
-    while (writes < n->write_count && n->write[writes].barrier <= through)
+    if (n->real->full == 1 && w->now >= n->full_until)
+        store_room(n);
+    if (!all_taken(n, NULL))
+        look_for_room(w, n);
+    append_waiting(w, n);
+    if (sync_vote(w, n))
+        return;
+    while (writes < n->write_count && n->write[writes].barrier <= through &&
+           !n->write[writes].waits)
         writes++;
-    if (writes > 0)
-        wait_durable(w, n, n->write[writes - 1].real_barrier);
+    if (writes > 0 && !wait_durable(w, n, n->write[writes - 1].real_barrier))
+        writes = 0;
     for (size_t i = 0; i < writes; i++) {
         struct write *x = &n->write[i];
 
@@ -326,6 +459,7 @@ static int open_log(struct world *w, struct node *n, uint32_t flags,
         .tail = VSHARD_WAL_TAIL_FLAG,
         .log_id = w->seed,
         .segment_bytes = 64 << 10,
+        .barrier_bytes = 4 << 10,
         .rewrite_above = 2,
         .path = "log",
         .storage = fault_storage_hook(n->real->fs),
@@ -536,6 +670,8 @@ void store_crash(struct node *n)
         progress(r);
         vshard_wal_poll(r->wal, NULL);
     }
+    store_room(n); /* somebody makes it, before it is started again */
+    r->full = 0;
     power_cut(r, moods[random_below(&r->chance, 6)]);
     drop_writes(n);
 }
@@ -550,10 +686,14 @@ void store_fail(struct world *w, struct node *n)
     if (n->write_count == 0)
         return;
     fault_storage_rule(r->fs, &(struct fault_rule){ .k = 1, .ops = 1 << VSHARD_IO_SYNC });
-    while (rc == VSHARD_OK && (rc = vshard_wal_poll(r->wal, NULL)) == VSHARD_OK &&
-           fault_storage_queued(r->fs) > 0)
+    store_room(n);
+    do {
+        rc = vshard_wal_poll(r->wal, NULL);
+        if (fault_storage_queued(r->fs) == 0)
+            break;
         progress(r);
-    if (rc != VSHARD_OK && rc != VSHARD_EIO)
+    } while (rc == VSHARD_OK || rc == VSHARD_ENOSPC);
+    if (rc != VSHARD_OK && rc != VSHARD_EIO && rc != VSHARD_ENOSPC)
         fail(w, "n%u: a failed sync is %s", n->id, vshard_strerror(rc));
     fault_storage_heal(r->fs);
 }

@@ -126,6 +126,27 @@ void store_durable(struct world *w, struct node *n)
                (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSISTED, .barrier = n->durable });
 }
 
+/* One vote is, ahead of what was handed over before it. */
+void store_vote_durable(struct world *w, struct node *n, uint64_t barrier)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < n->held_count; i++) {
+        struct held *h = &n->held[i];
+        if (h->barrier == barrier && (h->flags & VSHARD_RAFT_VOTE_ONLY)) {
+            network_send(w, n->id, (uint32_t)h->to, h->bytes.p, h->bytes.n, NULL, 0);
+            bytes_free(&h->bytes);
+        } else {
+            n->held[kept++] = *h;
+        }
+    }
+    n->held_count = kept;
+    node_event(w, n,
+               (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSISTED,
+                                           .flags = VSHARD_RAFT_VOTE_ONLY,
+                                           .barrier = barrier });
+}
+
 void store_landed(struct world *w, struct node *n, const struct write *x)
 {
     struct vshard_raft_event e = {
@@ -181,7 +202,8 @@ static void on_send(struct world *w, struct node *n, const struct vshard_raft_ef
         n->held_cap = n->held_cap ? n->held_cap * 2 : 16;
         n->held = realloc(n->held, n->held_cap * sizeof *n->held);
     }
-    n->held[n->held_count] = (struct held){ .barrier = e->barrier, .to = e->node };
+    n->held[n->held_count] =
+        (struct held){ .barrier = e->barrier, .to = e->node, .flags = e->flags };
     bytes_set(&n->held[n->held_count++].bytes, e->bytes, (size_t)e->byte_count);
 }
 

@@ -402,12 +402,18 @@ void disk_put(struct disk *disk, const char *path, const void *bytes, size_t cou
     set_name(&disk->durable, path, file);
 }
 
+/* A file that has neither a name nor a handle takes none, although a crash may bring it
+ * back: a file system that needs the room writes its journal. */
 uint64_t disk_bytes(const struct disk *disk)
 {
     uint64_t total = 0;
 
     for (uint32_t i = 0; i < disk->file_count; i++)
-        total += disk->files[i].used ? disk->files[i].bytes : 0;
+        total += disk->files[i].used && disk->files[i].handles != 0 ? disk->files[i].bytes : 0;
+    for (uint32_t i = 0; i < disk->now.count; i++) {
+        const struct disk_file *f = &disk->files[disk->now.at[i].file];
+        total += f->handles == 0 ? f->bytes : 0;
+    }
     return total;
 }
 

@@ -565,6 +565,11 @@ void fault_storage_capacity(struct fault_storage *fs, uint64_t bytes)
     fs->capacity = bytes;
 }
 
+uint64_t fault_storage_used(const struct fault_storage *fs)
+{
+    return disk_bytes(fs->disk);
+}
+
 void fault_storage_refuse_maps(struct fault_storage *fs, uint32_t refuse)
 {
     fs->refuse_maps = refuse;

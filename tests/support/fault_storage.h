@@ -90,6 +90,7 @@ uint64_t fault_storage_struck(struct fault_storage *fs);
 /* Room for so many bytes in all files together; UINT64_MAX: without end. What does
  * not fit is refused with ENOSPC, after as much as fits. */
 void fault_storage_capacity(struct fault_storage *fs, uint64_t bytes);
+uint64_t fault_storage_used(const struct fault_storage *fs); /* by all files together */
 
 /* How MAP answers: with a read-only copy (0, from the start) or with ENOTSUP (1). */
 void fault_storage_refuse_maps(struct fault_storage *fs, uint32_t refuse);

@@ -98,6 +98,8 @@ VS_RIG int deliver(struct rig *t, struct vs_message m, const void *body, size_t 
     m.to_incarnation = m.to_incarnation ? m.to_incarnation : 1;
     m.from_incarnation = m.from_incarnation ? m.from_incarnation : m.from;
     m.boot = m.boot ? m.boot : 1;
+    if (m.kind == VS_VOTE_REPLY || m.kind == VS_PREVOTE_REPLY)
+        m.round = m.round ? m.round : 1; /* our boot, as we asked */
     m.body_bytes = bytes;
     cr_assert(bytes + VS_MESSAGE_HEAD <= sizeof wire);
     vs_message_encode(wire, &m);

@@ -285,7 +285,7 @@ Test(raft_core, misuse_gets_a_status)
     e.mode = 3;
     cr_expect_eq(vshard_raft_step(l.raft, &e), VSHARD_EINVAL, "no such mode");
     e.mode = 0;
-    e.flags = 4;
+    e.flags = 8;
     cr_expect_eq(vshard_raft_step(l.raft, &e), VSHARD_EINVAL, "no such flag");
     e.flags = 0;
     e.reserved = 1;

@@ -174,7 +174,7 @@ Test(raft_traps, trap_12_losing_an_election_does_not_free_the_vote)
     stop(&t);
 }
 
-Test(raft_traps, trap_13_a_candidate_writes_its_term_before_it_asks)
+Test(raft_traps, trap_13_a_candidate_writes_its_term_before_it_leads)
 {
     struct rig t;
     const struct vshard_raft_effect *e;
@@ -187,7 +187,27 @@ Test(raft_traps, trap_13_a_candidate_writes_its_term_before_it_asks)
     cr_expect_eq(e->term, 2);
     cr_expect_eq(e->vote, 1);
     cr_assert_not_null(sent(&t, VS_VOTE, 2));
-    cr_expect_eq(t.barrier[0], e->barrier);
+    cr_expect_eq(t.barrier[0], 0, "the others' disks need not wait for ours");
+    say(&t, (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 2, .term = 2 });
+    say(&t, (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 3, .term = 2 });
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_CANDIDATE, "whoever votes for it");
+    persisted(&t);
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    stop(&t);
+}
+
+/* It asked, crashed before its vote was written, and asks in the same term again, with
+ * another log: what was said to the process before is no vote for this one. */
+Test(raft_traps, a_vote_for_an_earlier_process_of_this_node_is_not_ours)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    stand(&t);
+    say(&t, (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 2, .term = 2, .round = 7 });
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_CANDIDATE);
+    say(&t, (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 2, .term = 2 });
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
     stop(&t);
 }
 

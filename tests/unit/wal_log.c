@@ -137,17 +137,23 @@ Test(wal_log, reads_nothing_with_the_wrong_key)
     fault_storage_destroy(fs);
 }
 
-/* A vote is in the first batch that leaves, however much bulk was there before. */
+/* A vote is in the first batch that leaves, however much bulk was there before; but for
+ * that of a group of which nothing is there, which comes with what begins the group. */
 Test(wal_log, puts_votes_ahead_of_bulk)
 {
     struct fault_storage *fs = disk(1);
     struct vshard_wal_options o = options(fs);
     struct vshard_wal_record r = { .group = 1, .kind = VSHARD_WAL_ENTRY };
     static unsigned char payload[4000];
-    uint64_t first = 0, bulk = 0, vote = 0, durable = 0;
+    uint64_t first = 0, bulk = 0, vote = 0, born = 0, durable = 0;
     struct vshard_wal *wal;
 
     cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    r.group = 2;
+    r.index = 1;
+    cr_assert_eq(vshard_wal_append(wal, &r, 1, &first), VSHARD_OK);
+    cr_assert_eq(vshard_wal_sync(wal, first), VSHARD_OK);
+    r.group = 1;
     fault_storage_defer(fs, 1);
     r.payload = payload;
     r.payload_bytes = sizeof payload;
@@ -157,6 +163,9 @@ Test(wal_log, puts_votes_ahead_of_bulk)
     cr_assert_eq(vshard_wal_append(wal, &r, 1, &vote), VSHARD_OK);
     cr_expect_eq(first, vote);
     cr_expect_gt(bulk, vote + 10);
+    r.group = 3;
+    cr_assert_eq(vshard_wal_append(wal, &r, 1, &born), VSHARD_OK);
+    cr_expect_eq(born, bulk);
     while (durable < bulk) {
         cr_assert_eq(vshard_wal_poll(wal, &durable), VSHARD_OK);
         fault_storage_drain(fs);
