@@ -157,20 +157,25 @@ Test(index_digest, does_not_depend_on_the_number_of_threads)
     }
 }
 
-/* Every subset of the bits, as in kernel_data.h. */
+/* From no bits to all, one more at a time. That each function is the same in every subset
+ * of them is what the kernels' own tests prove. */
 static void play_on_each_cpu(uint32_t metric, uint32_t element, uint32_t dim)
 {
+    static const uint32_t bits[] = { VSHARD_CPU_SSE2,    VSHARD_CPU_NEON,   VSHARD_CPU_AVX2,
+                                     VSHARD_CPU_AVXVNNI, VSHARD_CPU_AVX512, ~0u };
     struct play first = first_play(metric, element, dim);
     uint32_t all = vs_os_cpu(), cpu = 0;
 
-    do {
+    for (size_t i = 0; i <= VS_COUNT(bits); i++) {
         struct play then = first;
 
         then.cpu = cpu;
         then.threads = 3;
-        expect_equal(&first, then);
-        cpu = (cpu - all) & all;
-    } while (cpu != 0);
+        if (i == 0 || (bits[i - 1] & all))
+            expect_equal(&first, then);
+        if (i < VS_COUNT(bits))
+            cpu |= bits[i] & all;
+    }
 }
 
 Test(index_digest, does_not_depend_on_the_instruction_set_for_f32)
