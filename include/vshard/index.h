@@ -45,10 +45,13 @@ enum {                         /* the type of a vector's elements, given, stored
 #define VSHARD_K_MAX      4096        /* answers to one query */
 #define VSHARD_EF_MAX     16384       /* width of the beam */
 #define VSHARD_ROWS_MAX   0x7fffffffu /* rows in one index */
+#define VSHARD_ASKED_MAX  65536       /* queries of a calibration */
 
-enum {                       /* struct vshard_index_options.flags */
-       VSHARD_INDEX_LEAN = 1 /* FLAT: no bytes beside the rows; scans of floats then read all
-                                of them, and take two to six times as long */
+enum {                             /* what is kept of F32 and F16; of others there is one way */
+       VSHARD_PROFILE_DEFAULT = 0, /* vectors as given, and codes of a byte an element */
+       VSHARD_PROFILE_LEAN = 1     /* HNSW: codes alone, once there is a graph. FLAT: vectors
+                                      alone; scans then read all of them, and take two to six
+                                      times as long */
 };
 
 /* Set `size` to sizeof(struct vshard_index_options), zero the rest, and fill in
@@ -64,12 +67,14 @@ struct vshard_index_options {
     uint32_t ef_search;       /* HNSW: width of the beam, 1..16384; default 100 */
     uint32_t train_rows;      /* HNSW: rows scanned exactly until a graph is built over
                                  them, 256..65536; default 2048 */
-    uint32_t flags;           /* VSHARD_INDEX_*; default none */
+    uint32_t flags;           /* none yet; 0 */
     uint64_t seed;            /* equal calls with equal seeds build equal indexes */
     const struct vshard_allocator *allocator; /* copied; default: the C library's heap */
     const struct vshard_logger *logger;       /* copied; default: silence */
     const struct vshard_executor *executor;   /* copied; default: the calling thread */
     const struct vshard_storage *storage;     /* copied; default: POSIX files */
+    uint32_t profile;                         /* VSHARD_PROFILE_*; default DEFAULT */
+    uint32_t reserved;                        /* 0 */
 };
 
 /* Creates an empty index.
@@ -80,6 +85,14 @@ struct vshard_index_options {
  * every instruction set and any number of threads. BITS, and 8-bit elements under
  * L2SQ and L1, are their own codes. Under L1 and HAMMING, too, the graph is built on
  * the metric itself.
+ *
+ * A lean index gives the vectors away when its graph begins, and keeps their codes, of
+ * one byte an element: from then on a row is the vector that its code stands for. That
+ * differs from the one given by at most half a step in each element (under COSINE after
+ * both were divided by their lengths); a step is 1/127 of the range that all but 1 in 1,000
+ * elements of the first train_rows rows lay in. Outside of this range the 8 farthest
+ * elements of a row are right to 1/2,000 of how far they are out; others are cut. 8-bit
+ * elements and BITS are kept as given: they are as small. So is a flat index, always.
  *
  *   options   borrowed for the call
  *   index     [out] the new index, or NULL on failure; the caller ends it with
@@ -136,7 +149,8 @@ VSHARD_API int vshard_index_add(struct vshard_index *index, const uint64_t *ids,
 VSHARD_API int vshard_index_remove(struct vshard_index *index, const uint64_t *ids, size_t count,
                                    size_t *removed);
 
-/* Copies vectors out as they were given to add.
+/* Copies vectors out as they were given to add; of a lean index with a graph, as their
+ * codes stand for them.
  *
  *   ids       uint64 [count]; borrowed
  *   vectors   [out] element [count x dim], row-major; an absent row is left untouched
@@ -163,10 +177,13 @@ enum {                         /* struct vshard_search_options.flags */
 /* What a search did. The library fills in as much as `size` says fits. */
 struct vshard_search_info {
     uint32_t size;        /* bytes in this struct; required */
-    uint32_t reserved;    /* 0 */
+    uint32_t ef;          /* [out] width of the beam; 0 where every row was scanned */
     uint64_t distances;   /* [out] distances computed, over all queries of the call */
     uint64_t hops;        /* [out] rows whose edges were followed */
     uint64_t exact_scans; /* [out] queries answered by scanning every row */
+    float recall;         /* [out] part of the k nearest that is expected to be found, 0..1;
+                             NaN where the index is not calibrated */
+    uint32_t reserved;    /* 0 */
 };
 
 /* Options of one search call: nothing here is kept in the index. */
@@ -175,7 +192,9 @@ struct vshard_search_options {
     uint32_t ef_search;              /* HNSW: width of the beam, 1..16384; default: the index's.
                                         At least k is used. More finds more, and costs more */
     uint32_t flags;                  /* VSHARD_SEARCH_*; default none */
-    uint32_t reserved;               /* 0 */
+    float target_recall;             /* HNSW: part of the k nearest to be found, above 0 and
+                                        below 1, in place of ef_search; needs
+                                        vshard_index_calibrate(); default: none */
     uint32_t *found;                 /* [out] [count], the answers of each query; may be NULL */
     struct vshard_search_info *info; /* [out] may be NULL */
 };
@@ -191,20 +210,50 @@ struct vshard_search_options {
  *             VSHARD_ID_NONE
  *   options   borrowed; NULL for all defaults
  *
- * The distances of the answers are computed on the stored elements. With
+ * With target_recall, the beam is as wide as the calibration says that this takes, on
+ * average over queries like the rows. A target that even the widest calibrated beam did
+ * not reach gets that one; info says what was used, and what it is expected to find.
+ *
+ * The distances of the answers are computed on the stored elements, in a lean index on
+ * those that the code stands for. With
  * e = (dim + 4) * 2^-24, for F32 and F16: an L2SQ or L1 is right to a relative e, an
  * IP to e times the sum of |a[i] * b[i]|, a COSINE to 2e, and all to 1e-30. For 8-bit
  * elements and BITS the sums are exact and rounded once to float. Answers of a flat index, or with
  * VSHARD_SEARCH_EXACT, are the exact nearest by these distances.
  *
- * Returns   0, EINVAL, ENOMEM, EVERSION, ECORRUPT (a mapped file is damaged); on
- *           failure hits and found are unspecified
+ * Returns   0, EINVAL (ef_search and target_recall at once, too), ENOMEM, EVERSION,
+ *           ECORRUPT (a mapped file is damaged), ENOTSUP (target_recall, and the graph is
+ *           not calibrated); on failure hits and found are unspecified
  * Thread    shared
  * Source    Malkov & Yashunin 2018, Algorithms 2 and 5
  * Since     0.1 */
 VSHARD_API int vshard_index_search(struct vshard_index *index, const void *queries, size_t count,
                                    size_t k, struct vshard_hit *hits,
                                    const struct vshard_search_options *options);
+
+/* Measures how wide a beam must be for which recall, so that searches may ask for
+ * target_recall. Queries are answered by walks in wider and wider beams, and compared
+ * with what a scan of all codes finds: for k of 1, 10 and 100; other k are interpolated.
+ * If there are none to be had, rows of the index stand for them, evenly spread, each left
+ * out of its own walk. That is right for queries that are like the rows; for others, as
+ * under IP, or where rare things are asked of an index of frequent ones, it is not.
+ *
+ *   queries   element [asked x dim], like those to come; borrowed. NULL: rows
+ *   asked     of them, 0 to 65536; 0 for 2,000 rows. Four times as many halve the error of
+ *             the estimate, which is about 0.004 with 2,000
+ *
+ * It takes about `asked` scans of all codes, and uses the executor. What was measured is
+ * part of the index, of its file and its digest, until the next call: calibrate again
+ * when the number of rows has doubled or half of them were replaced (stats tells how
+ * many there were). Where there is no graph it does nothing, as every answer is exact.
+ * The recall of a lean index is that among its codes.
+ *
+ * Returns   0, EINVAL (a query that a search would refuse, too), ENOMEM, ENOTSUP (a mapped index); on failure the calibration is
+ *           as it was
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_index_calibrate(struct vshard_index *index, const void *queries,
+                                      size_t asked);
 
 /* ==== 4. Files ========================================================= */
 
@@ -227,7 +276,8 @@ VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
 enum {                         /* struct vshard_open_options.flags */
        VSHARD_OPEN_MAPPED = 1, /* map the file: opens in milliseconds, shares memory between
                                   processes, and is read-only; a flat index is then lean */
-       VSHARD_OPEN_LEAN = 2    /* as VSHARD_INDEX_LEAN, which is not in the file */
+       VSHARD_OPEN_LEAN = 2    /* a flat index as by VSHARD_PROFILE_LEAN, which is not in
+                                  its file */
 };
 
 /* How to open a file. Zero means the default in every field. */
@@ -286,6 +336,9 @@ struct vshard_index_stats {
     uint64_t edge_bytes;      /* [out] likewise: the graph */
     uint64_t id_bytes;        /* [out] likewise: ids and the map from ids to rows */
     uint64_t scratch_bytes;   /* [out] of heap_bytes: buffers of searches and builds */
+    uint64_t calibrated_rows; /* [out] rows there were when it was calibrated last; 0: never */
+    uint32_t profile;         /* [out] as created */
+    uint32_t reserved;        /* [out] 0 */
 };
 
 /* Reports numbers about an index.
@@ -319,7 +372,7 @@ struct vshard_index_check {
 VSHARD_API int vshard_index_check(struct vshard_index *index, struct vshard_index_check *report);
 
 /* A 64-bit hash of the structure: options, codes, vectors, edges, ids, free rows,
- * entries and the place of the repair. Two indexes made by equal calls have equal
+ * entries, the calibration and the place of the repair. Two indexes made by equal calls have equal
  * digests, on every instruction set and any number of threads.
  *
  *   digest    [out]

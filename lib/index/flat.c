@@ -93,7 +93,7 @@ struct vs_scan {
 
 bool vs_scan_coded(const struct vshard_index *x)
 {
-    return x->family == VSHARD_FAMILY_FLAT && !(x->flags & VSHARD_INDEX_LEAN) &&
+    return x->family == VSHARD_FAMILY_FLAT && x->profile != VSHARD_PROFILE_LEAN &&
            (x->element == VSHARD_ELEMENT_F32 || x->element == VSHARD_ELEMENT_F16) &&
            x->metric != VSHARD_METRIC_L1 && x->dim >= CODED_DIM_LEAST;
 }

@@ -6,7 +6,10 @@
  *
  * Equal vectors would fill each other's lists and be an island. At most a quarter of
  * a list goes to rows at distance 0 while there are others; and which of them, a hash
- * of both slots decides. In order of arrival, all would choose the same few. */
+ * of both slots decides. In order of arrival, all would choose the same few.
+ *
+ * Nobody is passed over for a probe, nor does it take anybody's place while there is
+ * another (calibrate.c). */
 #include "index/state.h"
 
 enum { COMPARE = 16 /* rows taken that a candidate is compared with at once */ };
@@ -62,7 +65,7 @@ static void draw_equal(struct vs_pool *p, uint32_t self, uint32_t few)
 void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t want)
 {
     struct vs_pool *p = &s->pool;
-    uint32_t taken = 0, passed = 0, equal = 0, marked = 0;
+    uint32_t taken = 0, compared = 0, passed = 0, equal = 0, marked = 0;
     uint32_t *chosen = s->slots, *rest = s->slots + x->degree; /* positions in the pool */
 
     for (uint32_t i = 0; i < p->count; i++)
@@ -74,14 +77,17 @@ void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self
         bool stays = slot != p->slots[i], crowded = p->keys[i] == 0 && ++equal > want / 4;
 
         if (!stays && (crowded || taken + marked >= want ||
-                       passed_over(x, s, slot, p->keys[i], taken))) {
+                       passed_over(x, s, slot, p->keys[i], compared))) {
             if (passed < want)
                 rest[passed++] = i;
-        } else {
-            marked -= stays;
-            s->rows[taken] = vs_code_at(x, slot);
-            chosen[taken++] = i;
+            continue;
         }
+        marked -= stays;
+        chosen[taken++] = i;
+        if (!vs_is_probe(slot))
+            s->rows[compared++] = vs_code_at(x, slot);
+        else if (want < x->degree)
+            want++;
     }
     for (uint32_t i = 0; i < passed && taken < want; i++)
         chosen[taken++] = rest[i];

@@ -53,7 +53,7 @@ static bool counts_valid(const struct vs_image *i)
            (i->trained || (i->removed == 0 && i->entry_count == 0 && !i->active)) &&
            i->live <= i->slot_count && i->removed <= i->slot_count - i->live &&
            i->free_count == i->slot_count - i->live - i->removed &&
-           i->entry_count <= i->slot_count && i->cursor <= i->slot_count && isfinite(i->scale) &&
+           vs_calibration_valid(&i->calibration) && i->entry_count <= i->slot_count && i->cursor <= i->slot_count && isfinite(i->scale) &&
            isfinite(i->radius2);
 }
 
@@ -78,7 +78,7 @@ static int make_index(struct opening *o)
     if (!counts_valid(i))
         return damaged(o, "header");
     if (i->options.family == VSHARD_FAMILY_FLAT && o->options->flags != 0)
-        o->image.options.flags = VSHARD_INDEX_LEAN; /* a mapped index is, too */
+        o->image.options.profile = VSHARD_PROFILE_LEAN; /* a mapped index is, too */
     rc = vs_index_new(&i->options, &o->x);
     if (rc == VSHARD_EINVAL)
         return damaged(o, "options");
@@ -100,6 +100,11 @@ static int make_index(struct opening *o)
     o->x->quantizer.scale = i->scale;
     o->x->quantizer.radius2 = i->radius2;
     o->x->sketcher.scale = i->sketch_scale;
+    o->x->calibration = i->calibration;
+    if (i->trained && vs_is_lean(o->x)) {
+        o->x->elements.stride = sizeof(struct vs_outside);
+        o->x->no_vectors = 1;
+    }
     if (i->trained && i->sketch_bytes == 0)
         o->x->sketches.stride = 0;
     vs_image_layout(o->x, &o->layout);

@@ -4,6 +4,7 @@
 struct request {
     uint32_t ef;
     uint32_t flags;
+    float recall; /* expected */
     size_t k;
     uint64_t exact_scans;
 };
@@ -135,6 +136,34 @@ static int refuse(const struct vshard_index *x, const char *argument, uint64_t v
                      (int64_t)limit);
 }
 
+/* Whether all rows are looked at. */
+static bool scans(const struct vshard_index *x, const struct vshard_search_options *o)
+{
+    return !atomic_load_explicit(&x->trained, memory_order_acquire) ||
+           (o->flags & VSHARD_SEARCH_EXACT);
+}
+
+static int check_target(const struct vshard_index *x, const struct vshard_search_options *o)
+{
+    double target = (double)o->target_recall, limit = 1;
+    const struct vs_field fields[] = { { .name = "argument", .text = "target_recall" },
+                                       { .name = "value", .real = &target },
+                                       { .name = "limit", .real = &limit },
+                                       { .name = "status",
+                                         .text = vshard_strerror(VSHARD_EINVAL) } };
+
+    if (!(target >= 0) || target >= limit) {
+        vs_log(x->logger, VSHARD_LOG_WARN, "search.refused", fields, VS_COUNT(fields));
+        return VSHARD_EINVAL;
+    }
+    if (target > 0 && o->ef_search != 0)
+        return refuse(x, "target_recall: and ef_search", o->ef_search, 0);
+    if (target > 0 && !scans(x, o) && x->calibration.rows == 0)
+        return vs_refuse(x->logger, VSHARD_ENOTSUP, "search.refused",
+                         "target_recall: not calibrated", 0, 1);
+    return VSHARD_OK;
+}
+
 static int check_search(const struct vshard_index *x, size_t count, size_t k,
                         const struct vshard_search_options *o)
 {
@@ -149,17 +178,31 @@ static int check_search(const struct vshard_index *x, size_t count, size_t k,
         return refuse(x, "ef_search", o->ef_search, VSHARD_EF_MAX);
     if (o->flags & ~(uint32_t)VSHARD_SEARCH_EXACT)
         return refuse(x, "flags", o->flags, VSHARD_SEARCH_EXACT);
-    if (o->reserved != 0)
-        return refuse(x, "reserved", o->reserved, 0);
-    return VSHARD_OK;
+    return check_target(x, o);
+}
+
+/* How wide to walk, and what that is expected to find. */
+static void choose_beam(const struct vshard_index *x, const struct vshard_search_options *o,
+                        struct request *want)
+{
+    want->ef = o->ef_search ? o->ef_search : x->ef_search;
+    if (o->target_recall > 0.0f && x->calibration.rows > 0)
+        want->ef = vs_calibrated_ef(x, want->k, o->target_recall);
+    if (want->ef < want->k)
+        want->ef = (uint32_t)want->k;
+    want->recall = scans(x, o)                 ? 1.0f
+                   : o->info == NULL           ? 0.0f
+                                               : vs_calibrated_recall(x, want->k, want->ef);
 }
 
 /* Zeros before the search, which also tells whether `info` can be filled in. */
 static int report(const struct vs_reader *r, const struct request *want,
                   struct vshard_search_info *info)
 {
-    struct vshard_search_info ours = { .exact_scans = want->exact_scans };
+    struct vshard_search_info ours = { .exact_scans = want->exact_scans, .recall = want->recall };
 
+    if (r != NULL && !(want->flags & VSHARD_SEARCH_EXACT))
+        ours.ef = want->ef;
     for (uint32_t i = 0; r != NULL && i < WALKS; i++) {
         ours.distances += r->scratch[i].distance_count;
         ours.hops += r->scratch[i].hop_count;
@@ -168,7 +211,7 @@ static int report(const struct vs_reader *r, const struct request *want,
     if (info == NULL)
         return VSHARD_OK;
     return vs_report_write(info, &ours, sizeof ours,
-                           VS_SIZE_THROUGH(struct vshard_search_info, exact_scans));
+                           VS_SIZE_THROUGH(struct vshard_search_info, reserved));
 }
 
 int vshard_index_search(struct vshard_index *index, const void *queries, size_t count, size_t k,
@@ -196,9 +239,7 @@ int vshard_index_search(struct vshard_index *index, const void *queries, size_t 
         return refuse(index, "info.size", o.info->size, sizeof *o.info);
     want.flags = o.flags;
     want.k = k;
-    want.ef = o.ef_search ? o.ef_search : index->ef_search;
-    if (want.ef < k)
-        want.ef = (uint32_t)k;
+    choose_beam(index, &o, &want);
 
     rc = vs_reader_enter(index, &r);
     if (rc == VSHARD_OK) {
