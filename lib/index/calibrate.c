@@ -2,7 +2,7 @@
  *
  * What a beam finds depends on the vectors, on their number and on the graph, so it is
  * measured: queries are answered in wider and wider beams, and compared with what a scan
- * of all codes finds. Where the caller has no queries, rows of the index stand for them,
+ * of all codes finds, the nearest 400 of it ranked again by the vectors. Where the caller has no queries, rows of the index stand for them,
  * spread evenly over the slots, whose order is mostly that of their arrival.
  *
  * A row is an easy question for the graph that it is in: a walk that comes to it finds
@@ -19,8 +19,8 @@
  * before they are linked is exact, but new rows are not like all where rows come in an
  * order, as words by frequency do (0.02 too much there), and a bulk load links all at once.
  *
- * Everything here is integers, and sums that no order of additions changes, so the
- * calibration is a function of the index and takes part in its digest. What is derived
+ * Everything here is integers, or sums in one fixed order, so the calibration is a
+ * function of the index and takes part in its digest. What is derived
  * from it for a search is not: there ef and recall are interpolated, linearly between
  * the beams that were measured, and between k of 1, 10 and 100 by a power of k. */
 #include "index/state.h"
@@ -29,7 +29,10 @@
 
 enum {
     ASKED_DEFAULT = 2000,
-    PROBES_MIN = 100 /* fewer would tell less than rows that are harder */
+    PROBES_MIN = 100, /* fewer would tell less than rows that are harder */
+    NEAREST = 100,    /* the last of ks */
+    CANDIDATES = 400, /* nearest by code, among whom the nearest are looked for */
+    PLACES = 256      /* of a hash table for them: a power of two */
 };
 
 static const uint32_t ks[CALIBRATED_KS] = { 1, 10, 100 };
@@ -38,7 +41,8 @@ static const uint32_t efs[CALIBRATED_EFS] = { 8,   12,  16,  24,  32,   48,   64
 
 struct asked {
     uint32_t slot; /* of a row; else VS_SLOT_NONE */
-    int32_t nearest[CALIBRATED_KS]; /* key of the k-th nearest */
+    uint32_t count;
+    uint32_t nearest[NEAREST]; /* slots [count], nearest first */
 };
 
 struct calibrating {
@@ -58,6 +62,14 @@ static uint64_t wanted(const struct vs_calibration *c, size_t k)
 
 /* ---- asking ---- */
 
+static void vector_of(struct vshard_index *x, uint32_t slot, float *out)
+{
+    if (vs_is_codes_only(x))
+        vs_decode(x, slot, 0, x->dim, out);
+    else
+        vs_widen(x, vs_column_at(&x->elements, slot), out);
+}
+
 /* The row of this slot as a query that it does not answer itself. */
 static struct vs_query query_of_row(struct vshard_index *x, uint32_t slot, struct vs_scratch *s)
 {
@@ -69,10 +81,7 @@ static struct vs_query query_of_row(struct vshard_index *x, uint32_t slot, struc
     }
     if (x->metric != VSHARD_METRIC_IP)
         return q;
-    if (vs_is_codes_only(x))
-        vs_decode(x, slot, 0, x->dim, s->vector);
-    else
-        vs_widen(x, vs_column_at(&x->elements, slot), s->vector);
+    vector_of(x, slot, s->vector);
     vs_encode_dot_query(x, s->vector, (int8_t *)s->code);
     q.code = s->code;
     q.space = SPACE_CODE_DOT;
@@ -111,21 +120,58 @@ static uint32_t list_rows(const struct vshard_index *x, struct vs_scratch *s, ui
     return count;
 }
 
-/* Keys of the k-th nearest, the row itself left out. */
-static void note_nearest(const struct vs_pool *p, struct asked *a)
+/* By the metric, but for what is the same for all rows. Overwrites the row. */
+static double distance(const struct vshard_index *x, const float *query, float *row)
 {
-    uint32_t rank = 0;
+    double sum = 0;
 
-    for (size_t k = 0; k < CALIBRATED_KS; k++)
-        a->nearest[k] = INT32_MAX;
-    for (uint32_t i = 0; i < p->count; i++) {
-        if (p->slots[i] == a->slot)
+    if (x->metric == VSHARD_METRIC_IP)
+        return -vs_dot(query, row, x->dim);
+    if (x->metric == VSHARD_METRIC_COSINE)
+        return -vs_dot(query, row, x->dim) / sqrt(vs_sum_squares(row, x->dim));
+    for (size_t i = 0; i < x->dim; i++)
+        row[i] = query[i] - row[i];
+    if (x->metric == VSHARD_METRIC_L2SQ)
+        return vs_sum_squares(row, x->dim);
+    for (size_t i = 0; i < x->dim; i++)
+        sum += (double)fabsf(row[i]);
+    return sum;
+}
+
+/* The nearest of the candidates; where elements are codes, their order is right. `row`
+ * has room for a vector. */
+static void note_nearest(const struct calibrating *c, uint32_t at, struct vs_scratch *s, float *row)
+{
+    struct vshard_index *x = c->x;
+    struct asked *a = &c->asked[at];
+    double distances[NEAREST];
+
+    if (c->queries != NULL)
+        vs_widen(x, c->queries + at * vs_vector_bytes(x), s->vector);
+    else
+        vector_of(x, a->slot, s->vector);
+    a->count = 0;
+    for (uint32_t i = 0; i < s->pool.count; i++) {
+        uint32_t slot = s->pool.slots[i], place = a->count;
+        double d = s->pool.keys[i];
+
+        if (slot == a->slot)
             continue;
-        rank++;
-        for (size_t k = 0; k < CALIBRATED_KS; k++) {
-            if (rank == ks[k])
-                a->nearest[k] = p->keys[i];
+        if (!vs_elements_are_codes(x)) {
+            vector_of(x, slot, row);
+            d = distance(x, s->vector, row);
         }
+        for (; place > 0 && distances[place - 1] > d; place--) {
+            if (place < NEAREST) {
+                distances[place] = distances[place - 1];
+                a->nearest[place] = a->nearest[place - 1];
+            }
+        }
+        if (place == NEAREST)
+            continue;
+        distances[place] = d;
+        a->nearest[place] = slot;
+        a->count += a->count < NEAREST;
     }
 }
 
@@ -140,7 +186,7 @@ static void scan_group(void *arg, uint32_t group, uint32_t strand)
     for (uint32_t i = 0; i < count; i++) {
         queries[i] = query_of(c, group * WALKS + i, &s[i]);
         s[i].pool.count = s[i].pool.next = 0;
-        s[i].pool.cap = ks[CALIBRATED_KS - 1] + 1; /* and the row itself */
+        s[i].pool.cap = CANDIDATES + 1; /* and the row itself */
     }
     while ((listed = list_rows(x, s, &slot)) > 0) {
         for (uint32_t i = 0; i < count; i++) {
@@ -149,18 +195,31 @@ static void scan_group(void *arg, uint32_t group, uint32_t strand)
         }
     }
     for (uint32_t i = 0; i < count; i++)
-        note_nearest(&s[i].pool, &c->asked[group * WALKS + i]);
+        note_nearest(c, group * WALKS + i, &s[i], s[(i + 1) % WALKS].vector);
+}
+
+/* The place of a slot in a table, or the empty one where it belongs. */
+static uint32_t place_of(const struct asked *a, const uint8_t *table, uint32_t slot)
+{
+    uint32_t place = (uint32_t)vs_mix64(slot) % PLACES;
+
+    while (table[place] != 0 && a->nearest[table[place] - 1] != slot)
+        place = (place + 1) % PLACES;
+    return place;
 }
 
 static void count_found(struct calibrating *c, const struct vs_pool *p, const struct asked *a)
 {
     uint32_t found[CALIBRATED_KS] = { 0 };
+    uint8_t table[PLACES] = { 0 }; /* ranks, from 1 */
 
+    for (uint32_t i = 0; i < a->count; i++)
+        table[place_of(a, table, a->nearest[i])] = (uint8_t)(i + 1);
     for (uint32_t i = 0; i < p->count; i++) {
-        if (vs_row_state(c->x, p->slots[i] & ~VS_POOL_EXPANDED) != VS_ROW_LIVE)
-            continue;
+        uint32_t rank = table[place_of(a, table, p->slots[i] & ~VS_POOL_EXPANDED)];
+
         for (size_t k = 0; k < CALIBRATED_KS; k++)
-            found[k] += found[k] < ks[k] && p->keys[i] <= a->nearest[k];
+            found[k] += rank != 0 && rank <= ks[k];
     }
     for (size_t k = 0; k < CALIBRATED_KS; k++) {
         if (found[k] >= c->x->live) /* of a query, whom all rows are neighbours */
@@ -226,7 +285,7 @@ static bool is_enough(const struct vs_calibration *c, size_t e)
 static int measure(struct calibrating *c, struct vs_calibration *out)
 {
     uint32_t groups = (c->count + WALKS - 1) / WALKS;
-    int rc = vs_strands_reserve(c->x, ks[CALIBRATED_KS - 1] + 1);
+    int rc = vs_strands_reserve(c->x, CANDIDATES + 1);
 
     if (rc == VSHARD_OK)
         vs_parallel(c->x, groups, scan_group, c);

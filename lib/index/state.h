@@ -333,6 +333,7 @@ void vs_sketcher_fini(struct vshard_index *x);
 int vs_sketching_begin(struct vshard_index *x, struct vs_sketching **out);
 void vs_sketching_end(struct vshard_index *x, struct vs_sketching *t);
 void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t);
+double vs_dot(const float *a, const float *b, size_t dim);
 void vs_sketch_query(const struct vshard_index *x, const void *code, uint8_t *sketch);
 void vs_sketch_row(const struct vshard_index *x, const void *code, uint8_t *sketch);
 double vs_sum_squares(const float *v, size_t dim);

@@ -129,23 +129,29 @@ Test(index_calibrate, a_target_is_reached_by_words_that_are_no_rows)
     w.count = LIKE;
     expect_targets(&w, 10, 0.01);
     expect_targets(&w, 1, 0.03);
-    expect_targets(&w, 30, 0.02);
-    expect_targets(&w, 100, 0.02);
+    expect_targets(&w, 30, 0.03);
+    expect_targets(&w, 100, 0.03);
     end_words(&w);
 }
 
 /* Rare words are asked of frequent ones, and only they can tell how hard that is. */
 Test(index_calibrate, queries_unlike_the_rows_can_be_given)
 {
+    float *given = malloc(HALF * DIM * sizeof *given);
     struct vshard_search_info info;
     struct words w = make_words();
 
-    w.queries = w.rare + HALF * DIM;
-    w.count = RARE - HALF;
+    for (size_t i = 0; i < HALF; i++) { /* every other one is given, the others are asked */
+        memcpy(given + i * DIM, w.rare + 2 * i * DIM, DIM * sizeof *given);
+        memmove(w.rare + i * DIM, w.rare + (2 * i + 1) * DIM, DIM * sizeof *given);
+    }
+    w.queries = w.rare;
+    w.count = HALF;
     cr_assert_eq(vshard_index_calibrate(w.x, NULL, 0), 0);
     cr_expect(reached(&w, 10, 0.9f, &info) < 0.85, "these words are like the rows");
-    cr_assert_eq(vshard_index_calibrate(w.x, w.rare, HALF), 0);
+    cr_assert_eq(vshard_index_calibrate(w.x, given, HALF), 0);
     expect_targets(&w, 10, 0.02);
+    free(given);
     end_words(&w);
 }
 
