@@ -46,10 +46,13 @@ enum {                         /* the type of a vector's elements, given, stored
 #define VSHARD_EF_MAX     16384       /* width of the beam */
 #define VSHARD_ROWS_MAX   0x7fffffffu /* rows in one index */
 #define VSHARD_RANGE_MAX  (1u << 20)  /* answers to one range search */
+#define VSHARD_ASKED_MAX  65536       /* queries of a calibration */
 
-enum {                       /* struct vshard_index_options.flags */
-       VSHARD_INDEX_LEAN = 1 /* FLAT: no bytes beside the rows; scans of floats then read all
-                                of them, and take two to six times as long */
+enum {                             /* what is kept of F32 and F16; of others there is one way */
+       VSHARD_PROFILE_DEFAULT = 0, /* vectors as given, and codes of a byte an element */
+       VSHARD_PROFILE_LEAN = 1     /* HNSW: codes alone, once there is a graph. FLAT: vectors
+                                      alone; scans then read all of them, and take two to six
+                                      times as long */
 };
 
 /* Set `size` to sizeof(struct vshard_index_options), zero the rest, and fill in
@@ -67,7 +70,7 @@ struct vshard_index_options {
                                  is a quarter wider than asked for */
     uint32_t train_rows;      /* HNSW: rows scanned exactly until a graph is built over
                                  them, 256..65536; default 2048 */
-    uint32_t flags;           /* VSHARD_INDEX_*; default none */
+    uint32_t flags;           /* none yet; 0 */
     uint64_t seed;            /* equal calls with equal seeds build equal indexes */
     const struct vshard_allocator *allocator; /* copied; default: the machine's, see below */
     const struct vshard_logger *logger;       /* copied; default: silence */
@@ -75,7 +78,7 @@ struct vshard_index_options {
     const struct vshard_storage *storage;     /* copied; default: POSIX files */
     uint32_t numa_node; /* n: place memory on node n - 1 of the operating system; default:
                            where the thread runs that touches it first. Not with an allocator */
-    uint32_t reserved;  /* 0 */
+    uint32_t profile;   /* VSHARD_PROFILE_*; default DEFAULT */
 };
 
 /* Creates an empty index.
@@ -92,6 +95,14 @@ struct vshard_index_options {
  * every instruction set and any number of threads. BITS, and 8-bit elements under
  * L2SQ and L1, are their own codes. Under L1 and HAMMING, too, the graph is built on
  * the metric itself.
+ *
+ * A lean index gives the vectors away when its graph begins, and keeps their codes, of
+ * one byte an element: from then on a row is the vector that its code stands for. That
+ * differs from the one given by at most half a step in each element (under COSINE after
+ * both were divided by their lengths); a step is 1/127 of the range that all but 1 in 1,000
+ * elements of the first train_rows rows lay in. Outside of this range the 8 farthest
+ * elements of a row are right to 1/2,000 of how far they are out; others are cut. 8-bit
+ * elements and BITS are kept as given: they are as small. So is a flat index, always.
  *
  *   options   borrowed for the call
  *   index     [out] the new index, or NULL on failure; the caller ends it with
@@ -150,7 +161,8 @@ VSHARD_API int vshard_index_add(struct vshard_index *index, const uint64_t *ids,
 VSHARD_API int vshard_index_remove(struct vshard_index *index, const uint64_t *ids, size_t count,
                                    size_t *removed);
 
-/* Copies vectors out as they were given to add.
+/* Copies vectors out as they were given to add; of a lean index with a graph, as their
+ * codes stand for them.
  *
  *   ids       uint64 [count]; borrowed
  *   vectors   [out] element [count x dim], row-major; an absent row is left untouched
@@ -217,7 +229,7 @@ struct vshard_filter {
 /* What a search did. The library fills in as much as `size` says fits. */
 struct vshard_search_info {
     uint32_t size;          /* bytes in this struct; required */
-    uint32_t reserved;      /* 0 */
+    uint32_t ef;            /* [out] width of the beam; 0 where every row was scanned */
     uint64_t distances;     /* [out] distances computed, over all queries of the call */
     uint64_t hops;          /* [out] rows whose edges were followed */
     uint64_t exact_scans;   /* [out] queries answered by scanning every row, or every row
@@ -228,6 +240,9 @@ struct vshard_search_info {
                                queries ran to their end */
     float share;            /* [out] of the rows, how many the filter allows, as measured; 1
                                without a filter */
+    float recall;           /* [out] part of the k nearest that is expected to be found, 0..1;
+                               NaN where the index is not calibrated */
+    uint32_t reserved;      /* 0 */
 };
 
 /* Options of one search call: nothing here is kept in the index.
@@ -241,7 +256,9 @@ struct vshard_search_options {
     uint32_t ef_search;                 /* HNSW: width of the beam, 1..16384; default: the index's.
                                            At least k is used. More finds more, and costs more */
     uint32_t flags;                     /* VSHARD_SEARCH_*; default none */
-    uint32_t reserved;                  /* 0 */
+    float target_recall;                /* HNSW: part of the k nearest to be found, above 0 and
+                                           below 1, in place of ef_search; needs
+                                           vshard_index_calibrate(); default: none */
     uint32_t *found;                    /* [out] [count], the answers of each query; may be NULL */
     struct vshard_search_info *info;    /* [out] may be NULL */
     const struct vshard_filter *filter; /* for all queries of the call; default: every row */
@@ -269,7 +286,12 @@ struct vshard_search_options {
  *             a limit cuts may get fewer (info.limits)
  *   options   borrowed; NULL for all defaults
  *
- * The distances of the answers are computed on the stored elements. With
+ * With target_recall, the beam is as wide as the calibration says that this takes, on
+ * average over queries like the rows. A target that even the widest calibrated beam did
+ * not reach gets that one; info says what was used, and what it is expected to find.
+ *
+ * The distances of the answers are computed on the stored elements, in a lean index on
+ * those that the code stands for. With
  * e = (dim + 4) * 2^-24, for F32 and F16: an L2SQ or L1 is right to a relative e, an
  * IP to e times the sum of |a[i] * b[i]|, a COSINE to 2e, and all to 1e-30. For 8-bit
  * elements and BITS the sums are exact and rounded once to float. Answers of a flat index, or with
@@ -281,8 +303,9 @@ struct vshard_search_options {
  * others to their neighbours. Where that finds fewer than k, or the rows near the query are
  * not those allowed, the allowed rows are scanned after all.
  *
- * Returns   0, EINVAL, ENOMEM, EVERSION, ECORRUPT (a mapped file is damaged); with
- *           VSHARD_SEARCH_STRICT also ECANCELED, ETIMEDOUT, E2BIG; on failure hits and
+ * Returns   0, EINVAL (ef_search and target_recall at once, too), ENOMEM, EVERSION,
+ *           ECORRUPT (a mapped file is damaged), ENOTSUP (target_recall, and the graph is
+ *           not calibrated); with VSHARD_SEARCH_STRICT also ECANCELED, ETIMEDOUT, E2BIG; on failure hits and
  *           found are unspecified
  * Thread    shared
  * Source    Malkov & Yashunin 2018, Algorithms 2 and 5; with a filter Patel et al. 2024
@@ -357,6 +380,30 @@ VSHARD_API int vshard_index_explain(struct vshard_index *index, const void *quer
                                     size_t k, const struct vshard_search_options *options,
                                     struct vshard_explanation *explanation);
 
+/* Measures how wide a beam must be for which recall, so that searches may ask for
+ * target_recall. Queries are answered by walks in wider and wider beams, and compared
+ * with what a scan of all codes finds: for k of 1, 10 and 100; other k are interpolated.
+ * If there are none to be had, rows of the index stand for them, evenly spread, each left
+ * out of its own walk. That is right for queries that are like the rows; for others, as
+ * under IP, or where rare things are asked of an index of frequent ones, it is not.
+ *
+ *   queries   element [asked x dim], like those to come; borrowed. NULL: rows
+ *   asked     of them, 0 to 65536; 0 for 2,000 rows. Four times as many halve the error of
+ *             the estimate, which is about 0.004 with 2,000
+ *
+ * It takes about `asked` scans of all codes, and uses the executor. What was measured is
+ * part of the index, of its file and its digest, until the next call: calibrate again
+ * when the number of rows has doubled or half of them were replaced (stats tells how
+ * many there were). Where there is no graph it does nothing, as every answer is exact.
+ * The recall of a lean index is that among its codes.
+ *
+ * Returns   0, EINVAL (a query that a search would refuse, too), ENOMEM, ENOTSUP (a
+ *           mapped index); on failure the calibration is as it was
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_index_calibrate(struct vshard_index *index, const void *queries,
+                                      size_t asked);
+
 /* ==== 4. Files ========================================================= */
 
 /* Writes the index to a file. It is written under path + ".tmp", synced, renamed
@@ -378,7 +425,8 @@ VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
 enum {                         /* struct vshard_open_options.flags */
        VSHARD_OPEN_MAPPED = 1, /* map the file: opens in milliseconds, shares memory between
                                   processes, and is read-only; a flat index is then lean */
-       VSHARD_OPEN_LEAN = 2    /* as VSHARD_INDEX_LEAN, which is not in the file */
+       VSHARD_OPEN_LEAN = 2    /* a flat index as by VSHARD_PROFILE_LEAN, which is not in
+                                  its file */
 };
 
 /* How to open a file. Zero means the default in every field. */
@@ -441,7 +489,8 @@ struct vshard_index_stats {
     uint64_t id_bytes;        /* [out] likewise: ids and the map from ids to rows */
     uint64_t scratch_bytes;   /* [out] of heap_bytes: buffers of searches and builds */
     uint32_t numa_node;       /* [out] as created or opened; 0 if not placed */
-    uint32_t reserved;        /* [out] 0 */
+    uint32_t profile;         /* [out] as created */
+    uint64_t calibrated_rows; /* [out] rows there were when it was calibrated last; 0: never */
 };
 
 /* Reports numbers about an index.
@@ -490,7 +539,7 @@ struct vshard_index_check {
 VSHARD_API int vshard_index_check(struct vshard_index *index, struct vshard_index_check *report);
 
 /* A 64-bit hash of the structure: options, codes, vectors, edges, ids, free rows,
- * entries and the place of the repair. Two indexes made by equal calls have equal
+ * entries, the calibration and the place of the repair. Two indexes made by equal calls have equal
  * digests, on every instruction set and any number of threads.
  *
  *   digest    [out]

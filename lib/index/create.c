@@ -18,8 +18,8 @@ static const struct limit {
     FIELD(ef_construction, EF_CONSTRUCTION_MIN, EF_CONSTRUCTION_MAX, EF_CONSTRUCTION_DEFAULT),
     FIELD(ef_search, 1, VSHARD_EF_MAX, EF_SEARCH_DEFAULT),
     FIELD(train_rows, TRAIN_ROWS_MIN, TRAIN_ROWS_MAX, TRAIN_ROWS_DEFAULT),
-    FIELD(flags, 0, VSHARD_INDEX_LEAN, 0),
-    FIELD(reserved, 0, 0, 0),
+    FIELD(flags, 0, 0, 0),
+    FIELD(profile, 0, VSHARD_PROFILE_LEAN, 0),
 #undef FIELD
 };
 
@@ -44,9 +44,6 @@ int vs_options_check(struct vshard_index_options *o)
     if (o->element == VSHARD_ELEMENT_BITS && o->dim % 8 != 0)
         return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "dim: not a multiple of 8",
                          o->dim, 8);
-    if (o->flags != 0 && o->family != VSHARD_FAMILY_FLAT)
-        return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "flags: not for this family",
-                         o->flags, 0);
     if (o->executor != NULL && (o->executor->width < 1 || o->executor->width > WIDTH_MAX))
         return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "executor.width",
                          o->executor->width, WIDTH_MAX);
@@ -147,7 +144,7 @@ int vs_index_new(const struct vshard_index_options *given, struct vshard_index *
     x->ef_construction = o.ef_construction;
     x->ef_search = o.ef_search;
     x->train_rows = o.train_rows;
-    x->flags = o.flags;
+    x->profile = o.profile;
     x->seed = o.seed;
     vs_kernel_init(&x->kernel, vs_os_cpu());
     rc = vs_quantizer_init(x);
@@ -266,6 +263,8 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.scratch_bytes = scratch_bytes(x);
     s.mapped_bytes = x->mapping.count;
     s.numa_node = x->numa_node;
+    s.calibrated_rows = x->calibration.rows;
+    s.profile = x->profile;
     s.heap_bytes = sizeof *x + x->elements.heap_bytes + x->codes.heap_bytes +
                    x->sketches.heap_bytes + x->bounds.heap_bytes + x->live_words.heap_bytes +
                    x->edges.heap_bytes + x->rows.heap_bytes + x->entries.heap_bytes +

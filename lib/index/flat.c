@@ -4,7 +4,7 @@
  * The rows are walked 512 at a time, for up to 64 queries at once, so that a batch
  * brings each row from memory once. Which rows are live stands in words of one bit a
  * row; nothing else is read of a row that is not. A bound, the distance of the k-th
- * nearest so far, lets nearly all others be passed over without a branch (filter.c).
+ * nearest so far, lets nearly all others be passed over without a branch (sieve.c).
  *
  * A scan costs what it reads. So a flat index over floats keeps, beside each row, its
  * bytes: x ~ a c, with c[i] in -127..127 and a scale a = max|x[i]| / 127 of its own, so
@@ -93,7 +93,7 @@ struct vs_scan {
 
 bool vs_scan_coded(const struct vshard_index *x)
 {
-    return x->family == VSHARD_FAMILY_FLAT && !(x->flags & VSHARD_INDEX_LEAN) &&
+    return x->family == VSHARD_FAMILY_FLAT && x->profile != VSHARD_PROFILE_LEAN &&
            (x->element == VSHARD_ELEMENT_F32 || x->element == VSHARD_ELEMENT_F16) &&
            x->metric != VSHARD_METRIC_L1 && x->dim >= CODED_DIM_LEAST;
 }

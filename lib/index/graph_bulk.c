@@ -54,23 +54,23 @@ struct vs_bulk {
     uint64_t cap; /* rows there is room for */
     uint32_t count;
     uint32_t leader_cap, leader_count;
-    uint32_t width;      /* entries of each row in `found` */
-    size_t stride;       /* of codes beside each other */
-    uint32_t *slots;     /* [cap] the rows; what follows names them by their place here */
-    uint32_t *leaders;   /* [leader_cap] */
-    unsigned char *codes; /* [leader_cap x stride] */
-    const void **rows;   /* [leader_cap] */
+    uint32_t width;        /* entries of each row in `found` */
+    size_t stride;         /* of codes beside each other */
+    uint32_t *slots;       /* [cap] the rows; what follows names them by their place here */
+    uint32_t *leaders;     /* [leader_cap] */
+    unsigned char *codes;  /* [leader_cap x stride] */
+    const void **rows;     /* [leader_cap] */
     unsigned char *panels; /* [leader_cap x stride] their codes, as tiles want them */
     int32_t *norms;        /* [2 x leader_cap] */
-    uint32_t *firsts;    /* [leader_cap + 1] first member of each leaf */
-    uint32_t *nearest;   /* [cap x FANOUT] leader of each occurrence; then scratch */
-    uint32_t *members;   /* [cap x FANOUT] occurrences, by leader */
-    uint32_t *spare;     /* likewise: scratch of splits */
-    uint32_t *found;     /* [cap x width] slots */
-    uint32_t *ins;       /* [slots + 1] first edge in of each slot */
+    uint32_t *firsts;      /* [leader_cap + 1] first member of each leaf */
+    uint32_t *nearest;     /* [cap x FANOUT] leader of each occurrence; then scratch */
+    uint32_t *members;     /* [cap x FANOUT] occurrences, by leader */
+    uint32_t *spare;       /* likewise: scratch of splits */
+    uint32_t *found;       /* [cap x width] slots */
+    uint32_t *ins;         /* [slots + 1] first edge in of each slot */
     size_t ins_cap;
-    uint32_t *sources;   /* [cap x kept] where they come from */
-    uint32_t *identity;  /* [LEAF_MAX] 0, 1, 2, ... */
+    uint32_t *sources;  /* [cap x kept] where they come from */
+    uint32_t *identity; /* [LEAF_MAX] 0, 1, 2, ... */
     struct vs_bulk_strand *strands;
 };
 
@@ -180,8 +180,9 @@ int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out)
         *out = NULL;
         return VSHARD_ENOMEM;
     }
-    if (b->slots && b->leaders && b->codes && b->rows && b->panels && b->norms && b->firsts && b->nearest && b->members &&
-        b->spare && b->found && b->ins && b->sources && b->identity && get_strands(x, b)) {
+    if (b->slots && b->leaders && b->codes && b->rows && b->panels && b->norms && b->firsts &&
+        b->nearest && b->members && b->spare && b->found && b->ins && b->sources && b->identity &&
+        get_strands(x, b)) {
         for (uint32_t i = 0; i < LEAF_MAX; i++)
             b->identity[i] = i;
         return VSHARD_OK;
@@ -272,8 +273,8 @@ static void ask_rows(const struct vshard_index *x, const void *const *rows, uint
 /* Distances from few rows to `count`, of which panels and norms are given. Those of one
  * of the few are `pitch` after those of the one before. */
 static void tile_keys(const struct vshard_index *x, const int8_t *asked, const int32_t *own,
-                      uint32_t few, const unsigned char *panels, const int32_t *met,
-                      uint32_t count, size_t pitch, int32_t *keys)
+                      uint32_t few, const unsigned char *panels, const int32_t *met, uint32_t count,
+                      size_t pitch, int32_t *keys)
 {
     size_t bytes = tile_bytes(x);
     int32_t products[TILE * VS_PANEL_ROWS];
@@ -602,7 +603,8 @@ static void add_ins(void *arg, uint32_t row, uint32_t strand)
     struct vs_scratch *s = &x->strands[strand * WALKS];
     uint32_t slot = w->b->slots[row], edges[2 * M_MAX], count = vs_read_edges(x, slot, edges);
     const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
-    const uint32_t *in = w->b->sources + w->b->ins[slot], *end = w->b->sources + w->b->ins[slot + 1];
+    const uint32_t *in = w->b->sources + w->b->ins[slot],
+                   *end = w->b->sources + w->b->ins[slot + 1];
     uint32_t own = count, gathered = 0;
 
     s->pool.count = s->pool.next = 0;
@@ -674,8 +676,7 @@ static void walk_rows(void *arg, uint32_t group, uint32_t strand)
 
     for (uint32_t i = 0; i < count; i++) {
         walks[i].scratch = &x->strands[strand * WALKS + i];
-        walks[i].query =
-            (struct vs_query){ .code = code_of(x, b, first + i), .space = x->space };
+        walks[i].query = (struct vs_query){ .code = code_of(x, b, first + i), .space = x->space };
         if (x->sketches.stride > 0) {
             vs_sketch_query(x, walks[i].query.code, walks[i].scratch->sketch);
             walks[i].query.sketch = walks[i].scratch->sketch;

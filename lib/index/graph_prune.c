@@ -6,7 +6,10 @@
  *
  * Equal vectors would fill each other's lists and be an island. At most a quarter of
  * a list goes to rows at distance 0 while there are others; and which of them, a hash
- * of both slots decides. In order of arrival, all would choose the same few. */
+ * of both slots decides. In order of arrival, all would choose the same few.
+ *
+ * Nobody is passed over for a probe, nor does it take anybody's place while there is
+ * another (calibrate.c). */
 #include "index/state.h"
 
 enum { COMPARE = 16 /* rows taken that a candidate is compared with at once */ };
@@ -42,8 +45,7 @@ static void draw_equal(struct vs_pool *p, uint32_t self, uint32_t few)
         uint32_t at = i, slot;
 
         for (uint32_t j = i; j < equal; j++) {
-            uint64_t hash =
-                vs_mix64((uint64_t)self << 32 | (p->slots[j] & ~VS_POOL_EXPANDED));
+            uint64_t hash = vs_mix64((uint64_t)self << 32 | (p->slots[j] & ~VS_POOL_EXPANDED));
 
             if (hash < least) {
                 least = hash;
@@ -62,7 +64,7 @@ static void draw_equal(struct vs_pool *p, uint32_t self, uint32_t few)
 void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t want)
 {
     struct vs_pool *p = &s->pool;
-    uint32_t taken = 0, passed = 0, equal = 0, marked = 0;
+    uint32_t taken = 0, compared = 0, passed = 0, equal = 0, marked = 0;
     uint32_t *chosen = s->slots, *rest = s->slots + x->degree; /* positions in the pool */
 
     for (uint32_t i = 0; i < p->count; i++)
@@ -73,15 +75,18 @@ void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self
         uint32_t slot = p->slots[i] & ~VS_POOL_EXPANDED;
         bool stays = slot != p->slots[i], crowded = p->keys[i] == 0 && ++equal > want / 4;
 
-        if (!stays && (crowded || taken + marked >= want ||
-                       passed_over(x, s, slot, p->keys[i], taken))) {
+        if (!stays &&
+            (crowded || taken + marked >= want || passed_over(x, s, slot, p->keys[i], compared))) {
             if (passed < want)
                 rest[passed++] = i;
-        } else {
-            marked -= stays;
-            s->rows[taken] = vs_code_at(x, slot);
-            chosen[taken++] = i;
+            continue;
         }
+        marked -= stays;
+        chosen[taken++] = i;
+        if (!vs_is_probe(slot))
+            s->rows[compared++] = vs_code_at(x, slot);
+        else if (want < x->degree)
+            want++;
     }
     for (uint32_t i = 0; i < passed && taken < want; i++)
         chosen[taken++] = rest[i];
@@ -146,7 +151,7 @@ uint32_t vs_read_edges(const struct vshard_index *x, uint32_t slot, uint32_t *ou
 
 /* Offers s->slots[0, count) to the pool, by their keys from the query. */
 void vs_offer(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
-                  uint32_t count)
+              uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         s->rows[i] = vs_code_at(x, s->slots[i]);
@@ -158,8 +163,7 @@ void vs_offer(const struct vshard_index *x, const struct vs_query *q, struct vs_
 }
 
 /* Keys between one row and s->slots[0, count). */
-void vs_keys_of(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s,
-                    uint32_t count)
+void vs_keys_of(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s, uint32_t count)
 {
     const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
 

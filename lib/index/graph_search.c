@@ -134,6 +134,19 @@ static void walk_keys(const struct vshard_index *x, const struct vs_query *q, st
     s->distance_count += count;
 }
 
+/* Drops one slot, if it is there, from the first of s->slots and s->keys. */
+static uint32_t leave_out(struct vs_scratch *s, uint32_t count, uint32_t slot)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        s->slots[kept] = s->slots[i];
+        s->keys[kept] = s->keys[i];
+        kept += s->slots[i] != slot;
+    }
+    return kept;
+}
+
 /* Offers the nearest of the entry rows. */
 static int start(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s)
 {
@@ -154,6 +167,8 @@ static int start(const struct vshard_index *x, const struct vs_query *q, struct 
         for (uint32_t i = 0; i < count; i++)
             s->rows[i] = vs_column_at(walked(x, q), s->slots[i]);
         walk_keys(x, q, s, count);
+        if (q->without != 0)
+            count = leave_out(s, count, q->without - 1);
         x->kernel.pool_push(&nearest, s->keys, s->slots, count);
     }
     for (uint32_t i = 0; i < nearest.count; i++)
@@ -168,6 +183,8 @@ static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
     struct vs_scratch *s = w->scratch;
 
     memset(s->visited, 0, (slots / 64 + 1) * sizeof *s->visited);
+    if (w->query.without != 0)
+        s->visited[(w->query.without - 1) / 64] |= 1ull << (w->query.without - 1) % 64;
     s->pool.count = s->pool.next = 0;
     s->pool.cap = ef;
     w->cut = false;
@@ -280,7 +297,8 @@ static void offer_keys(const struct vshard_index *x, const struct vs_pool *pool,
  * this distance, and what rounding adds to it. The difference of two codes is off by two
  * roundings, of variance 1/6 together: so a key is greater by dim / 6 on average, and
  * its variance is about 4 * key / 6, and dim / 25 where the key is small. Four standard
- * deviations are allowed for. Clamping only takes away from a key. */
+ * deviations are allowed for. Clamping only takes away from a key. The rows of a lean
+ * index are what their codes say, so only the query is rounded. */
 static float key_limit(const struct vshard_index *x, float distance)
 {
     float dims = (float)x->quantizer.code_dim, scale = x->quantizer.scale, key;
@@ -288,6 +306,8 @@ static float key_limit(const struct vshard_index *x, float distance)
     if (x->space != SPACE_CODE_L2 || x->metric == VSHARD_METRIC_IP)
         return INFINITY;
     key = distance * scale * scale * (x->metric == VSHARD_METRIC_COSINE ? 2.0f : 1.0f);
+    if (vs_is_lean(x))
+        return key + dims / 12 + 4 * sqrtf(key / 3 + dims / 180);
     return key + dims / 6 + 4 * sqrtf(key * 2 / 3 + dims / 25);
 }
 
@@ -315,7 +335,8 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
             break;
         if (vs_row_state(x, slot) != VS_ROW_LIVE)
             continue;
-        prefetch(vs_column_at(&x->elements, slot), x->elements.stride);
+        if (!vs_is_codes_only(x))
+            prefetch(vs_column_at(&x->elements, slot), x->elements.stride);
         s->slots[gathered++] = slot;
         if (gathered < group)
             continue;

@@ -11,7 +11,10 @@
  *     entries     uint32 [entry_count]         slots where a search may start
  *     sums        uint64 [5 x extents]         checksum of each extent, by column
  *     rows        16 bytes [slot_count]        id 8, inverse length 4, state 4
- *     elements    stride bytes [slot_count]    vectors as given, padded with zeros
+ *     elements    stride bytes [slot_count]    vectors as given, padded with zeros; of a
+ *                                              lean index of floats, once trained, 32
+ *                                              bytes: uint16 [8] elements, float16 [8]
+ *                                              what their codes leave out, in steps
  *     codes       code_bytes [slot_count]      once trained, and if elements are not
  *                                              codes themselves
  *     sketches    64 or 128 bytes [slot_count] once trained, and if there are sketches
@@ -36,7 +39,13 @@
  *                128  24   checksums of low, entries, sums: 8 each
  *                152   4   scale of the sketches, a float
  *                156   4   bytes of a sketch: 64, 128, or 0 if there are none
- *                160 344   zeros
+ *                160   4   profile; 0 of a flat index, whose file is the same
+ *                164   4   calibration: rows that were asked, 0 if never
+ *                168   8   rows that there were then
+ *                176 228   found: uint32 [3 x 19], of the 1, 10 and 100 nearest of all
+ *                          that were asked, in beams 8, 12, 16, 24, 32, ... 3072, 4096
+ *                          wide; zeros from where it was not measured
+ *                404 100   zeros
  *                504   8   checksum of bytes 0..503
  *
  * An extent is 1,024 rows of one column, the last one what is left. Checksums are
@@ -64,7 +73,10 @@ enum {
     AT_RADIUS2 = 120,
     AT_SUMS = 128,
     AT_SKETCHER = 152,
-    AT_ZEROS = 160,
+    AT_PROFILE = 160,
+    AT_CALIBRATION = 164,
+    AT_FOUND = 176,
+    AT_ZEROS = AT_FOUND + 4 * CALIBRATED_KS * CALIBRATED_EFS,
     AT_CHECKSUM = 504
 };
 
@@ -199,6 +211,26 @@ static uint64_t entries_sum(struct vshard_index *x)
     return sum;
 }
 
+static void encode_calibration(const struct vs_calibration *c, unsigned char *header)
+{
+    const uint32_t *found = &c->found[0][0];
+
+    vs_store32(header + AT_CALIBRATION, c->asked);
+    vs_store64(header + AT_CALIBRATION + 4, c->rows);
+    for (size_t i = 0; i < CALIBRATED_KS * CALIBRATED_EFS; i++)
+        vs_store32(header + AT_FOUND + 4 * i, found[i]);
+}
+
+static void decode_calibration(const unsigned char *header, struct vs_calibration *c)
+{
+    uint32_t *found = &c->found[0][0];
+
+    c->asked = vs_load32(header + AT_CALIBRATION);
+    c->rows = vs_load64(header + AT_CALIBRATION + 4);
+    for (size_t i = 0; i < CALIBRATED_KS * CALIBRATED_EFS; i++)
+        found[i] = vs_load32(header + AT_FOUND + 4 * i);
+}
+
 void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned char *header)
 {
     const uint32_t options[] = { x->dim, x->family,          x->metric,    x->element,
@@ -227,6 +259,8 @@ void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned
     store_double(header + AT_RADIUS2, x->quantizer.radius2);
     store_float(header + AT_SKETCHER, x->sketcher.scale);
     vs_store32(header + AT_SKETCHER + 4, (uint32_t)vs_image_stride(x, 3));
+    vs_store32(header + AT_PROFILE, x->family == VSHARD_FAMILY_HNSW ? x->profile : 0);
+    encode_calibration(&x->calibration, header);
     vs_store64(header + AT_SUMS, vs_image_low_sum(x));
     vs_store64(header + AT_SUMS + 8, entries_sum(x));
     vs_store64(header + AT_SUMS + 16, vs_checksum(sums, (size_t)extents * IMAGE_COLUMNS * 8, 0));
@@ -279,6 +313,8 @@ int vs_image_decode(const unsigned char *header, struct vs_image *out)
     out->radius2 = load_double(header + AT_RADIUS2);
     out->sketch_scale = load_float(header + AT_SKETCHER);
     out->sketch_bytes = vs_load32(header + AT_SKETCHER + 4);
+    out->options.profile = vs_load32(header + AT_PROFILE);
+    decode_calibration(header, &out->calibration);
     out->low_sum = vs_load64(header + AT_SUMS);
     out->entries_sum = vs_load64(header + AT_SUMS + 8);
     out->sums_sum = vs_load64(header + AT_SUMS + 16);
@@ -310,8 +346,25 @@ static bool codes_valid(const struct vshard_index *x, uint32_t extent)
     return (any & 0x8080808080808080u) == 0;
 }
 
+/* Elements that are there, and finite numbers. */
+static bool outside_valid(const struct vshard_index *x, uint32_t extent)
+{
+    uint32_t rows = vs_image_rows(x, extent);
+
+    for (uint32_t r = 0; r < rows; r++) {
+        const struct vs_outside *o = vs_column_at(&x->elements, extent * VS_EXTENT_ROWS + r);
+
+        for (size_t i = 0; i < OUTSIDE; i++) {
+            if (o->element[i] >= x->dim || (o->by[i] & 0x7c00) == 0x7c00)
+                return false;
+        }
+    }
+    return true;
+}
+
 bool vs_image_extent_valid(const struct vshard_index *x, uint32_t extent)
 {
-    return (vs_image_stride(x, 2) == 0 || codes_valid(x, extent)) &&
+    return (!vs_is_codes_only(x) || outside_valid(x, extent)) &&
+           (vs_image_stride(x, 2) == 0 || codes_valid(x, extent)) &&
            (vs_image_stride(x, 4) == 0 || edges_valid(x, extent));
 }

@@ -17,6 +17,7 @@ struct vs_image {
     double radius2;
     float sketch_scale;
     uint32_t sketch_bytes;
+    struct vs_calibration calibration;
     uint64_t low_sum, entries_sum, sums_sum; /* checksums of these sections */
     uint64_t digest;                         /* the header's own */
 };

@@ -2,6 +2,8 @@
  * exact distances on the stored elements for the answer. */
 #include "index/state.h"
 
+#include <math.h>
+
 /* In which space rows of these elements are compared with each other, under this
  * metric; SPACE_NONE if they cannot be. Inner products and cosines become squared
  * distances between codes (quantizer.c). */
@@ -45,11 +47,12 @@ void vs_keys(const struct vshard_index *x, const struct vs_query *q, const void 
     }
 }
 
-static void distances_float(const struct vshard_index *x, const struct vs_query *q,
-                            struct vs_scratch *s, size_t count)
+/* To rows of half floats, or of floats. */
+static void distances_float(const struct vshard_index *x, uint32_t element, const void *query,
+                            const void *const *rows, size_t count, float *out)
 {
     const struct vs_kernel *k = &x->kernel;
-    bool half = x->element == VSHARD_ELEMENT_F16;
+    bool half = element == VSHARD_ELEMENT_F16;
     void (*many)(const float *, const void *const *, size_t, size_t, float *);
 
     switch (x->metric) {
@@ -57,7 +60,7 @@ static void distances_float(const struct vshard_index *x, const struct vs_query 
     case VSHARD_METRIC_L1: many = half ? k->l1_f16_many : k->l1_f32_many; break;
     default: many = half ? k->dot_f16_many : k->dot_f32_many; break;
     }
-    many(q->elements, s->rows, count, x->dim, s->distances);
+    many(query, rows, count, x->dim, out);
 }
 
 static void distances_integer(const struct vshard_index *x, const struct vs_query *q,
@@ -73,14 +76,40 @@ static void distances_integer(const struct vshard_index *x, const struct vs_quer
         s->distances[i] = (float)s->keys[i];
 }
 
+/* From rows that are codes: a few are decoded at a time. What a code stands for is not
+ * quite as long as the vector was, and a cosine is of what it stands for. */
+static void distances_decoded(const struct vshard_index *x, const struct vs_query *q,
+                              struct vs_scratch *s, size_t count)
+{
+    const void *rows[DECODED];
+
+    for (size_t i = 0; i < DECODED; i++)
+        rows[i] = s->decoded + i * x->dim;
+    for (size_t first = 0; first < count; first += DECODED) {
+        size_t n = count - first < DECODED ? count - first : DECODED;
+
+        for (size_t i = 0; i < n; i++)
+            vs_decode(x, s->slots[first + i], 0, x->dim, s->decoded + i * x->dim);
+        distances_float(x, VSHARD_ELEMENT_F32, q->elements, rows, n, s->distances + first);
+        for (size_t i = 0; x->metric == VSHARD_METRIC_COSINE && i < n; i++) {
+            double length = sqrt(vs_sum_squares(rows[i], x->dim));
+
+            s->distances[first + i] /=
+                (float)(length * (double)vs_row_at(x, s->slots[first + i])->inverse_length);
+        }
+    }
+}
+
 /* Sets s->distances[i] to the distance between the query and slot s->slots[i]. */
 void vs_distances(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
                   size_t count)
 {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; !vs_is_codes_only(x) && i < count; i++)
         s->rows[i] = vs_column_at(&x->elements, s->slots[i]);
-    if (x->element == VSHARD_ELEMENT_F32 || x->element == VSHARD_ELEMENT_F16)
-        distances_float(x, q, s, count);
+    if (vs_is_codes_only(x))
+        distances_decoded(x, q, s, count);
+    else if (x->element == VSHARD_ELEMENT_F32 || x->element == VSHARD_ELEMENT_F16)
+        distances_float(x, x->element, q->elements, s->rows, count, s->distances);
     else
         distances_integer(x, q, s, count);
     s->distance_count += count;

@@ -54,8 +54,8 @@ static bool counts_valid(const struct vs_image *i)
            (i->trained || (i->removed == 0 && i->entry_count == 0 && !i->active)) &&
            i->live <= i->slot_count && i->removed <= i->slot_count - i->live &&
            i->free_count == i->slot_count - i->live - i->removed &&
-           i->entry_count <= i->slot_count && i->cursor <= i->slot_count && isfinite(i->scale) &&
-           isfinite(i->radius2);
+           vs_calibration_valid(&i->calibration) && i->entry_count <= i->slot_count &&
+           i->cursor <= i->slot_count && isfinite(i->scale) && isfinite(i->radius2);
 }
 
 /* What options and counts say together: a saved option is never left to its default;
@@ -80,7 +80,7 @@ static int make_index(struct opening *o)
     if (!counts_valid(i))
         return damaged(o, "header");
     if (i->options.family == VSHARD_FAMILY_FLAT && o->options->flags != 0)
-        o->image.options.flags = VSHARD_INDEX_LEAN; /* a mapped index is, too */
+        o->image.options.profile = VSHARD_PROFILE_LEAN; /* a mapped index is, too */
     filled = i->options;
     if (vs_options_check(&filled) < 0)
         return damaged(o, "options");
@@ -103,6 +103,11 @@ static int make_index(struct opening *o)
     o->x->quantizer.scale = i->scale;
     o->x->quantizer.radius2 = i->radius2;
     o->x->sketcher.scale = i->sketch_scale;
+    o->x->calibration = i->calibration;
+    if (i->trained && vs_is_lean(o->x)) {
+        o->x->elements.stride = sizeof(struct vs_outside);
+        o->x->no_vectors = 1;
+    }
     if (i->trained && i->sketch_bytes == 0)
         o->x->sketches.stride = 0;
     vs_image_layout(o->x, &o->layout);

@@ -16,9 +16,10 @@ struct plan {
     size_t order_cap;
     uint32_t *slots; /* [slot_cap] where they were put */
     size_t slot_cap;
-    uint32_t flat;    /* how many of them come before there is a graph */
-    bool trains;      /* and whether they make it to train_rows */
-    uint32_t dropped; /* flat: chain of the slots that were replaced */
+    uint32_t flat;            /* how many of them come before there is a graph */
+    bool trains;              /* and whether they make it to train_rows */
+    uint32_t dropped;         /* flat: chain of the slots that were replaced */
+    struct vs_column outside; /* a lean index's, in place of its elements when it trains */
     struct vs_training *training;
     struct vs_sketching *sketching;
     struct vs_bulk *bulk; /* NULL: rows are linked batch by batch */
@@ -160,7 +161,8 @@ static uint32_t far_most(const struct plan *p)
 static uint64_t count_entries(const struct vshard_index *x, const struct plan *p)
 {
     /* One row of a batch may have found no live row, and 64 may be adopted by none. */
-    uint64_t entries = (uint64_t)atomic_load(&x->entry_count) + 2 + far_most(p) + p->count / 64 + 64;
+    uint64_t entries =
+        (uint64_t)atomic_load(&x->entry_count) + 2 + far_most(p) + p->count / 64 + 64;
     uint32_t slots = p->trains ? atomic_load(&x->slot_count) : 0;
 
     for (uint32_t i = 0; i < p->count; i++)
@@ -175,8 +177,15 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     uint64_t spare = x->free_count < p->count ? x->free_count : p->count;
     uint64_t slots = atomic_load(&x->slot_count) + p->count - spare;
     const struct vs_training_rest rest = { p->vectors, p->order + p->flat, p->count - p->flat };
-    int rc = vs_column_reserve(&x->elements, slots, x->allocator);
+    int rc = VSHARD_OK;
 
+    if (vs_is_lean(x) && p->trains) {
+        rc = vs_column_reserve(&p->outside, slots, x->allocator);
+        slots = atomic_load(&x->slot_count) + p->flat;
+    }
+    if (rc == VSHARD_OK)
+        rc = vs_column_reserve(&x->elements, slots, x->allocator);
+    slots = atomic_load(&x->slot_count) + p->count - spare;
     if (rc == VSHARD_OK)
         rc = vs_column_reserve(&x->rows, slots, x->allocator);
     if (rc == VSHARD_OK)
@@ -230,6 +239,7 @@ static int plan_add(struct vshard_index *x, struct plan *p, size_t count)
 static void plan_fini(struct vshard_index *x, struct plan *p)
 {
     vs_bulk_end(x, p->bulk);
+    vs_column_fini(&p->outside, x->allocator);
     vs_sketching_end(x, p->sketching);
     vs_training_end(x, p->training);
     vs_free(x->allocator, p->slots, p->slot_cap * sizeof *p->slots);
@@ -254,11 +264,14 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
     uint32_t from = p->order[st->first + item], slot = p->slots[st->first + item];
     const void *vector = p->vectors + (size_t)from * p->vector_bytes;
     struct vs_row *row = vs_row_at(x, slot);
-    unsigned char *to = vs_column_at(&x->elements, slot);
     float *widened = x->strands[strand * WALKS].vector;
 
-    memcpy(to, vector, p->vector_bytes);
-    memset(to + p->vector_bytes, 0, x->elements.stride - p->vector_bytes);
+    if (!vs_is_codes_only(x)) { /* else it gets what its code leaves out */
+        unsigned char *to = vs_column_at(&x->elements, slot);
+
+        memcpy(to, vector, p->vector_bytes);
+        memset(to + p->vector_bytes, 0, x->elements.stride - p->vector_bytes);
+    }
     vs_length_check(x, vector, widened, &row->inverse_length);
     row->id = p->ids[from];
     if (x->bounds.stride > 0)
@@ -266,7 +279,10 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
     if (!st->coded)
         return;
     if (x->codes.stride > 0)
-        vs_encode_row(x, to, row->inverse_length, widened, vs_column_at(&x->codes, slot));
+        vs_encode_row(x, vector, row->inverse_length, widened, vs_column_at(&x->codes, slot));
+    if (vs_is_codes_only(x))
+        vs_encode_outside(x, widened, vs_column_at(&x->codes, slot),
+                          vs_column_at(&x->elements, slot));
     if (x->sketches.stride > 0)
         vs_sketch_row(x, vs_code_at(x, slot), vs_column_at(&x->sketches, slot));
 }
@@ -333,10 +349,15 @@ static void encode_row(void *arg, uint32_t item, uint32_t strand)
     const struct store *st = arg;
     struct vshard_index *x = st->x;
     uint32_t slot = st->plan->slots[item];
+    float *widened = x->strands[strand * WALKS].vector;
 
-    if (x->codes.stride > 0)
-        vs_encode_row(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length,
-                      x->strands[strand * WALKS].vector, vs_column_at(&x->codes, slot));
+    if (x->codes.stride == 0)
+        return;
+    vs_encode_row(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length, widened,
+                  vs_column_at(&x->codes, slot));
+    if (vs_is_lean(x))
+        vs_encode_outside(x, widened, vs_column_at(&x->codes, slot),
+                          vs_column_at(&st->plan->outside, slot));
 }
 
 static void sketch_row(void *arg, uint32_t item, uint32_t strand)
@@ -364,6 +385,15 @@ static void link_rows(struct vshard_index *x, const uint32_t *slots, uint32_t co
     }
 }
 
+/* Rows of a lean index are their codes from here on, and what those leave out. */
+static void drop_vectors(struct vshard_index *x, struct plan *p)
+{
+    vs_column_fini(&x->elements, x->allocator);
+    x->elements = p->outside;
+    vs_column_init(&p->outside, 0);
+    x->no_vectors = 1;
+}
+
 /* Makes the graph over the rows that are there. They stay to be found by scanning
  * until it is whole. */
 static void train(struct vshard_index *x, struct plan *p)
@@ -378,10 +408,14 @@ static void train(struct vshard_index *x, struct plan *p)
             memset(vs_column_at(&x->codes, slot), 0, x->codes.stride);
         if (x->sketches.stride > 0)
             memset(vs_column_at(&x->sketches, slot), 0, x->sketches.stride);
+        if (vs_is_lean(x))
+            memset(vs_column_at(&p->outside, slot), 0, p->outside.stride);
         if (vs_row_state(x, slot) == VS_ROW_LIVE)
             p->slots[count++] = slot;
     }
     vs_parallel(x, count, encode_row, &st);
+    if (vs_is_lean(x))
+        drop_vectors(x, p);
     vs_sketcher_train(x, p->sketching);
     vs_parallel(x, count, sketch_row, &st);
     if (p->bulk != NULL) /* with the others, when they are stored */
@@ -441,6 +475,7 @@ int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void
     if (rc < 0)
         return rc;
     p.vector_bytes = vs_vector_bytes(index);
+    vs_column_init(&p.outside, sizeof(struct vs_outside));
     rc = plan_add(index, &p, count);
     if (rc == VSHARD_OK) {
         index->build.far_left = far_most(&p);
@@ -521,7 +556,11 @@ int vshard_index_fetch(struct vshard_index *index, const uint64_t *ids, size_t c
         }
         if (vs_touch(index, slot) < 0)
             return VSHARD_ECORRUPT;
-        memcpy((unsigned char *)vectors + i * bytes, vs_column_at(&index->elements, slot), bytes);
+        if (vs_is_codes_only(index))
+            vs_decode_elements(index, slot, (unsigned char *)vectors + i * bytes);
+        else
+            memcpy((unsigned char *)vectors + i * bytes, vs_column_at(&index->elements, slot),
+                   bytes);
     }
     return rc;
 }

@@ -75,6 +75,10 @@ static int make_lists(struct vshard_index *x, struct vs_scratch *s)
         s->code = grown(x, NULL, 0, x->quantizer.code_bytes);
     if (s->sketch == NULL)
         s->sketch = grown(x, NULL, 0, SKETCH_DIMS);
+    if (s->decoded == NULL && vs_is_lean(x))
+        s->decoded = grown(x, NULL, 0, DECODED * x->dim * sizeof *s->decoded);
+    if (vs_is_lean(x) && s->decoded == NULL)
+        return VSHARD_ENOMEM;
     if (!s->sketch || !s->slots || !s->rows || !s->keys || !s->distances || !s->vector || !s->code)
         return VSHARD_ENOMEM;
     s->list_cap = cap;
@@ -169,6 +173,7 @@ void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
     vs_free(a, s->vector, x->quantizer.code_dim * sizeof *s->vector);
     vs_free(a, s->code, x->quantizer.code_bytes);
     vs_free(a, s->sketch, SKETCH_DIMS);
+    vs_free(a, s->decoded, DECODED * x->dim * sizeof *s->decoded);
     vs_free(a, s->top, s->top_cap * sizeof *s->top);
     vs_scan_free(x, s->scan);
     vs_free(a, s->marks, s->marks_words * sizeof *s->marks);

@@ -186,6 +186,34 @@ static int refuse(const struct vshard_index *x, const char *argument, uint64_t v
                      (int64_t)limit);
 }
 
+/* Whether all rows are looked at. */
+static bool scans(const struct vshard_index *x, const struct vshard_search_options *o)
+{
+    return !atomic_load_explicit(&x->trained, memory_order_acquire) ||
+           (o->flags & VSHARD_SEARCH_EXACT);
+}
+
+static int check_target(const struct vshard_index *x, const struct vshard_search_options *o)
+{
+    double target = (double)o->target_recall, limit = 1;
+    const struct vs_field fields[] = { { .name = "argument", .text = "target_recall" },
+                                       { .name = "value", .real = &target },
+                                       { .name = "limit", .real = &limit },
+                                       { .name = "status",
+                                         .text = vshard_strerror(VSHARD_EINVAL) } };
+
+    if (!(target >= 0) || target >= limit) {
+        vs_log(x->logger, VSHARD_LOG_WARN, "search.refused", fields, VS_COUNT(fields));
+        return VSHARD_EINVAL;
+    }
+    if (target > 0 && o->ef_search != 0)
+        return refuse(x, "target_recall: and ef_search", o->ef_search, 0);
+    if (target > 0 && !scans(x, o) && x->calibration.rows == 0)
+        return vs_refuse(x->logger, VSHARD_ENOTSUP, "search.refused",
+                         "target_recall: not calibrated", 0, 1);
+    return VSHARD_OK;
+}
+
 static int check_search(const struct vshard_index *x, size_t k,
                         const struct vshard_search_options *o)
 {
@@ -197,13 +225,13 @@ static int check_search(const struct vshard_index *x, size_t k,
         return refuse(x, "ef_search", o->ef_search, VSHARD_EF_MAX);
     if (o->flags & ~flags)
         return refuse(x, "flags", o->flags, flags);
-    if (o->reserved != 0 || o->reserved_pointer != NULL || o->reserved_number != 0)
+    if (o->reserved_pointer != NULL || o->reserved_number != 0)
         return refuse(x, "reserved", 1, 0);
     if (o->deadline_ns != 0 && (o->clock == NULL || o->clock->now_ns == NULL))
         return refuse(x, "clock: NULL", 0, o->deadline_ns);
     if (o->distance_max != o->distance_max)
         return refuse(x, "distance_max: NaN", 0, 0);
-    return VSHARD_OK;
+    return check_target(x, o);
 }
 
 static int check_count(const struct vshard_index *x, size_t count, size_t k)
@@ -218,18 +246,35 @@ static int check_count(const struct vshard_index *x, size_t count, size_t k)
     return VSHARD_OK;
 }
 
+/* How wide to walk, and what that is expected to find. */
+static void choose_beam(const struct vshard_index *x, const struct vshard_search_options *o,
+                        struct vs_request *want)
+{
+    want->ef = o->ef_search ? o->ef_search : x->ef_search;
+    if (o->target_recall > 0.0f && x->calibration.rows > 0)
+        want->ef = vs_calibrated_ef(x, want->k, o->target_recall);
+    if (want->ef < want->k)
+        want->ef = (uint32_t)want->k;
+    want->recall = scans(x, o)       ? 1.0f
+                   : o->info == NULL ? 0.0f
+                                     : vs_calibrated_recall(x, want->k, want->ef);
+}
+
 /* Zeros before the search, which also tells whether `info` can be filled in. */
 static int report(const struct vs_reader *r, const struct vs_request *want,
                   struct vshard_search_info *info)
 {
     struct vshard_search_info ours = { .exact_scans = want->exact_scans,
                                        .limits = want->limits.cut,
+                                       .recall = want->recall,
                                        .share = 1 };
 
     if (want->filter != NULL) {
         ours.share = (float)want->filter->share;
         ours.filter_checks = want->filter->checks;
     }
+    if (r != NULL && !(want->flags & VSHARD_SEARCH_EXACT))
+        ours.ef = want->ef;
     for (uint32_t i = 0; r != NULL && i < WALKS; i++) {
         ours.distances += r->scratch[i].distance_count;
         ours.hops += r->scratch[i].hop_count;
@@ -269,9 +314,7 @@ int vs_request_read(struct vshard_index *x, const struct vshard_search_options *
     want->found = o.found;
     want->info = o.info;
     want->k = k;
-    want->ef = o.ef_search ? o.ef_search : x->ef_search;
-    if (want->ef < k)
-        want->ef = (uint32_t)k;
+    choose_beam(x, &o, want);
     return VSHARD_OK;
 }
 

@@ -165,7 +165,8 @@ void vs_sketch_row(const struct vshard_index *x, const void *code, uint8_t *sket
 
 /* ---- finding the axes ---- */
 
-static double dot(const float *a, const float *b, size_t dim)
+/* In one fixed order, so it is equal on every machine. */
+double vs_dot(const float *a, const float *b, size_t dim)
 {
     double sum[LANES] = { 0 };
     size_t i = 0;
@@ -257,7 +258,7 @@ static void take_shared(const struct vs_sketching *t, float *v, size_t dims, siz
 {
     for (size_t other = first; other < end; other++) {
         const float *axis = t->axes + other * dims;
-        float shared = (float)dot(v, axis, dims);
+        float shared = (float)vs_dot(v, axis, dims);
 
         for (size_t i = 0; i < dims; i++) {
             double part = (double)shared * axis[i];
@@ -285,14 +286,14 @@ static void make_orthonormal(struct rounding *r)
     double before[SKETCH_DIMS];
 
     for (size_t axis = 0; axis < SKETCH_DIMS; axis++)
-        before[axis] = sqrt(dot(t->axes + axis * dims, t->axes + axis * dims, dims));
+        before[axis] = sqrt(vs_dot(t->axes + axis * dims, t->axes + axis * dims, dims));
     for (r->first = 0; r->first < SKETCH_DIMS; r->first += BLOCK) {
         for (size_t axis = r->first; axis < r->first + BLOCK; axis++) {
             float *v = t->axes + axis * dims;
             double length;
 
             take_shared(t, v, dims, r->first, axis);
-            length = sqrt(dot(v, v, dims));
+            length = sqrt(vs_dot(v, v, dims));
             for (size_t i = 0; i < dims; i++)
                 v[i] = length > before[axis] * 1e-6 ? (float)((double)v[i] / length) : 0.0f;
         }

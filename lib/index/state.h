@@ -4,7 +4,8 @@
  * the same slot of five columns. Slots are numbered from 0, without gaps; a removed
  * row's slot is used again.
  *
- *   elements   the vector as given
+ *   elements   the vector as given; of a lean index, once there is a graph, what its code
+ *              leaves out (struct vs_outside)
  *   codes      quantised to 7 bits an element, padded to 64 bytes (quantizer.c);
  *              absent where elements are their own code. Of a flat index, scaled bytes
  *              (flat.c), which are not in files
@@ -39,12 +40,28 @@ enum {
     PATH_MAX_BYTES = 4000,
     WIDTH_MAX = 256, /* host threads in one call, and readers at once */
     LIST_MIN = 512,  /* rows handled by one kernel call, at most */
+    DECODED = 16,    /* and of those that are decoded first */
+    OUTSIDE = 8,     /* elements of a lean row that are kept beyond the range of codes */
     IP_EXTRA_DIMS = 16,
     WALKS = 4 /* that take turns on one thread; more gained nothing */
 };
 
+/* How wide a beam must be for which recall (calibrate.c). */
+enum { CALIBRATED_KS = 3, CALIBRATED_EFS = 19 };
+
+struct vs_calibration {
+    uint64_t rows;                                 /* there were; 0: never calibrated */
+    uint32_t asked;                                /* of these */
+    uint32_t found[CALIBRATED_KS][CALIBRATED_EFS]; /* of the asked rows' k nearest; 0 from
+                                                      where it was not measured any more */
+};
+
 /* A row where searches may start: one of this many, chosen by a hash of its id. */
 enum { ENTRY_ONE_IN = 1024 };
+
+/* Rows that calibrations ask: one of this many, chosen by a hash of its slot; more of the
+ * first, so that a small index has enough. */
+enum { PROBE_ONE_IN = 32, PROBE_OFTEN_ONE_IN = 16, PROBES_OFTEN = 16384 };
 
 /* ---- codes (quantizer.c) ---- */
 struct vs_quantizer {
@@ -99,6 +116,7 @@ struct vs_scratch {
     unsigned char *code;   /* [code_bytes] */
     unsigned char *sketch; /* [SKETCH_DIMS] of the code, 7 bits each */
     struct vs_scan *scan;  /* NULL until there is a scan */
+    float *decoded;        /* [DECODED x dim] rows of a lean index; else NULL */
     uint64_t *marks;       /* one bit a slot: rows that a filter lists */
     size_t marks_words;
     uint32_t *listed; /* the same as a list; or what a range search has yet to follow */
@@ -195,7 +213,8 @@ struct vshard_index {
     uint32_t space;  /* SPACE_*, in which rows are compared with each other */
     uint32_t degree; /* 2m */
     uint32_t m, ef_construction, ef_search, train_rows;
-    uint32_t flags; /* VSHARD_INDEX_* */
+    uint32_t profile;    /* VSHARD_PROFILE_* */
+    uint32_t no_vectors; /* lean, and its graph has begun: elements are struct vs_outside */
     uint64_t seed;
     struct vs_kernel kernel;
 
@@ -213,6 +232,7 @@ struct vshard_index {
     struct vs_idmap ids;
     struct vs_quantizer quantizer;
     struct vs_sketcher sketcher;
+    struct vs_calibration calibration;
     struct vs_repair repair;
     struct vs_build build;
     struct vs_mapping mapping;
@@ -231,6 +251,7 @@ struct vs_query {
     const void *code;      /* what keys are computed against */
     const uint8_t *sketch; /* of the code, 7 bits each; NULL where there are no sketches */
     uint32_t space;        /* SPACE_* */
+    uint32_t without;      /* a slot that is not there for the walk, and 1; 0: none */
 };
 
 enum { /* how keys are computed; smaller is nearer */
@@ -257,6 +278,14 @@ struct vs_walk {
     bool ended;
     bool cut; /* by a limit */
 };
+
+/* A row that nobody is passed over for, so that the graph without it is nearly what it
+ * would be had it never been there: it can be asked for its neighbours like a query that
+ * is no row (calibrate.c). */
+static inline bool vs_is_probe(uint32_t slot)
+{
+    return vs_mix64(slot) % (slot < PROBES_OFTEN ? PROBE_OFTEN_ONE_IN : PROBE_ONE_IN) == 0;
+}
 
 static inline struct vs_row *vs_row_at(const struct vshard_index *x, uint32_t slot)
 {
@@ -295,6 +324,26 @@ static inline bool vs_elements_are_codes(const struct vshard_index *x)
     return x->space >= SPACE_U8_L2;
 }
 
+/* Codes are all that is kept once there is a graph. */
+static inline bool vs_is_lean(const struct vshard_index *x)
+{
+    return x->profile == VSHARD_PROFILE_LEAN && x->family == VSHARD_FAMILY_HNSW &&
+           (x->element == VSHARD_ELEMENT_F32 || x->element == VSHARD_ELEMENT_F16);
+}
+
+/* What a lean index keeps beside the code: by how much the elements lie outside of the
+ * range of codes that do so by most, in steps of a code, as float16. */
+struct vs_outside {
+    uint16_t element[OUTSIDE]; /* 0 where there are fewer */
+    uint16_t by[OUTSIDE];      /* likewise */
+};
+
+/* A lean index with a graph: its column of elements holds struct vs_outside. */
+static inline bool vs_is_codes_only(const struct vshard_index *x)
+{
+    return x->no_vectors != 0;
+}
+
 /* create.c */
 int vs_options_check(struct vshard_index_options *o);
 int vs_index_new(const struct vshard_index_options *o, struct vshard_index **out);
@@ -324,6 +373,7 @@ void vs_sketcher_fini(struct vshard_index *x);
 int vs_sketching_begin(struct vshard_index *x, struct vs_sketching **out);
 void vs_sketching_end(struct vshard_index *x, struct vs_sketching *t);
 void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t);
+double vs_dot(const float *a, const float *b, size_t dim);
 void vs_sketch_query(const struct vshard_index *x, const void *code, uint8_t *sketch);
 void vs_sketch_row(const struct vshard_index *x, const void *code, uint8_t *sketch);
 double vs_sum_squares(const float *v, size_t dim);
@@ -332,6 +382,10 @@ int vs_length_check(const struct vshard_index *x, const void *elements, float *v
                     float *inverse_length);
 void vs_encode_row(const struct vshard_index *x, const void *elements, float inverse_length,
                    float *vector, unsigned char *code);
+void vs_encode_outside(const struct vshard_index *x, const float *vector, const unsigned char *code,
+                       struct vs_outside *out);
+void vs_decode(const struct vshard_index *x, uint32_t slot, size_t first, size_t count, float *out);
+void vs_decode_elements(const struct vshard_index *x, uint32_t slot, unsigned char *out);
 void vs_encode_dot_query(const struct vshard_index *x, const float *query, int8_t *code);
 
 /* keys.c: distances, in codes and exact */
@@ -383,6 +437,7 @@ int vs_flat_search_many(struct vshard_index *x, struct vs_scratch *s, const void
 /* search.c: what a call asked for */
 struct vs_request {
     uint32_t ef;
+    float recall; /* expected */
     uint32_t flags;
     size_t k;
     float farthest; /* +infinity: any distance */
@@ -488,6 +543,11 @@ void vs_entry_offer(struct vshard_index *x, uint32_t slot, uint32_t far);
 uint32_t vs_build_batch(const struct vshard_index *x);
 void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count);
 void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t count);
+
+/* calibrate.c */
+bool vs_calibration_valid(const struct vs_calibration *c);
+uint32_t vs_calibrated_ef(const struct vshard_index *x, size_t k, float recall);
+float vs_calibrated_recall(const struct vshard_index *x, size_t k, uint32_t ef);
 
 /* repair.c */
 int vs_repair_reserve(struct vshard_index *x, uint64_t changed);

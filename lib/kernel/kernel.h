@@ -34,7 +34,7 @@ struct vs_pool {
 /* Rows whose bytes make one panel (tile.c), and what one call selects from at most. */
 enum { VS_PANEL_ROWS = 64 };
 
-/* Which rows a scan must look at, of those it knows by scaled bytes (filter.c). */
+/* Which rows a scan must look at, of those it knows by scaled bytes (sieve.c). */
 struct vs_select {
     float scale, norm, slope, reach;
     int32_t origin; /* taken off each product */

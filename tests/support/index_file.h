@@ -39,6 +39,7 @@ static inline void file_layout(const unsigned char *h, struct file_layout *l)
                 dim > FILE_AXES;
     uint64_t code_bytes = (code_dim + 63) / 64 * 64;
     uint64_t align = own_code ? 16 : 4;
+    bool lean = vs_load32(h + 160) == 1 && graph && floats;
     uint64_t bytes = element == VSHARD_ELEMENT_F32    ? 4 * dim
                      : element == VSHARD_ELEMENT_F16  ? 2 * dim
                      : element == VSHARD_ELEMENT_BITS ? dim / 8
@@ -47,7 +48,7 @@ static inline void file_layout(const unsigned char *h, struct file_layout *l)
     l->slots = vs_load64(h + 64);
     l->extents = (l->slots + FILE_EXTENT - 1) / FILE_EXTENT;
     l->stride[0] = 16;
-    l->stride[1] = (bytes + align - 1) / align * align;
+    l->stride[1] = lean && trained ? 32 : (bytes + align - 1) / align * align;
     l->stride[2] = trained && graph && !own_code ? code_bytes : 0;
     l->stride[3] = vs_load32(h + 156);
     l->stride[4] = trained && graph ? 8 * m : 0;

@@ -17,7 +17,7 @@
 enum { N = 3600, D = 19, D_SKETCHES = 66, D_AXES = 300, STEPS = 15 };
 
 struct play {
-    uint32_t metric, element, dim;
+    uint32_t metric, element, dim, profile;
     uint32_t cpu, threads;
     uint32_t reopens; /* after each step */
     uint64_t seed;
@@ -41,6 +41,11 @@ static void add_range(struct play *p, uint32_t first, uint32_t count, uint32_t b
     }
 }
 
+static void calibrate(struct play *p)
+{
+    cr_assert_eq(vshard_index_calibrate(p->x, NULL, 50), 0);
+}
+
 /* Gives rows [first, first + count) the vectors of others. */
 static void replace_range(struct play *p, uint32_t first, uint32_t count)
 {
@@ -60,7 +65,7 @@ static void take_step(struct play *p, uint32_t step)
     case 0: add_range(p, 0, 200, 7); break;
     case 1: add_range(p, 200, 100, 33); break; /* trains */
     case 2: add_range(p, 300, 1700, 1700); break;
-    case 3: add_range(p, 2000, 200, 1); break;
+    case 3: add_range(p, 2000, 200, 1), calibrate(p); break;
     case 4: replace_range(p, 100, 300); break;
     case 5: remove_rows(p->x, p->ids + 500, 400); break;
     case 6: maintain(p, 700); break; /* begins a pass */
@@ -70,7 +75,7 @@ static void take_step(struct play *p, uint32_t step)
     case 10: add_range(p, 2201, 1399, 150); break; /* into freed slots, and new ones */
     case 11: remove_rows(p->x, p->ids + 1600, 999); break;
     case 12: remove_rows(p->x, p->ids + 2600, 3); break; /* begins a pass by itself */
-    case 13: add_range(p, 400, 600, 64); break;
+    case 13: add_range(p, 400, 600, 64), calibrate(p); break; /* beside removed rows */
     default: maintain(p, 0); break;
     }
 }
@@ -98,6 +103,7 @@ static void play(struct play *p)
     p->ids = number_ids(1, N);
     p->active = 0;
     o.seed = p->seed;
+    o.profile = p->profile;
     o.executor = pool_executor(p->pool);
     o.storage = fault_storage_hook(p->fs);
     p->x = make_index(&o);
@@ -127,11 +133,13 @@ static void expect_equal(const struct play *first, struct play then)
                      then.reopens ? "reopened" : "kept open", step);
 }
 
-static struct play first_play(uint32_t metric, uint32_t element, uint32_t dim)
+static struct play first_lean_play(uint32_t metric, uint32_t element, uint32_t dim,
+                                   uint32_t profile)
 {
     struct play p = { .metric = metric,
                       .element = element,
                       .dim = dim,
+                      .profile = profile,
                       .threads = 1,
                       .seed = 5,
                       .cpu = vs_os_cpu() };
@@ -143,6 +151,11 @@ static struct play first_play(uint32_t metric, uint32_t element, uint32_t dim)
             cr_assert_neq(p.digests[i], p.digests[j], "steps %u and %u change nothing", i, j);
     }
     return p;
+}
+
+static struct play first_play(uint32_t metric, uint32_t element, uint32_t dim)
+{
+    return first_lean_play(metric, element, dim, VSHARD_PROFILE_DEFAULT);
 }
 
 Test(index_digest, does_not_depend_on_the_number_of_threads)
@@ -215,6 +228,21 @@ Test(index_digest, does_not_depend_on_the_instruction_set_with_sketches)
     play_on_each_cpu(VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, D_AXES);
 }
 
+Test(index_digest, of_a_lean_index_depends_on_calls_alone)
+{
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
+        uint32_t element = metric % 2 ? VSHARD_ELEMENT_F16 : VSHARD_ELEMENT_F32;
+        struct play first = first_lean_play(metric, element, D, VSHARD_PROFILE_LEAN), then = first;
+
+        then.threads = 3;
+        then.cpu = 0;
+        expect_equal(&first, then);
+        then.cpu = first.cpu;
+        then.reopens = 1;
+        expect_equal(&first, then);
+    }
+}
+
 Test(index_digest, does_not_depend_on_being_saved_and_opened_with_sketches)
 {
     struct play first = first_play(VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, D_AXES);
@@ -260,21 +288,22 @@ static struct vshard_index *made_of(const struct vshard_index_options *o, const 
 
 Test(index_digest, depends_on_options_vectors_ids_and_order)
 {
-    struct vshard_index_options o = small_options(D, 0, 0), other[5];
+    struct vshard_index_options o = small_options(D, 0, 0), other[6];
     uint64_t seed = 8, digest, *ids = number_ids(0, 400);
     float *v = draw_vectors(&seed, VSHARD_ELEMENT_F32, 400, D);
     struct vshard_index *x = made_of(&o, v, ids, 400);
 
     digest = digest_of(x);
     vshard_index_destroy(x);
-    for (uint32_t i = 0; i < 5; i++)
+    for (uint32_t i = 0; i < 6; i++)
         other[i] = o;
     other[0].m = 7;
     other[1].ef_construction = 41;
     other[2].ef_search = 41;
     other[3].train_rows = 257;
     other[4].metric = VSHARD_METRIC_COSINE;
-    for (uint32_t i = 0; i < 5; i++) {
+    other[5].profile = VSHARD_PROFILE_LEAN;
+    for (uint32_t i = 0; i < 6; i++) {
         x = made_of(&other[i], v, ids, 400);
         cr_expect_neq(digest_of(x), digest, "option %u", i);
         vshard_index_destroy(x);

@@ -39,18 +39,20 @@ static const struct vshard_executor three = { run_here, NULL, 3, 0 };
 
 static const struct situation {
     const char *name;
-    uint32_t dim, family, metric, rows, removed, budget;
+    uint32_t dim, family, metric, rows, removed, budget, profile;
 } situations[] = {
-    { "empty", D, 0, 0, 0, 0, 0 },
-    { "flat", D, 1, 2, 300, 50, 0 },
-    { "flat, by bytes", 40, 1, 0, 1100, 50, 0 },
-    { "just before training", D, 0, 1, 250, 20, 0 },
-    { "with a graph", D, 0, 2, 1020, 100, 0 },
-    { "before a repair", D, 0, 0, 1300, 990, 0 },
-    { "in the midst of a repair", D, 0, 1, 1300, 900, 700 },
-    { "just before training sketches", D_AXES, 0, 2, 250, 20, 0 },
-    { "with sketches", D_SKETCHES, 0, 0, 300, 20, 0 },
-    { "with sketches that have axes", D_AXES, 0, 0, 300, 20, 0 },
+    { "empty", D, 0, 0, 0, 0, 0, 0 },
+    { "flat", D, 1, 2, 300, 50, 0, 0 },
+    { "flat, by bytes", 40, 1, 0, 1100, 50, 0, 0 },
+    { "just before training", D, 0, 1, 250, 20, 0, 0 },
+    { "with a graph", D, 0, 2, 1020, 100, 0, 0 },
+    { "before a repair", D, 0, 0, 1300, 990, 0, 0 },
+    { "in the midst of a repair", D, 0, 1, 1300, 900, 700, 0 },
+    { "just before training sketches", D_AXES, 0, 2, 250, 20, 0, 0 },
+    { "with sketches", D_SKETCHES, 0, 0, 300, 20, 0, 0 },
+    { "with sketches that have axes", D_AXES, 0, 0, 300, 20, 0, 0 },
+    { "lean, just before training", D, 0, 0, 250, 20, 0, 1 },
+    { "lean, with a graph", D, 0, 2, 1020, 100, 0, 1 },
 };
 
 static void begin(struct stage *s, const struct situation *at)
@@ -68,6 +70,7 @@ static void begin(struct stage *s, const struct situation *at)
     o.m = 4;
     o.ef_construction = 8;
     o.family = at->family;
+    o.profile = at->profile;
     o.storage = fault_storage_hook(s->fs);
     x = make_index(&o);
     add_rows(x, s->ids, s->vectors, at->rows);
@@ -185,16 +188,27 @@ static int call_ask(struct stage *s)
     return rc < 0 ? rc : vshard_index_explain(s->x, s->vectors, 2, K, NULL, &e);
 }
 
+static int call_calibrate(struct stage *s)
+{
+    return vshard_index_calibrate(s->x, s->vectors, 60);
+}
+
 static const struct call {
     const char *name;
     int (*call)(struct stage *s);
     uint32_t least; /* allocations in some situation, so that the test tests something */
 } calls[] = {
-    { "add few", call_add_few, 4 },   { "add many", call_add_many, 20 },
-    { "replace", call_replace, 4 },   { "remove", call_remove, 4 },
-    { "maintain", call_maintain, 4 }, { "search", call_search, 8 },
-    { "save", call_save, 3 },         { "check", call_check, 2 },
-    { "digest", call_digest, 1 },     { "ask", call_ask, 3 },
+    { "add few", call_add_few, 4 },
+    { "add many", call_add_many, 20 },
+    { "replace", call_replace, 4 },
+    { "remove", call_remove, 4 },
+    { "maintain", call_maintain, 4 },
+    { "search", call_search, 8 },
+    { "save", call_save, 3 },
+    { "check", call_check, 2 },
+    { "digest", call_digest, 1 },
+    { "ask", call_ask, 3 },
+    { "calibrate", call_calibrate, 20 },
 };
 
 static void answers_of(struct stage *s, struct vshard_hit hits[2 * QUERIES * K])

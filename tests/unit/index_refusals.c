@@ -78,7 +78,8 @@ Test(index_refusals, each_option_out_of_range_is_named)
         FIELD(metric, 0, 3),        FIELD(element, 0, 3),
         FIELD(m, 4, 128),           FIELD(ef_construction, 8, 4096),
         FIELD(ef_search, 1, 16384), FIELD(train_rows, 256, 65536),
-        FIELD(flags, 0, 0),         FIELD(reserved, 0, 0),
+        FIELD(flags, 0, 0),         FIELD(profile, 0, 1),
+
 #undef FIELD
     };
     struct bench b = { 0 };
@@ -106,25 +107,6 @@ Test(index_refusals, each_option_out_of_range_is_named)
             vshard_index_destroy(x);
         }
     }
-}
-
-Test(index_refusals, only_a_flat_index_can_be_lean)
-{
-    struct vshard_index_options o = small_options(D, 0, 0);
-    struct vshard_index *x = NULL;
-    struct bench b = { 0 };
-
-    b.logger = seen_logger(&b.seen);
-    o.logger = &b.logger;
-    o.flags = VSHARD_INDEX_LEAN;
-    expect_refused(&b, vshard_index_create(&o, &x), VSHARD_EINVAL, "create.refused",
-                   "flags: not for this family");
-    cr_expect_null(x);
-    o.family = VSHARD_FAMILY_FLAT;
-    cr_expect_eq(vshard_index_create(&o, &x), 0);
-    vshard_index_destroy(x);
-    o.flags = 2;
-    expect_refused(&b, vshard_index_create(&o, &x), VSHARD_EINVAL, "create.refused", "flags");
 }
 
 Test(index_refusals, elements_and_metrics_that_do_not_combine_are_named)
@@ -563,9 +545,6 @@ Test(index_refusals, searches_out_of_range_are_refused)
                    "=ef_search ");
     o.ef_search = VSHARD_EF_MAX;
     cr_expect_eq(vshard_index_search(b.x, q, 1, 1, hits, &o), 0);
-    o.reserved = 1;
-    expect_refused(&b, vshard_index_search(b.x, q, 1, 1, hits, &o), VSHARD_EINVAL, "search.refused",
-                   "=reserved ");
     end(&b);
 }
 

@@ -1,4 +1,4 @@
-/* filter.c - which of up to 64 rows may be among the nearest: one bit a row.
+/* sieve.c - which of up to 64 rows may be among the nearest: one bit a row.
  *
  * A scan keeps the k nearest so far. After the first rows nearly all others are
  * farther than the k-th, so what matters is to pass over these without a branch: a
@@ -295,7 +295,7 @@ static uint64_t neon_select_floats(float most, const float *distances, size_t co
 
 #endif /* aarch64 */
 
-uint32_t vs_kernel_pick_filter(struct vs_kernel *kernel, uint32_t cpu)
+uint32_t vs_kernel_pick_sieve(struct vs_kernel *kernel, uint32_t cpu)
 {
     static const struct {
         uint32_t needs;

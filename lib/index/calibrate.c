@@ -1,0 +1,496 @@
+/* calibrate.c - how wide a beam must be for which recall.
+ *
+ * What a beam finds depends on the vectors, on their number and on the graph, so it is
+ * measured: queries are answered in wider and wider beams, and compared with what a scan
+ * of all codes finds, the nearest 400 of it ranked again by the vectors. Where the caller has no
+ * queries, rows of the index stand for them, spread evenly over the slots, whose order is mostly
+ * that of their arrival.
+ *
+ * A row is an easy question for the graph that it is in: a walk that comes to it finds
+ * its neighbours' names there. So a row that is asked is not there for its own walk, nor
+ * for the scan: it is marked as seen before the walk begins. What is left would be harder
+ * than a question that was never a row, because its neighbours have passed each other
+ * over on its account, and there is a hole where it was. So only probes are asked: one
+ * row in 32, for which nobody is ever passed over (graph_prune.c). They cost the graph a
+ * few edges that are not needed, and are asked like strangers.
+ *
+ * What else was tried, on 300,000 image descriptors where 10,000 questions that are no rows
+ * found 0.918: letting the walk pass through the row finds 0.955; leaving out any row
+ * 0.897; repairing the graph around it as if it had been removed 0.946. Asking rows just
+ * before they are linked is exact, but new rows are not like all where rows come in an
+ * order, as words by frequency do (0.02 too much there), and a bulk load links all at once.
+ *
+ * Everything here is integers, or sums in one fixed order, so the calibration is a
+ * function of the index and takes part in its digest. What is derived
+ * from it for a search is not: there ef and recall are interpolated, linearly between
+ * the beams that were measured, and between k of 1, 10 and 100 by a power of k. */
+#include "index/state.h"
+
+#include <math.h>
+
+enum {
+    ASKED_DEFAULT = 2000,
+    PROBES_MIN = 100, /* fewer would tell less than rows that are harder */
+    NEAREST = 100,    /* the last of ks */
+    CANDIDATES = 400, /* nearest by code, among whom the nearest are looked for */
+    PLACES = 256      /* of a hash table for them: a power of two */
+};
+
+static const uint32_t ks[CALIBRATED_KS] = { 1, 10, 100 };
+static const uint32_t efs[CALIBRATED_EFS] = { 8,   12,  16,  24,  32,   48,   64,   100,  128, 192,
+                                              256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096 };
+
+struct asked {
+    uint32_t slot; /* of a row; else VS_SLOT_NONE */
+    uint32_t count;
+    uint32_t nearest[NEAREST]; /* slots [count], nearest first */
+};
+
+struct calibrating {
+    struct vshard_index *x;
+    const unsigned char *queries; /* NULL: rows are asked */
+    struct asked *asked;
+    uint32_t count;
+    uint32_t ef; /* at hand */
+    _Atomic uint32_t found[CALIBRATED_KS];
+};
+
+/* Of one query, how many neighbours there are to be found: a row is not its own. */
+static uint64_t wanted(const struct vs_calibration *c, size_t k)
+{
+    return c->rows - 1 < ks[k] ? c->rows - 1 : ks[k];
+}
+
+/* ---- asking ---- */
+
+static void vector_of(struct vshard_index *x, uint32_t slot, float *out)
+{
+    if (vs_is_codes_only(x))
+        vs_decode(x, slot, 0, x->dim, out);
+    else
+        vs_widen(x, vs_column_at(&x->elements, slot), out);
+}
+
+/* The row of this slot as a query that it does not answer itself. */
+static struct vs_query query_of_row(struct vshard_index *x, uint32_t slot, struct vs_scratch *s)
+{
+    struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space, .without = slot + 1 };
+
+    if (x->sketches.stride > 0) {
+        vs_sketch_query(x, q.code, s->sketch);
+        q.sketch = s->sketch;
+    }
+    if (x->metric != VSHARD_METRIC_IP)
+        return q;
+    vector_of(x, slot, s->vector);
+    vs_encode_dot_query(x, s->vector, (int8_t *)s->code);
+    q.code = s->code;
+    q.space = SPACE_CODE_DOT;
+    return q;
+}
+
+/* Queries were looked at before, and are not refused any more. */
+static struct vs_query query_of(const struct calibrating *c, uint32_t at, struct vs_scratch *s)
+{
+    struct vs_query q;
+
+    if (c->queries == NULL)
+        return query_of_row(c->x, c->asked[at].slot, s);
+    vs_query_check(c->x, c->queries + at * vs_vector_bytes(c->x), s, &q);
+    return q;
+}
+
+static uint32_t group_size(const struct calibrating *c, uint32_t group)
+{
+    uint32_t left = c->count - group * WALKS;
+
+    return left < WALKS ? left : WALKS;
+}
+
+/* Lists up to s->list_cap live rows from *slot on. */
+static uint32_t list_rows(const struct vshard_index *x, struct vs_scratch *s, uint32_t *slot)
+{
+    uint32_t slots = atomic_load(&x->slot_count), count = 0;
+
+    for (; *slot < slots && count < s->list_cap; ++*slot) {
+        if (vs_row_state(x, *slot) != VS_ROW_LIVE)
+            continue;
+        s->slots[count] = *slot;
+        s->rows[count++] = vs_code_at(x, *slot);
+    }
+    return count;
+}
+
+/* By the metric, but for what is the same for all rows. Overwrites the row. */
+static double distance(const struct vshard_index *x, const float *query, float *row)
+{
+    double sum = 0;
+
+    if (x->metric == VSHARD_METRIC_IP)
+        return -vs_dot(query, row, x->dim);
+    if (x->metric == VSHARD_METRIC_COSINE)
+        return -vs_dot(query, row, x->dim) / sqrt(vs_sum_squares(row, x->dim));
+    for (size_t i = 0; i < x->dim; i++)
+        row[i] = query[i] - row[i];
+    if (x->metric == VSHARD_METRIC_L2SQ)
+        return vs_sum_squares(row, x->dim);
+    for (size_t i = 0; i < x->dim; i++)
+        sum += (double)fabsf(row[i]);
+    return sum;
+}
+
+/* The nearest of the candidates; where elements are codes, their order is right. `row`
+ * has room for a vector. */
+static void note_nearest(const struct calibrating *c, uint32_t at, struct vs_scratch *s, float *row)
+{
+    struct vshard_index *x = c->x;
+    struct asked *a = &c->asked[at];
+    double distances[NEAREST];
+
+    if (c->queries != NULL)
+        vs_widen(x, c->queries + at * vs_vector_bytes(x), s->vector);
+    else
+        vector_of(x, a->slot, s->vector);
+    a->count = 0;
+    for (uint32_t i = 0; i < s->pool.count; i++) {
+        uint32_t slot = s->pool.slots[i], place = a->count;
+        double d = s->pool.keys[i];
+
+        if (slot == a->slot)
+            continue;
+        if (!vs_elements_are_codes(x)) {
+            vector_of(x, slot, row);
+            d = distance(x, s->vector, row);
+        }
+        for (; place > 0 && distances[place - 1] > d; place--) {
+            if (place < NEAREST) {
+                distances[place] = distances[place - 1];
+                a->nearest[place] = a->nearest[place - 1];
+            }
+        }
+        if (place == NEAREST)
+            continue;
+        distances[place] = d;
+        a->nearest[place] = slot;
+        a->count += a->count < NEAREST;
+    }
+}
+
+static void scan_group(void *arg, uint32_t group, uint32_t strand)
+{
+    const struct calibrating *c = arg;
+    struct vshard_index *x = c->x;
+    struct vs_scratch *s = &x->strands[strand * WALKS];
+    uint32_t count = group_size(c, group), slot = 0, listed;
+    struct vs_query queries[WALKS];
+
+    for (uint32_t i = 0; i < count; i++) {
+        queries[i] = query_of(c, group * WALKS + i, &s[i]);
+        s[i].pool.count = s[i].pool.next = 0;
+        s[i].pool.cap = CANDIDATES + 1; /* and the row itself */
+    }
+    while ((listed = list_rows(x, s, &slot)) > 0) {
+        for (uint32_t i = 0; i < count; i++) {
+            vs_keys(x, &queries[i], s->rows, listed, s->keys);
+            x->kernel.pool_push(&s[i].pool, s->keys, s->slots, listed);
+        }
+    }
+    for (uint32_t i = 0; i < count; i++)
+        note_nearest(c, group * WALKS + i, &s[i], s[(i + 1) % WALKS].vector);
+}
+
+/* The place of a slot in a table, or the empty one where it belongs. */
+static uint32_t place_of(const struct asked *a, const uint8_t *table, uint32_t slot)
+{
+    uint32_t place = (uint32_t)vs_mix64(slot) % PLACES;
+
+    while (table[place] != 0 && a->nearest[table[place] - 1] != slot)
+        place = (place + 1) % PLACES;
+    return place;
+}
+
+static void count_found(struct calibrating *c, const struct vs_pool *p, const struct asked *a)
+{
+    uint32_t found[CALIBRATED_KS] = { 0 };
+    uint8_t table[PLACES] = { 0 }; /* ranks, from 1 */
+
+    for (uint32_t i = 0; i < a->count; i++)
+        table[place_of(a, table, a->nearest[i])] = (uint8_t)(i + 1);
+    for (uint32_t i = 0; i < p->count; i++) {
+        uint32_t rank = table[place_of(a, table, p->slots[i] & ~VS_POOL_EXPANDED)];
+
+        for (size_t k = 0; k < CALIBRATED_KS; k++)
+            found[k] += rank != 0 && rank <= ks[k];
+    }
+    for (size_t k = 0; k < CALIBRATED_KS; k++) {
+        if (found[k] >= c->x->live) /* of a query, whom all rows are neighbours */
+            found[k] = (uint32_t)c->x->live - 1;
+        atomic_fetch_add_explicit(&c->found[k], found[k], memory_order_relaxed);
+    }
+}
+
+static void walk_group(void *arg, uint32_t group, uint32_t strand)
+{
+    struct calibrating *c = arg;
+    struct vs_walk walks[WALKS];
+    uint32_t count = group_size(c, group);
+
+    for (uint32_t i = 0; i < count; i++) {
+        walks[i].scratch = &c->x->strands[strand * WALKS + i];
+        walks[i].query = query_of(c, group * WALKS + i, walks[i].scratch);
+    }
+    vs_graph_walk(c->x, walks, count, c->ef);
+    for (uint32_t i = 0; i < count; i++) {
+        vs_graph_rank(c->x, &walks[i]);
+        count_found(c, &walks[i].scratch->pool, &c->asked[group * WALKS + i]);
+    }
+}
+
+/* ---- the measurement ---- */
+
+static bool is_live(const struct vshard_index *x, uint32_t slot)
+{
+    return vs_row_state(x, slot) == VS_ROW_LIVE;
+}
+
+static bool is_live_probe(const struct vshard_index *x, uint32_t slot)
+{
+    return vs_is_probe(slot) && is_live(x, slot);
+}
+
+/* The slots are cut into `most` equal runs, and of each the first row is taken that may be
+ * asked, or of the next. */
+static uint32_t choose_rows(struct calibrating *c, uint32_t most,
+                            bool (*may)(const struct vshard_index *, uint32_t))
+{
+    const struct vshard_index *x = c->x;
+    uint32_t slots = atomic_load(&x->slot_count), chosen = 0;
+
+    for (uint32_t slot = 0; slot < slots && chosen < most; slot++) {
+        if (slot >= (uint64_t)slots * chosen / most && may(x, slot))
+            c->asked[chosen++].slot = slot;
+    }
+    return chosen;
+}
+
+/* A wider beam would tell nothing new. */
+static bool is_enough(const struct vs_calibration *c, size_t e)
+{
+    uint64_t ten = c->asked * wanted(c, 1), hundred = c->asked * wanted(c, 2);
+
+    return efs[e] >= c->rows || (efs[e] > ks[2] && c->found[1][e] * UINT64_C(1000) >= ten * 999 &&
+                                 c->found[2][e] * UINT64_C(100) >= hundred * 99);
+}
+
+static int measure(struct calibrating *c, struct vs_calibration *out)
+{
+    uint32_t groups = (c->count + WALKS - 1) / WALKS;
+    int rc = vs_strands_reserve(c->x, CANDIDATES + 1);
+
+    if (rc == VSHARD_OK)
+        vs_parallel(c->x, groups, scan_group, c);
+    for (size_t e = 0; rc == VSHARD_OK && e < CALIBRATED_EFS; e++) {
+        c->ef = efs[e];
+        rc = vs_strands_reserve(c->x, c->ef);
+        if (rc < 0)
+            break;
+        for (size_t k = 0; k < CALIBRATED_KS; k++)
+            atomic_store(&c->found[k], 0);
+        vs_parallel(c->x, groups, walk_group, c);
+        for (size_t k = 0; k < CALIBRATED_KS; k++) {
+            uint32_t found = atomic_load(&c->found[k]), before = e > 0 ? out->found[k][e - 1] : 0;
+
+            out->found[k][e] = found > before ? found : before;
+        }
+        if (is_enough(out, e))
+            break;
+    }
+    return rc;
+}
+
+static int check_queries(struct vshard_index *x, const unsigned char *queries, size_t count)
+{
+    struct vs_scratch *s = &x->strands[0];
+    float inverse_length;
+
+    for (size_t i = 0; i < count; i++) {
+        const unsigned char *query = queries + i * vs_vector_bytes(x);
+        size_t at = vs_find_unfit(x, query);
+
+        if (at < x->dim)
+            return vs_refuse(x->logger, VSHARD_EINVAL, "calibrate.refused", "queries: element",
+                             (int64_t)at, x->dim);
+        if (vs_length_check(x, query, s->vector, &inverse_length) != VSHARD_OK)
+            return vs_refuse(x->logger, VSHARD_EINVAL, "calibrate.refused", "queries: length", 0,
+                             1);
+    }
+    return VSHARD_OK;
+}
+
+static int calibrate(struct vshard_index *x, const void *queries, uint32_t asked)
+{
+    struct vs_calibration out = { .rows = x->live };
+    struct calibrating c = { .x = x, .queries = queries };
+    int rc;
+
+    c.asked = vs_alloc(x->allocator, asked * sizeof *c.asked);
+    if (c.asked == NULL)
+        return VSHARD_ENOMEM;
+    c.count = asked;
+    for (uint32_t i = 0; i < asked; i++)
+        c.asked[i].slot = VS_SLOT_NONE;
+    if (queries == NULL)
+        c.count = choose_rows(&c, asked, is_live_probe);
+    if (queries == NULL && c.count < PROBES_MIN)
+        c.count = choose_rows(&c, asked, is_live);
+    out.asked = c.count;
+    rc = measure(&c, &out);
+    vs_free(x->allocator, c.asked, asked * sizeof *c.asked);
+    if (rc == VSHARD_OK)
+        x->calibration = out;
+    return rc;
+}
+
+int vshard_index_calibrate(struct vshard_index *index, const void *queries, size_t asked)
+{
+    int rc;
+
+    if (index == NULL)
+        return VSHARD_EINVAL;
+    if (asked > VSHARD_ASKED_MAX)
+        return vs_refuse(index->logger, VSHARD_EINVAL, "calibrate.refused", "asked", (int64_t)asked,
+                         VSHARD_ASKED_MAX);
+    if (queries != NULL && asked == 0)
+        return vs_refuse(index->logger, VSHARD_EINVAL, "calibrate.refused", "asked", 0, 1);
+    if (index->mapping.bytes != NULL)
+        return vs_refuse(index->logger, VSHARD_ENOTSUP, "calibrate.refused", "index: mapped", 1, 0);
+    if (!atomic_load(&index->trained))
+        return VSHARD_OK;
+    if (index->live < 2) { /* nobody has a neighbour */
+        memset(&index->calibration, 0, sizeof index->calibration);
+        return VSHARD_OK;
+    }
+    rc = vs_strands_reserve(index, 0);
+    if (rc == VSHARD_OK && queries != NULL) {
+        rc = check_queries(index, queries, asked);
+        if (rc < 0)
+            return rc;
+    }
+    if (rc == VSHARD_OK)
+        rc = calibrate(index, queries, asked ? (uint32_t)asked : ASKED_DEFAULT);
+    return rc < 0 ? vs_refuse(index->logger, rc, "calibrate.refused", "memory", 0, 0) : rc;
+}
+
+/* What a file may say: counts that can be, and that do not fall. */
+bool vs_calibration_valid(const struct vs_calibration *c)
+{
+    bool none = c->rows == 0 || c->asked == 0;
+
+    if (c->rows > VSHARD_ROWS_MAX || c->asked > VSHARD_ASKED_MAX || c->rows == 1 ||
+        (none && (c->rows != 0 || c->asked != 0)))
+        return false;
+    for (size_t k = 0; k < CALIBRATED_KS; k++) {
+        for (size_t e = 0; e < CALIBRATED_EFS; e++) {
+            uint32_t found = c->found[k][e], before = e > 0 ? c->found[k][e - 1] : 0;
+
+            if (found != 0 && (none || found < before || found > c->asked * wanted(c, k)))
+                return false;
+            if (e > 0 && found == 0 && before != 0) {
+                for (; e < CALIBRATED_EFS; e++) {
+                    if (c->found[k][e] != 0)
+                        return false;
+                }
+            }
+        }
+    }
+    return true;
+}
+
+/* ---- reading it ---- */
+
+static double recall_at(const struct vs_calibration *c, size_t k, size_t e)
+{
+    return (double)c->found[k][e] / (double)(c->asked * wanted(c, k));
+}
+
+/* The widest beam that was measured. */
+static size_t widest(const struct vs_calibration *c, size_t k)
+{
+    size_t e = CALIBRATED_EFS - 1;
+
+    while (e > 0 && c->found[k][e] == 0)
+        e--;
+    return e;
+}
+
+/* The narrowest beam that reaches this recall for ks[k], or the widest measured. */
+static double beam_for(const struct vs_calibration *c, size_t k, double recall)
+{
+    size_t e = 0, last = widest(c, k);
+
+    while (e < last && efs[e] < ks[k])
+        e++;
+    if (recall_at(c, k, e) >= recall)
+        return efs[e];
+    for (; e < last; e++) {
+        double low = recall_at(c, k, e), high = recall_at(c, k, e + 1);
+
+        if (high >= recall)
+            return efs[e] + (efs[e + 1] - efs[e]) * (recall - low) / (high - low);
+    }
+    return efs[last];
+}
+
+/* The two of ks that k is between, and the power of the step from the first to the
+ * second that leads to k: 0..1, above 1 beyond the last. */
+static size_t between(size_t k, double *power)
+{
+    size_t lower = k < ks[1] ? 0 : 1;
+
+    *power = log10((double)k) - (double)lower;
+    return lower;
+}
+
+/* Beyond 100 nearest, as many times as wide as they are more. */
+static double beam(const struct vs_calibration *c, size_t k, double recall)
+{
+    double power, low, high;
+    size_t lower;
+
+    if (k > ks[2])
+        return beam_for(c, 2, recall) * (double)k / ks[2];
+    lower = between(k, &power);
+    low = beam_for(c, lower, recall);
+    high = beam_for(c, lower + 1, recall);
+    return low * pow(high / low, power);
+}
+
+uint32_t vs_calibrated_ef(const struct vshard_index *x, size_t k, float recall)
+{
+    double ef = ceil(beam(&x->calibration, k, (double)recall) - 1e-6);
+
+    return ef < VSHARD_EF_MAX ? (uint32_t)ef : VSHARD_EF_MAX;
+}
+
+/* The greatest recall for which a beam of `ef` is enough; NaN if that was not measured. */
+float vs_calibrated_recall(const struct vshard_index *x, size_t k, uint32_t ef)
+{
+    const struct vs_calibration *c = &x->calibration;
+    double least = 0, most, power;
+    size_t lower;
+
+    if (c->rows == 0)
+        return NAN;
+    lower = between(k < ks[2] ? k : ks[2], &power);
+    most = (1 - power) * recall_at(c, lower, widest(c, lower)) +
+           power * recall_at(c, lower + 1, widest(c, lower + 1));
+    for (int i = 0; i < 20; i++) {
+        double middle = (least + most) / 2;
+
+        if (beam(c, k, middle) <= ef)
+            least = middle;
+        else
+            most = middle;
+    }
+    return (float)least;
+}

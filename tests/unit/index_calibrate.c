@@ -1,0 +1,307 @@
+/* index_calibrate.c - a search that asks for a recall gets it.
+ *
+ * Method: the words that the demo ships are built into an index, which is calibrated; its
+ * queries, words that are no rows, are then searched for a target recall, and what was
+ * found is judged by an exact search. The reached recall must be within 0.01 of what was
+ * asked, and of what the search says that it expects. The same on the large sets is
+ * bench/index_search's. What a calibration may not depend on is in index_digest.c. */
+#include <criterion/criterion.h>
+
+#include <math.h>
+
+#include "index/state.h"
+#include "support/fault_storage.h"
+#include "support/index_data.h"
+#include "support/npy.h"
+#include "support/pool.h"
+
+enum { D = 8, N = 3000 };
+
+struct words {
+    struct vshard_index *x;
+    struct pool *pool;
+    float *rows;    /* of the index */
+    float *like;    /* words drawn from the same, that are no rows */
+    float *rare;    /* words of another kind */
+    float *queries; /* that are asked: one of these two */
+    size_t count;
+};
+
+enum { DIM = 100, ROWS = 19000, LIKE = 1000, RARE = 1000, HALF = RARE / 2 };
+
+static float *read_words(const char *name, size_t count)
+{
+    static const char here[] = __FILE__; /* source tree/tests/unit/index_calibrate.c */
+    int n = (int)(strlen(here) - strlen("tests/unit/index_calibrate.c"));
+    struct npy a;
+    char path[4200];
+    float *v;
+
+    snprintf(path, sizeof path, "%.*sexamples/demo/data/glove30k.%s.npy", n, here, name);
+    cr_assert_eq(npy_read(&a, path, count), 0, "%s: %s", path, a.error);
+    cr_assert(a.columns == DIM && a.rows == count);
+    v = npy_floats(&a);
+    npy_free(&a);
+    return v;
+}
+
+/* One word in 20 is kept out of the index. */
+static struct words make_words(void)
+{
+    struct vshard_index_options o = { .size = sizeof o,
+                                      .dim = DIM,
+                                      .metric = VSHARD_METRIC_COSINE,
+                                      .m = 8,
+                                      .ef_construction = 60 };
+    struct words w = { .pool = pool_create(2) };
+    float *all = read_words("base", ROWS + LIKE);
+    uint64_t *ids = number_ids(0, ROWS);
+
+    w.rare = read_words("query", RARE);
+    w.rows = malloc(ROWS * DIM * sizeof *w.rows);
+    w.like = malloc(LIKE * DIM * sizeof *w.like);
+    for (size_t i = 0, row = 0, like = 0; i < ROWS + LIKE; i++)
+        memcpy(i % 20 == 7 ? w.like + DIM * like++ : w.rows + DIM * row++, all + DIM * i,
+               DIM * sizeof *all);
+    o.executor = pool_executor(w.pool);
+    w.x = make_index(&o);
+    add_rows(w.x, ids, w.rows, ROWS);
+    free(all);
+    free(ids);
+    return w;
+}
+
+static void end_words(struct words *w)
+{
+    vshard_index_destroy(w->x);
+    pool_destroy(w->pool);
+    free(w->rows);
+    free(w->like);
+    free(w->rare);
+}
+
+/* The part of the k nearest that a search found for this target. */
+static double reached(const struct words *w, size_t k, float target,
+                      struct vshard_search_info *info)
+{
+    struct vshard_hit *hits = malloc(w->count * k * sizeof *hits);
+    struct vshard_hit *exact = malloc(w->count * k * sizeof *exact);
+    struct vshard_search_options o = { .size = sizeof o, .target_recall = target, .info = info };
+    size_t good = 0;
+
+    info->size = sizeof *info;
+    cr_assert_eq(vshard_index_search(w->x, w->queries, w->count, k, hits, &o), 0);
+    search_rows(w->x, w->queries, w->count, k, 0, VSHARD_SEARCH_EXACT, exact);
+    for (size_t i = 0; i < w->count * k; i++)
+        good += hits[i].distance <= exact[i / k * k + k - 1].distance;
+    free(hits);
+    free(exact);
+    return (double)good / (double)(w->count * k);
+}
+
+static void expect_targets(const struct words *w, size_t k, double off)
+{
+    static const float targets[] = { 0.9f, 0.95f, 0.99f };
+
+    for (size_t i = 0; i < VS_COUNT(targets); i++) {
+        struct vshard_search_info info;
+        double r = reached(w, k, targets[i], &info);
+
+        printf("index_calibrate: k %zu, target %.2f: ef %u, reached %.4f, expected %.4f\n", k,
+               (double)targets[i], info.ef, r, (double)info.recall);
+        cr_expect(info.recall >= targets[i] - 1e-4f, "k %zu, target %g: expects %g", k,
+                  (double)targets[i], (double)info.recall);
+        cr_expect(fabs(r - (double)info.recall) <= off, "k %zu, target %g: reached %g, expected %g",
+                  k, (double)targets[i], r, (double)info.recall);
+        if (k == 10)
+            cr_expect(fabs(r - (double)targets[i]) <= off, "target %g: reached %g",
+                      (double)targets[i], r);
+    }
+}
+
+/* A thousand queries are a sample, too, the more so the fewer answers count. */
+Test(index_calibrate, a_target_is_reached_by_words_that_are_no_rows)
+{
+    struct words w = make_words();
+
+    cr_assert_eq(vshard_index_calibrate(w.x, NULL, 0), 0);
+    w.queries = w.like;
+    w.count = LIKE;
+    expect_targets(&w, 10, 0.01);
+    expect_targets(&w, 1, 0.03);
+    expect_targets(&w, 30, 0.03);
+    expect_targets(&w, 100, 0.03);
+    end_words(&w);
+}
+
+/* Rare words are asked of frequent ones, and only they can tell how hard that is. */
+Test(index_calibrate, queries_unlike_the_rows_can_be_given)
+{
+    float *given = malloc(HALF * DIM * sizeof *given);
+    struct vshard_search_info info;
+    struct words w = make_words();
+
+    for (size_t i = 0; i < HALF; i++) { /* every other one is given, the others are asked */
+        memcpy(given + i * DIM, w.rare + 2 * i * DIM, DIM * sizeof *given);
+        memmove(w.rare + i * DIM, w.rare + (2 * i + 1) * DIM, DIM * sizeof *given);
+    }
+    w.queries = w.rare;
+    w.count = HALF;
+    cr_assert_eq(vshard_index_calibrate(w.x, NULL, 0), 0);
+    cr_expect(reached(&w, 10, 0.9f, &info) < 0.85, "these words are like the rows");
+    cr_assert_eq(vshard_index_calibrate(w.x, given, HALF), 0);
+    expect_targets(&w, 10, 0.02);
+    free(given);
+    end_words(&w);
+}
+
+/* ---- what else a search says ---- */
+
+static struct vshard_index *some_index(uint32_t rows, struct vshard_storage *storage,
+                                       struct vshard_logger *logger)
+{
+    struct vshard_index_options o = small_options(D, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+    uint64_t seed = 9, *ids = number_ids(0, N);
+    float *v = draw_vectors(&seed, VSHARD_ELEMENT_F32, N, D);
+    struct vshard_index *x;
+
+    o.storage = storage;
+    o.logger = logger;
+    x = make_index(&o);
+    add_rows(x, ids, v, rows);
+    free(v);
+    free(ids);
+    return x;
+}
+
+static int ask(struct vshard_index *x, float target, uint32_t ef, uint32_t flags,
+               struct vshard_search_info *info)
+{
+    const float query[D] = { 0.25f };
+    struct vshard_search_options o = {
+        .size = sizeof o, .ef_search = ef, .flags = flags, .target_recall = target, .info = info
+    };
+    struct vshard_hit hits[10];
+
+    memset(info, 0xff, sizeof *info);
+    info->size = sizeof *info;
+    return vshard_index_search(x, query, 1, 10, hits, &o);
+}
+
+Test(index_calibrate, a_target_needs_a_calibration_where_there_is_a_graph)
+{
+    struct seen seen;
+    struct vshard_logger logger = seen_logger(&seen);
+    struct vshard_index *x = some_index(200, NULL, &logger);
+    struct vshard_search_info info;
+
+    cr_expect_eq(vshard_index_calibrate(x, NULL, 0), 0, "there is nothing to do");
+    cr_expect_eq(ask(x, 0.9f, 0, 0, &info), 0, "every row is scanned");
+    cr_expect(info.recall == 1 && info.ef == 0 && info.exact_scans == 1);
+    vshard_index_destroy(x);
+
+    x = some_index(N, NULL, &logger);
+    cr_expect_eq(ask(x, 0.9f, 0, 0, &info), VSHARD_ENOTSUP);
+    cr_expect_str_eq(seen.name, "search.refused");
+    cr_expect_not_null(strstr(seen.fields, "target_recall"), "%s", seen.fields);
+    cr_expect_eq(ask(x, 0.9f, 0, VSHARD_SEARCH_EXACT, &info), 0);
+    cr_expect(info.recall == 1 && info.ef == 0);
+    cr_expect_eq(ask(x, 0, 33, 0, &info), 0);
+    cr_expect(isnan(info.recall) && info.ef == 33, "not known");
+    cr_expect_eq(vshard_index_calibrate(x, NULL, 100), 0);
+    cr_expect_eq(ask(x, 0.9f, 0, 0, &info), 0);
+    cr_expect(info.recall >= 0.9f && info.ef >= 10, "%g, ef %u", (double)info.recall, info.ef);
+    vshard_index_destroy(x);
+}
+
+Test(index_calibrate, more_is_expected_of_a_wider_beam_and_less_of_more_answers)
+{
+    struct vshard_index *x = some_index(N, NULL, NULL);
+    float before = 0;
+
+    cr_assert_eq(vshard_index_calibrate(x, NULL, 0), 0);
+    for (uint32_t ef = 1; ef <= VSHARD_EF_MAX; ef = ef * 5 / 4 + 1) {
+        float recall = vs_calibrated_recall(x, 10, ef);
+
+        cr_expect(recall >= before && recall <= 1, "ef %u: %g after %g", ef, (double)recall,
+                  (double)before);
+        before = recall;
+    }
+    for (size_t k = 1; k <= VSHARD_K_MAX; k = k * 5 / 4 + 1) {
+        for (float target = 0.05f; target < 1; target += 0.05f) {
+            uint32_t ef = vs_calibrated_ef(x, k, target);
+
+            cr_expect(ef >= 1 && ef <= VSHARD_EF_MAX);
+            cr_expect(ef >= vs_calibrated_ef(x, k, target - 0.04f), "k %zu, target %g", k,
+                      (double)target);
+            cr_expect(vs_calibrated_recall(x, k, ef) >= target - 1e-4f || ef >= 1024 || k > 1024,
+                      "k %zu, target %g: ef %u", k, (double)target, ef);
+        }
+    }
+    vshard_index_destroy(x);
+}
+
+/* ---- refusals ---- */
+
+Test(index_calibrate, what_cannot_be_is_refused_by_name)
+{
+    static const float odd[] = { -0.1f, 1.0f, 1.5f, NAN, INFINITY, -INFINITY };
+    struct fault_storage *fs = fault_storage_create(1);
+    struct seen seen;
+    struct vshard_logger logger = seen_logger(&seen);
+    struct vshard_index *x = some_index(N, (struct vshard_storage *)fault_storage_hook(fs), &logger);
+    struct vshard_open_options o = { .size = sizeof o,
+                                     .flags = VSHARD_OPEN_MAPPED,
+                                     .logger = &logger,
+                                     .storage = fault_storage_hook(fs) };
+    const float query[2 * D] = { [2 * D - 1] = NAN };
+    struct vshard_search_info info;
+    struct vshard_index *mapped;
+
+    cr_assert_eq(vshard_index_calibrate(x, NULL, 50), 0);
+    for (size_t i = 0; i < VS_COUNT(odd); i++) {
+        seen.fields[0] = 0;
+        cr_expect_eq(ask(x, odd[i], 0, 0, &info), VSHARD_EINVAL, "%g", (double)odd[i]);
+        cr_expect_not_null(strstr(seen.fields, "=target_recall "), "%s", seen.fields);
+    }
+    cr_expect_eq(ask(x, 0.9f, 10, 0, &info), VSHARD_EINVAL, "both");
+    cr_expect_not_null(strstr(seen.fields, "=target_recall: and ef_search "), "%s", seen.fields);
+    cr_expect_eq(vshard_index_calibrate(NULL, NULL, 0), VSHARD_EINVAL);
+    cr_expect_eq(vshard_index_calibrate(x, NULL, VSHARD_ASKED_MAX + 1), VSHARD_EINVAL);
+    cr_expect_not_null(strstr(seen.fields, "=asked "), "%s", seen.fields);
+    cr_expect_eq(vshard_index_calibrate(x, query, 0), VSHARD_EINVAL);
+    cr_expect_not_null(strstr(seen.fields, "=asked "), "%s", seen.fields);
+    cr_expect_eq(vshard_index_calibrate(x, query, 2), VSHARD_EINVAL, "the second is NaN");
+    cr_expect_not_null(strstr(seen.fields, "=queries: element "), "%s", seen.fields);
+    cr_expect_eq(vshard_index_calibrate(x, query, 1), 0);
+    cr_assert_eq(vshard_index_save(x, "/i"), 0);
+    cr_assert_eq(vshard_index_open("/i", &o, &mapped), 0);
+    cr_expect_eq(vshard_index_calibrate(mapped, NULL, 0), VSHARD_ENOTSUP);
+    cr_expect_eq(ask(mapped, 0.9f, 0, 0, &info), 0, "it is in the file");
+    vshard_index_destroy(mapped);
+    vshard_index_destroy(x);
+    fault_storage_destroy(fs);
+}
+
+/* ---- few rows ---- */
+
+Test(index_calibrate, works_when_few_rows_are_left)
+{
+    uint64_t *ids = number_ids(0, N);
+
+    for (uint32_t left = 0; left < 130; left = left < 3 ? left + 1 : left * 3) {
+        struct vshard_index_stats s = { .size = sizeof s };
+        struct vshard_index *x = some_index(N, NULL, NULL);
+        struct vshard_search_info info;
+
+        remove_rows(x, ids, N - left);
+        cr_assert_eq(vshard_index_calibrate(x, NULL, 0), 0, "%u rows", left);
+        cr_assert_eq(vshard_index_stats(x, &s), 0);
+        cr_expect_eq(s.calibrated_rows, left < 2 ? 0 : left);
+        cr_expect(vs_calibration_valid(&x->calibration), "%u rows", left);
+        if (left >= 2)
+            cr_expect_eq(ask(x, 0.9f, 0, 0, &info), 0, "%u rows", left);
+        vshard_index_destroy(x);
+    }
+    free(ids);
+}
