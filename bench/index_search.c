@@ -4,8 +4,9 @@
  * then asked by one thread: one question a call, as a server does that answers each
  * request as it comes, and 64 a call, as one does that gathers them.
  *
- *     build/bench/index_search [set [ef,ef,... [f16]]]
+ *     build/bench/index_search [set [ef,ef,... [f16] [lean] [m16]]]
  *     VSHARD_DATA=dir build/bench/index_search glove100 32,64,128
+ *     VSHARD_DATA=dir build/bench/index_search glove100 0.9,0.95,0.99 lean m16
  *
  * It reads set.base.npy, set.query.npy and, if it is there, set.gt.npy (rows of the
  * nearest, nearest first) from VSHARD_DATA; without VSHARD_DATA the words of the demo.
@@ -17,7 +18,11 @@
  * from the vectors as they are in the file, must agree with what the index said to
  * within the bound that index.h documents, and counts as right if it is no farther
  * than the 10th nearest is. Passes are repeated; of times, the median is printed. The
- * build uses all processors. */
+ * build uses all processors.
+ *
+ * Numbers below 1 are target recalls: the index is calibrated, by its own rows, and the
+ * column ef says what the target led to. Of a lean index answers are judged by the true
+ * distances, too, but what it says of them cannot be compared with these. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +41,7 @@ struct bench {
     const char *set;
     uint32_t metric, element;
     int halves; /* float16 is given as it is */
+    uint32_t profile, m;
     size_t columns, dim, rows, queries, row_bytes;
     float *base, *query;            /* float32 [rows x dim], what is in the file exactly */
     void *base_given, *query_given; /* as given to the index; may be the same memory */
@@ -223,6 +229,8 @@ static void build(struct bench *b)
                                             .dim = (uint32_t)b->dim,
                                             .metric = b->metric,
                                             .element = b->element,
+                                            .profile = b->profile,
+                                            .m = b->m,
                                             .seed = 1 };
     struct vshard_index_stats stats = { .size = sizeof stats };
     uint64_t *ids = allocate(b->rows, sizeof *ids);
@@ -248,10 +256,12 @@ static void build(struct bench *b)
 
 /* Asks all, `together` a call; the time of each call goes to us[], if that is wanted.
  * Returns the seconds it took. */
-static double ask(const struct bench *b, size_t together, uint32_t ef, struct vshard_hit *hits,
+static double ask(const struct bench *b, size_t together, double knob, struct vshard_hit *hits,
                   double *us)
 {
-    const struct vshard_search_options options = { .size = sizeof options, .ef_search = ef };
+    const struct vshard_search_options options = { .size = sizeof options,
+                                                   .ef_search = knob < 1 ? 0 : (uint32_t)knob,
+                                                   .target_recall = knob < 1 ? (float)knob : 0 };
     double start = now_s();
 
     for (size_t q = 0; q < b->queries; q += together) {
@@ -283,14 +293,43 @@ static double check(const struct bench *b, const struct vshard_hit *hits)
             die("search", "answers are not in order");
         true_distance = distance_of(b, i / K, hits[i].id);
         wrong = fabs((double)hits[i].distance - true_distance);
-        if (wrong > (b->metric == VSHARD_METRIC_COSINE ? bound : bound * true_distance) + 1e-30)
+        if (b->profile == VSHARD_PROFILE_DEFAULT &&
+            wrong > (b->metric == VSHARD_METRIC_COSINE ? bound : bound * true_distance) + 1e-30)
             die("search", "a distance is wrong by more than its documented bound");
         right += true_distance <= tenth + 1e-12 * fabs(tenth);
     }
     return (double)right / (double)(b->queries * K);
 }
 
-static void report(const struct bench *b, uint32_t ef)
+/* The width of the beam that a target leads to. */
+static uint32_t beam(const struct bench *b, double knob)
+{
+    struct vshard_search_info info = { .size = sizeof info };
+    const struct vshard_search_options options = {
+        .size = sizeof options, .target_recall = (float)knob, .info = &info
+    };
+    struct vshard_hit hits[K];
+
+    if (knob >= 1)
+        return (uint32_t)knob;
+    must("search", vshard_index_search(b->index, b->query_given, 1, K, hits, &options));
+    return info.ef;
+}
+
+static void calibrate(const struct bench *b, const double *knobs, size_t count)
+{
+    double start = now_s();
+
+    for (size_t i = 0; i < count; i++) {
+        if (knobs[i] >= 1)
+            continue;
+        must("calibrate", vshard_index_calibrate(b->index, NULL, 0));
+        printf("calibrated in %.2f s\n", now_s() - start);
+        return;
+    }
+}
+
+static void report(const struct bench *b, double ef)
 {
     static const char *const metrics[] = { "l2", "ip", "cosine", "l1", "hamming" };
     struct vshard_hit *hits = allocate(b->queries * K, sizeof *hits);
@@ -306,7 +345,7 @@ static void report(const struct bench *b, uint32_t ef)
     qsort(batch, REPEATS, sizeof *batch, by_value);
     qsort(us, b->queries, sizeof *us, by_value);
     printf("%s\t%zu\t%zu\t%s\t%.2f\t%.0f\t%u\t%.4f\t%.0f\t%.0f\t%.1f\t%.1f\n", b->set, b->rows,
-           b->dim, metrics[b->metric], b->build_s, b->bytes_per_vector, ef, recall,
+           b->dim, metrics[b->metric], b->build_s, b->bytes_per_vector, beam(b, ef), recall,
            (double)b->queries / single[REPEATS / 2], (double)b->queries / batch[REPEATS / 2],
            us[b->queries / 2], us[b->queries * 99 / 100]);
     fflush(stdout);
@@ -314,17 +353,17 @@ static void report(const struct bench *b, uint32_t ef)
     free(hits);
 }
 
-static size_t parse_list(const char *text, uint32_t *efs)
+static size_t parse_list(const char *text, double *efs)
 {
     size_t count = 0;
 
     while (count < EF_COUNT_MAX && *text != '\0') {
         char *end;
-        unsigned long ef = strtoul(text, &end, 10);
+        double ef = strtod(text, &end);
 
-        if (end == text || ef == 0 || ef > VSHARD_EF_MAX || (*end != ',' && *end != '\0'))
-            die(text, "not a list of numbers from 1 to 16384");
-        efs[count++] = (uint32_t)ef;
+        if (end == text || !(ef > 0) || ef > VSHARD_EF_MAX || (*end != ',' && *end != '\0'))
+            die(text, "not a list of numbers from 1 to 16384, or of recalls below 1");
+        efs[count++] = ef;
         text = *end == ',' ? end + 1 : end;
     }
     return count;
@@ -333,19 +372,24 @@ static size_t parse_list(const char *text, uint32_t *efs)
 int main(int argc, char **argv)
 {
     struct bench b = { .set = argc > 1 ? argv[1] : "glove30k" };
-    uint32_t efs[EF_COUNT_MAX];
+    double efs[EF_COUNT_MAX];
     size_t count = parse_list(argc > 2 ? argv[2] : "16,32,64,128,256", efs);
 
     b.metric = strncmp(b.set, "sift", 4) == 0  ? VSHARD_METRIC_L2SQ
                : strncmp(b.set, "orb", 3) == 0 ? VSHARD_METRIC_HAMMING
                                                : VSHARD_METRIC_COSINE;
-    b.halves = argc > 3 && strcmp(argv[3], "f16") == 0;
+    for (int i = 3; i < argc; i++) {
+        b.halves |= strcmp(argv[i], "f16") == 0;
+        b.profile |= strcmp(argv[i], "lean") == 0 ? VSHARD_PROFILE_LEAN : 0;
+        b.m = argv[i][0] == 'm' ? (uint32_t)strtoul(argv[i] + 1, NULL, 10) : b.m;
+    }
     read_vectors(&b, "base.npy", &b.rows, &b.base, &b.base_given);
     read_vectors(&b, "query.npy", &b.queries, &b.query, &b.query_given);
     if (b.rows < K || b.queries == 0)
         die(b.set, "too few vectors");
     find_truth(&b);
     build(&b);
+    calibrate(&b, efs, count);
     puts("set\trows\tdim\tmetric\tbuild_s\tbytes_per_vector\tef\trecall_at_10\tqueries_per_s_single"
          "\tqueries_per_s_by_64\tus_p50\tus_p99");
     for (size_t i = 0; i < count; i++)

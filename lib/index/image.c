@@ -43,8 +43,8 @@
  *                164   4   calibration: rows that were asked, 0 if never
  *                168   8   rows that there were then
  *                176 228   found: uint32 [3 x 19], of the 1, 10 and 100 nearest of all
- *                          that were asked, in beams 8, 12, 16, 24, 32, ... 3072, 4096
- *                          wide; zeros from where it was not measured
+ *                          that were asked, in beams 8, 12, 16, 24, 32, 48, 64, 100, 128,
+ *                          192, 256, ... 4096 wide; zeros from where it was not measured
  *                404 100   zeros
  *                504   8   checksum of bytes 0..503
  *

@@ -255,9 +255,10 @@ static void choose_beam(const struct vshard_index *x, const struct vshard_search
         want->ef = vs_calibrated_ef(x, want->k, o->target_recall);
     if (want->ef < want->k)
         want->ef = (uint32_t)want->k;
-    want->recall = scans(x, o)       ? 1.0f
-                   : o->info == NULL ? 0.0f
-                                     : vs_calibrated_recall(x, want->k, want->ef);
+    want->walks = !scans(x, o);
+    want->recall = 1.0f;
+    if (want->walks && o->info != NULL)
+        want->recall = vs_calibrated_recall(x, want->k, want->ef);
 }
 
 /* Zeros before the search, which also tells whether `info` can be filled in. */
@@ -273,7 +274,7 @@ static int report(const struct vs_reader *r, const struct vs_request *want,
         ours.share = (float)want->filter->share;
         ours.filter_checks = want->filter->checks;
     }
-    if (r != NULL && !(want->flags & VSHARD_SEARCH_EXACT))
+    if (r != NULL && want->walks)
         ours.ef = want->ef;
     for (uint32_t i = 0; r != NULL && i < WALKS; i++) {
         ours.distances += r->scratch[i].distance_count;

@@ -438,6 +438,7 @@ int vs_flat_search_many(struct vshard_index *x, struct vs_scratch *s, const void
 struct vs_request {
     uint32_t ef;
     float recall; /* expected */
+    bool walks;   /* and does not scan */
     uint32_t flags;
     size_t k;
     float farthest; /* +infinity: any distance */
