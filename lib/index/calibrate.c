@@ -232,14 +232,14 @@ static void count_found(struct calibrating *c, const struct vs_pool *p, const st
 static void walk_group(void *arg, uint32_t group, uint32_t strand)
 {
     struct calibrating *c = arg;
-    struct vs_walk walks[WALKS];
+    struct vs_walk walks[WALKS] = { 0 };
     uint32_t count = group_size(c, group);
 
     for (uint32_t i = 0; i < count; i++) {
         walks[i].scratch = &c->x->strands[strand * WALKS + i];
         walks[i].query = query_of(c, group * WALKS + i, walks[i].scratch);
     }
-    vs_graph_walk(c->x, walks, count, c->ef);
+    vs_graph_walk(c->x, walks, count, vs_walk_width(c->x, c->ef));
     for (uint32_t i = 0; i < count; i++) {
         vs_graph_rank(c->x, &walks[i]);
         count_found(c, &walks[i].scratch->pool, &c->asked[group * WALKS + i]);
@@ -291,7 +291,7 @@ static int measure(struct calibrating *c, struct vs_calibration *out)
         vs_parallel(c->x, groups, scan_group, c);
     for (size_t e = 0; rc == VSHARD_OK && e < CALIBRATED_EFS; e++) {
         c->ef = efs[e];
-        rc = vs_strands_reserve(c->x, c->ef);
+        rc = vs_strands_reserve(c->x, vs_walk_width(c->x, c->ef));
         if (rc < 0)
             break;
         for (size_t k = 0; k < CALIBRATED_KS; k++)

