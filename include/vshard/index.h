@@ -305,9 +305,12 @@ struct vshard_search_options {
  *
  * Returns   0, EINVAL (ef_search and target_recall at once, too), ENOMEM, EVERSION,
  *           ECORRUPT (a mapped file is damaged), ENOTSUP (target_recall, and the graph is
- *           not calibrated); with VSHARD_SEARCH_STRICT also ECANCELED, ETIMEDOUT, E2BIG; on failure
- * hits and found are unspecified Thread    shared Source    Malkov & Yashunin 2018, Algorithms 2
- * and 5; with a filter Patel et al. 2024 (ACORN), section 5.2, ACORN-1 Since     0.1 */
+ *           not calibrated); with VSHARD_SEARCH_STRICT also ECANCELED, ETIMEDOUT, E2BIG;
+ *           on failure hits and found are unspecified
+ * Thread    shared
+ * Source    Malkov & Yashunin 2018, Algorithms 2 and 5; with a filter Patel et al. 2024
+ *           (ACORN), section 5.2, ACORN-1
+ * Since     0.1 */
 VSHARD_API int vshard_index_search(struct vshard_index *index, const void *queries, size_t count,
                                    size_t k, struct vshard_hit *hits,
                                    const struct vshard_search_options *options);

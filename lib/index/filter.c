@@ -268,7 +268,7 @@ int vs_filter_measure(struct vshard_index *x, struct vs_filter *f, struct vs_scr
     if (g->kind == VSHARD_FILTER_IDS) {
         rc = list_ids(x, f, s);
     } else {
-        f->by_id = set <= live / 4;
+        f->by_id = set <= x->live / 4;
         f->share = set != UINT64_MAX ? (double)set / live : (double)g->share;
         if (!(f->share > 0) && set == UINT64_MAX)
             f->share = sample(x, f);

@@ -140,7 +140,8 @@ int vs_scratch_marks(struct vshard_index *x, struct vs_scratch *s)
         s->marks_words = words;
         return VSHARD_OK;
     }
-    memset(s->marks, 0, s->marks_words * sizeof *s->marks);
+    if (words > 0) /* none while there is no row */
+        memset(s->marks, 0, s->marks_words * sizeof *s->marks);
     return VSHARD_OK;
 }
 
