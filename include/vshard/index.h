@@ -503,7 +503,7 @@ VSHARD_API int vshard_index_stats(struct vshard_index *index, struct vshard_inde
 
 /* Asks the system on which memory nodes the rows of an index lie, with their codes, edges
  * and ids. A search runs fastest on a thread of that node: vshard_cpu_node() says which
- * one a thread is on. It looks at every page, about 10 GiB a second.
+ * one a thread is on. It looks at every page.
  *
  *   bytes       [out] uint64 [node_count]: bytes[n] lie on node n, in whole pages. Memory
  *               that nothing was written to lies nowhere yet
