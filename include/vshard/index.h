@@ -241,7 +241,7 @@ struct vshard_search_info {
     float share;            /* [out] of the rows, how many the filter allows, as measured; 1
                                without a filter */
     float recall;           /* [out] part of the k nearest that is expected to be found, 0..1;
-                               NaN where the index is not calibrated */
+                               NaN with a filter, and where the index is not calibrated */
     uint32_t reserved;      /* 0 */
 };
 

@@ -278,7 +278,7 @@ static bool is_enough(const struct vs_calibration *c, size_t e)
 {
     uint64_t ten = c->asked * wanted(c, 1), hundred = c->asked * wanted(c, 2);
 
-    return efs[e] >= c->rows || (efs[e] > ks[2] && c->found[1][e] * UINT64_C(1000) >= ten * 999 &&
+    return efs[e] >= c->rows || (efs[e] > ks[2] && c->found[1][e] * UINT64_C(1000) >= ten * 995 &&
                                  c->found[2][e] * UINT64_C(100) >= hundred * 99);
 }
 
@@ -487,7 +487,7 @@ float vs_calibrated_recall(const struct vshard_index *x, size_t k, uint32_t ef)
     for (int i = 0; i < 20; i++) {
         double middle = (least + most) / 2;
 
-        if (beam(c, k, middle) <= ef)
+        if (beam(c, k, middle) <= ef + 1e-6)
             least = middle;
         else
             most = middle;

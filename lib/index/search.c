@@ -1,6 +1,8 @@
 /* search.c - one call, many queries. */
 #include "index/state.h"
 
+#include <math.h>
+
 /* Answers there must be, unless a filter turns out to allow fewer. */
 static uint64_t wanted(const struct vshard_index *x, const struct vs_top *top)
 {
@@ -274,6 +276,8 @@ static int report(const struct vs_reader *r, const struct vs_request *want,
         ours.share = (float)want->filter->share;
         ours.filter_checks = want->filter->checks;
     }
+    if (want->filter != NULL) /* which makes it another question */
+        ours.recall = NAN;
     if (r != NULL && want->walks)
         ours.ef = want->ef;
     for (uint32_t i = 0; r != NULL && i < WALKS; i++) {
