@@ -26,6 +26,8 @@
 
 #include <string.h>
 
+#include "wire/wire.h"
+
 enum fault {
     CRASH,
     CRASH_LEADER,
@@ -392,7 +394,8 @@ void fault_setup(struct world *w)
     }
     w->garble = world_chance(w, 250) ? (uint32_t)world_random(w, 80) : 0;
     w->unreadable = world_chance(w, 250) ? (uint32_t)world_random(w, 400) : 0;
-    w->sealed = world_chance(w, 100);
+    w->sealed = world_chance(w, 100); /* drawn in every build, so that all draw alike */
+    w->sealed = w->sealed && vs_seal_has(VS_CIPHER_XCHACHA20);
     w->rolling = world_chance(w, 300) ? 500 : 0;
     for (uint32_t i = 1; i <= w->nodes && w->rolling; i++)
         w->node[i].build = 1 + (uint32_t)world_random(w, 2);
