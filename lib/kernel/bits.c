@@ -62,12 +62,15 @@ AVX2 VS_STEP __m256i avx2_load(const uint8_t *from)
     return _mm256_loadu_si256((const void *)from);
 }
 
-AVX2 VS_STEP void avx2_four(const uint8_t *q, const void *const *rows, size_t bytes, int32_t *out)
+AVX2 VS_STEP void avx2_four(int only, const void *query, const void *const *rows, size_t bytes,
+                            int32_t *out)
 {
+    const uint8_t *q = query;
     const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
     size_t i = 0;
 
+    (void)only;
     for (; i + 32 <= bytes; i += 32) {
         __m256i x = avx2_load(q + i);
         a = avx2_step(a, x, avx2_load(ra + i));
@@ -88,17 +91,7 @@ AVX2 VS_STEP void avx2_four(const uint8_t *q, const void *const *rows, size_t by
 AVX2 static void avx2_many(const uint8_t *query, const void *const *rows, size_t count,
                            size_t bytes, int32_t *out)
 {
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avx2_four(query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avx2_four(query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
+    vs_by_fours(avx2_four, 0, query, rows, count, bytes, out);
 }
 
 /* ---- AVX-512 with VPOPCNTDQ ----
@@ -190,12 +183,15 @@ VS_STEP uint32x4_t neon_step(uint32x4_t sum, uint8x16_t q, uint8x16_t r)
     return vpadalq_u16(sum, vpaddlq_u8(vcntq_u8(veorq_u8(q, r))));
 }
 
-VS_STEP void neon_four(const uint8_t *q, const void *const *rows, size_t bytes, int32_t *out)
+VS_STEP void neon_four(int only, const void *query, const void *const *rows, size_t bytes,
+                       int32_t *out)
 {
+    const uint8_t *q = query;
     const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
     size_t i = 0;
 
+    (void)only;
     for (; i + 16 <= bytes; i += 16) {
         uint8x16_t x = vld1q_u8(q + i);
         a = neon_step(a, x, vld1q_u8(ra + i));
@@ -216,17 +212,7 @@ VS_STEP void neon_four(const uint8_t *q, const void *const *rows, size_t bytes, 
 static void neon_many(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
                       int32_t *out)
 {
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        neon_four(query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        neon_four(query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
+    vs_by_fours(neon_four, 0, query, rows, count, bytes, out);
 }
 
 #endif /* aarch64 */

@@ -11,7 +11,7 @@
  * ends: each step is one cache line of each of four rows. */
 #include "kernel/topics.h"
 
-enum job { L2SQ, DOT };
+enum { L2SQ, DOT };
 
 /* ---- scalar ---- */
 
@@ -44,14 +44,14 @@ static void scalar_dot_many(const int8_t *query, const void *const *rows, size_t
 
 /* ---- SSE2: no products of bytes, so halves are spread to 16 bits ---- */
 
-VS_STEP __m128i sse2_pairs(enum job job, __m128i query, __m128i row)
+VS_STEP __m128i sse2_pairs(int job, __m128i query, __m128i row)
 {
     if (job == L2SQ)
         query = row = _mm_sub_epi16(query, row);
     return _mm_madd_epi16(query, row);
 }
 
-VS_STEP __m128i sse2_step(enum job job, __m128i sum, __m128i low, __m128i high, const uint8_t *row)
+VS_STEP __m128i sse2_step(int job, __m128i sum, __m128i low, __m128i high, const uint8_t *row)
 {
     __m128i r = _mm_load_si128((const void *)row), zero = _mm_setzero_si128();
 
@@ -59,7 +59,7 @@ VS_STEP __m128i sse2_step(enum job job, __m128i sum, __m128i low, __m128i high, 
     return _mm_add_epi32(sum, sse2_pairs(job, high, _mm_unpackhi_epi8(r, zero)));
 }
 
-VS_STEP void sse2_four(enum job job, const void *query, const void *const *rows, size_t bytes,
+VS_STEP void sse2_four(int job, const void *query, const void *const *rows, size_t bytes,
                        int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
@@ -77,37 +77,21 @@ VS_STEP void sse2_four(enum job job, const void *query, const void *const *rows,
     _mm_storeu_si128((void *)out, sse2_sum4_epi32(a, b, c, d));
 }
 
-VS_STEP void sse2_many(enum job job, const void *query, const void *const *rows, size_t count,
-                       size_t bytes, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        sse2_four(job, query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        sse2_four(job, query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 static void sse2_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
                            size_t bytes, int32_t *out)
 {
-    sse2_many(L2SQ, query, rows, count, bytes, out);
+    vs_by_fours(sse2_four, L2SQ, query, rows, count, bytes, out);
 }
 
 static void sse2_dot_many(const int8_t *query, const void *const *rows, size_t count, size_t bytes,
                           int32_t *out)
 {
-    sse2_many(DOT, query, rows, count, bytes, out);
+    vs_by_fours(sse2_four, DOT, query, rows, count, bytes, out);
 }
 
 /* ---- AVX2 ---- */
 
-AVX2 VS_STEP __m256i avx2_step(enum job job, __m256i sum, __m256i query, const uint8_t *row)
+AVX2 VS_STEP __m256i avx2_step(int job, __m256i sum, __m256i query, const uint8_t *row)
 {
     __m256i r = _mm256_load_si256((const void *)row);
 
@@ -117,7 +101,7 @@ AVX2 VS_STEP __m256i avx2_step(enum job job, __m256i sum, __m256i query, const u
     return _mm256_add_epi32(sum, _mm256_madd_epi16(r, _mm256_set1_epi16(1)));
 }
 
-AVX2 VS_STEP void avx2_four(enum job job, const void *query, const void *const *rows, size_t bytes,
+AVX2 VS_STEP void avx2_four(int job, const void *query, const void *const *rows, size_t bytes,
                             int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
@@ -138,37 +122,21 @@ AVX2 VS_STEP void avx2_four(enum job job, const void *query, const void *const *
     _mm_storeu_si128((void *)out, sum4_epi32(a, b, c, d));
 }
 
-AVX2 VS_STEP void avx2_many(enum job job, const void *query, const void *const *rows, size_t count,
-                            size_t bytes, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avx2_four(job, query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avx2_four(job, query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 AVX2 static void avx2_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
                                 size_t bytes, int32_t *out)
 {
-    avx2_many(L2SQ, query, rows, count, bytes, out);
+    vs_by_fours(avx2_four, L2SQ, query, rows, count, bytes, out);
 }
 
 AVX2 static void avx2_dot_many(const int8_t *query, const void *const *rows, size_t count,
                                size_t bytes, int32_t *out)
 {
-    avx2_many(DOT, query, rows, count, bytes, out);
+    vs_by_fours(avx2_four, DOT, query, rows, count, bytes, out);
 }
 
 /* ---- AVX-VNNI, 256 bits: client CPUs without AVX-512 ---- */
 
-AVXVNNI VS_STEP __m256i avxvnni_step(enum job job, __m256i sum, __m256i query, const uint8_t *row)
+AVXVNNI VS_STEP __m256i avxvnni_step(int job, __m256i sum, __m256i query, const uint8_t *row)
 {
     __m256i r = _mm256_load_si256((const void *)row);
 
@@ -177,8 +145,8 @@ AVXVNNI VS_STEP __m256i avxvnni_step(enum job job, __m256i sum, __m256i query, c
     return _mm256_dpbusd_avx_epi32(sum, r, query);
 }
 
-AVXVNNI VS_STEP void avxvnni_four(enum job job, const void *query, const void *const *rows,
-                                  size_t bytes, int32_t *out)
+AVXVNNI VS_STEP void avxvnni_four(int job, const void *query, const void *const *rows, size_t bytes,
+                                  int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
@@ -198,37 +166,21 @@ AVXVNNI VS_STEP void avxvnni_four(enum job job, const void *query, const void *c
     _mm_storeu_si128((void *)out, sum4_epi32(a, b, c, d));
 }
 
-AVXVNNI VS_STEP void avxvnni_many(enum job job, const void *query, const void *const *rows,
-                                  size_t count, size_t bytes, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avxvnni_four(job, query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avxvnni_four(job, query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 AVXVNNI static void avxvnni_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
                                       size_t bytes, int32_t *out)
 {
-    avxvnni_many(L2SQ, query, rows, count, bytes, out);
+    vs_by_fours(avxvnni_four, L2SQ, query, rows, count, bytes, out);
 }
 
 AVXVNNI static void avxvnni_dot_many(const int8_t *query, const void *const *rows, size_t count,
                                      size_t bytes, int32_t *out)
 {
-    avxvnni_many(DOT, query, rows, count, bytes, out);
+    vs_by_fours(avxvnni_four, DOT, query, rows, count, bytes, out);
 }
 
 /* ---- AVX-512 ---- */
 
-AVX512 VS_STEP __m512i avx512_step(enum job job, __m512i sum, __m512i query, const uint8_t *row)
+AVX512 VS_STEP __m512i avx512_step(int job, __m512i sum, __m512i query, const uint8_t *row)
 {
     __m512i r = _mm512_load_si512(row);
 
@@ -238,8 +190,8 @@ AVX512 VS_STEP __m512i avx512_step(enum job job, __m512i sum, __m512i query, con
     return _mm512_add_epi32(sum, _mm512_madd_epi16(r, _mm512_set1_epi16(1)));
 }
 
-AVX512 VS_STEP void avx512_four(enum job job, const void *query, const void *const *rows,
-                                size_t bytes, int32_t *out)
+AVX512 VS_STEP void avx512_four(int job, const void *query, const void *const *rows, size_t bytes,
+                                int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
@@ -255,32 +207,16 @@ AVX512 VS_STEP void avx512_four(enum job job, const void *query, const void *con
                                              halves_epi32(d)));
 }
 
-AVX512 VS_STEP void avx512_many(enum job job, const void *query, const void *const *rows,
-                                size_t count, size_t bytes, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avx512_four(job, query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avx512_four(job, query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 AVX512 static void avx512_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
                                     size_t bytes, int32_t *out)
 {
-    avx512_many(L2SQ, query, rows, count, bytes, out);
+    vs_by_fours(avx512_four, L2SQ, query, rows, count, bytes, out);
 }
 
 AVX512 static void avx512_dot_many(const int8_t *query, const void *const *rows, size_t count,
                                    size_t bytes, int32_t *out)
 {
-    avx512_many(DOT, query, rows, count, bytes, out);
+    vs_by_fours(avx512_four, DOT, query, rows, count, bytes, out);
 }
 
 /* ---- AVX-512 with VNNI ----
@@ -288,7 +224,7 @@ AVX512 static void avx512_dot_many(const int8_t *query, const void *const *rows,
  * for each row and cache line. Short codes, of a few lines, hide that: the next
  * four rows start meanwhile. Long codes are bound by memory. */
 
-VNNI VS_STEP __m512i vnni_step(enum job job, __m512i sum, __m512i query, const uint8_t *row)
+VNNI VS_STEP __m512i vnni_step(int job, __m512i sum, __m512i query, const uint8_t *row)
 {
     __m512i r = _mm512_load_si512(row);
 
@@ -297,7 +233,7 @@ VNNI VS_STEP __m512i vnni_step(enum job job, __m512i sum, __m512i query, const u
     return _mm512_dpbusd_epi32(sum, r, query);
 }
 
-VNNI VS_STEP void vnni_four(enum job job, const void *query, const void *const *rows, size_t bytes,
+VNNI VS_STEP void vnni_four(int job, const void *query, const void *const *rows, size_t bytes,
                             int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
@@ -314,32 +250,16 @@ VNNI VS_STEP void vnni_four(enum job job, const void *query, const void *const *
                                              halves_epi32(d)));
 }
 
-VNNI VS_STEP void vnni_many(enum job job, const void *query, const void *const *rows, size_t count,
-                            size_t bytes, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        vnni_four(job, query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        vnni_four(job, query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 VNNI static void vnni_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
                                 size_t bytes, int32_t *out)
 {
-    vnni_many(L2SQ, query, rows, count, bytes, out);
+    vs_by_fours(vnni_four, L2SQ, query, rows, count, bytes, out);
 }
 
 VNNI static void vnni_dot_many(const int8_t *query, const void *const *rows, size_t count,
                                size_t bytes, int32_t *out)
 {
-    vnni_many(DOT, query, rows, count, bytes, out);
+    vs_by_fours(vnni_four, DOT, query, rows, count, bytes, out);
 }
 
 #endif /* x86-64 */
@@ -349,7 +269,7 @@ VNNI static void vnni_dot_many(const int8_t *query, const void *const *rows, siz
 
 /* ---- NEON: two products of codes fit 16 bits here, too ---- */
 
-VS_STEP uint32x4_t neon_step(enum job job, uint32x4_t sum, uint8x16_t query, uint8x16_t row)
+VS_STEP uint32x4_t neon_step(int job, uint32x4_t sum, uint8x16_t query, uint8x16_t row)
 {
     if (job == L2SQ) {
         uint8x16_t d = vabdq_u8(query, row);
@@ -363,7 +283,7 @@ VS_STEP uint32x4_t neon_step(enum job job, uint32x4_t sum, uint8x16_t query, uin
     }
 }
 
-VS_STEP void neon_four(enum job job, const void *query, const void *const *rows, size_t bytes,
+VS_STEP void neon_four(int job, const void *query, const void *const *rows, size_t bytes,
                        int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
@@ -379,40 +299,23 @@ VS_STEP void neon_four(enum job job, const void *query, const void *const *rows,
     vst1q_s32(out, sum4_u32(a, b, c, d));
 }
 
-VS_STEP void neon_many(enum job job, const void *query, const void *const *rows, size_t count,
-                       size_t bytes, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        neon_four(job, query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        neon_four(job, query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 static void neon_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
                            size_t bytes, int32_t *out)
 {
-    neon_many(L2SQ, query, rows, count, bytes, out);
+    vs_by_fours(neon_four, L2SQ, query, rows, count, bytes, out);
 }
 
 static void neon_dot_many(const int8_t *query, const void *const *rows, size_t count, size_t bytes,
                           int32_t *out)
 {
-    neon_many(DOT, query, rows, count, bytes, out);
+    vs_by_fours(neon_four, DOT, query, rows, count, bytes, out);
 }
 
 #if defined(HAVE_DOTPROD)
 
 /* ---- NEON with dot products ---- */
 
-DOTPROD VS_STEP uint32x4_t dotprod_step(enum job job, uint32x4_t sum, uint8x16_t query,
-                                        uint8x16_t row)
+DOTPROD VS_STEP uint32x4_t dotprod_step(int job, uint32x4_t sum, uint8x16_t query, uint8x16_t row)
 {
     if (job == L2SQ) {
         uint8x16_t d = vabdq_u8(query, row);
@@ -422,8 +325,8 @@ DOTPROD VS_STEP uint32x4_t dotprod_step(enum job job, uint32x4_t sum, uint8x16_t
                                            vreinterpretq_s8_u8(row)));
 }
 
-DOTPROD VS_STEP void dotprod_four(enum job job, const void *query, const void *const *rows,
-                                  size_t bytes, int32_t *out)
+DOTPROD VS_STEP void dotprod_four(int job, const void *query, const void *const *rows, size_t bytes,
+                                  int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
@@ -438,32 +341,16 @@ DOTPROD VS_STEP void dotprod_four(enum job job, const void *query, const void *c
     vst1q_s32(out, sum4_u32(a, b, c, d));
 }
 
-DOTPROD VS_STEP void dotprod_many(enum job job, const void *query, const void *const *rows,
-                                  size_t count, size_t bytes, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        dotprod_four(job, query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        dotprod_four(job, query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 DOTPROD static void dotprod_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
                                       size_t bytes, int32_t *out)
 {
-    dotprod_many(L2SQ, query, rows, count, bytes, out);
+    vs_by_fours(dotprod_four, L2SQ, query, rows, count, bytes, out);
 }
 
 DOTPROD static void dotprod_dot_many(const int8_t *query, const void *const *rows, size_t count,
                                      size_t bytes, int32_t *out)
 {
-    dotprod_many(DOT, query, rows, count, bytes, out);
+    vs_by_fours(dotprod_four, DOT, query, rows, count, bytes, out);
 }
 
 #endif

@@ -8,18 +8,18 @@
  * 32768 elements add up to at most 32768 * 255 * 255 < 2^31. */
 #include "kernel/topics.h"
 
-enum job { L2SQ_U8, L2SQ_I8, DOT_U8, DOT_I8 };
+enum { L2SQ_U8, L2SQ_I8, DOT_U8, DOT_I8 };
 
 /* ---- scalar ---- */
 
-VS_STEP int32_t scalar_element(enum job job, const void *from, size_t i)
+VS_STEP int32_t scalar_element(int job, const void *from, size_t i)
 {
     if (job == L2SQ_U8 || job == DOT_U8)
         return ((const uint8_t *)from)[i];
     return ((const int8_t *)from)[i];
 }
 
-VS_STEP void scalar_many(enum job job, const void *query, const void *const *rows, size_t count,
+VS_STEP void scalar_many(int job, const void *query, const void *const *rows, size_t count,
                          size_t dim, int32_t *out)
 {
     for (size_t r = 0; r < count; r++) {
@@ -61,19 +61,19 @@ static void scalar_dot_i8_many(const int8_t *query, const void *const *rows, siz
 
 /* ---- SSE2 ---- */
 
-VS_STEP __m128i sse2_even(enum job job, __m128i v)
+VS_STEP __m128i sse2_even(int job, __m128i v)
 {
     if (job == L2SQ_U8 || job == DOT_U8)
         return _mm_and_si128(v, _mm_set1_epi16(255));
     return _mm_srai_epi16(_mm_slli_epi16(v, 8), 8);
 }
 
-VS_STEP __m128i sse2_odd(enum job job, __m128i v)
+VS_STEP __m128i sse2_odd(int job, __m128i v)
 {
     return job == L2SQ_U8 || job == DOT_U8 ? _mm_srli_epi16(v, 8) : _mm_srai_epi16(v, 8);
 }
 
-VS_STEP __m128i sse2_pairs(enum job job, __m128i a, __m128i b)
+VS_STEP __m128i sse2_pairs(int job, __m128i a, __m128i b)
 {
     if (job == L2SQ_U8 || job == L2SQ_I8)
         a = b = _mm_sub_epi16(a, b);
@@ -81,7 +81,7 @@ VS_STEP __m128i sse2_pairs(enum job job, __m128i a, __m128i b)
 }
 
 /* even and odd: of the query; r: as it was loaded. */
-VS_STEP __m128i sse2_step(enum job job, __m128i sum, __m128i even, __m128i odd, __m128i r)
+VS_STEP __m128i sse2_step(int job, __m128i sum, __m128i even, __m128i odd, __m128i r)
 {
     sum = _mm_add_epi32(sum, sse2_pairs(job, even, sse2_even(job, r)));
     return _mm_add_epi32(sum, sse2_pairs(job, odd, sse2_odd(job, r)));
@@ -92,7 +92,7 @@ VS_STEP __m128i sse2_load(const uint8_t *from)
     return _mm_loadu_si128((const void *)from);
 }
 
-VS_STEP void sse2_four(enum job job, const void *query, const void *const *rows, size_t dim,
+VS_STEP void sse2_four(int job, const void *query, const void *const *rows, size_t dim,
                        int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
@@ -118,61 +118,45 @@ VS_STEP void sse2_four(enum job job, const void *query, const void *const *rows,
     _mm_storeu_si128((void *)out, sse2_sum4_epi32(a, b, c, d));
 }
 
-VS_STEP void sse2_many(enum job job, const void *query, const void *const *rows, size_t count,
-                       size_t dim, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        sse2_four(job, query, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        sse2_four(job, query, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 static void sse2_l2sq_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                               size_t dim, int32_t *out)
 {
-    sse2_many(L2SQ_U8, query, rows, count, dim, out);
+    vs_by_fours(sse2_four, L2SQ_U8, query, rows, count, dim, out);
 }
 
 static void sse2_l2sq_i8_many(const int8_t *query, const void *const *rows, size_t count,
                               size_t dim, int32_t *out)
 {
-    sse2_many(L2SQ_I8, query, rows, count, dim, out);
+    vs_by_fours(sse2_four, L2SQ_I8, query, rows, count, dim, out);
 }
 
 static void sse2_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                              size_t dim, int32_t *out)
 {
-    sse2_many(DOT_U8, query, rows, count, dim, out);
+    vs_by_fours(sse2_four, DOT_U8, query, rows, count, dim, out);
 }
 
 static void sse2_dot_i8_many(const int8_t *query, const void *const *rows, size_t count, size_t dim,
                              int32_t *out)
 {
-    sse2_many(DOT_I8, query, rows, count, dim, out);
+    vs_by_fours(sse2_four, DOT_I8, query, rows, count, dim, out);
 }
 
 /* ---- AVX2 ---- */
 
-AVX2 VS_STEP __m256i avx2_even(enum job job, __m256i v)
+AVX2 VS_STEP __m256i avx2_even(int job, __m256i v)
 {
     if (job == L2SQ_U8 || job == DOT_U8)
         return _mm256_and_si256(v, _mm256_set1_epi16(255));
     return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8);
 }
 
-AVX2 VS_STEP __m256i avx2_odd(enum job job, __m256i v)
+AVX2 VS_STEP __m256i avx2_odd(int job, __m256i v)
 {
     return job == L2SQ_U8 || job == DOT_U8 ? _mm256_srli_epi16(v, 8) : _mm256_srai_epi16(v, 8);
 }
 
-AVX2 VS_STEP __m256i avx2_pairs(enum job job, __m256i a, __m256i b)
+AVX2 VS_STEP __m256i avx2_pairs(int job, __m256i a, __m256i b)
 {
     if (job == L2SQ_U8 || job == L2SQ_I8)
         a = b = _mm256_sub_epi16(a, b);
@@ -180,7 +164,7 @@ AVX2 VS_STEP __m256i avx2_pairs(enum job job, __m256i a, __m256i b)
 }
 
 /* even and odd: of the query; r: as it was loaded. */
-AVX2 VS_STEP __m256i avx2_step(enum job job, __m256i sum, __m256i even, __m256i odd, __m256i r)
+AVX2 VS_STEP __m256i avx2_step(int job, __m256i sum, __m256i even, __m256i odd, __m256i r)
 {
     sum = _mm256_add_epi32(sum, avx2_pairs(job, even, avx2_even(job, r)));
     return _mm256_add_epi32(sum, avx2_pairs(job, odd, avx2_odd(job, r)));
@@ -191,7 +175,7 @@ AVX2 VS_STEP __m256i avx2_load(const uint8_t *from)
     return _mm256_loadu_si256((const void *)from);
 }
 
-AVX2 VS_STEP void avx2_four(enum job job, const void *query, const void *const *rows, size_t dim,
+AVX2 VS_STEP void avx2_four(int job, const void *query, const void *const *rows, size_t dim,
                             int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
@@ -217,44 +201,28 @@ AVX2 VS_STEP void avx2_four(enum job job, const void *query, const void *const *
     _mm_storeu_si128((void *)out, sum4_epi32(a, b, c, d));
 }
 
-AVX2 VS_STEP void avx2_many(enum job job, const void *query, const void *const *rows, size_t count,
-                            size_t dim, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avx2_four(job, query, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avx2_four(job, query, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 AVX2 static void avx2_l2sq_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                                    size_t dim, int32_t *out)
 {
-    avx2_many(L2SQ_U8, query, rows, count, dim, out);
+    vs_by_fours(avx2_four, L2SQ_U8, query, rows, count, dim, out);
 }
 
 AVX2 static void avx2_l2sq_i8_many(const int8_t *query, const void *const *rows, size_t count,
                                    size_t dim, int32_t *out)
 {
-    avx2_many(L2SQ_I8, query, rows, count, dim, out);
+    vs_by_fours(avx2_four, L2SQ_I8, query, rows, count, dim, out);
 }
 
 AVX2 static void avx2_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                                   size_t dim, int32_t *out)
 {
-    avx2_many(DOT_U8, query, rows, count, dim, out);
+    vs_by_fours(avx2_four, DOT_U8, query, rows, count, dim, out);
 }
 
 AVX2 static void avx2_dot_i8_many(const int8_t *query, const void *const *rows, size_t count,
                                   size_t dim, int32_t *out)
 {
-    avx2_many(DOT_I8, query, rows, count, dim, out);
+    vs_by_fours(avx2_four, DOT_I8, query, rows, count, dim, out);
 }
 
 /* ---- AVX-VNNI, 256 bits: client CPUs without AVX-512 ----
@@ -263,13 +231,13 @@ AVX2 static void avx2_dot_i8_many(const int8_t *query, const void *const *rows, 
  * the sum of the query makes up for it. That side is always the row: where
  * elements are missing at the end the query is 0, and so is the product. */
 
-AVXVNNI VS_STEP __m256i avxvnni_step(enum job job, __m256i sum, __m256i q, __m256i r)
+AVXVNNI VS_STEP __m256i avxvnni_step(int job, __m256i sum, __m256i q, __m256i r)
 {
     r = _mm256_xor_si256(r, _mm256_set1_epi8(-128));
     return job == DOT_U8 ? _mm256_dpbusd_avx_epi32(sum, q, r) : _mm256_dpbusd_avx_epi32(sum, r, q);
 }
 
-AVXVNNI VS_STEP __m256i avxvnni_sum(enum job job, __m256i sum, __m256i q)
+AVXVNNI VS_STEP __m256i avxvnni_sum(int job, __m256i sum, __m256i q)
 {
     const __m256i one = _mm256_set1_epi8(1);
     return job == DOT_U8 ? _mm256_dpbusd_avx_epi32(sum, q, one)
@@ -277,7 +245,7 @@ AVXVNNI VS_STEP __m256i avxvnni_sum(enum job job, __m256i sum, __m256i q)
 }
 
 /* What is missing in each sum. */
-AVXVNNI VS_STEP int32_t avxvnni_missing(enum job job, const uint8_t *q, size_t dim)
+AVXVNNI VS_STEP int32_t avxvnni_missing(int job, const uint8_t *q, size_t dim)
 {
     __m256i sum = _mm256_setzero_si256();
     size_t i = 0;
@@ -291,8 +259,8 @@ AVXVNNI VS_STEP int32_t avxvnni_missing(enum job job, const uint8_t *q, size_t d
     return job == DOT_U8 ? 128 * total : -128 * total;
 }
 
-AVXVNNI VS_STEP void avxvnni_four(enum job job, const uint8_t *q, const void *const *rows,
-                                  size_t dim, __m128i missing, int32_t *out)
+AVXVNNI VS_STEP void avxvnni_four(int job, const uint8_t *q, const void *const *rows, size_t dim,
+                                  __m128i missing, int32_t *out)
 {
     const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
@@ -315,8 +283,8 @@ AVXVNNI VS_STEP void avxvnni_four(enum job job, const uint8_t *q, const void *co
     _mm_storeu_si128((void *)out, _mm_add_epi32(missing, sum4_epi32(a, b, c, d)));
 }
 
-AVXVNNI VS_STEP void avxvnni_many(enum job job, const void *query, const void *const *rows,
-                                  size_t count, size_t dim, int32_t *out)
+AVXVNNI VS_STEP void avxvnni_many(int job, const void *query, const void *const *rows, size_t count,
+                                  size_t dim, int32_t *out)
 {
     const __m128i missing = _mm_set1_epi32(avxvnni_missing(job, query, dim));
     const void *last[4];
@@ -346,33 +314,33 @@ AVXVNNI static void avxvnni_dot_i8_many(const int8_t *query, const void *const *
 
 /* ---- AVX-512 ---- */
 
-AVX512 VS_STEP __m512i avx512_even(enum job job, __m512i v)
+AVX512 VS_STEP __m512i avx512_even(int job, __m512i v)
 {
     if (job == L2SQ_U8 || job == DOT_U8)
         return _mm512_and_si512(v, _mm512_set1_epi16(255));
     return _mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8);
 }
 
-AVX512 VS_STEP __m512i avx512_odd(enum job job, __m512i v)
+AVX512 VS_STEP __m512i avx512_odd(int job, __m512i v)
 {
     return job == L2SQ_U8 || job == DOT_U8 ? _mm512_srli_epi16(v, 8) : _mm512_srai_epi16(v, 8);
 }
 
-AVX512 VS_STEP __m512i avx512_pairs(enum job job, __m512i a, __m512i b)
+AVX512 VS_STEP __m512i avx512_pairs(int job, __m512i a, __m512i b)
 {
     if (job == L2SQ_U8 || job == L2SQ_I8)
         a = b = _mm512_sub_epi16(a, b);
     return _mm512_madd_epi16(a, b);
 }
 
-AVX512 VS_STEP __m512i avx512_step(enum job job, __m512i sum, __m512i even, __m512i odd, __m512i r)
+AVX512 VS_STEP __m512i avx512_step(int job, __m512i sum, __m512i even, __m512i odd, __m512i r)
 {
     sum = _mm512_add_epi32(sum, avx512_pairs(job, even, avx512_even(job, r)));
     return _mm512_add_epi32(sum, avx512_pairs(job, odd, avx512_odd(job, r)));
 }
 
-AVX512 VS_STEP void avx512_four(enum job job, const void *query, const void *const *rows,
-                                size_t dim, int32_t *out)
+AVX512 VS_STEP void avx512_four(int job, const void *query, const void *const *rows, size_t dim,
+                                int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
@@ -390,51 +358,35 @@ AVX512 VS_STEP void avx512_four(enum job job, const void *query, const void *con
                                              halves_epi32(d)));
 }
 
-AVX512 VS_STEP void avx512_many(enum job job, const void *query, const void *const *rows,
-                                size_t count, size_t dim, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avx512_four(job, query, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avx512_four(job, query, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 AVX512 static void avx512_l2sq_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                                        size_t dim, int32_t *out)
 {
-    avx512_many(L2SQ_U8, query, rows, count, dim, out);
+    vs_by_fours(avx512_four, L2SQ_U8, query, rows, count, dim, out);
 }
 
 AVX512 static void avx512_l2sq_i8_many(const int8_t *query, const void *const *rows, size_t count,
                                        size_t dim, int32_t *out)
 {
-    avx512_many(L2SQ_I8, query, rows, count, dim, out);
+    vs_by_fours(avx512_four, L2SQ_I8, query, rows, count, dim, out);
 }
 
 AVX512 static void avx512_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                                       size_t dim, int32_t *out)
 {
-    avx512_many(DOT_U8, query, rows, count, dim, out);
+    vs_by_fours(avx512_four, DOT_U8, query, rows, count, dim, out);
 }
 
 AVX512 static void avx512_dot_i8_many(const int8_t *query, const void *const *rows, size_t count,
                                       size_t dim, int32_t *out)
 {
-    avx512_many(DOT_I8, query, rows, count, dim, out);
+    vs_by_fours(avx512_four, DOT_I8, query, rows, count, dim, out);
 }
 
 /* ---- AVX-512 with VNNI ----
  * Squared distances in 16 bits, multiplied and added in one step. Dot products
  * as with AVX-VNNI above. */
 
-VNNI VS_STEP __m512i vnni_step(enum job job, __m512i sum, __m512i q, __m512i r)
+VNNI VS_STEP __m512i vnni_step(int job, __m512i sum, __m512i q, __m512i r)
 {
     const __m512i move = _mm512_set1_epi8(-128);
     __m512i even, odd;
@@ -448,7 +400,7 @@ VNNI VS_STEP __m512i vnni_step(enum job job, __m512i sum, __m512i q, __m512i r)
     return _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(sum, even, even), odd, odd);
 }
 
-VNNI VS_STEP int32_t vnni_missing(enum job job, const uint8_t *q, size_t dim)
+VNNI VS_STEP int32_t vnni_missing(int job, const uint8_t *q, size_t dim)
 {
     const __m512i one = _mm512_set1_epi8(1);
     __m512i sum = _mm512_setzero_si512();
@@ -466,7 +418,7 @@ VNNI VS_STEP int32_t vnni_missing(enum job job, const uint8_t *q, size_t dim)
     return job == DOT_U8 ? 128 * total : -128 * total;
 }
 
-VNNI VS_STEP void vnni_four(enum job job, const uint8_t *q, const void *const *rows, size_t dim,
+VNNI VS_STEP void vnni_four(int job, const uint8_t *q, const void *const *rows, size_t dim,
                             __m128i missing, int32_t *out)
 {
     const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
@@ -485,7 +437,7 @@ VNNI VS_STEP void vnni_four(enum job job, const uint8_t *q, const void *const *r
                                                        halves_epi32(c), halves_epi32(d))));
 }
 
-VNNI VS_STEP void vnni_many(enum job job, const void *query, const void *const *rows, size_t count,
+VNNI VS_STEP void vnni_many(int job, const void *query, const void *const *rows, size_t count,
                             size_t dim, int32_t *out)
 {
     const __m128i missing = _mm_set1_epi32(vnni_missing(job, query, dim));
@@ -535,7 +487,7 @@ VNNI static void vnni_dot_i8_many(const int8_t *query, const void *const *rows, 
 
 /* The bytes of q and r, or of their difference twice, are what is multiplied. The
  * difference of signed bytes, too, fits an unsigned one. */
-VS_STEP uint32x4_t neon_step(enum job job, uint32x4_t sum, uint8x16_t q, uint8x16_t r)
+VS_STEP uint32x4_t neon_step(int job, uint32x4_t sum, uint8x16_t q, uint8x16_t r)
 {
     if (job == DOT_I8) {
         int8x16_t x = vreinterpretq_s8_u8(q), y = vreinterpretq_s8_u8(r);
@@ -551,10 +503,10 @@ VS_STEP uint32x4_t neon_step(enum job job, uint32x4_t sum, uint8x16_t q, uint8x1
     return vpadalq_u16(sum, vmull_high_u8(q, r));
 }
 
-VS_STEP void neon_four(enum job job, const uint8_t *q, const void *const *rows, size_t dim,
+VS_STEP void neon_four(int job, const void *query, const void *const *rows, size_t dim,
                        int32_t *out)
 {
-    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
     size_t i = 0;
 
@@ -575,51 +527,35 @@ VS_STEP void neon_four(enum job job, const uint8_t *q, const void *const *rows, 
     vst1q_s32(out, sum4_u32(a, b, c, d));
 }
 
-VS_STEP void neon_many(enum job job, const void *query, const void *const *rows, size_t count,
-                       size_t dim, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        neon_four(job, query, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        neon_four(job, query, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 static void neon_l2sq_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                               size_t dim, int32_t *out)
 {
-    neon_many(L2SQ_U8, query, rows, count, dim, out);
+    vs_by_fours(neon_four, L2SQ_U8, query, rows, count, dim, out);
 }
 
 static void neon_l2sq_i8_many(const int8_t *query, const void *const *rows, size_t count,
                               size_t dim, int32_t *out)
 {
-    neon_many(L2SQ_I8, query, rows, count, dim, out);
+    vs_by_fours(neon_four, L2SQ_I8, query, rows, count, dim, out);
 }
 
 static void neon_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                              size_t dim, int32_t *out)
 {
-    neon_many(DOT_U8, query, rows, count, dim, out);
+    vs_by_fours(neon_four, DOT_U8, query, rows, count, dim, out);
 }
 
 static void neon_dot_i8_many(const int8_t *query, const void *const *rows, size_t count, size_t dim,
                              int32_t *out)
 {
-    neon_many(DOT_I8, query, rows, count, dim, out);
+    vs_by_fours(neon_four, DOT_I8, query, rows, count, dim, out);
 }
 
 #if defined(HAVE_DOTPROD)
 
 /* ---- NEON with dot products ---- */
 
-DOTPROD VS_STEP uint32x4_t dotprod_step(enum job job, uint32x4_t sum, uint8x16_t q, uint8x16_t r)
+DOTPROD VS_STEP uint32x4_t dotprod_step(int job, uint32x4_t sum, uint8x16_t q, uint8x16_t r)
 {
     if (job == DOT_I8)
         return vreinterpretq_u32_s32(
@@ -631,10 +567,10 @@ DOTPROD VS_STEP uint32x4_t dotprod_step(enum job job, uint32x4_t sum, uint8x16_t
     return vdotq_u32(sum, q, r);
 }
 
-DOTPROD VS_STEP void dotprod_four(enum job job, const uint8_t *q, const void *const *rows,
-                                  size_t dim, int32_t *out)
+DOTPROD VS_STEP void dotprod_four(int job, const void *query, const void *const *rows, size_t dim,
+                                  int32_t *out)
 {
-    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
     size_t i = 0;
 
@@ -655,44 +591,28 @@ DOTPROD VS_STEP void dotprod_four(enum job job, const uint8_t *q, const void *co
     vst1q_s32(out, sum4_u32(a, b, c, d));
 }
 
-DOTPROD VS_STEP void dotprod_many(enum job job, const void *query, const void *const *rows,
-                                  size_t count, size_t dim, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        dotprod_four(job, query, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        dotprod_four(job, query, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 DOTPROD static void dotprod_l2sq_u8_many(const uint8_t *query, const void *const *rows,
                                          size_t count, size_t dim, int32_t *out)
 {
-    dotprod_many(L2SQ_U8, query, rows, count, dim, out);
+    vs_by_fours(dotprod_four, L2SQ_U8, query, rows, count, dim, out);
 }
 
 DOTPROD static void dotprod_l2sq_i8_many(const int8_t *query, const void *const *rows, size_t count,
                                          size_t dim, int32_t *out)
 {
-    dotprod_many(L2SQ_I8, query, rows, count, dim, out);
+    vs_by_fours(dotprod_four, L2SQ_I8, query, rows, count, dim, out);
 }
 
 DOTPROD static void dotprod_dot_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                                         size_t dim, int32_t *out)
 {
-    dotprod_many(DOT_U8, query, rows, count, dim, out);
+    vs_by_fours(dotprod_four, DOT_U8, query, rows, count, dim, out);
 }
 
 DOTPROD static void dotprod_dot_i8_many(const int8_t *query, const void *const *rows, size_t count,
                                         size_t dim, int32_t *out)
 {
-    dotprod_many(DOT_I8, query, rows, count, dim, out);
+    vs_by_fours(dotprod_four, DOT_I8, query, rows, count, dim, out);
 }
 
 #endif

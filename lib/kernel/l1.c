@@ -7,11 +7,11 @@
  * zeros in its upper half, and is added up as two of 32. */
 #include "kernel/topics.h"
 
-enum job { U8, I8 };
+enum { U8, I8 };
 
 /* ---- scalar ---- */
 
-VS_STEP void scalar_many(enum job job, const void *query, const void *const *rows, size_t count,
+VS_STEP void scalar_many(int job, const void *query, const void *const *rows, size_t count,
                          size_t dim, int32_t *out)
 {
     const uint8_t *q = query, move = job == I8 ? 128 : 0;
@@ -45,13 +45,13 @@ static void scalar_i8_many(const int8_t *query, const void *const *rows, size_t 
 
 /* ---- SSE2 ---- */
 
-VS_STEP __m128i sse2_moved(enum job job, __m128i v)
+VS_STEP __m128i sse2_moved(int job, __m128i v)
 {
     return job == I8 ? _mm_xor_si128(v, _mm_set1_epi8(-128)) : v;
 }
 
 /* q was moved before. */
-VS_STEP __m128i sse2_step(enum job job, __m128i sum, __m128i q, __m128i r)
+VS_STEP __m128i sse2_step(int job, __m128i sum, __m128i q, __m128i r)
 {
     return _mm_add_epi32(sum, _mm_sad_epu8(q, sse2_moved(job, r)));
 }
@@ -61,7 +61,7 @@ VS_STEP __m128i sse2_load(const uint8_t *from)
     return _mm_loadu_si128((const void *)from);
 }
 
-VS_STEP void sse2_four(enum job job, const void *query, const void *const *rows, size_t dim,
+VS_STEP void sse2_four(int job, const void *query, const void *const *rows, size_t dim,
                        int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
@@ -85,43 +85,27 @@ VS_STEP void sse2_four(enum job job, const void *query, const void *const *rows,
     _mm_storeu_si128((void *)out, sse2_sum4_epi32(a, b, c, d));
 }
 
-VS_STEP void sse2_many(enum job job, const void *query, const void *const *rows, size_t count,
-                       size_t dim, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        sse2_four(job, query, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        sse2_four(job, query, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 static void sse2_u8_many(const uint8_t *query, const void *const *rows, size_t count, size_t dim,
                          int32_t *out)
 {
-    sse2_many(U8, query, rows, count, dim, out);
+    vs_by_fours(sse2_four, U8, query, rows, count, dim, out);
 }
 
 static void sse2_i8_many(const int8_t *query, const void *const *rows, size_t count, size_t dim,
                          int32_t *out)
 {
-    sse2_many(I8, query, rows, count, dim, out);
+    vs_by_fours(sse2_four, I8, query, rows, count, dim, out);
 }
 
 /* ---- AVX2 ---- */
 
-AVX2 VS_STEP __m256i avx2_moved(enum job job, __m256i v)
+AVX2 VS_STEP __m256i avx2_moved(int job, __m256i v)
 {
     return job == I8 ? _mm256_xor_si256(v, _mm256_set1_epi8(-128)) : v;
 }
 
 /* q was moved before. */
-AVX2 VS_STEP __m256i avx2_step(enum job job, __m256i sum, __m256i q, __m256i r)
+AVX2 VS_STEP __m256i avx2_step(int job, __m256i sum, __m256i q, __m256i r)
 {
     return _mm256_add_epi32(sum, _mm256_sad_epu8(q, avx2_moved(job, r)));
 }
@@ -131,7 +115,7 @@ AVX2 VS_STEP __m256i avx2_load(const uint8_t *from)
     return _mm256_loadu_si256((const void *)from);
 }
 
-AVX2 VS_STEP void avx2_four(enum job job, const void *query, const void *const *rows, size_t dim,
+AVX2 VS_STEP void avx2_four(int job, const void *query, const void *const *rows, size_t dim,
                             int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
@@ -155,48 +139,32 @@ AVX2 VS_STEP void avx2_four(enum job job, const void *query, const void *const *
     _mm_storeu_si128((void *)out, sum4_epi32(a, b, c, d));
 }
 
-AVX2 VS_STEP void avx2_many(enum job job, const void *query, const void *const *rows, size_t count,
-                            size_t dim, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avx2_four(job, query, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avx2_four(job, query, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 AVX2 static void avx2_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                               size_t dim, int32_t *out)
 {
-    avx2_many(U8, query, rows, count, dim, out);
+    vs_by_fours(avx2_four, U8, query, rows, count, dim, out);
 }
 
 AVX2 static void avx2_i8_many(const int8_t *query, const void *const *rows, size_t count,
                               size_t dim, int32_t *out)
 {
-    avx2_many(I8, query, rows, count, dim, out);
+    vs_by_fours(avx2_four, I8, query, rows, count, dim, out);
 }
 
 /* ---- AVX-512 ---- */
 
-AVX512 VS_STEP __m512i avx512_moved(enum job job, __m512i v)
+AVX512 VS_STEP __m512i avx512_moved(int job, __m512i v)
 {
     return job == I8 ? _mm512_xor_si512(v, _mm512_set1_epi8(-128)) : v;
 }
 
-AVX512 VS_STEP __m512i avx512_step(enum job job, __m512i sum, __m512i q, __m512i r)
+AVX512 VS_STEP __m512i avx512_step(int job, __m512i sum, __m512i q, __m512i r)
 {
     return _mm512_add_epi32(sum, _mm512_sad_epu8(q, avx512_moved(job, r)));
 }
 
-AVX512 VS_STEP void avx512_four(enum job job, const void *query, const void *const *rows,
-                                size_t dim, int32_t *out)
+AVX512 VS_STEP void avx512_four(int job, const void *query, const void *const *rows, size_t dim,
+                                int32_t *out)
 {
     const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
@@ -213,32 +181,16 @@ AVX512 VS_STEP void avx512_four(enum job job, const void *query, const void *con
                                              halves_epi32(d)));
 }
 
-AVX512 VS_STEP void avx512_many(enum job job, const void *query, const void *const *rows,
-                                size_t count, size_t dim, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avx512_four(job, query, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avx512_four(job, query, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 AVX512 static void avx512_u8_many(const uint8_t *query, const void *const *rows, size_t count,
                                   size_t dim, int32_t *out)
 {
-    avx512_many(U8, query, rows, count, dim, out);
+    vs_by_fours(avx512_four, U8, query, rows, count, dim, out);
 }
 
 AVX512 static void avx512_i8_many(const int8_t *query, const void *const *rows, size_t count,
                                   size_t dim, int32_t *out)
 {
-    avx512_many(I8, query, rows, count, dim, out);
+    vs_by_fours(avx512_four, I8, query, rows, count, dim, out);
 }
 
 #endif /* x86-64 */
@@ -249,7 +201,7 @@ AVX512 static void avx512_i8_many(const int8_t *query, const void *const *rows, 
 /* ---- NEON ---- */
 
 /* The difference of signed bytes, too, fits an unsigned one. */
-VS_STEP uint32x4_t neon_step(enum job job, uint32x4_t sum, uint8x16_t q, uint8x16_t r)
+VS_STEP uint32x4_t neon_step(int job, uint32x4_t sum, uint8x16_t q, uint8x16_t r)
 {
     uint8x16_t d = vabdq_u8(q, r);
 
@@ -258,10 +210,10 @@ VS_STEP uint32x4_t neon_step(enum job job, uint32x4_t sum, uint8x16_t q, uint8x1
     return vpadalq_u16(sum, vpaddlq_u8(d));
 }
 
-VS_STEP void neon_four(enum job job, const uint8_t *q, const void *const *rows, size_t dim,
+VS_STEP void neon_four(int job, const void *query, const void *const *rows, size_t dim,
                        int32_t *out)
 {
-    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    const uint8_t *q = query, *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
     size_t i = 0;
 
@@ -282,32 +234,16 @@ VS_STEP void neon_four(enum job job, const uint8_t *q, const void *const *rows, 
     vst1q_s32(out, sum4_u32(a, b, c, d));
 }
 
-VS_STEP void neon_many(enum job job, const void *query, const void *const *rows, size_t count,
-                       size_t dim, int32_t *out)
-{
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        neon_four(job, query, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        neon_four(job, query, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 static void neon_u8_many(const uint8_t *query, const void *const *rows, size_t count, size_t dim,
                          int32_t *out)
 {
-    neon_many(U8, query, rows, count, dim, out);
+    vs_by_fours(neon_four, U8, query, rows, count, dim, out);
 }
 
 static void neon_i8_many(const int8_t *query, const void *const *rows, size_t count, size_t dim,
                          int32_t *out)
 {
-    neon_many(I8, query, rows, count, dim, out);
+    vs_by_fours(neon_four, I8, query, rows, count, dim, out);
 }
 
 #endif /* aarch64 */

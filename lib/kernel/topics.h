@@ -65,4 +65,24 @@ static inline void vs_rows_repeat_last(const void *four[4], const void *const *r
         four[i] = rows[i < left ? i : left - 1];
 }
 
+/* One query to any number of rows by a step that takes four: vs_by_fours() is inlined
+ * where both the step and its job are constants, so that the step is, too. */
+VS_STEP void vs_by_fours(void (*four)(int job, const void *query, const void *const *rows,
+                                      size_t size, int32_t *out),
+                         int job, const void *query, const void *const *rows, size_t count,
+                         size_t size, int32_t *out)
+{
+    const void *last[4];
+    int32_t sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        four(job, query, rows + i, size, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        four(job, query, last, size, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
 #endif

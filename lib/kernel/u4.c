@@ -51,11 +51,14 @@ VS_STEP __m128i sse2_step(__m128i sum, __m128i low, __m128i high, const uint8_t 
     return sse2_square(sum, high, _mm_srli_epi16(r, 1));
 }
 
-VS_STEP void sse2_four(const uint8_t *q, const void *const *rows, size_t bytes, int32_t *out)
+VS_STEP void sse2_four(int only, const void *query, const void *const *rows, size_t bytes,
+                       int32_t *out)
 {
+    const uint8_t *q = query;
     const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m128i a = _mm_setzero_si128(), b = a, c = a, d = a;
 
+    (void)only;
     for (size_t i = 0; i < bytes; i += 16) {
         const uint8_t *at = q + i / 64 * 128 + i % 64;
         __m128i low = _mm_load_si128((const void *)at);
@@ -71,17 +74,7 @@ VS_STEP void sse2_four(const uint8_t *q, const void *const *rows, size_t bytes, 
 static void sse2_many(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
                       int32_t *out)
 {
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        sse2_four(query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        sse2_four(query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
+    vs_by_fours(sse2_four, 0, query, rows, count, bytes, out);
 }
 
 /* ---- AVX2 ---- */
@@ -103,11 +96,14 @@ AVX2 VS_STEP __m256i avx2_step(__m256i sum, __m256i low, __m256i high, const uin
     return avx2_square(sum, high, _mm256_srli_epi16(r, 1));
 }
 
-AVX2 VS_STEP void avx2_four(const uint8_t *q, const void *const *rows, size_t bytes, int32_t *out)
+AVX2 VS_STEP void avx2_four(int only, const void *query, const void *const *rows, size_t bytes,
+                            int32_t *out)
 {
+    const uint8_t *q = query;
     const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
 
+    (void)only;
     for (size_t i = 0; i < bytes; i += 32) {
         const uint8_t *at = q + i / 64 * 128 + i % 64;
         __m256i low = _mm256_load_si256((const void *)at);
@@ -123,17 +119,7 @@ AVX2 VS_STEP void avx2_four(const uint8_t *q, const void *const *rows, size_t by
 AVX2 static void avx2_many(const uint8_t *query, const void *const *rows, size_t count,
                            size_t bytes, int32_t *out)
 {
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avx2_four(query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avx2_four(query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
+    vs_by_fours(avx2_four, 0, query, rows, count, bytes, out);
 }
 
 /* ---- AVX-512 with VNNI ---- */
@@ -154,11 +140,14 @@ VNNI VS_STEP __m512i vnni_step(__m512i sum, __m512i low, __m512i high, const uin
     return vnni_square(sum, high, _mm512_srli_epi16(r, 1));
 }
 
-VNNI VS_STEP void vnni_four(const uint8_t *q, const void *const *rows, size_t bytes, int32_t *out)
+VNNI VS_STEP void vnni_four(int only, const void *query, const void *const *rows, size_t bytes,
+                            int32_t *out)
 {
+    const uint8_t *q = query;
     const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
 
+    (void)only;
     for (size_t i = 0; i < bytes; i += 64) {
         __m512i low = _mm512_load_si512(q + 2 * i), high = _mm512_load_si512(q + 2 * i + 64);
         a = vnni_step(a, low, high, ra + i);
@@ -173,17 +162,7 @@ VNNI VS_STEP void vnni_four(const uint8_t *q, const void *const *rows, size_t by
 VNNI static void vnni_many(const uint8_t *query, const void *const *rows, size_t count,
                            size_t bytes, int32_t *out)
 {
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        vnni_four(query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        vnni_four(query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
+    vs_by_fours(vnni_four, 0, query, rows, count, bytes, out);
 }
 
 #endif /* x86-64 */
@@ -209,11 +188,14 @@ VS_STEP uint32x4_t neon_step(uint32x4_t sum, uint8x16_t low, uint8x16_t high, co
     return neon_square(sum, high, vshrq_n_u8(r, 1));
 }
 
-VS_STEP void neon_four(const uint8_t *q, const void *const *rows, size_t bytes, int32_t *out)
+VS_STEP void neon_four(int only, const void *query, const void *const *rows, size_t bytes,
+                       int32_t *out)
 {
+    const uint8_t *q = query;
     const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     uint32x4_t a = vdupq_n_u32(0), b = a, c = a, d = a;
 
+    (void)only;
     for (size_t i = 0; i < bytes; i += 16) {
         const uint8_t *at = q + i / 64 * 128 + i % 64;
         uint8x16_t low = vld1q_u8(at), high = vld1q_u8(at + 64);
@@ -228,17 +210,7 @@ VS_STEP void neon_four(const uint8_t *q, const void *const *rows, size_t bytes, 
 static void neon_many(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
                       int32_t *out)
 {
-    const void *last[4];
-    int32_t sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        neon_four(query, rows + i, bytes, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        neon_four(query, last, bytes, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
+    vs_by_fours(neon_four, 0, query, rows, count, bytes, out);
 }
 
 #endif /* aarch64 */
