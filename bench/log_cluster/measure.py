@@ -72,6 +72,16 @@ class Cluster:
         self.process[i].wait()
         return when
 
+    def pause(self):
+        for p in self.process.values():
+            p.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        for p in self.process.values():
+            p.send_signal(signal.SIGCONT)
+        time.sleep(1)  # time for an election, should one begin
+        self.wait_leader()
+
     def stop(self):
         for p in self.process.values():
             p.send_signal(signal.SIGKILL)
@@ -174,12 +184,15 @@ def probe_rate(directory):
     clusters = [host] + ([Etcd(directory)] if args.etcd_load else [])
     for c in clusters:
         c.wait_leader()
+        c.pause()  # who does not have the turn takes no processor from who has it
     got, bare = {}, []
     for r in range(args.rounds):
         for in_flight in (1000, 32):
             for c in random.sample(clusters, len(clusters)):
                 note(f"round {r + 1}/{args.rounds}: {c.name}, {in_flight} in flight")
+                c.go_on()
                 x = run_load(c.load(in_flight, args.seconds))
+                c.pause()
                 got.setdefault((c.name, in_flight), []).append(x)
             bare.append(bare_sync(directory, 2))
     for c in clusters:

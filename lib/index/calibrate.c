@@ -423,22 +423,22 @@ static size_t widest(const struct vs_calibration *c, size_t k)
     return e;
 }
 
-/* The narrowest beam that reaches this recall for ks[k], or the widest measured. */
+/* The narrowest beam that reaches this recall for ks[k], or the widest measured. It may be
+ * narrower than what it is to find: callers see to that, once they have gone between ks. */
 static double beam_for(const struct vs_calibration *c, size_t k, double recall)
 {
     size_t e = 0, last = widest(c, k);
+    double ef;
 
-    while (e < last && efs[e] < ks[k])
+    while (e < last && recall_at(c, k, e) < recall)
         e++;
-    if (recall_at(c, k, e) >= recall)
-        return efs[e];
-    for (; e < last; e++) {
-        double low = recall_at(c, k, e), high = recall_at(c, k, e + 1);
+    ef = efs[e];
+    if (e > 0 && recall_at(c, k, e) > recall) {
+        double low = recall_at(c, k, e - 1), high = recall_at(c, k, e);
 
-        if (high >= recall)
-            return efs[e] + (efs[e + 1] - efs[e]) * (recall - low) / (high - low);
+        ef = efs[e - 1] + (ef - efs[e - 1]) * (recall - low) / (high - low);
     }
-    return efs[last];
+    return ef;
 }
 
 /* The two of ks that k is between, and the power of the step from the first to the
@@ -465,15 +465,14 @@ static double beam(const struct vs_calibration *c, size_t k, double recall)
     return low * pow(high / low, power);
 }
 
-uint32_t vs_calibrated_ef(const struct vshard_index *x, size_t k, float recall)
+/* With its fraction, which counts where the beam is narrow. */
+double vs_calibrated_ef(const struct vshard_index *x, size_t k, float recall)
 {
-    double ef = ceil(beam(&x->calibration, k, (double)recall) - 1e-6);
-
-    return ef < VSHARD_EF_MAX ? (uint32_t)ef : VSHARD_EF_MAX;
+    return fmin(beam(&x->calibration, k, (double)recall), VSHARD_EF_MAX);
 }
 
 /* The greatest recall for which a beam of `ef` is enough; NaN if that was not measured. */
-float vs_calibrated_recall(const struct vshard_index *x, size_t k, uint32_t ef)
+float vs_calibrated_recall(const struct vshard_index *x, size_t k, double ef)
 {
     const struct vs_calibration *c = &x->calibration;
     double least = 0, most, power;
@@ -484,7 +483,7 @@ float vs_calibrated_recall(const struct vshard_index *x, size_t k, uint32_t ef)
     lower = between(k < ks[2] ? k : ks[2], &power);
     most = (1 - power) * recall_at(c, lower, widest(c, lower)) +
            power * recall_at(c, lower + 1, widest(c, lower + 1));
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 40; i++) {
         double middle = (least + most) / 2;
 
         if (beam(c, k, middle) <= ef + 1e-6)

@@ -104,7 +104,7 @@ static int search_graph(struct vshard_index *x, struct vs_reader *r, struct vs_r
 
     if (rc < 0)
         return rc;
-    vs_graph_walk(x, w, 1, vs_walk_width(x, want->ef));
+    vs_graph_walk(x, w, 1, want->width);
     if (w->status < 0)
         return w->status;
     f.queue = r->scratch[1].listed;
@@ -123,7 +123,7 @@ static int search_range(struct vshard_index *x, struct vs_reader *r, const void 
 {
     struct vs_walk w = { .scratch = &r->scratch[0],
                          .limits = want->limits.on ? &want->limits : NULL };
-    int rc = vs_scratch_reserve(x, w.scratch, vs_walk_width(x, want->ef), top->cap);
+    int rc = vs_scratch_reserve(x, w.scratch, want->width, top->cap);
 
     if (rc == VSHARD_OK)
         rc = vs_request_run(x, r, query, 1, want, NULL);

@@ -111,12 +111,12 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
         walks[i].filter = want->filter;
         walks[i].limits = want->limits.on ? &want->limits : NULL;
         walks[i].counted = r->scratch[i].distance_count;
-        rc = vs_scratch_reserve(x, &r->scratch[i], vs_walk_width(x, want->ef), (uint32_t)want->k);
+        rc = vs_scratch_reserve(x, &r->scratch[i], want->width, (uint32_t)want->k);
         if (rc == VSHARD_OK)
             rc = vs_query_check(x, queries + i * bytes, &r->scratch[i], &walks[i].query);
     }
     if (rc == VSHARD_OK && walk)
-        vs_graph_walk(x, walks, count, vs_walk_width(x, want->ef));
+        vs_graph_walk(x, walks, count, want->width);
     for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++) {
         struct vs_top top = { r->scratch[i].top, 0, (uint32_t)want->k };
 
@@ -252,15 +252,17 @@ static int check_count(const struct vshard_index *x, size_t count, size_t k)
 static void choose_beam(const struct vshard_index *x, const struct vshard_search_options *o,
                         struct vs_request *want)
 {
-    want->ef = o->ef_search ? o->ef_search : x->ef_search;
+    double ef = o->ef_search ? o->ef_search : x->ef_search;
+
     if (o->target_recall > 0.0f && x->calibration.rows > 0)
-        want->ef = vs_calibrated_ef(x, want->k, o->target_recall);
-    if (want->ef < want->k)
-        want->ef = (uint32_t)want->k;
+        ef = vs_calibrated_ef(x, want->k, o->target_recall);
+    ef = ef < (double)want->k ? (double)want->k : ef;
+    want->ef = (uint32_t)ceil(ef);
+    want->width = vs_walk_width(x, ef);
     want->walks = !scans(x, o);
     want->recall = 1.0f;
     if (want->walks && o->info != NULL)
-        want->recall = vs_calibrated_recall(x, want->k, want->ef);
+        want->recall = vs_calibrated_recall(x, want->k, ef);
 }
 
 /* Zeros before the search, which also tells whether `info` can be filled in. */
@@ -337,6 +339,7 @@ int vs_request_run(struct vshard_index *x, struct vs_reader *r, const void *quer
             rc = vs_filter_measure(x, want->filter, &r->scratch[0], want->ef, want->k);
         if (rc == VSHARD_OK)
             want->ef = vs_filter_ef(want->filter, want->ef, want->k);
+        want->width = vs_walk_width(x, want->ef);
     }
     return rc < 0 || hits == NULL ? rc : search_all(x, r, queries, count, want, hits);
 }

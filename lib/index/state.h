@@ -436,7 +436,7 @@ int vs_flat_search_many(struct vshard_index *x, struct vs_scratch *s, const void
 
 /* search.c: what a call asked for */
 struct vs_request {
-    uint32_t ef;
+    uint32_t ef, width; /* the beam as it is called, and as it is */
     float recall; /* expected */
     bool walks;   /* and does not scan */
     uint32_t flags;
@@ -547,8 +547,8 @@ void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t cou
 
 /* calibrate.c */
 bool vs_calibration_valid(const struct vs_calibration *c);
-uint32_t vs_calibrated_ef(const struct vshard_index *x, size_t k, float recall);
-float vs_calibrated_recall(const struct vshard_index *x, size_t k, uint32_t ef);
+double vs_calibrated_ef(const struct vshard_index *x, size_t k, float recall);
+float vs_calibrated_recall(const struct vshard_index *x, size_t k, double ef);
 
 /* repair.c */
 int vs_repair_reserve(struct vshard_index *x, uint64_t changed);
@@ -566,9 +566,9 @@ void vs_mapping_close(struct vshard_index *x);
 
 /* Sketches order rows a little wrong, so a walk by them takes along a quarter more than
  * it was asked for, of which codes then choose. */
-static inline uint32_t vs_walk_width(const struct vshard_index *x, uint32_t ef)
+static inline uint32_t vs_walk_width(const struct vshard_index *x, double ef)
 {
-    return x->sketches.stride > 0 ? ef + ef / 4 : ef;
+    return (uint32_t)(x->sketches.stride > 0 ? 1.25 * ef : ef + 0.5);
 }
 
 /* In a mapped index each extent is verified when it is first touched. */
