@@ -18,11 +18,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <vshard/index.h>
 
-#include "support/npy.h"
+#include "support/bench.h"
 #include "support/random.h"
 
 enum { K = 10, LADDER = 10, KINDS = 3 };
@@ -52,48 +51,21 @@ struct sums {
 
 static double cpu_us(void)
 {
-    struct timespec t;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
+    return bench_seconds(CLOCK_THREAD_CPUTIME_ID) * 1e6;
 }
 
-static void die(const char *what, const char *why)
-{
-    fprintf(stderr, "index_filter: %s: %s\n", what, why);
-    exit(1);
-}
-
-static void must(const char *what, int status)
-{
-    if (status != VSHARD_OK)
-        die(what, vshard_strerror(status));
-}
-
-static void *allocate(size_t count, size_t bytes)
-{
-    void *p = calloc(count + 1, bytes);
-
-    if (p == NULL)
-        die("memory", "there is none");
-    return p;
-}
-
+/* Of length 1. */
 static float *read_vectors(const char *set, const char *tail, size_t *rows, size_t *dim)
 {
-    const char *folder = getenv("VSHARD_DATA");
-    struct npy array;
-    char path[4096];
+    struct bench_vectors v;
     float *out;
 
-    snprintf(path, sizeof path, "%s/%s.%s.npy", folder ? folder : "../shared/data", set, tail);
-    if (npy_read(&array, path, *rows) != 0)
-        die(path, array.error);
-    *rows = array.rows < *rows ? array.rows : *rows;
-    *dim = array.columns;
-    out = npy_floats(&array);
-    if (out == NULL)
-        die(path, "no memory");
+    bench_read(&v, set, tail, *rows, false);
+    *rows = v.rows;
+    *dim = v.dim;
+    out = v.floats;
+    if (v.given != v.floats)
+        free(v.given);
     for (size_t i = 0; i < *rows; i++) {
         double square = 0;
 
@@ -102,7 +74,6 @@ static float *read_vectors(const char *set, const char *tail, size_t *rows, size
         for (size_t j = 0; j < *dim; j++)
             out[i * *dim + j] *= (float)(1 / sqrt(square));
     }
-    npy_free(&array);
     return out;
 }
 
@@ -121,8 +92,8 @@ static void build(struct bench *b)
 
     for (size_t i = 0; i < b->rows; i++)
         b->ids[i] = i;
-    must("create", vshard_index_create(&o, &b->index));
-    must("add", vshard_index_add(b->index, b->ids, b->base, b->rows));
+    bench_must("create", vshard_index_create(&o, &b->index));
+    bench_must("add", vshard_index_add(b->index, b->ids, b->base, b->rows));
 }
 
 static void take_query(struct bench *b, size_t query)
@@ -222,7 +193,8 @@ static double search(struct bench *b, size_t query, const struct vshard_search_o
 
     for (int i = 0; i < 2; i++) { /* the first brings into cache what the last threw out */
         from = cpu_us();
-        must("search", vshard_index_search(b->index, b->query + query * b->dim, 1, K, hits, o));
+        bench_must("search",
+                   vshard_index_search(b->index, b->query + query * b->dim, 1, K, hits, o));
     }
     return cpu_us() - from;
 }
@@ -233,7 +205,7 @@ static size_t count_right(const struct bench *b, const struct vshard_hit *hits, 
 
     for (size_t i = 0; i < K && hits[i].id != VSHARD_ID_NONE; i++) {
         if (!allows(b, hits[i].id))
-            die("filter", "a row was answered that is not allowed");
+            bench_die("filter", "a row was answered that is not allowed");
         right += b->distances[hits[i].id] <= farthest + 1e-5f;
     }
     return right;
@@ -335,14 +307,14 @@ int main(int argc, char **argv)
     b.form = strcmp(form, "ids") == 0    ? VSHARD_FILTER_IDS
              : strcmp(form, "call") == 0 ? VSHARD_FILTER_CALL
                                          : VSHARD_FILTER_BITS;
-    b.base = read_vectors(set, "base", &b.rows, &b.dim);
-    b.query = read_vectors(set, "query", &b.queries, &b.dim);
-    b.all = allocate(b.queries * b.rows, sizeof *b.all);
-    b.all_sorted = allocate(b.queries * b.rows, sizeof *b.all_sorted);
+    b.base = read_vectors(set, "base.npy", &b.rows, &b.dim);
+    b.query = read_vectors(set, "query.npy", &b.queries, &b.dim);
+    b.all = bench_allocate(b.queries * b.rows, sizeof *b.all);
+    b.all_sorted = bench_allocate(b.queries * b.rows, sizeof *b.all_sorted);
     for (size_t q = 0; q < b.queries; q++)
         measure_rows(&b, q);
-    b.bits = allocate(b.rows / 64 + 1, sizeof *b.bits);
-    b.ids = allocate(b.rows, sizeof *b.ids);
+    b.bits = bench_allocate(b.rows / 64 + 1, sizeof *b.bits);
+    b.ids = bench_allocate(b.rows, sizeof *b.ids);
     build(&b);
     printf("%s, %zu rows, %zu queries, filter by %s\n", set, b.rows, b.queries, form);
     measure_ladder(&b);

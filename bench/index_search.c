@@ -27,135 +27,38 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <vshard/index.h>
 
-#include "support/npy.h"
+#include "support/bench.h"
 #include "support/pool.h"
 
 enum { K = 10, REPEATS = 3, TOGETHER = 64, EF_COUNT_MAX = 16, BATCH = 4096 };
 
 struct bench {
     const char *set;
-    uint32_t metric, element;
-    int halves; /* float16 is given as it is */
     uint32_t profile, m;
-    size_t columns, dim, rows, queries, row_bytes;
-    float *base, *query;            /* float32 [rows x dim], what is in the file exactly */
-    void *base_given, *query_given; /* as given to the index; may be the same memory */
-    double *tenth;                  /* [queries] distance of the 10th nearest */
-    struct pool *pool;              /* lives as long as the index, which holds on to it */
+    struct bench_vectors base, query;
+    double *tenth;     /* [queries] distance of the 10th nearest */
+    struct pool *pool; /* lives as long as the index, which holds on to it */
     struct vshard_index *index;
     double build_s, bytes_per_vector;
 };
 
-static double now_s(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void die(const char *what, const char *why)
-{
-    fprintf(stderr, "index_search: %s: %s\n", what, why);
-    exit(1);
-}
-
-static void must(const char *what, int status)
-{
-    if (status != VSHARD_OK)
-        die(what, vshard_strerror(status));
-}
-
-static void *allocate(size_t count, size_t bytes)
-{
-    void *p = calloc(count ? count : 1, bytes);
-
-    if (p == NULL)
-        die("memory", "there is none");
-    return p;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-/* ---- the data, and the truth about it ---- */
-
-static void read_array(struct npy *array, const struct bench *b, const char *tail)
-{
-    const char *folder = getenv("VSHARD_DATA");
-    char path[4096];
-
-    snprintf(path, sizeof path, "%s/%s.%s", folder ? folder : "examples/demo/data", b->set, tail);
-    if (npy_read(array, path, 0) != 0)
-        die(tail, array->error);
-}
-
-/* Numbers are given as the file has them: bytes, bits, half floats or floats. */
-static uint32_t element_of(const struct bench *b, const struct npy *array)
-{
-    if (b->metric == VSHARD_METRIC_HAMMING)
-        return VSHARD_ELEMENT_BITS;
-    if (array->type == NPY_FLOAT16 && b->halves)
-        return VSHARD_ELEMENT_F16;
-    return array->type == NPY_UINT8 ? VSHARD_ELEMENT_U8 : VSHARD_ELEMENT_F32;
-}
-
-/* As 0 and 1, whose squared distance is that of Hamming. */
-static float *spread_bits(const struct npy *array)
-{
-    const uint8_t *bytes = array->data;
-    float *all = malloc((array->rows * array->columns * 8 + 1) * sizeof *all);
-
-    for (size_t i = 0; all != NULL && i < array->rows * array->columns * 8; i++)
-        all[i] = (float)(bytes[i / 8] >> i % 8 & 1);
-    return all;
-}
-
-static void read_vectors(struct bench *b, const char *tail, size_t *rows, float **floats,
-                         void **given)
-{
-    struct npy array;
-
-    read_array(&array, b, tail);
-    if (b->columns != 0 && b->columns != array.columns)
-        die(tail, "not the dimension of the base");
-    b->columns = array.columns;
-    b->dim = b->metric == VSHARD_METRIC_HAMMING ? 8 * array.columns : array.columns;
-    b->element = element_of(b, &array);
-    b->row_bytes =
-        array.columns * (b->element == VSHARD_ELEMENT_F32 ? sizeof(float) : array.item_bytes);
-    *rows = array.rows;
-    *floats = b->element == VSHARD_ELEMENT_BITS ? spread_bits(&array) : npy_floats(&array);
-    if (*floats == NULL)
-        die(tail, "no memory");
-    *given = *floats;
-    if (b->element != VSHARD_ELEMENT_F32) {
-        *given = array.data;
-        array.data = NULL;
-    }
-    npy_free(&array);
-}
+/* ---- the truth ---- */
 
 /* The definition, in float64. */
 static double distance(const struct bench *b, const float *x, const float *y)
 {
     double xy = 0, xx = 0, yy = 0;
 
-    if (b->metric != VSHARD_METRIC_COSINE) {
-        for (size_t i = 0; i < b->dim; i++)
+    if (b->base.metric != VSHARD_METRIC_COSINE) {
+        for (size_t i = 0; i < b->base.dim; i++)
             xy += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
         return xy;
     }
-    for (size_t i = 0; i < b->dim; i++) {
+    for (size_t i = 0; i < b->base.dim; i++) {
         xy += (double)x[i] * (double)y[i];
         xx += (double)x[i] * (double)x[i];
         yy += (double)y[i] * (double)y[i];
@@ -165,14 +68,14 @@ static double distance(const struct bench *b, const float *x, const float *y)
 
 static double distance_of(const struct bench *b, size_t query, size_t row)
 {
-    return distance(b, b->query + query * b->dim, b->base + row * b->dim);
+    return distance(b, b->query.floats + query * b->base.dim, b->base.floats + row * b->base.dim);
 }
 
 static double tenth_by_scan(const struct bench *b, size_t query, double *all)
 {
-    for (size_t r = 0; r < b->rows; r++)
+    for (size_t r = 0; r < b->base.rows; r++)
         all[r] = distance_of(b, query, r);
-    qsort(all, b->rows, sizeof *all, by_value);
+    qsort(all, b->base.rows, sizeof *all, bench_by_value);
     return all[K - 1];
 }
 
@@ -184,8 +87,8 @@ static double tenth_by_file(const struct bench *b, size_t query, const struct np
     double farthest = -INFINITY;
 
     for (size_t i = 0; i < K; i++) {
-        if (rows[i] < 0 || (size_t)rows[i] >= b->rows)
-            die("gt.npy", "names a row that is not there");
+        if (rows[i] < 0 || (size_t)rows[i] >= b->base.rows)
+            bench_die("gt.npy", "names a row that is not there");
         farthest = fmax(farthest, distance_of(b, query, (size_t)rows[i]));
     }
     return farthest;
@@ -206,15 +109,15 @@ static void find_truth(struct bench *b)
     double *all = NULL;
     int file = there_is_truth(b);
 
-    b->tenth = allocate(b->queries, sizeof *b->tenth);
+    b->tenth = bench_allocate(b->query.rows, sizeof *b->tenth);
     if (file) {
-        read_array(&truth, b, "gt.npy");
-        if (truth.type != NPY_INT32 || truth.rows != b->queries || truth.columns < K)
-            die("gt.npy", "is not int32 [queries x 10 or more]");
+        bench_read_npy(&truth, b->set, "gt.npy", 0);
+        if (truth.type != NPY_INT32 || truth.rows != b->query.rows || truth.columns < K)
+            bench_die("gt.npy", "is not int32 [queries x 10 or more]");
     } else {
-        all = allocate(b->rows, sizeof *all);
+        all = bench_allocate(b->base.rows, sizeof *all);
     }
-    for (size_t q = 0; q < b->queries; q++)
+    for (size_t q = 0; q < b->query.rows; q++)
         b->tenth[q] = file ? tenth_by_file(b, q, &truth) : tenth_by_scan(b, q, all);
     npy_free(&truth);
     free(all);
@@ -226,28 +129,29 @@ static void build(struct bench *b)
 {
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
     struct vshard_index_options options = { .size = sizeof options,
-                                            .dim = (uint32_t)b->dim,
-                                            .metric = b->metric,
-                                            .element = b->element,
+                                            .dim = (uint32_t)b->base.dim,
+                                            .metric = b->base.metric,
+                                            .element = b->base.element,
                                             .profile = b->profile,
                                             .m = b->m,
                                             .seed = 1 };
     struct vshard_index_stats stats = { .size = sizeof stats };
-    uint64_t *ids = allocate(b->rows, sizeof *ids);
-    double start = now_s();
+    uint64_t *ids = bench_allocate(b->base.rows, sizeof *ids);
+    double start = bench_seconds(CLOCK_MONOTONIC);
 
     b->pool = pool_create(processors < 1 ? 1 : processors > 64 ? 64 : (uint32_t)processors);
     if (b->pool == NULL)
-        die("threads", "there are none");
+        bench_die("threads", "there are none");
     options.executor = pool_executor(b->pool);
-    must("create", vshard_index_create(&options, &b->index));
-    for (size_t i = 0; i < b->rows; i++)
+    bench_must("create", vshard_index_create(&options, &b->index));
+    for (size_t i = 0; i < b->base.rows; i++)
         ids[i] = i;
-    for (size_t i = 0; i < b->rows; i += BATCH)
-        must("add", vshard_index_add(b->index, ids + i, (char *)b->base_given + i * b->row_bytes,
-                                     b->rows - i < BATCH ? b->rows - i : BATCH));
-    b->build_s = now_s() - start;
-    must("stats", vshard_index_stats(b->index, &stats));
+    for (size_t i = 0; i < b->base.rows; i += BATCH)
+        bench_must("add", vshard_index_add(b->index, ids + i,
+                                           (char *)b->base.given + i * b->base.row_bytes,
+                                           b->base.rows - i < BATCH ? b->base.rows - i : BATCH));
+    b->build_s = bench_seconds(CLOCK_MONOTONIC) - start;
+    bench_must("stats", vshard_index_stats(b->index, &stats));
     b->bytes_per_vector = (double)stats.heap_bytes / (double)stats.rows;
     free(ids);
 }
@@ -262,69 +166,70 @@ static double ask(const struct bench *b, size_t together, double knob, struct vs
     const struct vshard_search_options options = { .size = sizeof options,
                                                    .ef_search = knob < 1 ? 0 : (uint32_t)knob,
                                                    .target_recall = knob < 1 ? (float)knob : 0 };
-    double start = now_s();
+    double start = bench_seconds(CLOCK_MONOTONIC);
 
-    for (size_t q = 0; q < b->queries; q += together) {
-        size_t count = b->queries - q < together ? b->queries - q : together;
-        double before = us ? now_s() : 0;
+    for (size_t q = 0; q < b->query.rows; q += together) {
+        size_t count = b->query.rows - q < together ? b->query.rows - q : together;
+        double before = us ? bench_seconds(CLOCK_MONOTONIC) : 0;
 
-        must("search",
-             vshard_index_search(b->index, (const char *)b->query_given + q * b->row_bytes, count,
-                                 K, hits + q * K, &options));
+        bench_must("search", vshard_index_search(
+                                 b->index, (const char *)b->query.given + q * b->base.row_bytes,
+                                 count, K, hits + q * K, &options));
         if (us != NULL)
-            us[q] = (now_s() - before) * 1e6;
+            us[q] = (bench_seconds(CLOCK_MONOTONIC) - before) * 1e6;
     }
-    return now_s() - start;
+    return bench_seconds(CLOCK_MONOTONIC) - start;
 }
 
 /* Checks every distance and returns the share of the 10 nearest that was found. */
 static double check(const struct bench *b, const struct vshard_hit *hits)
 {
-    const double e = (double)(b->dim + 4) * 0x1p-24;
-    const double bound = b->metric == VSHARD_METRIC_COSINE ? 2 * e : e;
+    const double e = (double)(b->base.dim + 4) * 0x1p-24;
+    const double bound = b->base.metric == VSHARD_METRIC_COSINE ? 2 * e : e;
     size_t right = 0;
 
-    for (size_t i = 0; i < b->queries * K; i++) {
+    for (size_t i = 0; i < b->query.rows * K; i++) {
         double true_distance, tenth = b->tenth[i / K], wrong;
 
-        if (hits[i].id >= b->rows)
-            die("search", "answered with an id that was never added");
+        if (hits[i].id >= b->base.rows)
+            bench_die("search", "answered with an id that was never added");
         if (i % K > 0 && hits[i].distance < hits[i - 1].distance)
-            die("search", "answers are not in order");
+            bench_die("search", "answers are not in order");
         true_distance = distance_of(b, i / K, hits[i].id);
         wrong = fabs((double)hits[i].distance - true_distance);
         if (b->profile == VSHARD_PROFILE_DEFAULT &&
-            wrong > (b->metric == VSHARD_METRIC_COSINE ? bound : bound * true_distance) + 1e-30)
-            die("search", "a distance is wrong by more than its documented bound");
+            wrong >
+                (b->base.metric == VSHARD_METRIC_COSINE ? bound : bound * true_distance) + 1e-30)
+            bench_die("search", "a distance is wrong by more than its documented bound");
         right += true_distance <= tenth + 1e-12 * fabs(tenth);
     }
-    return (double)right / (double)(b->queries * K);
+    return (double)right / (double)(b->query.rows * K);
 }
 
 /* The width of the beam that a target leads to. */
 static uint32_t beam(const struct bench *b, double knob)
 {
     struct vshard_search_info info = { .size = sizeof info };
-    const struct vshard_search_options options = {
-        .size = sizeof options, .target_recall = (float)knob, .info = &info
-    };
+    const struct vshard_search_options options = { .size = sizeof options,
+                                                   .target_recall = (float)knob,
+                                                   .info = &info };
     struct vshard_hit hits[K];
 
     if (knob >= 1)
         return (uint32_t)knob;
-    must("search", vshard_index_search(b->index, b->query_given, 1, K, hits, &options));
+    bench_must("search", vshard_index_search(b->index, b->query.given, 1, K, hits, &options));
     return info.ef;
 }
 
 static void calibrate(const struct bench *b, const double *knobs, size_t count)
 {
-    double start = now_s();
+    double start = bench_seconds(CLOCK_MONOTONIC);
 
     for (size_t i = 0; i < count; i++) {
         if (knobs[i] >= 1)
             continue;
-        must("calibrate", vshard_index_calibrate(b->index, NULL, 0));
-        printf("calibrated in %.2f s\n", now_s() - start);
+        bench_must("calibrate", vshard_index_calibrate(b->index, NULL, 0));
+        printf("calibrated in %.2f s\n", bench_seconds(CLOCK_MONOTONIC) - start);
         return;
     }
 }
@@ -332,8 +237,8 @@ static void calibrate(const struct bench *b, const double *knobs, size_t count)
 static void report(const struct bench *b, double ef)
 {
     static const char *const metrics[] = { "l2", "ip", "cosine", "l1", "hamming" };
-    struct vshard_hit *hits = allocate(b->queries * K, sizeof *hits);
-    double *us = allocate(b->queries, sizeof *us), single[REPEATS], batch[REPEATS], recall;
+    struct vshard_hit *hits = bench_allocate(b->query.rows * K, sizeof *hits);
+    double *us = bench_allocate(b->query.rows, sizeof *us), single[REPEATS], batch[REPEATS], recall;
 
     ask(b, TOGETHER, ef, hits, NULL); /* to warm up, and to judge */
     recall = check(b, hits);
@@ -341,13 +246,14 @@ static void report(const struct bench *b, double ef)
         single[r] = ask(b, 1, ef, hits, us);
         batch[r] = ask(b, TOGETHER, ef, hits, NULL);
     }
-    qsort(single, REPEATS, sizeof *single, by_value);
-    qsort(batch, REPEATS, sizeof *batch, by_value);
-    qsort(us, b->queries, sizeof *us, by_value);
-    printf("%s\t%zu\t%zu\t%s\t%.2f\t%.0f\t%u\t%.4f\t%.0f\t%.0f\t%.1f\t%.1f\n", b->set, b->rows,
-           b->dim, metrics[b->metric], b->build_s, b->bytes_per_vector, beam(b, ef), recall,
-           (double)b->queries / single[REPEATS / 2], (double)b->queries / batch[REPEATS / 2],
-           us[b->queries / 2], us[b->queries * 99 / 100]);
+    qsort(single, REPEATS, sizeof *single, bench_by_value);
+    qsort(batch, REPEATS, sizeof *batch, bench_by_value);
+    qsort(us, b->query.rows, sizeof *us, bench_by_value);
+    printf("%s\t%zu\t%zu\t%s\t%.2f\t%.0f\t%u\t%.4f\t%.0f\t%.0f\t%.1f\t%.1f\n", b->set, b->base.rows,
+           b->base.dim, metrics[b->base.metric], b->build_s, b->bytes_per_vector, beam(b, ef),
+           recall, (double)b->query.rows / single[REPEATS / 2],
+           (double)b->query.rows / batch[REPEATS / 2], us[b->query.rows / 2],
+           us[b->query.rows * 99 / 100]);
     fflush(stdout);
     free(us);
     free(hits);
@@ -362,7 +268,7 @@ static size_t parse_list(const char *text, double *efs)
         double ef = strtod(text, &end);
 
         if (end == text || !(ef > 0) || ef > VSHARD_EF_MAX || (*end != ',' && *end != '\0'))
-            die(text, "not a list of numbers from 1 to 16384, or of recalls below 1");
+            bench_die(text, "not a list of numbers from 1 to 16384, or of recalls below 1");
         efs[count++] = ef;
         text = *end == ',' ? end + 1 : end;
     }
@@ -372,21 +278,19 @@ static size_t parse_list(const char *text, double *efs)
 int main(int argc, char **argv)
 {
     struct bench b = { .set = argc > 1 ? argv[1] : "glove30k" };
+    bool halves = false;
     double efs[EF_COUNT_MAX];
     size_t count = parse_list(argc > 2 ? argv[2] : "16,32,64,128,256", efs);
 
-    b.metric = strncmp(b.set, "sift", 4) == 0  ? VSHARD_METRIC_L2SQ
-               : strncmp(b.set, "orb", 3) == 0 ? VSHARD_METRIC_HAMMING
-                                               : VSHARD_METRIC_COSINE;
     for (int i = 3; i < argc; i++) {
-        b.halves |= strcmp(argv[i], "f16") == 0;
+        halves |= strcmp(argv[i], "f16") == 0;
         b.profile |= strcmp(argv[i], "lean") == 0 ? VSHARD_PROFILE_LEAN : 0;
         b.m = argv[i][0] == 'm' ? (uint32_t)strtoul(argv[i] + 1, NULL, 10) : b.m;
     }
-    read_vectors(&b, "base.npy", &b.rows, &b.base, &b.base_given);
-    read_vectors(&b, "query.npy", &b.queries, &b.query, &b.query_given);
-    if (b.rows < K || b.queries == 0)
-        die(b.set, "too few vectors");
+    bench_read(&b.base, b.set, "base.npy", 0, halves);
+    bench_read(&b.query, b.set, "query.npy", 0, halves);
+    if (b.base.rows < K || b.query.rows == 0 || b.base.dim != b.query.dim)
+        bench_die(b.set, "the queries do not fit, or there are too few rows");
     find_truth(&b);
     build(&b);
     calibrate(&b, efs, count);
@@ -396,12 +300,8 @@ int main(int argc, char **argv)
         report(&b, efs[i]);
     vshard_index_destroy(b.index);
     pool_destroy(b.pool);
-    if (b.base_given != b.base) {
-        free(b.base_given);
-        free(b.query_given);
-    }
-    free(b.base);
-    free(b.query);
+    bench_free(&b.base);
+    bench_free(&b.query);
     free(b.tenth);
     return 0;
 }

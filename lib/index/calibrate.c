@@ -76,10 +76,6 @@ static struct vs_query query_of_row(struct vshard_index *x, uint32_t slot, struc
 {
     struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space, .without = slot + 1 };
 
-    if (x->sketches.stride > 0) {
-        vs_sketch_query(x, q.code, s->sketch);
-        q.sketch = s->sketch;
-    }
     if (x->metric != VSHARD_METRIC_IP)
         return q;
     vector_of(x, slot, s->vector);

@@ -293,10 +293,6 @@ static void walk_rows(void *arg, uint32_t group, uint32_t strand)
         walks[i].scratch = &x->strands[strand * WALKS + i];
         walks[i].query =
             (struct vs_query){ .code = vs_bulk_code(x, b, first + i), .space = x->space };
-        if (x->sketches.stride > 0) {
-            vs_sketch_query(x, walks[i].query.code, walks[i].scratch->sketch);
-            walks[i].query.sketch = walks[i].scratch->sketch;
-        }
     }
     vs_graph_walk(x, walks, count, beam(x));
     for (uint32_t i = 0; i < count; i++)

@@ -229,6 +229,7 @@ void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t
 {
     uint32_t going = count;
 
+    vs_sketch_queries(x, walks, count);
     for (uint32_t i = 0; i < count; i++)
         begin(x, &walks[i], ef);
     while (going > 0) {

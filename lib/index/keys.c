@@ -163,14 +163,8 @@ int vs_query_check(const struct vshard_index *x, const void *query, struct vs_sc
     *out = (struct vs_query){ .elements = query, .code = query, .space = x->space };
     if (vs_length_check(x, query, s->vector, &out->inverse_length) != VSHARD_OK)
         return vs_refuse(x->logger, VSHARD_EINVAL, "search.refused", "queries: length", 0, 1);
-    if (atomic_load_explicit(&x->trained, memory_order_acquire)) {
-        if (!vs_elements_are_codes(x))
-            code_query(x, query, s, out);
-        if (x->sketches.stride > 0) {
-            vs_sketch_query(x, out->code, s->sketch);
-            out->sketch = s->sketch;
-        }
-    }
+    if (atomic_load_explicit(&x->trained, memory_order_acquire) && !vs_elements_are_codes(x))
+        code_query(x, query, s, out);
     if (x->element == VSHARD_ELEMENT_F16) { /* s->vector is of no more use to the code */
         vs_widen(x, query, s->vector);
         out->elements = s->vector;

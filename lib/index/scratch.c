@@ -72,7 +72,7 @@ static int make_lists(struct vshard_index *x, struct vs_scratch *s)
     if (s->vector == NULL)
         s->vector = grown(x, NULL, 0, x->quantizer.code_dim * sizeof *s->vector);
     if (s->code == NULL)
-        s->code = grown(x, NULL, 0, x->quantizer.code_bytes);
+        s->code = grown(x, NULL, 0, WALKS * (size_t)x->quantizer.code_bytes);
     if (s->sketch == NULL)
         s->sketch = grown(x, NULL, 0, SKETCH_DIMS);
     if (s->decoded == NULL && vs_is_lean(x))
@@ -126,6 +126,19 @@ int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t po
     return rc;
 }
 
+/* About what the scratch of a task that builds takes, once there are so many slots. */
+size_t vs_scratch_bytes(const struct vshard_index *x, uint64_t slots)
+{
+    size_t visited = (size_t)vs_extents_for(slots) * (VS_EXTENT_ROWS / 8);
+    size_t lists =
+        list_cap(x) * (sizeof(uint32_t) + sizeof(void *) + sizeof(int32_t) + sizeof(float));
+    size_t decoded = vs_is_lean(x) ? DECODED * x->dim * sizeof(float) : 0;
+
+    return visited + visited / 8 + lists + decoded + SKETCH_DIMS +
+           x->quantizer.code_dim * sizeof(float) + WALKS * (size_t)x->quantizer.code_bytes +
+           4 * (x->ef_construction + POOL_SPARE) * sizeof(int32_t);
+}
+
 /* Marks of as many slots as there may be, none set. */
 int vs_scratch_marks(struct vshard_index *x, struct vs_scratch *s)
 {
@@ -172,7 +185,7 @@ void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
     vs_free(a, s->keys, cap * sizeof *s->keys);
     vs_free(a, s->distances, cap * sizeof *s->distances);
     vs_free(a, s->vector, x->quantizer.code_dim * sizeof *s->vector);
-    vs_free(a, s->code, x->quantizer.code_bytes);
+    vs_free(a, s->code, WALKS * (size_t)x->quantizer.code_bytes);
     vs_free(a, s->sketch, SKETCH_DIMS);
     vs_free(a, s->decoded, DECODED * x->dim * sizeof *s->decoded);
     vs_free(a, s->top, s->top_cap * sizeof *s->top);

@@ -110,27 +110,38 @@ void vs_sketcher_fini(struct vshard_index *x)
 
 /* ---- making sketches ---- */
 
-static void project(const struct vshard_index *x, const void *code, float *out)
+/* Codes are [count][code_dim rounded up to 4]; out is [count][SKETCH_DIMS]. */
+static void project(const struct vshard_index *x, const void *codes, uint32_t count, float *out)
 {
-    size_t bytes = panel_bytes(x);
-    int32_t products[SKETCH_DIMS];
+    size_t bytes = panel_bytes(x), mean = AXES % VS_PANEL_ROWS;
+    int32_t products[PANELS][WALKS * VS_PANEL_ROWS];
 
     for (size_t i = 0; i < PANELS; i++)
-        x->kernel.panel_dot(code, 1, bytes / (4 * VS_PANEL_ROWS), x->sketcher.axes + i * bytes,
-                            products + i * VS_PANEL_ROWS);
-    for (size_t i = 0; i < SKETCH_DIMS; i++)
-        out[i] = (float)(products[i] - products[AXES]);
+        x->kernel.panel_dot(codes, count, bytes / (4 * VS_PANEL_ROWS), x->sketcher.axes + i * bytes,
+                            products[i]);
+    for (uint32_t q = 0; q < count; q++) {
+        int32_t off = products[AXES / VS_PANEL_ROWS][q * VS_PANEL_ROWS + mean];
+
+        for (size_t i = 0; i < SKETCH_DIMS; i++)
+            *out++ =
+                (float)(products[i / VS_PANEL_ROWS][q * VS_PANEL_ROWS + i % VS_PANEL_ROWS] - off);
+    }
+}
+
+static void sketch_projected(const struct vshard_index *x, const float *projected, uint8_t *sketch)
+{
+    x->kernel.encode(projected, x->sketcher.low, x->sketcher.scale, SKETCH_DIMS, sketch);
 }
 
 /* The sketch of a query: all 7 bits of two numbers for each byte of a row's. */
-void vs_sketch_query(const struct vshard_index *x, const void *code, uint8_t *sketch)
+static void sketch_query(const struct vshard_index *x, const void *code, uint8_t *sketch)
 {
     const uint8_t *from = code;
-    float products[SKETCH_DIMS];
+    float projected[SKETCH_DIMS];
 
     if (x->sketcher.axes != NULL) {
-        project(x, code, products);
-        x->kernel.encode(products, x->sketcher.low, x->sketcher.scale, SKETCH_DIMS, sketch);
+        project(x, code, 1, projected);
+        sketch_projected(x, projected, sketch);
         return;
     }
     memset(sketch + x->dim, 0, 2 * vs_sketch_bytes(x) - x->dim);
@@ -144,6 +155,31 @@ void vs_sketch_query(const struct vshard_index *x, const void *code, uint8_t *sk
     }
 }
 
+/* Those of queries that walk together, which read the axes once for all of them. */
+void vs_sketch_queries(const struct vshard_index *x, struct vs_walk *walks, uint32_t count)
+{
+    unsigned char *codes = walks[0].scratch->code;
+    size_t bytes = panel_bytes(x) / VS_PANEL_ROWS;
+    float projected[WALKS][SKETCH_DIMS];
+
+    if (x->sketches.stride == 0 || walks[0].query.sketch != NULL)
+        return;
+    for (uint32_t i = 0; i < count; i++)
+        walks[i].query.sketch = walks[i].scratch->sketch;
+    if (x->sketcher.axes == NULL) {
+        for (uint32_t i = 0; i < count; i++)
+            sketch_query(x, walks[i].query.code, walks[i].scratch->sketch);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (walks[i].query.code != codes + i * bytes)
+            memcpy(codes + i * bytes, walks[i].query.code, bytes);
+    }
+    project(x, codes, count, projected[0]);
+    for (uint32_t i = 0; i < count; i++)
+        sketch_projected(x, projected[i], walks[i].scratch->sketch);
+}
+
 /* The nearest of 16 numbers, of which r stands for 8 r. */
 static unsigned upper(uint8_t number)
 {
@@ -155,7 +191,7 @@ void vs_sketch_row(const struct vshard_index *x, const void *code, uint8_t *sket
     size_t bytes = vs_sketch_bytes(x);
     uint8_t numbers[SKETCH_DIMS];
 
-    vs_sketch_query(x, code, numbers);
+    sketch_query(x, code, numbers);
     for (size_t i = 0; i < bytes; i++) {
         const uint8_t *n = numbers + i / LINE * 2 * LINE + i % LINE;
 
@@ -345,7 +381,7 @@ static void find_range(struct vshard_index *x, struct vs_sketching *t)
     float half;
 
     for (uint32_t r = 0; r < t->count; r++)
-        project(x, t->codes[r], t->rows + r * SKETCH_DIMS);
+        project(x, t->codes[r], 1, t->rows + r * SKETCH_DIMS);
     for (size_t i = 0; i < SKETCH_DIMS; i++) {
         double sum = 0;
 
@@ -389,7 +425,7 @@ static uint32_t count_kept(struct vshard_index *x, struct vs_sketching *t,
     nearest(x, t, NEAR);
     wanted = p->count;
     memcpy(near, p->slots, wanted * sizeof *near);
-    vs_sketch_query(x, t->codes[row], asked);
+    sketch_query(x, t->codes[row], asked);
     for (uint32_t r = 0; r < t->count; r++) {
         const void *other = sketches + (size_t)r * x->sketches.stride;
 

@@ -113,7 +113,8 @@ struct vs_scratch {
     struct vs_candidate *top; /* [top_cap] */
     uint32_t top_cap;
     float *vector;         /* [code_dim] */
-    unsigned char *code;   /* [code_bytes] */
+    unsigned char *code;   /* [WALKS x code_bytes] that of the query, or of all that walk with
+                              this one, the first of them */
     unsigned char *sketch; /* [SKETCH_DIMS] of the code, 7 bits each */
     struct vs_scan *scan;  /* NULL until there is a scan */
     float *decoded;        /* [DECODED x dim] rows of a lean index; else NULL */
@@ -216,6 +217,7 @@ struct vshard_index {
     uint32_t profile;    /* VSHARD_PROFILE_* */
     uint32_t no_vectors; /* lean, and its graph has begun: elements are struct vs_outside */
     uint64_t seed;
+    uint64_t max_bytes; /* that rows may take; 0: any */
     struct vs_kernel kernel;
 
     struct vs_column elements, codes, sketches, edges, rows;
@@ -249,7 +251,8 @@ struct vs_query {
     const void *elements; /* float32 where the index holds float16 */
     float inverse_length;
     const void *code;      /* what keys are computed against */
-    const uint8_t *sketch; /* of the code, 7 bits each; NULL where there are no sketches */
+    const uint8_t *sketch; /* of the code, 7 bits each; NULL until there is a walk, and where
+                              there are no sketches */
     uint32_t space;        /* SPACE_* */
     uint32_t without;      /* a slot that is not there for the walk, and 1; 0: none */
 };
@@ -348,6 +351,9 @@ static inline bool vs_is_codes_only(const struct vshard_index *x)
 int vs_options_check(struct vshard_index_options *o);
 int vs_index_new(const struct vshard_index_options *o, struct vshard_index **out);
 
+/* estimate.c */
+uint64_t vs_rows_bytes(const struct vshard_index *x, uint64_t slots, uint64_t ids, bool graph);
+
 /* quantizer.c */
 int vs_quantizer_init(struct vshard_index *x);
 void vs_quantizer_fini(struct vshard_index *x);
@@ -374,7 +380,7 @@ int vs_sketching_begin(struct vshard_index *x, struct vs_sketching **out);
 void vs_sketching_end(struct vshard_index *x, struct vs_sketching *t);
 void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t);
 double vs_dot(const float *a, const float *b, size_t dim);
-void vs_sketch_query(const struct vshard_index *x, const void *code, uint8_t *sketch);
+void vs_sketch_queries(const struct vshard_index *x, struct vs_walk *walks, uint32_t count);
 void vs_sketch_row(const struct vshard_index *x, const void *code, uint8_t *sketch);
 double vs_sum_squares(const float *v, size_t dim);
 void vs_widen(const struct vshard_index *x, const void *elements, float *out);
@@ -403,6 +409,7 @@ int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t po
                        uint32_t top_cap);
 int vs_scratch_marks(struct vshard_index *x, struct vs_scratch *s);
 int vs_scratch_list(struct vshard_index *x, struct vs_scratch *s, uint32_t cap);
+size_t vs_scratch_bytes(const struct vshard_index *x, uint64_t slots);
 void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s);
 bool vs_nearer(const struct vs_candidate *a, const struct vs_candidate *b);
 void vs_top_offer(struct vs_top *top, struct vs_candidate c);
@@ -437,8 +444,8 @@ int vs_flat_search_many(struct vshard_index *x, struct vs_scratch *s, const void
 /* search.c: what a call asked for */
 struct vs_request {
     uint32_t ef, width; /* the beam as it is called, and as it is */
-    float recall; /* expected */
-    bool walks;   /* and does not scan */
+    float recall;       /* expected */
+    bool walks;         /* and does not scan */
     uint32_t flags;
     size_t k;
     float farthest; /* +infinity: any distance */
