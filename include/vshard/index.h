@@ -79,6 +79,9 @@ struct vshard_index_options {
     uint32_t numa_node; /* n: place memory on node n - 1 of the operating system; default:
                            where the thread runs that touches it first. Not with an allocator */
     uint32_t profile;   /* VSHARD_PROFILE_*; default DEFAULT */
+    uint64_t max_bytes; /* memory for rows, codes, edges and ids: an add that would take more
+                           is refused whole, with E2BIG; default: any. Buffers of calls
+                           (vshard_index_stats.scratch_bytes) are not counted */
 };
 
 /* Creates an empty index.
@@ -140,7 +143,8 @@ VSHARD_API void vshard_index_destroy(struct vshard_index *index);
  *
  * Returns   0, EINVAL (NaN, infinite or above VSHARD_VALUE_MAX; a vector shorter
  *           than VSHARD_LENGTH_MIN under cosine; VSHARD_ID_NONE), ENOMEM, E2BIG
- *           (more than VSHARD_ROWS_MAX rows), ENOTSUP (a mapped index)
+ *           (more than VSHARD_ROWS_MAX rows, or more memory than max_bytes: the log says
+ *           how much), ENOTSUP (a mapped index)
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_index_add(struct vshard_index *index, const uint64_t *ids,
@@ -441,6 +445,8 @@ struct vshard_open_options {
     uint32_t numa_node; /* as in struct vshard_index_options; not with an allocator, and not
                            mapped: a file's pages lie where they were first read */
     uint32_t reserved;  /* 0 */
+    uint64_t max_bytes; /* as in struct vshard_index_options: it is not in the file. An index
+                           that takes more already opens, and takes no more rows */
 };
 
 /* Opens a saved index: it answers as the one that was saved, bit for bit.
@@ -500,6 +506,30 @@ struct vshard_index_stats {
  * Thread    shared
  * Since     0.1 */
 VSHARD_API int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *stats);
+
+/* What rows take. */
+struct vshard_index_estimate {
+    uint32_t size;         /* bytes in this struct; required */
+    uint32_t reserved;     /* 0 */
+    uint64_t rows_bytes;   /* [out] of rows, codes, edges and ids: what max_bytes limits */
+    uint64_t memory_bytes; /* [out] these, and what the index and its own buffers take */
+    uint64_t file_bytes;   /* [out] of the file that is saved then */
+};
+
+/* Says what an index of these options takes with so many rows, added by one call; added
+ * by many, memory has up to an eighth in reserve, unless max_bytes is given. Searches add
+ * their buffers, an eighth of a byte a row and some 10 KB for each thread at once and
+ * each of four queries; a call that adds rows takes more until it returns (vshard_index_add()).
+ * Right to 5 % from 10,000 rows on.
+ *
+ *   options   as for vshard_index_create()
+ *   count     rows, up to VSHARD_ROWS_MAX
+ *
+ * Returns   0, EINVAL, E2BIG, ENOMEM, EVERSION
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API int vshard_index_estimate(const struct vshard_index_options *options, uint64_t count,
+                                     struct vshard_index_estimate *estimate);
 
 /* Asks the system on which memory nodes the rows of an index lie, with their codes, edges
  * and ids. A search runs fastest on a thread of that node: vshard_cpu_node() says which

@@ -72,7 +72,7 @@ static int grow_table(struct vs_column *c, uint32_t extents, const struct vshard
 
 int vs_column_reserve(struct vs_column *c, uint64_t rows, const struct vshard_allocator *a)
 {
-    uint32_t want = vs_extents_for(rows), spare = c->extents / GROWTH_SHARE, count;
+    uint32_t want = vs_extents_for(rows), spare = c->tight ? 0 : c->extents / GROWTH_SHARE, count;
     size_t extent_bytes = VS_EXTENT_ROWS * c->stride, bytes;
     unsigned char *_Atomic *table;
     unsigned char *memory;

@@ -20,6 +20,7 @@ struct vs_column {
     size_t stride;                         /* bytes from one row to the next */
     uint32_t extents;                      /* extents that have memory */
     uint32_t table_cap;
+    bool tight;              /* takes no extents before they are needed */
     struct vs_block *blocks; /* what to free at the end: extents and old tables */
     size_t heap_bytes;
 };

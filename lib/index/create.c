@@ -99,6 +99,8 @@ static size_t element_stride(const struct vshard_index *x)
 static void lay_out(struct vshard_index *x)
 {
     bool graph = x->family == VSHARD_FAMILY_HNSW;
+    struct vs_column *columns[] = { &x->elements, &x->codes, &x->bounds, &x->live_words,
+                                    &x->sketches, &x->edges, &x->rows,   &x->entries };
 
     x->degree = graph ? 2 * x->m : 0;
     x->free_head = x->repair.removed_head = x->repair.dying_head = VS_SLOT_NONE;
@@ -112,6 +114,8 @@ static void lay_out(struct vshard_index *x)
     vs_column_init(&x->edges, x->degree * sizeof(uint32_t));
     vs_column_init(&x->rows, sizeof(struct vs_row));
     vs_column_init(&x->entries, sizeof(uint32_t));
+    for (size_t i = 0; i < VS_COUNT(columns); i++)
+        columns[i]->tight = x->max_bytes > 0;
     x->traversal = vs_elements_are_codes(x) ? &x->elements : &x->codes;
     vs_idmap_init(&x->ids, &x->rows);
 }
@@ -146,6 +150,7 @@ int vs_index_new(const struct vshard_index_options *given, struct vshard_index *
     x->train_rows = o.train_rows;
     x->profile = o.profile;
     x->seed = o.seed;
+    x->max_bytes = o.max_bytes;
     vs_kernel_init(&x->kernel, vs_os_cpu());
     rc = vs_quantizer_init(x);
     if (rc == VSHARD_OK)

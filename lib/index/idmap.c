@@ -1,13 +1,6 @@
 /* idmap.c - from the caller's id to the slot that holds the vector. */
 #include "index/idmap.h"
 
-/* At most 3 of 4 entries are used; a search for an absent id then looks at 8.5
- * entries on average (Knuth, volume 3, 6.4, linear probing). */
-#define LOAD_NUMERATOR   3u
-#define LOAD_DENOMINATOR 4u
-
-enum { CAP_MIN = 64 };
-
 void vs_idmap_init(struct vs_idmap *map, const struct vs_column *rows)
 {
     memset(map, 0, sizeof *map);
@@ -40,9 +33,9 @@ static uint64_t probe(const struct vs_idmap *map, uint64_t id)
 
 int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, const struct vshard_allocator *a)
 {
-    struct vs_idmap grown = { .cap = map->cap ? map->cap : CAP_MIN, .rows = map->rows };
+    struct vs_idmap grown = { .cap = map->cap ? map->cap : VS_IDMAP_MIN, .rows = map->rows };
 
-    while (grown.cap * LOAD_NUMERATOR / LOAD_DENOMINATOR < count)
+    while (!vs_idmap_holds(grown.cap, count))
         grown.cap *= 2;
     if (grown.cap == map->cap)
         return VSHARD_OK;

@@ -44,6 +44,7 @@ static int read_header(struct opening *o)
     o->image.options.executor = o->options->executor;
     o->image.options.storage = o->options->storage;
     o->image.options.numa_node = o->options->numa_node;
+    o->image.options.max_bytes = o->options->max_bytes;
     return rc;
 }
 

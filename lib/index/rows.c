@@ -172,14 +172,26 @@ static uint64_t count_entries(const struct vshard_index *x, const struct plan *p
     return entries;
 }
 
+/* Whether the rows would take more than the index may have. */
+static int check_bytes(const struct vshard_index *x, const struct plan *p, uint64_t slots)
+{
+    bool graph = p->trains || atomic_load(&x->trained);
+    uint64_t bytes = vs_rows_bytes(x, slots, x->live + p->count, graph);
+
+    if (x->max_bytes == 0 || bytes <= x->max_bytes)
+        return VSHARD_OK;
+    return vs_refuse(x->logger, VSHARD_E2BIG, "add.refused", "max_bytes", (int64_t)bytes,
+                     x->max_bytes > INT64_MAX ? INT64_MAX : (int64_t)x->max_bytes);
+}
+
 static int reserve_rows(struct vshard_index *x, struct plan *p)
 {
     uint64_t spare = x->free_count < p->count ? x->free_count : p->count;
     uint64_t slots = atomic_load(&x->slot_count) + p->count - spare;
     const struct vs_training_rest rest = { p->vectors, p->order + p->flat, p->count - p->flat };
-    int rc = VSHARD_OK;
+    int rc = check_bytes(x, p, slots);
 
-    if (vs_is_lean(x) && p->trains) {
+    if (rc == VSHARD_OK && vs_is_lean(x) && p->trains) {
         rc = vs_column_reserve(&p->outside, slots, x->allocator);
         slots = atomic_load(&x->slot_count) + p->flat;
     }
@@ -488,7 +500,7 @@ int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void
             add_linked(index, &p);
         free_dropped(index, p.dropped);
         vs_repair_run(index, p.count);
-    } else {
+    } else if (rc != VSHARD_E2BIG) {
         vs_refuse(index->logger, rc, "add.refused", "memory", 0, 0);
     }
     plan_fini(index, &p);

@@ -1,0 +1,82 @@
+/* estimate.c - what rows take, in memory and on disk, before they are there.
+ *
+ * All of it follows from the layout of the columns, so it is the same on every replica:
+ * one refuses what the others refuse. Buffers that calls need while they run depend on
+ * threads and are not counted, but for those that a load leaves behind. */
+#include "index/image.h"
+
+static uint64_t column_after(const struct vs_column *c, uint64_t rows)
+{
+    uint32_t extents = vs_extents_for(rows);
+
+    return (uint64_t)(extents > c->extents ? extents : c->extents) * VS_EXTENT_ROWS * c->stride;
+}
+
+static uint64_t map_after(const struct vs_idmap *map, uint64_t ids)
+{
+    uint64_t cap = map->cap;
+
+    while (!vs_idmap_holds(cap, ids))
+        cap = cap ? 2 * cap : VS_IDMAP_MIN;
+    return cap * sizeof *map->table;
+}
+
+/* Bytes of rows, codes, edges and ids once `slots` slots are in use by `ids` rows; with
+ * codes and edges if there is a graph then. */
+uint64_t vs_rows_bytes(const struct vshard_index *x, uint64_t slots, uint64_t ids, bool graph)
+{
+    const struct vs_column outside = { .stride = sizeof(struct vs_outside) };
+    bool codes_only = vs_is_lean(x) && graph && !vs_is_codes_only(x);
+    uint64_t bytes = column_after(codes_only ? &outside : &x->elements, slots) +
+                     column_after(&x->rows, slots) + column_after(&x->live_words, slots / 64 + 1) +
+                     map_after(&x->ids, ids);
+
+    if (graph || x->family == VSHARD_FAMILY_FLAT)
+        bytes += column_after(&x->codes, slots) + column_after(&x->bounds, slots);
+    if (graph)
+        bytes += column_after(&x->sketches, slots) + column_after(&x->edges, slots) +
+                 column_after(&x->entries, slots / ENTRY_ONE_IN + 1);
+    return bytes;
+}
+
+static uint64_t file_bytes(struct vshard_index *x, uint64_t slots, bool graph)
+{
+    struct vs_image_layout layout;
+
+    atomic_store(&x->slot_count, (uint32_t)slots);
+    atomic_store(&x->entry_count, graph ? (uint32_t)(slots / ENTRY_ONE_IN + 1) : 0);
+    atomic_store(&x->trained, graph);
+    if (graph && vs_is_lean(x))
+        x->elements.stride = sizeof(struct vs_outside);
+    vs_image_layout(x, &layout);
+    return layout.end;
+}
+
+int vshard_index_estimate(const struct vshard_index_options *options, uint64_t count,
+                          struct vshard_index_estimate *estimate)
+{
+    struct vshard_index_estimate out = { 0 };
+    struct vshard_index_stats empty = { .size = sizeof empty };
+    struct vshard_index *x;
+    bool graph;
+    int rc = vshard_index_create(options, &x);
+
+    if (rc < 0)
+        return rc;
+    if (count > VSHARD_ROWS_MAX)
+        rc = vs_refuse(x->logger, VSHARD_E2BIG, "estimate.refused", "count",
+                       count > INT64_MAX ? INT64_MAX : (int64_t)count, VSHARD_ROWS_MAX);
+    if (rc == VSHARD_OK) {
+        graph = x->family == VSHARD_FAMILY_HNSW && count >= x->train_rows;
+        vshard_index_stats(x, &empty);
+        out.rows_bytes = vs_rows_bytes(x, count, count, graph);
+        out.memory_bytes = empty.heap_bytes + out.rows_bytes +
+                           x->strand_count * WALKS * vs_scratch_bytes(x, count);
+        out.file_bytes = file_bytes(x, count, graph);
+        if (vs_report_write(estimate, &out, sizeof out, sizeof out) < 0)
+            rc = vs_refuse(x->logger, VSHARD_EINVAL, "estimate.refused", "estimate.size",
+                           estimate ? estimate->size : 0, sizeof out);
+    }
+    vshard_index_destroy(x);
+    return rc;
+}
