@@ -13,7 +13,8 @@
 
 enum {
     SPLIT_MAX = 64, /* leaves that a large one is split into, */
-    SPLIT_DEPTH = 4 /* so often: then it is cut where its order says */
+    SPLIT_DEPTH = 4, /* so often: then it is cut where its order says */
+    FANOUT_MIN = 3
 };
 
 /* ---- squared distances by tiles ---- */
@@ -145,6 +146,14 @@ static void leader_keys(const struct vshard_index *x, const struct vs_bulk *b,
     }
 }
 
+/* Leaves that a row goes to: 8 at the default of ef_construction. */
+static uint32_t fanout(const struct vshard_index *x)
+{
+    uint32_t leaves = x->ef_construction / 25;
+
+    return leaves < FANOUT_MIN ? FANOUT_MIN : leaves < VS_LEAF_FANOUT ? leaves : VS_LEAF_FANOUT;
+}
+
 /* The leaves of VS_LEAF_TILE rows: each occurrence is numbered row * VS_LEAF_FANOUT + its rank. */
 static void join_leaves(void *arg, uint32_t item, uint32_t strand)
 {
@@ -161,7 +170,7 @@ static void join_leaves(void *arg, uint32_t item, uint32_t strand)
 
     for (uint32_t i = 0; i < few; i++) {
         rows[i] = vs_bulk_code(x, b, row + i);
-        pools[i] = (struct vs_pool){ keys[i], slots[i], 0, VS_LEAF_FANOUT, 0 };
+        pools[i] = (struct vs_pool){ keys[i], slots[i], 0, fanout(x), 0 };
     }
     if (has_tiles(x)) {
         find_norms(x, rows, few, own, met);
