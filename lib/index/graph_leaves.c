@@ -12,7 +12,7 @@
 #include "index/bulk.h"
 
 enum {
-    SPLIT_MAX = 64, /* leaves that a large one is split into, */
+    SPLIT_MAX = 64,  /* leaves that a large one is split into, */
     SPLIT_DEPTH = 4, /* so often: then it is cut where its order says */
     FANOUT_MIN = 3
 };
@@ -30,12 +30,19 @@ static size_t tile_dim(const struct vshard_index *x)
 }
 
 /* What a row adds to |a|^2 + |b|^2 - 2ab. A tile wants one side signed and the other not,
- * so bytes of one sign are moved by 128 on one side, and this takes that off again. */
-static void find_norms(const struct vshard_index *x, const void *const *rows, uint32_t count,
-                       int32_t *asked, int32_t *met)
+ * so bytes of one sign are moved by 128 on one side, and this takes that off again. `zeros`
+ * has room for a row. */
+static void find_norms(const struct vshard_index *x, int8_t *zeros, const void *const *rows,
+                       uint32_t count, int32_t *asked, int32_t *met)
 {
     size_t dim = tile_dim(x);
 
+    if (x->space == SPACE_CODE_L2) {
+        memset(zeros, 0, dim);
+        x->kernel.l2sq_code_many((const uint8_t *)zeros, rows, count, dim, asked);
+        memcpy(met, asked, count * sizeof *met);
+        return;
+    }
     for (uint32_t i = 0; i < count; i++) {
         const uint8_t *row = rows[i];
         uint32_t square = 0;
@@ -124,7 +131,8 @@ static void draw_leaders(const struct vshard_index *x, struct vs_bulk *b)
         b->leaders[b->leader_count++] = row;
     }
     if (has_tiles(x)) {
-        find_norms(x, b->rows, b->leader_count, b->norms, b->norms + b->leader_cap);
+        find_norms(x, b->strands[0].asked, b->rows, b->leader_count, b->norms,
+                   b->norms + b->leader_cap);
         pack_rows(x, b->rows, b->leader_count, b->panels);
     }
 }
@@ -173,7 +181,7 @@ static void join_leaves(void *arg, uint32_t item, uint32_t strand)
         pools[i] = (struct vs_pool){ keys[i], slots[i], 0, fanout(x), 0 };
     }
     if (has_tiles(x)) {
-        find_norms(x, rows, few, own, met);
+        find_norms(x, t->asked, rows, few, own, met);
         ask_rows(x, rows, few, t->asked);
     }
     for (uint32_t first = 0; first < b->leader_count; first += VS_LEAF_MAX) {
@@ -280,7 +288,7 @@ static void search_leaf(const struct vs_bulk_work *w, uint32_t strand, const uin
         memcpy(t->codes + i * w->b->stride, vs_bulk_code(x, w->b, members[i] / VS_LEAF_FANOUT),
                x->traversal->stride);
     if (has_tiles(x)) {
-        find_norms(x, t->rows, count, t->norms, t->norms + VS_LEAF_MAX);
+        find_norms(x, t->asked, t->rows, count, t->norms, t->norms + VS_LEAF_MAX);
         pack_rows(x, t->rows, count, t->panels);
     }
     for (uint32_t first = 0; first < count; first += VS_LEAF_TILE) {
