@@ -7,6 +7,8 @@
  * search for a row as it is must find something at distance 0. */
 #include <criterion/criterion.h>
 
+#include <math.h>
+
 #include "support/index_data.h"
 #include "support/pool.h"
 
@@ -146,4 +148,35 @@ Test(index_reach, of_two_clusters_far_apart_of_which_one_goes)
 Test(index_reach, of_rows_that_drift)
 {
     expect_all_reached(&(struct set){ "drifting", 9000, 50, drifting });
+}
+
+/* Rows of very unequal length, so that one in some tens lies twice as far out as its
+ * neighbours are apart. Searches scan the entries, which must stay few. */
+Test(index_reach, outliers_do_not_all_become_entries)
+{
+    enum { OUTLIERS = 30000, CALL = 500 };
+
+    struct vshard_index_options o = { .size = sizeof o, .dim = D, .m = 4, .ef_construction = 16 };
+    struct vshard_index_stats s = { .size = sizeof s };
+    struct vshard_index *x = make_index(&o);
+    float *rows = malloc(CALL * D * sizeof *rows);
+    uint64_t seed = 5;
+
+    for (uint64_t first = 0; first < OUTLIERS; first += CALL) {
+        uint64_t *ids = number_ids(first, CALL);
+
+        for (uint32_t i = 0; i < CALL; i++) {
+            float length = expf(3 * (float)random_normal(&seed));
+
+            for (uint32_t j = 0; j < D; j++)
+                rows[i * D + j] = length * (float)random_normal(&seed);
+        }
+        cr_assert_eq(vshard_index_add(x, ids, rows, CALL), 0);
+        free(ids);
+    }
+    cr_assert_eq(vshard_index_stats(x, &s), 0);
+    printf("index_reach: %u entries of %u rows\n", s.entries, OUTLIERS);
+    cr_expect_leq(s.entries, OUTLIERS / 100, "%u entries", s.entries);
+    free(rows);
+    vshard_index_destroy(x);
 }
