@@ -122,6 +122,7 @@ struct vshard_wal {
     uint32_t rotate;    /* the next batch begins a segment */
     uint32_t blocked;   /* a batch waits for `making` */
     uint32_t may_retry; /* storage was full, and this poll has not tried again yet */
+    uint32_t may_make;  /* nor has it to wait until it may try to make a segment */
     uint32_t witness;   /* is wanted */
     uint32_t key_id;    /* of the segments that will be made, */
     uint32_t cipher;    /* and how they are sealed, if they are */
@@ -200,6 +201,7 @@ void vs_wal_poison(struct vshard_wal *w, const char *why);
 void vs_wal_full(struct vshard_wal *w);
 /* No further segment can be made for now; the current one still has room. */
 void vs_wal_tight(struct vshard_wal *w);
+void vs_wal_be_patient(struct vshard_wal *w);
 /* Waits for one request that is under way; false if there is none. */
 bool vs_wal_wait(struct vshard_wal *w);
 

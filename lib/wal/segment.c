@@ -33,7 +33,7 @@ enum {
 /* A new segment is wanted now, or will be soon. */
 static bool making_wanted(const struct vshard_wal *w)
 {
-    if (w->making.open || w->status < 0 || !w->may_retry)
+    if (w->making.open || w->status < 0 || !w->may_retry || !w->may_make)
         return false;
     return w->blocked || (w->current.open && w->current.end > w->current.bytes / 4);
 }
@@ -134,6 +134,7 @@ static bool give_up(struct vshard_wal *w, int status)
         vs_wal_full(w);
     else
         vs_wal_tight(w);
+    vs_wal_be_patient(w);
     if (w->making.open) {
         maker_io(w, DROPPING, VSHARD_IO_CLOSE);
         return true;

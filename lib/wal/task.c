@@ -1,6 +1,8 @@
 /* task.c - chains of storage requests, and what becomes of their failures. */
 #include "wal/log.h"
 
+enum { POLLS_BLOCKED = 7, POLLS_TIGHT = 63 }; /* between two tries, at most */
+
 static void done(struct vshard_io *io)
 {
     struct vs_wal_task *t = io->owner;
@@ -61,7 +63,15 @@ void vs_wal_tight(struct vshard_wal *w)
         vs_wal_event(w, VSHARD_LOG_WARN, "wal.tight", (int64_t)w->durable.seq, 0);
     w->tight = 1;
     w->may_retry = 0;
-    w->patience = w->patience < 32 ? 2 * w->patience + 1 : 63;
+}
+
+/* Each try to make a segment makes a file and removes it: less often the longer it fails,
+ * and not much less where nothing else can be done. */
+void vs_wal_be_patient(struct vshard_wal *w)
+{
+    uint32_t most = w->blocked ? POLLS_BLOCKED : POLLS_TIGHT;
+
+    w->patience = w->patience < most / 2 ? 2 * w->patience + 1 : most;
     w->polls_left = w->patience;
 }
 
@@ -82,8 +92,10 @@ void vs_wal_pump(struct vshard_wal *w)
 {
     bool moved = true;
 
-    /* Each try makes a file and removes it: less often the longer it fails. */
-    w->may_retry = !w->tight || w->blocked || w->polls_left == 0;
+    if (w->blocked && w->polls_left > POLLS_BLOCKED)
+        w->polls_left = POLLS_BLOCKED;
+    w->may_make = w->polls_left == 0;
+    w->may_retry = !w->tight || w->blocked || w->may_make;
     w->polls_left -= w->polls_left > 0;
     while (moved) {
         moved = vs_wal_flight_step(w);
