@@ -183,6 +183,7 @@ static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
     uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire);
     struct vs_scratch *s = w->scratch;
 
+    VS_ASSERT(ef <= s->pool_cap);
     memset(s->visited, 0, (slots / 64 + 1) * sizeof *s->visited);
     if (w->query.without != 0)
         s->visited[(w->query.without - 1) / 64] |= 1ull << (w->query.without - 1) % 64;

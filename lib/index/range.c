@@ -123,10 +123,10 @@ static int search_range(struct vshard_index *x, struct vs_reader *r, const void 
 {
     struct vs_walk w = { .scratch = &r->scratch[0],
                          .limits = want->limits.on ? &want->limits : NULL };
-    int rc = vs_scratch_reserve(x, w.scratch, want->width, top->cap);
+    int rc = vs_request_run(x, r, query, 1, want, NULL); /* a filter widens the beam */
 
     if (rc == VSHARD_OK)
-        rc = vs_request_run(x, r, query, 1, want, NULL);
+        rc = vs_scratch_reserve(x, w.scratch, want->width, top->cap);
     if (rc == VSHARD_OK)
         rc = vs_query_check(x, query, w.scratch, &w.query);
     if (rc < 0)

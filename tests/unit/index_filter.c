@@ -302,6 +302,28 @@ Test(index_filter, a_range_search_finds_what_is_within_the_radius)
     }
 }
 
+/* A filter widens the beam, and so what the walk has to have room for. */
+Test(index_filter, a_range_search_has_room_for_the_beam_that_a_filter_asks_for)
+{
+    static struct stage t;
+
+    begin(&t, VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+    for (uint32_t count = 20; count < REMOVED_FROM; count += count / 2) {
+        struct vshard_hit hits[K];
+        uint32_t found = 0;
+        struct vshard_search_options o = {
+            .size = sizeof o, .ef_search = 1, .filter = &t.filter, .found = &found
+        };
+
+        allow(&t, RANDOM, count);
+        make_filter(&t, VSHARD_FILTER_CALL);
+        cr_assert_eq(vshard_index_range(t.x, query_at(&t, 0), 4.0f, hits, K, &o), 0);
+        for (uint32_t i = 0; i < found; i++)
+            cr_expect(allows(&t, hits[i].id) && hits[i].distance <= 4.0f, "%u allowed", count);
+    }
+    end(&t);
+}
+
 Test(index_filter, no_answer_is_farther_than_the_most_that_is_wanted)
 {
     static struct stage t;
