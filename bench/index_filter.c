@@ -300,7 +300,7 @@ static void measure(struct bench *b, int kind, double share)
 
 int main(int argc, char **argv)
 {
-    const char *set = argc > 1 ? argv[1] : "glove100", *form = argc > 4 ? argv[4] : "bits";
+    const char *set = argc > 1 ? argv[1] : "glove30k", *form = argc > 4 ? argv[4] : "bits";
     struct bench b = { .rows = argc > 2 ? strtoull(argv[2], NULL, 10) : 100000,
                        .queries = argc > 3 ? strtoull(argv[3], NULL, 10) : 200 };
 

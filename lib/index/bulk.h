@@ -33,7 +33,6 @@ struct vs_bulk {
     uint32_t width;        /* entries of each row in `found` */
     size_t stride;         /* of codes beside each other */
     uint32_t *slots;       /* [cap] the rows; what follows names them by their place here */
-    uint32_t *leaders;     /* [leader_cap] */
     unsigned char *codes;  /* [leader_cap x stride] */
     const void **rows;     /* [leader_cap] */
     unsigned char *panels; /* [leader_cap x stride] their codes, as tiles want them */

@@ -96,11 +96,20 @@ static size_t element_stride(const struct vshard_index *x)
     return (bytes + align - 1) / align * align;
 }
 
+enum { COLUMNS = 8 };
+
+static void list_columns(struct vshard_index *x, struct vs_column *out[COLUMNS])
+{
+    struct vs_column *all[COLUMNS] = { &x->elements, &x->codes,  &x->sketches,   &x->edges,
+                                       &x->rows,     &x->bounds, &x->live_words, &x->entries };
+
+    memcpy(out, all, sizeof all);
+}
+
 static void lay_out(struct vshard_index *x)
 {
     bool graph = x->family == VSHARD_FAMILY_HNSW;
-    struct vs_column *columns[] = { &x->elements, &x->codes, &x->bounds, &x->live_words,
-                                    &x->sketches, &x->edges, &x->rows,   &x->entries };
+    struct vs_column *columns[COLUMNS];
 
     x->degree = graph ? 2 * x->m : 0;
     x->free_head = x->repair.removed_head = x->repair.dying_head = VS_SLOT_NONE;
@@ -114,7 +123,8 @@ static void lay_out(struct vshard_index *x)
     vs_column_init(&x->edges, x->degree * sizeof(uint32_t));
     vs_column_init(&x->rows, sizeof(struct vs_row));
     vs_column_init(&x->entries, sizeof(uint32_t));
-    for (size_t i = 0; i < VS_COUNT(columns); i++)
+    list_columns(x, columns);
+    for (size_t i = 0; i < COLUMNS; i++)
         columns[i]->tight = x->max_bytes > 0;
     x->traversal = vs_elements_are_codes(x) ? &x->elements : &x->codes;
     vs_idmap_init(&x->ids, &x->rows);
@@ -187,6 +197,7 @@ int vshard_index_create(const struct vshard_index_options *options, struct vshar
 
 void vshard_index_destroy(struct vshard_index *x)
 {
+    struct vs_column *columns[COLUMNS];
     struct vshard_allocator a;
 
     if (x == NULL)
@@ -197,14 +208,9 @@ void vshard_index_destroy(struct vshard_index *x)
     vs_repair_fini(x);
     vs_readers_fini(x);
     vs_idmap_fini(&x->ids, &a);
-    vs_column_fini(&x->elements, &a);
-    vs_column_fini(&x->codes, &a);
-    vs_column_fini(&x->sketches, &a);
-    vs_column_fini(&x->bounds, &a);
-    vs_column_fini(&x->live_words, &a);
-    vs_column_fini(&x->edges, &a);
-    vs_column_fini(&x->rows, &a);
-    vs_column_fini(&x->entries, &a);
+    list_columns(x, columns);
+    for (size_t i = 0; i < COLUMNS; i++)
+        vs_column_fini(columns[i], &a);
     vs_sketcher_fini(x);
     vs_quantizer_fini(x);
     vs_mapping_close(x);
@@ -242,6 +248,7 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
 {
     const struct vshard_index *x = index;
     struct vshard_index_stats s = { 0 };
+    struct vs_column *columns[COLUMNS];
 
     if (x == NULL)
         return VSHARD_EINVAL;
@@ -270,11 +277,11 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.numa_node = x->numa_node;
     s.calibrated_rows = x->calibration.rows;
     s.profile = x->profile;
-    s.heap_bytes = sizeof *x + x->elements.heap_bytes + x->codes.heap_bytes +
-                   x->sketches.heap_bytes + x->bounds.heap_bytes + x->live_words.heap_bytes +
-                   x->edges.heap_bytes + x->rows.heap_bytes + x->entries.heap_bytes +
-                   x->ids.cap * sizeof *x->ids.table + x->quantizer.code_dim * sizeof(float) +
-                   vs_sketcher_bytes(x) + s.scratch_bytes;
+    s.heap_bytes = sizeof *x + x->ids.cap * sizeof *x->ids.table +
+                   x->quantizer.code_dim * sizeof(float) + vs_sketcher_bytes(x) + s.scratch_bytes;
+    list_columns(index, columns);
+    for (size_t i = 0; i < COLUMNS; i++)
+        s.heap_bytes += columns[i]->heap_bytes;
     if (vs_report_write(stats, &s, sizeof s,
                         VS_SIZE_THROUGH(struct vshard_index_stats, scratch_bytes)) < 0)
         return vs_refuse(x->logger, VSHARD_EINVAL, "stats.refused", "stats.size",
@@ -283,15 +290,15 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
 }
 
 /* Where rows lie: columns, the map from ids, and the mapped file. */
-static int add_node_bytes(const struct vshard_index *x, uint64_t *bytes, size_t node_count)
+static int add_node_bytes(struct vshard_index *x, uint64_t *bytes, size_t node_count)
 {
-    const struct vs_column *columns[] = { &x->elements, &x->codes,  &x->sketches,   &x->edges,
-                                          &x->rows,     &x->bounds, &x->live_words, &x->entries };
+    struct vs_column *columns[COLUMNS];
     int rc = vs_os_node_bytes(x->ids.table, x->ids.cap * sizeof *x->ids.table, bytes, node_count);
 
     if (rc == VSHARD_OK)
         rc = vs_os_node_bytes(x->mapping.bytes, x->mapping.count, bytes, node_count);
-    for (size_t i = 0; rc == VSHARD_OK && i < VS_COUNT(columns); i++)
+    list_columns(x, columns);
+    for (size_t i = 0; rc == VSHARD_OK && i < COLUMNS; i++)
         rc = vs_column_node_bytes(columns[i], bytes, node_count);
     return rc;
 }

@@ -12,15 +12,6 @@ static uint64_t column_after(const struct vs_column *c, uint64_t rows)
     return (uint64_t)(extents > c->extents ? extents : c->extents) * VS_EXTENT_ROWS * c->stride;
 }
 
-static uint64_t map_after(const struct vs_idmap *map, uint64_t ids)
-{
-    uint64_t cap = map->cap;
-
-    while (!vs_idmap_holds(cap, ids))
-        cap = cap ? 2 * cap : VS_IDMAP_MIN;
-    return cap * sizeof *map->table;
-}
-
 /* Bytes of rows, codes, edges and ids once `slots` slots are in use by `ids` rows; with
  * codes and edges if there is a graph then. */
 uint64_t vs_rows_bytes(const struct vshard_index *x, uint64_t slots, uint64_t ids, bool graph)
@@ -29,7 +20,7 @@ uint64_t vs_rows_bytes(const struct vshard_index *x, uint64_t slots, uint64_t id
     bool codes_only = vs_is_lean(x) && graph && !vs_is_codes_only(x);
     uint64_t bytes = column_after(codes_only ? &outside : &x->elements, slots) +
                      column_after(&x->rows, slots) + column_after(&x->live_words, slots / 64 + 1) +
-                     map_after(&x->ids, ids);
+                     vs_idmap_cap(&x->ids, ids) * sizeof *x->ids.table;
 
     if (graph || x->family == VSHARD_FAMILY_FLAT)
         bytes += column_after(&x->codes, slots) + column_after(&x->bounds, slots);

@@ -74,7 +74,6 @@ void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b)
     vs_free(a, b->panels, b->leader_cap * b->stride);
     vs_free(a, b->norms, 2 * (size_t)b->leader_cap * sizeof *b->norms);
     vs_free(a, b->codes, b->leader_cap * b->stride);
-    vs_free(a, b->leaders, b->leader_cap * sizeof *b->leaders);
     vs_free(a, b->slots, b->cap * sizeof *b->slots);
     vs_free(a, b, sizeof *b);
 }
@@ -118,7 +117,6 @@ int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out)
     b->stride = (x->traversal->stride + 63) / 64 * 64;
     b->ins_cap = (size_t)x->rows.extents * VS_EXTENT_ROWS + 1;
     b->slots = vs_alloc(a, b->cap * sizeof *b->slots);
-    b->leaders = vs_alloc(a, b->leader_cap * sizeof *b->leaders);
     b->codes = vs_alloc(a, b->leader_cap * b->stride);
     b->rows = vs_alloc(a, b->leader_cap * sizeof *b->rows);
     b->panels = vs_alloc(a, b->leader_cap * b->stride);
@@ -136,8 +134,8 @@ int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out)
         *out = NULL;
         return VSHARD_ENOMEM;
     }
-    if (b->slots && b->leaders && b->codes && b->rows && b->panels && b->norms && b->firsts &&
-        b->nearest && b->members && b->spare && b->found && b->ins && b->sources && b->identity &&
+    if (b->slots && b->codes && b->rows && b->panels && b->norms && b->firsts && b->nearest &&
+        b->members && b->spare && b->found && b->ins && b->sources && b->identity &&
         get_strands(x, b)) {
         for (uint32_t i = 0; i < VS_LEAF_MAX; i++)
             b->identity[i] = i;

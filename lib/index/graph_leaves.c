@@ -128,7 +128,7 @@ static void draw_leaders(const struct vshard_index *x, struct vs_bulk *b)
         b->rows[b->leader_count] = b->codes + b->leader_count * b->stride;
         memcpy(b->codes + b->leader_count * b->stride, vs_bulk_code(x, b, row),
                x->traversal->stride);
-        b->leaders[b->leader_count++] = row;
+        b->leader_count++;
     }
     if (has_tiles(x)) {
         find_norms(x, b->strands[0].asked, b->rows, b->leader_count, b->norms,

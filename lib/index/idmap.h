@@ -32,14 +32,8 @@ struct vs_idmap {
     const struct vs_column *rows;
 };
 
-enum { VS_IDMAP_MIN = 64 };
-
-/* At most 3 of 4 entries are used; a search for an absent id then looks at 8.5
- * entries on average (Knuth, volume 3, 6.4, linear probing). */
-static inline bool vs_idmap_holds(uint64_t cap, uint64_t count)
-{
-    return cap / 4 * 3 >= count && cap > 0;
-}
+/* Entries of the table that `count` ids in all need; never fewer than it has. */
+uint64_t vs_idmap_cap(const struct vs_idmap *map, uint64_t count);
 
 void vs_idmap_init(struct vs_idmap *map, const struct vs_column *rows);
 void vs_idmap_fini(struct vs_idmap *map, const struct vshard_allocator *a);

@@ -175,10 +175,12 @@ static uint64_t count_entries(const struct vshard_index *x, const struct plan *p
 /* Whether the rows would take more than the index may have. */
 static int check_bytes(const struct vshard_index *x, const struct plan *p, uint64_t slots)
 {
-    bool graph = p->trains || atomic_load(&x->trained);
-    uint64_t bytes = vs_rows_bytes(x, slots, x->live + p->count, graph);
+    uint64_t bytes;
 
-    if (x->max_bytes == 0 || bytes <= x->max_bytes)
+    if (x->max_bytes == 0)
+        return VSHARD_OK;
+    bytes = vs_rows_bytes(x, slots, x->live + p->count, p->trains || atomic_load(&x->trained));
+    if (bytes <= x->max_bytes)
         return VSHARD_OK;
     return vs_refuse(x->logger, VSHARD_E2BIG, "add.refused", "max_bytes", (int64_t)bytes,
                      x->max_bytes > INT64_MAX ? INT64_MAX : (int64_t)x->max_bytes);

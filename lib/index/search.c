@@ -89,11 +89,16 @@ static void write_hits(const struct vs_top *top, size_t k, struct vshard_hit *hi
     }
 }
 
+/* Whether all rows are looked at, whatever a filter says. */
+static bool scans(const struct vshard_index *x, uint32_t flags)
+{
+    return !atomic_load_explicit(&x->trained, memory_order_acquire) ||
+           (flags & VSHARD_SEARCH_EXACT);
+}
+
 bool vs_request_walks(const struct vshard_index *x, const struct vs_request *want)
 {
-    return atomic_load_explicit(&x->trained, memory_order_acquire) &&
-           !(want->flags & VSHARD_SEARCH_EXACT) &&
-           !(want->filter && vs_filter_scans(x, want->filter, want->ef));
+    return !scans(x, want->flags) && !(want->filter && vs_filter_scans(x, want->filter, want->ef));
 }
 
 /* Up to WALKS queries, whose walks take turns. */
@@ -188,13 +193,6 @@ static int refuse(const struct vshard_index *x, const char *argument, uint64_t v
                      (int64_t)limit);
 }
 
-/* Whether all rows are looked at. */
-static bool scans(const struct vshard_index *x, const struct vshard_search_options *o)
-{
-    return !atomic_load_explicit(&x->trained, memory_order_acquire) ||
-           (o->flags & VSHARD_SEARCH_EXACT);
-}
-
 static int check_target(const struct vshard_index *x, const struct vshard_search_options *o)
 {
     double target = (double)o->target_recall, limit = 1;
@@ -210,7 +208,7 @@ static int check_target(const struct vshard_index *x, const struct vshard_search
     }
     if (target > 0 && o->ef_search != 0)
         return refuse(x, "target_recall: and ef_search", o->ef_search, 0);
-    if (target > 0 && !scans(x, o) && x->calibration.rows == 0)
+    if (target > 0 && !scans(x, o->flags) && x->calibration.rows == 0)
         return vs_refuse(x->logger, VSHARD_ENOTSUP, "search.refused",
                          "target_recall: not calibrated", 0, 1);
     return VSHARD_OK;
@@ -259,7 +257,7 @@ static void choose_beam(const struct vshard_index *x, const struct vshard_search
     ef = ef < (double)want->k ? (double)want->k : ef;
     want->ef = (uint32_t)ceil(ef);
     want->width = vs_walk_width(x, ef);
-    want->walks = !scans(x, o);
+    want->walks = !scans(x, o->flags);
     want->recall = 1.0f;
     if (want->walks && o->info != NULL)
         want->recall = vs_calibrated_recall(x, want->k, ef);
@@ -277,9 +275,8 @@ static int report(const struct vs_reader *r, const struct vs_request *want,
     if (want->filter != NULL) {
         ours.share = (float)want->filter->share;
         ours.filter_checks = want->filter->checks;
+        ours.recall = NAN; /* it is another question */
     }
-    if (want->filter != NULL) /* which makes it another question */
-        ours.recall = NAN;
     if (r != NULL && want->walks)
         ours.ef = want->ef;
     for (uint32_t i = 0; r != NULL && i < WALKS; i++) {

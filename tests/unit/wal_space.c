@@ -104,6 +104,17 @@ Test(wal_space, names_a_group_too_large_to_carry)
     fault_storage_destroy(fs);
 }
 
+static void expect_patience(struct writer *w, struct fault_storage *fs)
+{
+    uint64_t opened = fault_storage_count(fs, VSHARD_IO_OPEN);
+
+    for (int i = 0; i < 800; i++)
+        cr_assert_eq(vshard_wal_poll(w->wal, NULL), VSHARD_ENOSPC);
+    opened = fault_storage_count(fs, VSHARD_IO_OPEN) - opened;
+    cr_expect_leq(opened, 110, "each try makes a file: %llu of 800 polls did",
+                  (unsigned long long)opened);
+}
+
 Test(wal_space, refuses_when_full_and_recovers_when_there_is_space)
 {
     struct fault_storage *fs = disk(1);
@@ -112,7 +123,7 @@ Test(wal_space, refuses_when_full_and_recovers_when_there_is_space)
     struct vshard_wal_record r = {
         .group = 1, .index = 1, .kind = VSHARD_WAL_ENTRY, .payload_bytes = 700
     };
-    uint64_t durable = 0, named = 0, opened;
+    uint64_t durable = 0, named = 0;
     int rc = VSHARD_OK;
 
     for (int sparse = 0; sparse < 2; sparse++) {
@@ -130,12 +141,7 @@ Test(wal_space, refuses_when_full_and_recovers_when_there_is_space)
         cr_expect_eq(rc, VSHARD_ENOSPC);
         cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_ENOSPC);
         check(&w, durable, "full");
-        opened = fault_storage_count(fs, VSHARD_IO_OPEN);
-        for (int i = 0; i < 800; i++)
-            vshard_wal_poll(w.wal, NULL);
-        opened = fault_storage_count(fs, VSHARD_IO_OPEN) - opened;
-        cr_expect_leq(opened, 110, "each try makes a file: %llu of 800 polls did",
-                      (unsigned long long)opened);
+        expect_patience(&w, fs);
         fault_storage_capacity(fs, UINT64_MAX);
         for (int i = 0; i < 64 && rc != VSHARD_OK; i++)
             rc = vshard_wal_poll(w.wal, &durable);
@@ -164,19 +170,14 @@ Test(wal_space, tries_less_often_the_longer_there_is_no_space)
     struct vshard_wal_record r = {
         .group = 1, .index = 1, .kind = VSHARD_WAL_ENTRY, .payload_bytes = 700
     };
-    uint64_t durable = 0, named = 0, opened;
+    uint64_t durable = 0, named = 0;
     int rc = VSHARD_ENOSPC;
 
     model_init(&w.model);
     open_log(&w, &o);
     fault_storage_capacity(fs, fault_storage_used(fs) + 1000);
     cr_assert_eq(model_append(&w.model, w.wal, &r, &named), VSHARD_OK);
-    opened = fault_storage_count(fs, VSHARD_IO_OPEN);
-    for (int i = 0; i < 800; i++)
-        cr_assert_eq(vshard_wal_poll(w.wal, NULL), VSHARD_ENOSPC);
-    opened = fault_storage_count(fs, VSHARD_IO_OPEN) - opened;
-    cr_expect_leq(opened, 110, "each try makes a file: %llu of 800 polls did",
-                  (unsigned long long)opened);
+    expect_patience(&w, fs);
     fault_storage_capacity(fs, UINT64_MAX);
     for (int i = 0; i < 9 && rc != VSHARD_OK; i++)
         rc = vshard_wal_poll(w.wal, &durable);
