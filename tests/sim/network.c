@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "raft/core.h"
 #include "wire/wire.h"
 
 enum { TRY_OTHER = 8, FRAMES_MAX = 1 << 16 };
@@ -112,6 +113,23 @@ void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, si
     }
 }
 
+/* Beats that an earlier process sent, and that come after those of a later one, say nothing
+ * about the node's being there. */
+static void note_heard(struct world *w, struct node *n, const struct vs_frame *f, uint64_t from)
+{
+    struct vs_message m;
+
+    if (vs_message_decode(&m, f->payload, (size_t)f->payload_bytes) != VSHARD_OK)
+        return;
+    if (m.kind == VS_BEATS || m.kind == VS_BEAT_REPLIES) {
+        if (m.from_incarnation == n->heard_incarnation[from] && m.boot < n->heard_boot[from])
+            return;
+        n->heard_incarnation[from] = m.from_incarnation;
+        n->heard_boot[from] = m.boot;
+    }
+    n->heard[from] = w->now;
+}
+
 void network_deliver(struct world *w, struct node *n, const struct event *e)
 {
     struct vs_frame_codec codec = codec_of(w, n);
@@ -136,5 +154,5 @@ void network_deliver(struct world *w, struct node *n, const struct event *e)
                                                 .bytes = f.payload,
                                                 .byte_count = f.payload_bytes });
     if (rc == VSHARD_OK)
-        n->heard[e->a] = w->now;
+        note_heard(w, n, &f, e->a);
 }

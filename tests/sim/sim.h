@@ -97,6 +97,8 @@ struct node {
     uint64_t durable, asked; /* barriers: the last that is, the last that was handed over */
     struct real *real;
     uint64_t heard[NODES_MAX + 1]; /* when a message of that node was last taken */
+    /* of its latest process that was heard from: */
+    uint64_t heard_incarnation[NODES_MAX + 1], heard_boot[NODES_MAX + 1];
     struct vshard_raft *raft;
     struct disk_group disk[GROUPS_MAX];
     struct machine machine[GROUPS_MAX];

@@ -458,6 +458,7 @@ void node_start(struct world *w, struct node *n, bool first)
                                      .allocator = &w->allocator };
 
     memset(n->spoken, 0, sizeof n->spoken);
+    memset(n->heard_boot, 0, sizeof n->heard_boot);
     if (n->boot != 0 && world_chance(w, w->rolling))
         n->build = 1 + (uint32_t)world_random(w, 2);
     n->boot++;
