@@ -9,10 +9,10 @@
  * keep, you allocated: results go into your arrays. What the library keeps, it
  * copied. What a callback is handed dies when the callback returns.
  *
- * Threads, in three words, one of which stands under every function. any: no
- * object, or internally safe. shared: runs beside other shared calls on the same
- * object. exclusive: needs the object to itself. Different objects never
- * interfere. */
+ * Threads, one of four ways, which stands under every function. any: no object, or
+ * internally safe. in turn: likewise, and such calls on one object wait for each other.
+ * shared: runs beside other shared calls on the same object. exclusive: needs the
+ * object to itself. Different objects never interfere. */
 #ifndef VSHARD_BASE_H
 #define VSHARD_BASE_H
 
@@ -268,8 +268,8 @@ enum {
     VSHARD_CPU_VPOPCNTDQ = 1 << 4, /* AVX-512 VPOPCNTDQ */
     VSHARD_CPU_BF16 = 1 << 5,      /* AVX-512 BF16 */
     VSHARD_CPU_NEON = 1 << 6,
-    VSHARD_CPU_DOTPROD = 1 << 7,   /* NEON dot product */
-    VSHARD_CPU_SSE2 = 1 << 8       /* every x86-64 */
+    VSHARD_CPU_DOTPROD = 1 << 7, /* NEON dot product */
+    VSHARD_CPU_SSE2 = 1 << 8     /* every x86-64 */
 };
 
 /* What the library found on this machine. Set `size`; the library fills in as

@@ -3,7 +3,15 @@
  * An index holds vectors of one dimension, each under a 64-bit id of the caller's
  * choice, and finds those nearest to a query. It lives in one process. It can be
  * saved to a file and opened again, by copying the file into memory or by mapping
- * it. Nothing here knows about shards or networks. */
+ * it. Nothing here knows about shards or networks.
+ *
+ * Threads: all calls on one index but vshard_index_destroy() may run beside each other.
+ * Searches and fetches take no lock and never wait for a change: of each one they see all or
+ * nothing, so of a vector that is replaced either the old or the new. Calls marked "in
+ * turn" wait for each other: those that change the index, and those that need it at rest
+ * (vshard_index_save() and check, which run beside one another). A change may wait for
+ * searches that began before it, before it uses their memory again; so a filter's function
+ * must not change the index that asks it. */
 #ifndef VSHARD_INDEX_H
 #define VSHARD_INDEX_H
 
@@ -145,7 +153,7 @@ VSHARD_API void vshard_index_destroy(struct vshard_index *index);
  *           than VSHARD_LENGTH_MIN under cosine; VSHARD_ID_NONE), ENOMEM, E2BIG
  *           (more than VSHARD_ROWS_MAX rows, or more memory than max_bytes: the log says
  *           how much), ENOTSUP (a mapped index)
- * Thread    exclusive
+ * Thread    in turn
  * Since     0.1 */
 VSHARD_API int vshard_index_add(struct vshard_index *index, const uint64_t *ids,
                                 const void *vectors, size_t count);
@@ -159,7 +167,7 @@ VSHARD_API int vshard_index_add(struct vshard_index *index, const uint64_t *ids,
  *   removed   [out] how many were there; may be NULL
  *
  * Returns   0, EINVAL, ENOMEM, ENOTSUP (a mapped index); on failure no row is removed
- * Thread    exclusive
+ * Thread    in turn
  * Source    Singh et al. 2021 (FreshDiskANN), Algorithm 4, with reverse edges
  * Since     0.1 */
 VSHARD_API int vshard_index_remove(struct vshard_index *index, const uint64_t *ids, size_t count,
@@ -173,14 +181,14 @@ VSHARD_API int vshard_index_remove(struct vshard_index *index, const uint64_t *i
  *   found     [out] uint8 [count], 1 where the id is there; may be NULL
  *
  * Returns   0, EINVAL, ENOTFOUND (at least one id is absent), ECORRUPT (mapped)
- * Thread    shared
+ * Thread    any
  * Since     0.1 */
 VSHARD_API int vshard_index_fetch(struct vshard_index *index, const uint64_t *ids, size_t count,
                                   void *vectors, uint8_t *found);
 
 /* Rows that can be found; 0 for NULL.
  *
- * Thread    shared
+ * Thread    any
  * Since     0.1 */
 VSHARD_API uint64_t vshard_index_count(const struct vshard_index *index);
 
@@ -311,7 +319,7 @@ struct vshard_search_options {
  *           ECORRUPT (a mapped file is damaged), ENOTSUP (target_recall, and the graph is
  *           not calibrated); with VSHARD_SEARCH_STRICT also ECANCELED, ETIMEDOUT, E2BIG;
  *           on failure hits and found are unspecified
- * Thread    shared
+ * Thread    any
  * Source    Malkov & Yashunin 2018, Algorithms 2 and 5; with a filter Patel et al. 2024
  *           (ACORN), section 5.2, ACORN-1
  * Since     0.1 */
@@ -336,7 +344,7 @@ VSHARD_API int vshard_index_search(struct vshard_index *index, const void *queri
  * row within the radius leads to. When that becomes a quarter of the rows, all are scanned.
  *
  * Returns   as vshard_index_search()
- * Thread    shared
+ * Thread    any
  * Since     0.1 */
 VSHARD_API int vshard_index_range(struct vshard_index *index, const void *query, float radius,
                                   struct vshard_hit *hits, size_t room,
@@ -378,7 +386,7 @@ struct vshard_explanation {
  *   explanation  [out]
  *
  * Returns   as vshard_index_search()
- * Thread    shared
+ * Thread    any
  * Since     0.1 */
 VSHARD_API int vshard_index_explain(struct vshard_index *index, const void *query, uint64_t id,
                                     size_t k, const struct vshard_search_options *options,
@@ -404,7 +412,7 @@ VSHARD_API int vshard_index_explain(struct vshard_index *index, const void *quer
  *
  * Returns   0, EINVAL (a query that a search would refuse, too), ENOMEM, ENOTSUP (a
  *           mapped index); on failure the calibration is as it was
- * Thread    exclusive
+ * Thread    in turn
  * Since     0.1 */
 VSHARD_API int vshard_index_calibrate(struct vshard_index *index, const void *queries,
                                       size_t asked);
@@ -423,7 +431,7 @@ VSHARD_API int vshard_index_calibrate(struct vshard_index *index, const void *qu
  *           (a name longer than the file system takes, or the file), ENOTSUP (there
  *           is something else than a file under the temporary name). On any other
  *           failure than EUNKNOWN the file at `path` is as it was
- * Thread    shared
+ * Thread    in turn
  * Since     0.1 */
 VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
 
@@ -503,7 +511,7 @@ struct vshard_index_stats {
 /* Reports numbers about an index.
  *
  * Returns   0, EINVAL
- * Thread    shared
+ * Thread    any
  * Since     0.1 */
 VSHARD_API int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *stats);
 
@@ -541,7 +549,7 @@ VSHARD_API int vshard_index_estimate(const struct vshard_index_options *options,
  *
  * Returns   0, EINVAL, E2BIG (something lies on node node_count or above), ENOTSUP (this
  *           system does not tell)
- * Thread    shared
+ * Thread    in turn
  * Since     0.1 */
 VSHARD_API int vshard_index_node_bytes(struct vshard_index *index, uint64_t *bytes,
                                        size_t node_count);
@@ -565,7 +573,7 @@ struct vshard_index_check {
  * Returns   0, EINVAL, ENOMEM, ECORRUPT (a checksum, an edge or an id is wrong).
  *           Unreachable rows are reported, and are no error: they are found by an
  *           exact search, and by fetch. There are none but in files of older libraries
- * Thread    shared
+ * Thread    in turn
  * Since     0.1 */
 VSHARD_API int vshard_index_check(struct vshard_index *index, struct vshard_index_check *report);
 
@@ -576,7 +584,7 @@ VSHARD_API int vshard_index_check(struct vshard_index *index, struct vshard_inde
  *   digest    [out]
  *
  * Returns   0, EINVAL, ENOMEM, ECORRUPT (a mapped file is damaged)
- * Thread    shared
+ * Thread    in turn
  * Since     0.1 */
 VSHARD_API int vshard_index_digest(struct vshard_index *index, uint64_t *digest);
 
@@ -586,7 +594,7 @@ VSHARD_API int vshard_index_digest(struct vshard_index *index, uint64_t *digest)
  *   remaining  [out] removed rows still to be repaired; may be NULL
  *
  * Returns   0, EINVAL, ENOMEM, ENOTSUP (a mapped index)
- * Thread    exclusive
+ * Thread    in turn
  * Since     0.1 */
 VSHARD_API int vshard_index_maintain(struct vshard_index *index, uint64_t budget,
                                      uint64_t *remaining);

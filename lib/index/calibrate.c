@@ -323,6 +323,17 @@ static int check_queries(struct vshard_index *x, const unsigned char *queries, s
     return VSHARD_OK;
 }
 
+/* Where the other one is, nobody reads: who read it has been waited for. */
+static void replace(struct vshard_index *x, const struct vs_calibration *with)
+{
+    uint32_t other = 1 - atomic_load(&x->calibration_at);
+
+    x->calibrations[other] = *with;
+    atomic_store(&x->calibrated_rows, with->rows);
+    atomic_store_explicit(&x->calibration_at, other, memory_order_release);
+    vs_readers_drain(x);
+}
+
 static int calibrate(struct vshard_index *x, const void *queries, uint32_t asked)
 {
     struct vs_calibration out = { .rows = x->live };
@@ -343,8 +354,30 @@ static int calibrate(struct vshard_index *x, const void *queries, uint32_t asked
     rc = measure(&c, &out);
     vs_free(x->allocator, c.asked, asked * sizeof *c.asked);
     if (rc == VSHARD_OK)
-        x->calibration = out;
+        replace(x, &out);
     return rc;
+}
+
+static int begin_calibration(struct vshard_index *x, const void *queries, size_t asked)
+{
+    static const struct vs_calibration none;
+    int rc;
+
+    if (!atomic_load(&x->trained))
+        return VSHARD_OK;
+    if (x->live < 2) { /* nobody has a neighbour */
+        replace(x, &none);
+        return VSHARD_OK;
+    }
+    rc = vs_strands_reserve(x, 0);
+    if (rc == VSHARD_OK && queries != NULL) {
+        rc = check_queries(x, queries, asked);
+        if (rc < 0)
+            return rc;
+    }
+    if (rc == VSHARD_OK)
+        rc = calibrate(x, queries, asked ? (uint32_t)asked : ASKED_DEFAULT);
+    return rc < 0 ? vs_refuse(x->logger, rc, "calibrate.refused", "memory", 0, 0) : rc;
 }
 
 int vshard_index_calibrate(struct vshard_index *index, const void *queries, size_t asked)
@@ -360,21 +393,10 @@ int vshard_index_calibrate(struct vshard_index *index, const void *queries, size
         return vs_refuse(index->logger, VSHARD_EINVAL, "calibrate.refused", "asked", 0, 1);
     if (index->mapping.bytes != NULL)
         return vs_refuse(index->logger, VSHARD_ENOTSUP, "calibrate.refused", "index: mapped", 1, 0);
-    if (!atomic_load(&index->trained))
-        return VSHARD_OK;
-    if (index->live < 2) { /* nobody has a neighbour */
-        memset(&index->calibration, 0, sizeof index->calibration);
-        return VSHARD_OK;
-    }
-    rc = vs_strands_reserve(index, 0);
-    if (rc == VSHARD_OK && queries != NULL) {
-        rc = check_queries(index, queries, asked);
-        if (rc < 0)
-            return rc;
-    }
-    if (rc == VSHARD_OK)
-        rc = calibrate(index, queries, asked ? (uint32_t)asked : ASKED_DEFAULT);
-    return rc < 0 ? vs_refuse(index->logger, rc, "calibrate.refused", "memory", 0, 0) : rc;
+    vs_lock_take(&index->lock);
+    rc = begin_calibration(index, queries, asked);
+    vs_lock_leave(&index->lock);
+    return rc;
 }
 
 /* What a file may say: counts that can be, and that do not fall. */
@@ -464,13 +486,13 @@ static double beam(const struct vs_calibration *c, size_t k, double recall)
 /* With its fraction, which counts where the beam is narrow. */
 double vs_calibrated_ef(const struct vshard_index *x, size_t k, float recall)
 {
-    return fmin(beam(&x->calibration, k, (double)recall), VSHARD_EF_MAX);
+    return fmin(beam(vs_calibration(x), k, (double)recall), VSHARD_EF_MAX);
 }
 
 /* The greatest recall for which a beam of `ef` is enough; NaN if that was not measured. */
 float vs_calibrated_recall(const struct vshard_index *x, size_t k, double ef)
 {
-    const struct vs_calibration *c = &x->calibration;
+    const struct vs_calibration *c = vs_calibration(x);
     double least = 0, most, power;
     size_t lower;
 

@@ -44,7 +44,7 @@ static void check_rows(const struct vshard_index *x, struct vshard_index_check *
         c->rows++;
         c->bad_ids += vs_idmap_find(&x->ids, vs_row_at(x, slot)->id) != slot;
     }
-    c->bad_ids += x->ids.count != x->live;
+    c->bad_ids += x->ids.count != atomic_load(&x->live);
 }
 
 /* ---- reachability: breadth first from the entries ---- */
@@ -52,14 +52,15 @@ static void check_rows(const struct vshard_index *x, struct vshard_index_check *
 struct tour {
     uint64_t *seen;  /* one bit a slot */
     uint32_t *queue; /* [slots] */
+    size_t slots;
     uint32_t count;
 };
 
-static void visit(const struct vshard_index *x, struct tour *t, uint32_t slot)
+static void visit(struct tour *t, uint32_t slot)
 {
     uint64_t bit = 1ull << (slot % 64);
 
-    if (slot >= atomic_load(&x->slot_count) || (t->seen[slot / 64] & bit))
+    if (slot >= t->slots || (t->seen[slot / 64] & bit))
         return;
     t->seen[slot / 64] |= bit;
     t->queue[t->count++] = slot;
@@ -70,12 +71,12 @@ static void take_tour(const struct vshard_index *x, struct tour *t)
     uint32_t entries = atomic_load(&x->entry_count);
 
     for (uint32_t i = 0; i < entries; i++)
-        visit(x, t, *(uint32_t *)vs_column_at(&x->entries, i));
+        visit(t, vs_entry_at(x, i));
     for (uint32_t at = 0; at < t->count; at++) {
         const _Atomic uint32_t *edges = vs_edges_at(x, t->queue[at]);
 
         for (uint32_t i = 0; i < x->degree && atomic_load(&edges[i]) != VS_SLOT_NONE; i++)
-            visit(x, t, atomic_load(&edges[i]));
+            visit(t, atomic_load(&edges[i]));
     }
 }
 
@@ -84,7 +85,7 @@ static int count_unreachable(const struct vshard_index *x, uint64_t *unreachable
     size_t slots = atomic_load(&x->slot_count);
     size_t seen_bytes = (slots / 64 + 1) * sizeof(uint64_t), queue_bytes = slots * 4;
     struct tour t = { vs_alloc_zeroed(x->allocator, seen_bytes),
-                      vs_alloc(x->allocator, queue_bytes), 0 };
+                      vs_alloc(x->allocator, queue_bytes), slots, 0 };
     int rc = VSHARD_ENOMEM;
 
     if (t.seen != NULL && t.queue != NULL) {
@@ -100,16 +101,16 @@ static int count_unreachable(const struct vshard_index *x, uint64_t *unreachable
     return rc;
 }
 
-/* Do edges lead to this row? */
+/* Do edges lead to this row? Beside a writer, as they are just now. */
 int vs_reaches(const struct vshard_index *x, uint32_t slot, bool *reached)
 {
     size_t slots = atomic_load(&x->slot_count);
     size_t seen_bytes = (slots / 64 + 1) * sizeof(uint64_t), queue_bytes = slots * 4;
     struct tour t = { vs_alloc_zeroed(x->allocator, seen_bytes),
-                      vs_alloc(x->allocator, queue_bytes), 0 };
+                      vs_alloc(x->allocator, queue_bytes), slots, 0 };
     bool enough = t.seen != NULL && t.queue != NULL;
 
-    if (enough) {
+    if (enough && slot < slots) {
         take_tour(x, &t);
         *reached = t.seen[slot / 64] >> (slot % 64) & 1;
     }
@@ -129,6 +130,18 @@ static int verify_mapping(const struct vshard_index *x)
     return rc;
 }
 
+static int check(struct vshard_index *x, struct vshard_index_check *c)
+{
+    int rc = verify_mapping(x);
+
+    if (rc < 0)
+        return rc;
+    check_rows(x, c);
+    if (atomic_load(&x->trained))
+        rc = count_unreachable(x, &c->unreachable);
+    return rc < 0 ? vs_refuse(x->logger, rc, "check.refused", "memory", 0, 0) : rc;
+}
+
 int vshard_index_check(struct vshard_index *index, struct vshard_index_check *report)
 {
     struct vshard_index_check c = { 0 };
@@ -141,46 +154,51 @@ int vshard_index_check(struct vshard_index *index, struct vshard_index_check *re
         rc = vs_report_write(report, &c, sizeof c, min_size);
     if (rc < 0)
         return vs_refuse(index->logger, rc, "check.refused", "report.size", report->size, sizeof c);
-    rc = verify_mapping(index);
-    if (rc < 0)
-        return rc;
-    check_rows(index, &c);
-    if (atomic_load(&index->trained))
-        rc = count_unreachable(index, &c.unreachable);
+    vs_lock_share(&index->lock);
+    rc = check(index, &c);
+    vs_lock_leave(&index->lock);
     if (report != NULL)
         vs_report_write(report, &c, sizeof c, min_size);
     if (rc < 0)
-        return vs_refuse(index->logger, rc, "check.refused", "memory", 0, 0);
+        return rc;
     return c.bad_edges > 0 || c.bad_ids > 0 ? VSHARD_ECORRUPT : VSHARD_OK;
 }
 
-/* The checksum that a saved file would have in its header: it stands for the whole. */
-int vshard_index_digest(struct vshard_index *index, uint64_t *digest)
+static int compute_digest(struct vshard_index *x, uint64_t *digest)
 {
     unsigned char header[IMAGE_HEADER_BYTES];
     struct vs_image_layout layout;
     struct vs_image image;
     unsigned char *sums;
     size_t bytes;
+    int rc = verify_mapping(x);
+
+    if (rc < 0)
+        return rc;
+    vs_image_layout(x, &layout);
+    bytes = (size_t)layout.extents * IMAGE_COLUMNS * 8;
+    sums = vs_alloc(x->allocator, bytes);
+    if (sums == NULL)
+        return vs_refuse(x->logger, VSHARD_ENOMEM, "digest.refused", "memory", (int64_t)bytes, 0);
+    vs_image_sums(x, sums, layout.extents);
+    vs_image_encode(x, sums, header);
+    vs_free(x->allocator, sums, bytes);
+    rc = vs_image_decode(header, &image);
+    *digest = image.digest;
+    return rc;
+}
+
+/* The checksum that a saved file would have in its header: it stands for the whole. */
+int vshard_index_digest(struct vshard_index *index, uint64_t *digest)
+{
     int rc;
 
     if (index == NULL)
         return VSHARD_EINVAL;
     if (digest == NULL)
         return vs_refuse(index->logger, VSHARD_EINVAL, "digest.refused", "digest: NULL", 0, 0);
-    rc = verify_mapping(index);
-    if (rc < 0)
-        return rc;
-    vs_image_layout(index, &layout);
-    bytes = (size_t)layout.extents * IMAGE_COLUMNS * 8;
-    sums = vs_alloc(index->allocator, bytes);
-    if (sums == NULL)
-        return vs_refuse(index->logger, VSHARD_ENOMEM, "digest.refused", "memory", (int64_t)bytes,
-                         0);
-    vs_image_sums(index, sums, layout.extents);
-    vs_image_encode(index, sums, header);
-    vs_free(index->allocator, sums, bytes);
-    rc = vs_image_decode(header, &image);
-    *digest = image.digest;
+    vs_lock_share(&index->lock);
+    rc = compute_digest(index, digest);
+    vs_lock_leave(&index->lock);
     return rc;
 }

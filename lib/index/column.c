@@ -19,6 +19,16 @@ void vs_column_init(struct vs_column *c, size_t stride)
     c->stride = stride;
 }
 
+void vs_column_free(struct vs_column *c, const struct vshard_allocator *a)
+{
+    size_t stride = c->stride;
+    bool tight = c->tight;
+
+    vs_column_fini(c, a);
+    c->stride = stride;
+    c->tight = tight;
+}
+
 void vs_column_fini(struct vs_column *c, const struct vshard_allocator *a)
 {
     while (c->blocks != NULL) {

@@ -18,11 +18,11 @@ struct vs_block;
 struct vs_column {
     unsigned char *_Atomic *_Atomic table; /* [table_cap] first byte of each extent */
     size_t stride;                         /* bytes from one row to the next */
-    uint32_t extents;                      /* extents that have memory */
+    _Atomic uint32_t extents;              /* extents that have memory */
     uint32_t table_cap;
     bool tight;              /* takes no extents before they are needed */
     struct vs_block *blocks; /* what to free at the end: extents and old tables */
-    size_t heap_bytes;
+    _Atomic size_t heap_bytes;
 };
 
 /* A column as it is now, for loops over many slots. */
@@ -58,6 +58,9 @@ static inline uint32_t vs_extents_for(uint64_t rows)
 
 void vs_column_init(struct vs_column *c, size_t stride);
 void vs_column_fini(struct vs_column *c, const struct vshard_allocator *a);
+
+/* Takes all memory from it, and leaves an empty column. */
+void vs_column_free(struct vs_column *c, const struct vshard_allocator *a);
 
 /* Makes room for slots [0, rows), not zeroed. On failure the column is as it was. */
 int vs_column_reserve(struct vs_column *c, uint64_t rows, const struct vshard_allocator *a);

@@ -96,12 +96,13 @@ static size_t element_stride(const struct vshard_index *x)
     return (bytes + align - 1) / align * align;
 }
 
-enum { COLUMNS = 8 };
+enum { COLUMNS = 10 };
 
 static void list_columns(struct vshard_index *x, struct vs_column *out[COLUMNS])
 {
-    struct vs_column *all[COLUMNS] = { &x->elements, &x->codes,  &x->sketches,   &x->edges,
-                                       &x->rows,     &x->bounds, &x->live_words, &x->entries };
+    struct vs_column *all[COLUMNS] = { &x->elements,   &x->outside, &x->codes, &x->sketches,
+                                       &x->edges,      &x->rows,    &x->links, &x->bounds,
+                                       &x->live_words, &x->entries };
 
     memcpy(out, all, sizeof all);
 }
@@ -114,6 +115,7 @@ static void lay_out(struct vshard_index *x)
     x->degree = graph ? 2 * x->m : 0;
     x->free_head = x->repair.removed_head = x->repair.dying_head = VS_SLOT_NONE;
     vs_column_init(&x->elements, element_stride(x));
+    vs_column_init(&x->outside, vs_is_lean(x) ? sizeof(struct vs_outside) : 0);
     vs_column_init(&x->codes, graph && !vs_elements_are_codes(x) ? x->quantizer.code_bytes
                               : vs_scan_coded(x)                 ? x->dim
                                                                  : 0);
@@ -122,6 +124,7 @@ static void lay_out(struct vshard_index *x)
     vs_column_init(&x->sketches, vs_sketch_bytes(x));
     vs_column_init(&x->edges, x->degree * sizeof(uint32_t));
     vs_column_init(&x->rows, sizeof(struct vs_row));
+    vs_column_init(&x->links, sizeof(uint32_t));
     vs_column_init(&x->entries, sizeof(uint32_t));
     list_columns(x, columns);
     for (size_t i = 0; i < COLUMNS; i++)
@@ -143,7 +146,8 @@ int vs_index_new(const struct vshard_index_options *given, struct vshard_index *
     if (rc < 0)
         return rc;
     x = vs_alloc_zeroed(o.allocator, sizeof *x);
-    if (x == NULL) {
+    if (x == NULL || vs_lock_init(&x->lock) < 0) {
+        vs_free(o.allocator, x, sizeof *x);
         vs_os_memory_close(o.allocator);
         return vs_refuse(o.logger, VSHARD_ENOMEM, "create.refused", "memory", sizeof *x, 0);
     }
@@ -214,26 +218,20 @@ void vshard_index_destroy(struct vshard_index *x)
     vs_sketcher_fini(x);
     vs_quantizer_fini(x);
     vs_mapping_close(x);
+    vs_lock_fini(&x->lock);
     vs_free(&a, x, sizeof *x);
     vs_os_memory_close(&a);
 }
 
 uint64_t vshard_index_count(const struct vshard_index *index)
 {
-    return index ? index->live : 0;
+    return index ? atomic_load_explicit(&index->live, memory_order_relaxed) : 0;
 }
 
 static uint64_t scratch_bytes(const struct vshard_index *x)
 {
-    uint64_t links = (uint64_t)x->build.batch_cap * x->degree;
-    uint64_t bytes = WIDTH_MAX * sizeof *x->readers + atomic_load(&x->scratch_bytes);
-
-    if (x->build.batch_cap > 0)
-        bytes += links * (2 * sizeof(struct vs_link) + sizeof(uint32_t)) +
-                 (x->build.batch_cap + 1) * sizeof(uint32_t) + x->build.batch_cap;
-    bytes += x->mapping.extents * sizeof *x->mapping.verified;
-    bytes += x->repair.marks_words * sizeof *x->repair.marks;
-    return bytes;
+    return WIDTH_MAX * sizeof *x->readers + atomic_load(&x->scratch_bytes) +
+           x->mapping.extents * sizeof *x->mapping.verified;
 }
 
 /* Bytes of a column's rows, in memory or in the mapped file. */
@@ -249,9 +247,11 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     const struct vshard_index *x = index;
     struct vshard_index_stats s = { 0 };
     struct vs_column *columns[COLUMNS];
+    uint64_t ids_bytes;
 
     if (x == NULL)
         return VSHARD_EINVAL;
+    ids_bytes = atomic_load(&x->ids.bytes);
     s.dim = x->dim;
     s.family = x->family;
     s.metric = x->metric;
@@ -266,19 +266,19 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.rows = x->live;
     s.removed_rows = x->removed;
     s.free_rows = x->free_count;
-    s.element_bytes = column_bytes(x, &x->elements);
+    s.element_bytes = column_bytes(x, vs_exact(x, vs_is_lean(x) && s.trained));
     s.code_bytes =
         column_bytes(x, &x->codes) + column_bytes(x, &x->sketches) + x->bounds.heap_bytes;
     s.edge_bytes = column_bytes(x, &x->edges);
     s.id_bytes =
-        column_bytes(x, &x->rows) + x->ids.cap * sizeof *x->ids.table + x->live_words.heap_bytes;
+        column_bytes(x, &x->rows) + x->links.heap_bytes + ids_bytes + x->live_words.heap_bytes;
     s.scratch_bytes = scratch_bytes(x);
     s.mapped_bytes = x->mapping.count;
     s.numa_node = x->numa_node;
-    s.calibrated_rows = x->calibration.rows;
+    s.calibrated_rows = atomic_load(&x->calibrated_rows);
     s.profile = x->profile;
-    s.heap_bytes = sizeof *x + x->ids.cap * sizeof *x->ids.table +
-                   x->quantizer.code_dim * sizeof(float) + vs_sketcher_bytes(x) + s.scratch_bytes;
+    s.heap_bytes = sizeof *x + ids_bytes + x->quantizer.code_dim * sizeof(float) +
+                   vs_sketcher_bytes(x) + s.scratch_bytes;
     list_columns(index, columns);
     for (size_t i = 0; i < COLUMNS; i++)
         s.heap_bytes += columns[i]->heap_bytes;
@@ -293,7 +293,8 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
 static int add_node_bytes(struct vshard_index *x, uint64_t *bytes, size_t node_count)
 {
     struct vs_column *columns[COLUMNS];
-    int rc = vs_os_node_bytes(x->ids.table, x->ids.cap * sizeof *x->ids.table, bytes, node_count);
+    int rc = vs_os_node_bytes(vs_idmap_table(&x->ids), vs_idtable_bytes(vs_idmap_cap(&x->ids)),
+                              bytes, node_count);
 
     if (rc == VSHARD_OK)
         rc = vs_os_node_bytes(x->mapping.bytes, x->mapping.count, bytes, node_count);
@@ -312,7 +313,9 @@ int vshard_index_node_bytes(struct vshard_index *index, uint64_t *bytes, size_t 
     if (bytes == NULL)
         return vs_refuse(index->logger, VSHARD_EINVAL, "node_bytes.refused", "bytes: NULL", 0, 0);
     memset(bytes, 0, node_count * sizeof *bytes);
+    vs_lock_share(&index->lock);
     rc = add_node_bytes(index, bytes, node_count);
+    vs_lock_leave(&index->lock);
     if (rc < 0)
         return vs_refuse(index->logger, rc, "node_bytes.refused", "node_count", (int64_t)node_count,
                          0);

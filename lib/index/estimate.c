@@ -7,20 +7,19 @@
 
 static uint64_t column_after(const struct vs_column *c, uint64_t rows)
 {
-    uint32_t extents = vs_extents_for(rows);
+    uint32_t extents = vs_extents_for(rows), there = c->extents;
 
-    return (uint64_t)(extents > c->extents ? extents : c->extents) * VS_EXTENT_ROWS * c->stride;
+    return (uint64_t)(extents > there ? extents : there) * VS_EXTENT_ROWS * c->stride;
 }
 
 /* Bytes of rows, codes, edges and ids once `slots` slots are in use by `ids` rows; with
  * codes and edges if there is a graph then. */
 uint64_t vs_rows_bytes(const struct vshard_index *x, uint64_t slots, uint64_t ids, bool graph)
 {
-    const struct vs_column outside = { .stride = sizeof(struct vs_outside) };
-    bool codes_only = vs_is_lean(x) && graph && !vs_is_codes_only(x);
-    uint64_t bytes = column_after(codes_only ? &outside : &x->elements, slots) +
-                     column_after(&x->rows, slots) + column_after(&x->live_words, slots / 64 + 1) +
-                     vs_idmap_cap(&x->ids, ids) * sizeof *x->ids.table;
+    uint64_t bytes = column_after(vs_exact(x, vs_is_lean(x) && graph), slots) +
+                     column_after(&x->rows, slots) + column_after(&x->links, slots) +
+                     column_after(&x->live_words, slots / 64 + 1) +
+                     vs_idtable_bytes(vs_idmap_cap_for(&x->ids, ids));
 
     if (graph || x->family == VSHARD_FAMILY_FLAT)
         bytes += column_after(&x->codes, slots) + column_after(&x->bounds, slots);
@@ -37,8 +36,7 @@ static uint64_t file_bytes(struct vshard_index *x, uint64_t slots, bool graph)
     atomic_store(&x->slot_count, (uint32_t)slots);
     atomic_store(&x->entry_count, graph ? (uint32_t)(slots / ENTRY_ONE_IN + 1) : 0);
     atomic_store(&x->trained, graph);
-    if (graph && vs_is_lean(x))
-        x->elements.stride = sizeof(struct vs_outside);
+    x->no_vectors = graph && vs_is_lean(x);
     vs_image_layout(x, &layout);
     return layout.end;
 }

@@ -25,7 +25,9 @@ static int search_again(struct inquiry *q, const void *query, struct vshard_hit 
     for (uint32_t i = 0; rc == VSHARD_OK && i < found; i++)
         q->answered = q->answered || hits[i].id == q->id;
     q->e.limits = want->limits.cut;
-    if (rc == VSHARD_OK && q->slot != VS_SLOT_NONE)
+    if (q->id != VSHARD_ID_NONE) /* as the search saw it in the end */
+        q->slot = vs_find_visible(q->x, q->id, q->reader->scratch[0].position);
+    if (rc == VSHARD_OK && q->slot != VS_SLOT_NONE && q->slot < q->reader->scratch[0].visited_slots)
         q->met = q->reader->scratch[0].visited[q->slot / 64] >> (q->slot % 64) & 1;
     return rc;
 }
@@ -50,7 +52,7 @@ static int rank(struct inquiry *q, const void *query)
     for (uint32_t slot = 0; rc == VSHARD_OK && slot < slots; slot++) {
         if (slot % VS_EXTENT_ROWS == 0)
             rc = vs_touch(x, slot);
-        if (rc < 0 || !vs_filter_allows(x, q->want->filter, slot))
+        if (rc < 0 || !vs_filter_allows(x, q->want->filter, slot, s->position))
             continue;
         q->e.candidates++;
         if (q->slot == VS_SLOT_NONE)
@@ -73,7 +75,7 @@ static int judge(struct inquiry *q)
         q->e.why = VSHARD_WHY_RETURNED;
     else if (q->slot == VS_SLOT_NONE)
         q->e.why = VSHARD_WHY_ABSENT;
-    else if (!vs_filter_allows(q->x, want->filter, q->slot))
+    else if (!vs_filter_allows(q->x, want->filter, q->slot, q->reader->scratch[0].position))
         q->e.why = VSHARD_WHY_FILTERED;
     else if (q->e.distance > want->farthest)
         q->e.why = VSHARD_WHY_DISTANCE;
@@ -119,20 +121,14 @@ int vshard_index_explain(struct vshard_index *index, const void *query, uint64_t
     if (vs_report_write(explanation, &q.e, sizeof q.e, min_size) < 0)
         return vs_refuse(index->logger, VSHARD_EINVAL, "search.refused", "explanation.size",
                          explanation->size, sizeof q.e);
-    rc = vs_request_read(index, options, k, &want);
+    rc = vs_request_begin(index, options, k, &want, &q.reader);
     if (rc < 0)
         return rc;
     q.want = &want;
     want.info = NULL;
     want.flags &= VSHARD_SEARCH_WITHIN;
-    rc = vs_reader_enter(index, &q.reader);
-    if (rc == VSHARD_OK) {
-        if (id != VSHARD_ID_NONE)
-            q.slot = vs_idmap_find(&index->ids, id);
-        rc = inquire(&q, query);
-        vs_reader_leave(q.reader);
-    }
+    rc = inquire(&q, query);
     if (rc == VSHARD_OK)
         rc = vs_report_write(explanation, &q.e, sizeof q.e, min_size);
-    return vs_request_end(index, NULL, &want, rc);
+    return vs_request_end(index, q.reader, &want, rc);
 }

@@ -76,13 +76,16 @@ static bool asks(struct vs_filter *f, uint64_t id)
 }
 
 /* Is it a row that may be answered? */
-bool vs_filter_allows(const struct vshard_index *x, struct vs_filter *f, uint32_t slot)
+bool vs_filter_allows(const struct vshard_index *x, struct vs_filter *f, uint32_t slot,
+                      uint32_t position)
 {
-    if (vs_row_state(x, slot) != VS_ROW_LIVE)
+    if (!vs_row_visible(x, slot, position))
         return false;
     if (f == NULL)
         return true;
-    return f->marks != NULL ? bit_of(f->marks, slot) : asks(f, vs_row_at(x, slot)->id);
+    if (f->marks != NULL)
+        return slot < f->marks_slots && bit_of(f->marks, slot);
+    return asks(f, vs_row_at(x, slot)->id);
 }
 
 /* ---- how many rows it allows ---- */
@@ -114,6 +117,7 @@ static int list_begin(struct vshard_index *x, struct vs_filter *f, struct vs_scr
 static void list_end(struct vs_filter *f, const struct vs_scratch *s)
 {
     f->marks = s->marks;
+    f->marks_slots = (uint64_t)s->marks_words * 64;
     if (f->allowed <= s->listed_cap) {
         f->listed = s->listed;
         f->listed_count = (uint32_t)f->allowed;
@@ -124,20 +128,12 @@ static void list_end(struct vs_filter *f, const struct vs_scratch *s)
 static void mark_ids(const struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
                      const uint64_t *ids, uint32_t count)
 {
-    const struct vs_idmap *map = &x->ids;
-
-    if (map->cap == 0)
-        return;
     for (uint32_t i = 0; i < count; i++)
-        __builtin_prefetch(vs_idmap_home(map, ids[i]), 0, 3);
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t slot = *vs_idmap_home(map, ids[i]);
-
-        if (slot != VS_SLOT_NONE)
-            __builtin_prefetch(vs_row_at(x, slot), 0, 3);
-    }
+        vs_idmap_prefetch(&x->ids, ids[i]);
     for (uint32_t i = 0; i < count; i++)
-        mark(f, s, vs_idmap_find(map, ids[i]));
+        vs_idmap_prefetch_row(&x->ids, ids[i]);
+    for (uint32_t i = 0; i < count; i++)
+        mark(f, s, vs_find_visible(x, ids[i], s->position));
 }
 
 static int list_ids(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s)
@@ -188,9 +184,10 @@ static int list_rows(struct vshard_index *x, struct vs_filter *f, struct vs_scra
 {
     uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire);
     int rc = list_begin(x, f, s, LISTED_MAX < slots ? LISTED_MAX : slots);
+    uint64_t room = (uint64_t)s->marks_words * 64;
 
-    for (uint32_t slot = 0; rc == VSHARD_OK && slot < slots; slot++) {
-        if (vs_filter_allows(x, f, slot))
+    for (uint32_t slot = 0; rc == VSHARD_OK && slot < slots && slot < room; slot++) {
+        if (vs_filter_allows(x, f, slot, s->position))
             mark(f, s, slot);
     }
     if (rc == VSHARD_OK)
@@ -217,7 +214,7 @@ static uint64_t count_bits(const struct vshard_index *x, const struct vshard_fil
 }
 
 /* The share of the live rows that is allowed, by a sample that is the same each time. */
-static double sample(const struct vshard_index *x, struct vs_filter *f)
+static double sample(const struct vshard_index *x, struct vs_filter *f, uint32_t position)
 {
     uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire);
     uint32_t live = 0, allowed = 0, at[SAMPLE];
@@ -227,8 +224,8 @@ static double sample(const struct vshard_index *x, struct vs_filter *f)
         __builtin_prefetch(vs_row_at(x, at[i]), 0, 3);
     }
     for (uint32_t i = 0; i < SAMPLE && slots > 0; i++) {
-        live += vs_row_state(x, at[i]) == VS_ROW_LIVE;
-        allowed += vs_filter_allows(x, f, at[i]);
+        live += vs_row_visible(x, at[i], position);
+        allowed += vs_filter_allows(x, f, at[i], position);
     }
     return live > 0 ? ((double)allowed + 0.5) / ((double)live + 0.5) : 1;
 }
@@ -248,7 +245,9 @@ uint32_t vs_filter_ef(const struct vs_filter *f, uint32_t ef, size_t k)
 bool vs_filter_scans(const struct vshard_index *x, const struct vs_filter *f, uint32_t ef)
 {
     double allowed = (double)f->allowed, live = (double)x->live;
-    double scan = allowed * (15 + (double)x->elements.stride / 40);
+    const struct vs_column *exact =
+        vs_exact(x, vs_is_lean(x) && atomic_load_explicit(&x->trained, memory_order_acquire));
+    double scan = allowed * (15 + (double)exact->stride / 40);
     double walk = 4000 + (double)ef * x->degree * 3;
 
     if (f->listed == NULL)
@@ -261,17 +260,18 @@ int vs_filter_measure(struct vshard_index *x, struct vs_filter *f, struct vs_scr
                       uint32_t ef, size_t k)
 {
     const struct vshard_filter *g = &f->given;
-    double live = x->live > 0 ? (double)x->live : 1, least = 0.5 / live;
+    uint64_t rows = atomic_load_explicit(&x->live, memory_order_relaxed);
+    double live = rows > 0 ? (double)rows : 1, least = 0.5 / live;
     uint64_t set = g->kind == VSHARD_FILTER_BITS ? count_bits(x, g) : UINT64_MAX;
     int rc = VSHARD_OK;
 
     if (g->kind == VSHARD_FILTER_IDS) {
         rc = list_ids(x, f, s);
     } else {
-        f->by_id = set <= x->live / 4;
+        f->by_id = set <= rows / 4;
         f->share = set != UINT64_MAX ? (double)set / live : (double)g->share;
         if (!(f->share > 0) && set == UINT64_MAX)
-            f->share = sample(x, f);
+            f->share = sample(x, f, s->position);
         f->share = f->share < least ? least : f->share < 1 ? f->share : 1;
         f->allowed = (uint64_t)(f->share * live);
         if (vs_filter_scans(x, f, vs_filter_ef(f, ef, k)))
@@ -296,7 +296,7 @@ void vs_filter_pool(const struct vshard_index *x, struct vs_walk *w)
 
         pool->keys[kept] = pool->keys[i];
         pool->slots[kept] = pool->slots[i];
-        kept += vs_filter_allows(x, w->filter, slot);
+        kept += vs_filter_allows(x, w->filter, slot, w->scratch->position);
     }
     pool->count = kept;
 }
@@ -308,7 +308,7 @@ static void measure_rows(struct vshard_index *x, struct vs_walk *w, struct vs_to
 {
     struct vs_scratch *s = w->scratch;
 
-    vs_walk_request(&x->elements, s, count);
+    vs_walk_request(vs_exact(x, w->query.codes_only), s, count);
     vs_distances(x, &w->query, s, count);
     for (uint32_t i = 0; i < count; i++) {
         if (top->count == top->cap && s->distances[i] > top->items[0].distance)
@@ -365,7 +365,7 @@ int vs_filter_scan(struct vshard_index *x, struct vs_walk *w, struct vs_top *top
                 return VSHARD_OK;
         }
         s->row_count++;
-        if (!vs_filter_allows(x, w->filter, slot))
+        if (!vs_filter_allows(x, w->filter, slot, s->position))
             continue;
         s->slots[gathered++] = slot;
         if (gathered < GROUP)

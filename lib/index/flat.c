@@ -175,7 +175,7 @@ void vs_scan_encode(struct vshard_index *x, uint32_t slot, float *vector)
                                               : coded_square(*scale, code, x->dim) * (1 - SLACK));
 }
 
-/* ---- which rows are live ---- */
+/* ---- which rows are there: live, or removed and not freed yet ---- */
 
 static _Atomic uint64_t *live_word(const struct vshard_index *x, uint32_t slot)
 {
@@ -365,14 +365,12 @@ static void list_norms(const struct vshard_index *x, struct vs_scan *c, uint32_t
     c->norms = c->some_norms;
 }
 
-/* A row that is removed meanwhile, so that its id is no longer one, is passed over. */
-static void offer(struct vshard_index *x, struct vs_top *top, float distance, uint32_t slot)
+/* The bits say that rows are there; whether this reader sees them, their states say. */
+static void offer(struct vshard_index *x, const struct vs_scratch *s, struct vs_top *top,
+                  float distance, uint32_t slot)
 {
-    struct vs_candidate it = { distance, slot, vs_row_at(x, slot)->id };
-
-    atomic_thread_fence(memory_order_acquire);
-    if (distance <= farthest(top) && vs_row_state(x, slot) == VS_ROW_LIVE)
-        vs_top_offer(top, it);
+    if (distance <= farthest(top) && vs_row_visible(x, slot, s->position))
+        vs_top_offer(top, (struct vs_candidate){ distance, slot, vs_row_at(x, slot)->id });
 }
 
 /* Measures the rows that are waiting: those of one query together. */
@@ -386,7 +384,7 @@ static void flush(struct vshard_index *x, struct vs_scan *c, struct vs_scratch *
             s->slots[n] = p[n].slot;
         vs_distances(x, &q->q, s, n);
         for (uint32_t i = 0; i < n; i++)
-            offer(x, &q->top, s->distances[i], s->slots[i]);
+            offer(x, s, &q->top, s->distances[i], s->slots[i]);
         set_reach(x, q);
     }
     c->pending_count = 0;
@@ -477,7 +475,7 @@ static void scan_keys(struct vshard_index *x, struct vs_scan *c, struct vs_scrat
             for (; bits != 0; bits &= bits - 1) {
                 uint32_t row = at + (uint32_t)__builtin_ctzll(bits);
 
-                offer(x, &q->top, (float)c->products[row], c->first + c->at[row]);
+                offer(x, s, &q->top, (float)c->products[row], c->first + c->at[row]);
             }
         }
     }
@@ -499,7 +497,7 @@ static void scan_measured(struct vshard_index *x, struct vs_scan *c, struct vs_s
             for (; bits != 0; bits &= bits - 1) {
                 uint32_t row = at + (uint32_t)__builtin_ctzll(bits);
 
-                offer(x, &q->top, s->distances[row], s->slots[row]);
+                offer(x, s, &q->top, s->distances[row], s->slots[row]);
             }
         }
     }

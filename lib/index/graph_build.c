@@ -63,17 +63,27 @@ void vs_entry_offer(struct vshard_index *x, uint32_t slot, uint32_t far)
             return;
         x->build.far_left--;
     }
-    *(uint32_t *)vs_column_at(&x->entries, count) = slot;
+    vs_entry_set(x, count, slot);
     atomic_store_explicit(&x->entry_count, count + 1, memory_order_release);
 }
 
 /* ---- buffers ---- */
+
+static size_t links_bytes(const struct vshard_index *x, uint32_t batch)
+{
+    size_t links = (size_t)batch * x->degree;
+
+    return links * (2 * sizeof(struct vs_link) + sizeof(uint32_t)) + sizeof(uint32_t) +
+           batch * (sizeof(uint32_t) + sizeof(uint8_t));
+}
 
 static void free_links(struct vshard_index *x)
 {
     struct vs_build *b = &x->build;
     size_t links = (size_t)b->batch_cap * x->degree;
 
+    if (b->batch_cap > 0)
+        atomic_fetch_sub(&x->scratch_bytes, links_bytes(x, b->batch_cap));
     vs_free(x->allocator, b->link_counts, b->batch_cap * sizeof *b->link_counts);
     vs_free(x->allocator, b->far, b->batch_cap * sizeof *b->far);
     vs_free(x->allocator, b->links, links * sizeof *b->links);
@@ -91,6 +101,7 @@ static int reserve_links(struct vshard_index *x, uint32_t batch)
         return VSHARD_OK;
     free_links(x);
     b->batch_cap = batch;
+    atomic_fetch_add(&x->scratch_bytes, links_bytes(x, batch));
     b->link_counts = vs_alloc(x->allocator, batch * sizeof *b->link_counts);
     b->far = vs_alloc(x->allocator, batch * sizeof *b->far);
     b->links = vs_alloc(x->allocator, links * sizeof *b->links);
@@ -247,7 +258,7 @@ static uint32_t write_own_edges(struct vshard_index *x)
 
         for (uint32_t j = 0; j < x->degree; j++)
             atomic_store_explicit(&edges[j], j < b->link_counts[i] ? links[j].target : VS_SLOT_NONE,
-                                  memory_order_relaxed);
+                                  memory_order_release);
         memmove(b->links + total, links, b->link_counts[i] * sizeof *links);
         total += b->link_counts[i];
     }
@@ -414,7 +425,7 @@ static void replace_edges(void *arg, uint32_t item, uint32_t strand)
     const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
     bool live = is_live(x, slot);
 
-    memset(s->visited, 0, (atomic_load(&x->slot_count) / 64 + 1) * sizeof *s->visited);
+    vs_visited_clear(x, s);
     s->visited[slot / 64] |= 1ull << (slot % 64);
     for (uint32_t i = 0; i < count; i++)
         s->visited[before[i] / 64] |= 1ull << (before[i] % 64);

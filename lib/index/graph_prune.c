@@ -114,8 +114,9 @@ void vs_keep_live(const struct vshard_index *x, struct vs_pool *p)
 void vs_keep_live_or_marked(const struct vshard_index *x, struct vs_pool *p)
 {
     uint32_t kept = 0;
+    bool any = atomic_load_explicit(&x->removed, memory_order_relaxed) > 0;
 
-    for (uint32_t i = 0; i < p->count && x->removed > 0; i++) {
+    for (uint32_t i = 0; i < p->count && any; i++) {
         uint32_t slot = p->slots[i];
 
         if (!(slot & VS_POOL_EXPANDED) && vs_row_state(x, slot) >= VS_ROW_REMOVED)
@@ -123,7 +124,7 @@ void vs_keep_live_or_marked(const struct vshard_index *x, struct vs_pool *p)
         p->keys[kept] = p->keys[i];
         p->slots[kept++] = slot;
     }
-    p->count = x->removed > 0 ? kept : p->count;
+    p->count = any ? kept : p->count;
 }
 
 void vs_write_edges(struct vshard_index *x, uint32_t slot, const uint32_t *to, uint32_t count)
@@ -131,7 +132,7 @@ void vs_write_edges(struct vshard_index *x, uint32_t slot, const uint32_t *to, u
     _Atomic uint32_t *edges = vs_edges_at(x, slot);
 
     for (uint32_t i = 0; i < x->degree; i++)
-        atomic_store_explicit(&edges[i], i < count ? to[i] : VS_SLOT_NONE, memory_order_relaxed);
+        atomic_store_explicit(&edges[i], i < count ? to[i] : VS_SLOT_NONE, memory_order_release);
 }
 
 uint32_t vs_read_edges(const struct vshard_index *x, uint32_t slot, uint32_t *out)

@@ -58,20 +58,33 @@ void vs_walk_request(const struct vs_column *column, struct vs_scratch *s, uint3
     }
 }
 
+/* No row was seen yet. Beside a writer there may be more slots by now than bits. */
+void vs_visited_clear(const struct vshard_index *x, struct vs_scratch *s)
+{
+    size_t words = atomic_load_explicit(&x->slot_count, memory_order_acquire) / 64 + 1;
+
+    words = words < s->visited_words ? words : s->visited_words;
+    memset(s->visited, 0, words * sizeof *s->visited);
+    s->visited_slots = (uint32_t)(words * 64);
+}
+
 /* Appends the neighbours of `slot` that were not seen yet to s->slots. */
 static uint32_t gather(const struct vshard_index *x, struct vs_scratch *s, uint32_t slot,
                        uint32_t count)
 {
     const _Atomic uint32_t *edges = vs_edges_at(x, slot);
     uint64_t *visited = s->visited;
-    uint32_t *out = s->slots, degree = x->degree;
+    uint32_t *out = s->slots, degree = x->degree, slots = s->visited_slots;
 
     for (uint32_t i = 0; i < degree; i++) {
-        uint32_t to = atomic_load_explicit(&edges[i], memory_order_relaxed);
+        uint32_t to = atomic_load_explicit(&edges[i], memory_order_acquire);
         uint64_t word, bit;
 
-        if (to == VS_SLOT_NONE)
-            break;
+        if (to >= slots) {
+            if (to == VS_SLOT_NONE)
+                break;
+            continue;
+        }
         word = visited[to / 64];
         bit = 1ull << (to % 64);
         visited[to / 64] = word | bit;
@@ -148,6 +161,24 @@ static uint32_t leave_out(struct vs_scratch *s, uint32_t count, uint32_t slot)
     return kept;
 }
 
+/* Beside a writer the same row may be an entry twice, or a row without room for its bit. */
+static uint32_t keep_unseen(struct vs_scratch *s, struct vs_pool *p)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < p->count; i++) {
+        uint32_t slot = p->slots[i];
+        uint64_t bit = 1ull << (slot % 64);
+
+        if (slot >= s->visited_slots || (s->visited[slot / 64] & bit))
+            continue;
+        s->visited[slot / 64] |= bit;
+        p->keys[kept] = p->keys[i];
+        p->slots[kept++] = slot;
+    }
+    return kept;
+}
+
 /* Offers the nearest of the entry rows. */
 static int start(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s)
 {
@@ -161,7 +192,7 @@ static int start(const struct vshard_index *x, const struct vs_query *q, struct 
         int rc;
 
         for (uint32_t i = 0; i < count; i++)
-            s->slots[i] = *(const uint32_t *)vs_column_at(&x->entries, first + i);
+            s->slots[i] = vs_entry_at(x, first + i);
         rc = verify_gathered(x, s->slots, count);
         if (rc < 0)
             return rc;
@@ -172,19 +203,16 @@ static int start(const struct vshard_index *x, const struct vs_query *q, struct 
             count = leave_out(s, count, q->without - 1);
         x->kernel.pool_push(&nearest, s->keys, s->slots, count);
     }
-    for (uint32_t i = 0; i < nearest.count; i++)
-        s->visited[slots[i] / 64] |= 1ull << (slots[i] % 64);
-    x->kernel.pool_push(&s->pool, keys, slots, nearest.count);
+    x->kernel.pool_push(&s->pool, keys, slots, keep_unseen(s, &nearest));
     return VSHARD_OK;
 }
 
 static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
 {
-    uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire);
     struct vs_scratch *s = w->scratch;
 
     VS_ASSERT(ef <= s->pool_cap);
-    memset(s->visited, 0, (slots / 64 + 1) * sizeof *s->visited);
+    vs_visited_clear(x, s);
     if (w->query.without != 0)
         s->visited[(w->query.without - 1) / 64] |= 1ull << (w->query.without - 1) % 64;
     s->pool.count = s->pool.next = 0;
@@ -282,8 +310,9 @@ static void offer_exact(struct vshard_index *x, const struct vs_query *q, struct
                                                  vs_row_at(x, s->slots[i])->id });
 }
 
-/* Offers the live rows of the pool by their keys, which are distances already. */
-static void offer_keys(const struct vshard_index *x, const struct vs_pool *pool, struct vs_top *top)
+/* Offers the rows of the pool that can be seen by their keys, which are distances already. */
+static void offer_keys(const struct vshard_index *x, const struct vs_pool *pool, uint32_t position,
+                       struct vs_top *top)
 {
     for (uint32_t i = 0; i < pool->count; i++) {
         uint32_t slot = pool->slots[i] & ~VS_POOL_EXPANDED;
@@ -291,7 +320,7 @@ static void offer_keys(const struct vshard_index *x, const struct vs_pool *pool,
 
         if (top->count == top->cap && distance > top->items[0].distance)
             return;
-        if (vs_row_state(x, slot) == VS_ROW_LIVE)
+        if (vs_row_visible(x, slot, position))
             vs_top_offer(top, (struct vs_candidate){ distance, slot, vs_row_at(x, slot)->id });
     }
 }
@@ -328,7 +357,7 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
         s->pool.count = 2 * top->cap + 64;
     vs_graph_rank(x, w);
     if (vs_elements_are_codes(x)) {
-        offer_keys(x, &s->pool, top);
+        offer_keys(x, &s->pool, s->position, top);
         return;
     }
     for (uint32_t i = 0; i < s->pool.count; i++) {
@@ -336,9 +365,9 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
 
         if ((float)s->pool.keys[i] > limit)
             break;
-        if (vs_row_state(x, slot) != VS_ROW_LIVE)
+        if (!vs_row_visible(x, slot, s->position))
             continue;
-        if (!vs_is_codes_only(x))
+        if (!w->query.codes_only)
             prefetch(vs_column_at(&x->elements, slot), x->elements.stride);
         s->slots[gathered++] = slot;
         if (gathered < group)

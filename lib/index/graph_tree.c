@@ -180,7 +180,7 @@ static bool is_entry_row(const struct vshard_index *x, uint32_t slot)
     uint32_t count = atomic_load(&x->entry_count);
 
     for (uint32_t i = 0; i < count; i++) {
-        if (*(const uint32_t *)vs_column_at(&x->entries, i) == slot)
+        if (vs_entry_at(x, i) == slot)
             return true;
     }
     return false;
@@ -191,7 +191,7 @@ static uint32_t live_entry(const struct vshard_index *x)
     uint32_t count = atomic_load(&x->entry_count);
 
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t slot = *(const uint32_t *)vs_column_at(&x->entries, i);
+        uint32_t slot = vs_entry_at(x, i);
 
         if (vs_row_state(x, slot) < VS_ROW_REMOVED)
             return slot;
@@ -225,7 +225,7 @@ static void adopt(struct vshard_index *x, const uint64_t *seen, uint32_t slot, u
         return;
     if (vs_extents_for(entries + 1ull) > x->entries.extents)
         return;
-    *(uint32_t *)vs_column_at(&x->entries, entries) = slot;
+    vs_entry_set(x, entries, slot);
     atomic_store_explicit(&x->entry_count, entries + 1, memory_order_release);
 }
 
@@ -321,7 +321,7 @@ void vs_tree_plant(struct vshard_index *x, struct vs_planting *p, const uint32_t
     memset(p->seen, 0, (slot_count / 64 + 1) * sizeof *p->seen);
     memset(p->parents, 0xff, slot_count * sizeof *p->parents);
     for (uint32_t i = 0; i < entries; i++) {
-        uint32_t slot = *(uint32_t *)vs_column_at(&x->entries, i);
+        uint32_t slot = vs_entry_at(x, i);
 
         if (vs_row_state(x, slot) < VS_ROW_REMOVED && mark(p->seen, slot))
             p->queue[queued++] = slot;

@@ -11,11 +11,17 @@ void vs_idmap_init(struct vs_idmap *map, const struct vs_column *rows)
     map->rows = rows;
 }
 
+void vs_idtable_free(struct vs_idtable *table, const struct vshard_allocator *a)
+{
+    if (table != NULL)
+        vs_free(a, table, vs_idtable_bytes(table->cap));
+}
+
 void vs_idmap_fini(struct vs_idmap *map, const struct vshard_allocator *a)
 {
-    vs_free(a, map->table, map->cap * sizeof *map->table);
-    map->table = NULL;
-    map->cap = map->count = 0;
+    vs_idtable_free(vs_idmap_table(map), a);
+    atomic_store(&map->table, NULL);
+    map->count = 0;
 }
 
 static uint64_t row_id(const struct vs_idmap *map, uint32_t slot)
@@ -25,83 +31,146 @@ static uint64_t row_id(const struct vs_idmap *map, uint32_t slot)
     return row->id;
 }
 
-/* The entry that holds the id, or the empty one where it would go. */
-static uint64_t probe(const struct vs_idmap *map, uint64_t id)
+static uint32_t entry(const struct vs_idtable *table, uint64_t at)
 {
-    uint64_t mask = map->cap - 1, at = vs_mix64(id) & mask;
+    return atomic_load_explicit(&table->slots[at], memory_order_acquire);
+}
 
-    while (map->table[at] != VS_SLOT_NONE && row_id(map, map->table[at]) != id)
+static void set_entry(struct vs_idtable *table, uint64_t at, uint32_t slot)
+{
+    atomic_store_explicit(&table->slots[at], slot, memory_order_release);
+}
+
+/* The entry that holds the id, or the empty one where it would go; and what is in it. */
+static uint64_t probe(const struct vs_idmap *map, const struct vs_idtable *table, uint64_t id,
+                      uint32_t *slot)
+{
+    uint64_t mask = table->cap - 1, at = vs_mix64(id) & mask;
+
+    while ((*slot = entry(table, at)) != VS_SLOT_NONE && row_id(map, *slot) != id)
         at = (at + 1) & mask;
     return at;
 }
 
-uint64_t vs_idmap_cap(const struct vs_idmap *map, uint64_t count)
+uint64_t vs_idmap_cap_for(const struct vs_idmap *map, uint64_t count)
 {
-    uint64_t cap = map->cap ? map->cap : CAP_MIN;
+    uint64_t cap = vs_idmap_cap(map) ? vs_idmap_cap(map) : CAP_MIN;
 
     while (cap / LOAD_OF * LOAD_MOST < count)
         cap *= 2;
     return cap;
 }
 
-int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, const struct vshard_allocator *a)
+int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, const struct vshard_allocator *a,
+                     struct vs_idtable **old)
 {
-    struct vs_idmap grown = { .cap = vs_idmap_cap(map, count), .rows = map->rows };
+    struct vs_idtable *table = vs_idmap_table(map), *grown;
+    uint64_t cap = vs_idmap_cap_for(map, count);
+    uint32_t none;
 
-    if (grown.cap == map->cap)
+    *old = NULL;
+    if (table != NULL && cap == table->cap)
         return VSHARD_OK;
-    grown.table = vs_alloc(a, grown.cap * sizeof *grown.table);
-    if (grown.table == NULL)
+    grown = vs_alloc(a, vs_idtable_bytes(cap));
+    if (grown == NULL)
         return VSHARD_ENOMEM;
-    memset(grown.table, 0xff, grown.cap * sizeof *grown.table);
-    for (uint64_t i = 0; i < map->cap; i++) {
-        if (map->table[i] != VS_SLOT_NONE)
-            grown.table[probe(&grown, row_id(map, map->table[i]))] = map->table[i];
+    grown->cap = cap;
+    for (uint64_t i = 0; i < cap; i++)
+        atomic_init(&grown->slots[i], VS_SLOT_NONE);
+    for (uint64_t i = 0; table != NULL && i < table->cap; i++) {
+        uint32_t slot = entry(table, i);
+
+        if (slot != VS_SLOT_NONE)
+            set_entry(grown, probe(map, grown, row_id(map, slot), &none), slot);
     }
-    grown.count = map->count;
-    vs_idmap_fini(map, a);
-    *map = grown;
+    atomic_store_explicit(&map->table, grown, memory_order_release);
+    atomic_store(&map->bytes, vs_idtable_bytes(cap));
+    *old = table;
     return VSHARD_OK;
 }
 
+/* While entries are moved, one may be missed; so the search is repeated until none was. */
 uint32_t vs_idmap_find(const struct vs_idmap *map, uint64_t id)
 {
-    return map->cap == 0 ? VS_SLOT_NONE : map->table[probe(map, id)];
+    const struct vs_idtable *table = vs_idmap_table(map);
+    uint32_t turn, slot;
+
+    if (table == NULL)
+        return VS_SLOT_NONE;
+    do {
+        turn = atomic_load_explicit(&map->turn, memory_order_acquire);
+        probe(map, table, id, &slot);
+    } while ((turn & 1) || turn != atomic_load_explicit(&map->turn, memory_order_acquire));
+    return slot;
+}
+
+void vs_idmap_prefetch(const struct vs_idmap *map, uint64_t id)
+{
+    const struct vs_idtable *table = vs_idmap_table(map);
+
+    if (table != NULL)
+        __builtin_prefetch(&table->slots[vs_mix64(id) & (table->cap - 1)], 0, 3);
+}
+
+void vs_idmap_prefetch_row(const struct vs_idmap *map, uint64_t id)
+{
+    const struct vs_idtable *table = vs_idmap_table(map);
+    uint32_t slot = table ? entry(table, vs_mix64(id) & (table->cap - 1)) : VS_SLOT_NONE;
+
+    if (slot != VS_SLOT_NONE)
+        __builtin_prefetch(vs_column_at(map->rows, slot), 0, 3);
 }
 
 uint32_t vs_idmap_put(struct vs_idmap *map, uint64_t id, uint32_t slot)
 {
-    uint64_t at = probe(map, id);
-    uint32_t before = map->table[at];
+    struct vs_idtable *table = vs_idmap_table(map);
+    uint32_t before;
+    uint64_t at = probe(map, table, id, &before);
 
-    map->table[at] = slot;
+    set_entry(table, at, slot);
     if (before == VS_SLOT_NONE)
         map->count++;
     return before;
 }
 
-uint32_t vs_idmap_remove(struct vs_idmap *map, uint64_t id)
+static void turn_on(struct vs_idmap *map)
 {
-    uint64_t mask = map->cap - 1, hole, at;
+    atomic_store_explicit(&map->turn, atomic_load_explicit(&map->turn, memory_order_relaxed) + 1,
+                          memory_order_release);
+}
+
+/* Each follower moves into the hole unless its home lies behind the hole. */
+static void close_hole(struct vs_idmap *map, struct vs_idtable *table, uint64_t hole)
+{
+    uint64_t mask = table->cap - 1;
     uint32_t slot;
 
-    if (map->cap == 0)
-        return VS_SLOT_NONE;
-    hole = probe(map, id);
-    slot = map->table[hole];
-    if (slot == VS_SLOT_NONE)
-        return VS_SLOT_NONE;
-
-    /* Each follower moves into the hole unless its home lies behind the hole. */
-    for (at = (hole + 1) & mask; map->table[at] != VS_SLOT_NONE; at = (at + 1) & mask) {
-        uint64_t home = vs_mix64(row_id(map, map->table[at])) & mask;
+    for (uint64_t at = (hole + 1) & mask; (slot = entry(table, at)) != VS_SLOT_NONE;
+         at = (at + 1) & mask) {
+        uint64_t home = vs_mix64(row_id(map, slot)) & mask;
 
         if (((at - home) & mask) >= ((at - hole) & mask)) {
-            map->table[hole] = map->table[at];
+            set_entry(table, hole, slot);
             hole = at;
         }
     }
-    map->table[hole] = VS_SLOT_NONE;
+    set_entry(table, hole, VS_SLOT_NONE);
+}
+
+uint32_t vs_idmap_remove(struct vs_idmap *map, uint64_t id)
+{
+    struct vs_idtable *table = vs_idmap_table(map);
+    uint32_t slot;
+    uint64_t hole;
+
+    if (table == NULL)
+        return VS_SLOT_NONE;
+    hole = probe(map, table, id, &slot);
+    if (slot == VS_SLOT_NONE)
+        return VS_SLOT_NONE;
+    turn_on(map);
+    close_hole(map, table, hole);
+    turn_on(map);
     map->count--;
     return slot;
 }

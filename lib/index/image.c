@@ -10,7 +10,8 @@
  *                                              [4 panels] axes, see tile.c
  *     entries     uint32 [entry_count]         slots where a search may start
  *     sums        uint64 [5 x extents]         checksum of each extent, by column
- *     rows        16 bytes [slot_count]        id 8, inverse length 4, state 4
+ *     rows        16 bytes [slot_count]        id 8, of a row that is not live the next
+ *                                              slot of its chain; inverse length 4, state 4
  *     elements    stride bytes [slot_count]    vectors as given, padded with zeros; of a
  *                                              lean index of floats, once trained, 32
  *                                              bytes: uint16 [8] elements, float16 [8]
@@ -120,7 +121,7 @@ size_t vs_image_stride(const struct vshard_index *x, int column)
 
     switch (column) {
     case 0: return x->rows.stride;
-    case 1: return x->elements.stride;
+    case 1: return vs_exact(x, vs_is_codes_only(x))->stride;
     case 2: return trained ? x->codes.stride : 0;
     case 3: return trained ? x->sketches.stride : 0;
     default: return trained ? x->edges.stride : 0;
@@ -129,7 +130,8 @@ size_t vs_image_stride(const struct vshard_index *x, int column)
 
 struct vs_column *vs_image_column(struct vshard_index *x, int column)
 {
-    struct vs_column *columns[IMAGE_COLUMNS] = { &x->rows, &x->elements, &x->codes, &x->sketches,
+    struct vs_column *elements = vs_is_codes_only(x) ? &x->outside : &x->elements;
+    struct vs_column *columns[IMAGE_COLUMNS] = { &x->rows, elements, &x->codes, &x->sketches,
                                                  &x->edges };
 
     return columns[column];
@@ -181,8 +183,35 @@ uint32_t vs_image_rows(const struct vshard_index *x, uint32_t extent)
     return left < VS_EXTENT_ROWS ? left : VS_EXTENT_ROWS;
 }
 
+/* Rows as files have them: of a mapped index they are. */
+static void encode_rows(const struct vshard_index *x, uint32_t extent, struct vs_row *out)
+{
+    uint32_t first = extent * VS_EXTENT_ROWS, count = vs_image_rows(x, extent);
+
+    for (uint32_t i = 0; i < count; i++) {
+        const struct vs_row *row = vs_row_at(x, first + i);
+        uint32_t state = vs_row_state(x, first + i);
+        bool chained = state != VS_ROW_LIVE && x->mapping.bytes == NULL;
+
+        out[i].id = chained ? vs_link(x, first + i) : row->id;
+        out[i].inverse_length = row->inverse_length;
+        atomic_init(&out[i].state, state);
+    }
+}
+
+const void *vs_image_extent(struct vshard_index *x, int column, uint32_t extent,
+                            struct vs_row *rows)
+{
+    if (column != 0)
+        return vs_column_at(vs_image_column(x, column), extent * VS_EXTENT_ROWS);
+    encode_rows(x, extent, rows);
+    return rows;
+}
+
 void vs_image_sums(struct vshard_index *x, unsigned char *sums, uint32_t extents)
 {
+    struct vs_row rows[VS_EXTENT_ROWS];
+
     for (int i = 0; i < IMAGE_COLUMNS; i++) {
         size_t stride = vs_image_stride(x, i);
 
@@ -190,8 +219,7 @@ void vs_image_sums(struct vshard_index *x, unsigned char *sums, uint32_t extents
             uint64_t sum = 0;
 
             if (stride > 0)
-                sum = vs_checksum(vs_column_at(vs_image_column(x, i), e * VS_EXTENT_ROWS),
-                                  vs_image_rows(x, e) * stride, 0);
+                sum = vs_checksum(vs_image_extent(x, i, e, rows), vs_image_rows(x, e) * stride, 0);
             vs_store64(sums + ((size_t)i * extents + e) * 8, sum);
         }
     }
@@ -260,7 +288,7 @@ void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned
     store_float(header + AT_SKETCHER, x->sketcher.scale);
     vs_store32(header + AT_SKETCHER + 4, (uint32_t)vs_image_stride(x, 3));
     vs_store32(header + AT_PROFILE, x->family == VSHARD_FAMILY_HNSW ? x->profile : 0);
-    encode_calibration(&x->calibration, header);
+    encode_calibration(vs_calibration(x), header);
     vs_store64(header + AT_SUMS, vs_image_low_sum(x));
     vs_store64(header + AT_SUMS + 8, entries_sum(x));
     vs_store64(header + AT_SUMS + 16, vs_checksum(sums, (size_t)extents * IMAGE_COLUMNS * 8, 0));
@@ -352,7 +380,7 @@ static bool outside_valid(const struct vshard_index *x, uint32_t extent)
     uint32_t rows = vs_image_rows(x, extent);
 
     for (uint32_t r = 0; r < rows; r++) {
-        const struct vs_outside *o = vs_column_at(&x->elements, extent * VS_EXTENT_ROWS + r);
+        const struct vs_outside *o = vs_column_at(&x->outside, extent * VS_EXTENT_ROWS + r);
 
         for (size_t i = 0; i < OUTSIDE; i++) {
             if (o->element[i] >= x->dim || (o->by[i] & 0x7c00) == 0x7c00)

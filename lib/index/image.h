@@ -42,6 +42,11 @@ void vs_image_layout(const struct vshard_index *x, struct vs_image_layout *out);
 /* Rows of the index in this extent. */
 uint32_t vs_image_rows(const struct vshard_index *x, uint32_t extent);
 
+/* The bytes of one extent of a column as a file has them; rows, [VS_EXTENT_ROWS], is where
+ * those are put that memory has otherwise. */
+const void *vs_image_extent(struct vshard_index *x, int column, uint32_t extent,
+                            struct vs_row *rows);
+
 /* The checksums of all extents of all columns, uint64 [IMAGE_COLUMNS x extents] in the
  * file's byte order. */
 void vs_image_sums(struct vshard_index *x, unsigned char *sums, uint32_t extents);

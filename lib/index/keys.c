@@ -104,9 +104,9 @@ static void distances_decoded(const struct vshard_index *x, const struct vs_quer
 void vs_distances(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
                   size_t count)
 {
-    for (size_t i = 0; !vs_is_codes_only(x) && i < count; i++)
+    for (size_t i = 0; !q->codes_only && i < count; i++)
         s->rows[i] = vs_column_at(&x->elements, s->slots[i]);
-    if (vs_is_codes_only(x))
+    if (q->codes_only)
         distances_decoded(x, q, s, count);
     else if (x->element == VSHARD_ELEMENT_F32 || x->element == VSHARD_ELEMENT_F16)
         distances_float(x, x->element, q->elements, s->rows, count, s->distances);
@@ -155,15 +155,17 @@ static void code_query(const struct vshard_index *x, const void *query, struct v
 int vs_query_check(const struct vshard_index *x, const void *query, struct vs_scratch *s,
                    struct vs_query *out)
 {
+    bool trained = atomic_load_explicit(&x->trained, memory_order_acquire);
     size_t at = vs_find_unfit(x, query);
 
     if (at < x->dim)
         return vs_refuse(x->logger, VSHARD_EINVAL, "search.refused", "queries: element",
                          (int64_t)at, x->dim);
     *out = (struct vs_query){ .elements = query, .code = query, .space = x->space };
+    out->codes_only = trained && vs_is_lean(x);
     if (vs_length_check(x, query, s->vector, &out->inverse_length) != VSHARD_OK)
         return vs_refuse(x->logger, VSHARD_EINVAL, "search.refused", "queries: length", 0, 1);
-    if (atomic_load_explicit(&x->trained, memory_order_acquire) && !vs_elements_are_codes(x))
+    if (trained && !vs_elements_are_codes(x))
         code_query(x, query, s, out);
     if (x->element == VSHARD_ELEMENT_F16) { /* s->vector is of no more use to the code */
         vs_widen(x, query, s->vector);

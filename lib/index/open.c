@@ -104,11 +104,9 @@ static int make_index(struct opening *o)
     o->x->quantizer.scale = i->scale;
     o->x->quantizer.radius2 = i->radius2;
     o->x->sketcher.scale = i->sketch_scale;
-    o->x->calibration = i->calibration;
-    if (i->trained && vs_is_lean(o->x)) {
-        o->x->elements.stride = sizeof(struct vs_outside);
-        o->x->no_vectors = 1;
-    }
+    o->x->calibrations[0] = i->calibration;
+    atomic_store(&o->x->calibrated_rows, i->calibration.rows);
+    o->x->no_vectors = i->trained && vs_is_lean(o->x);
     if (i->trained && i->sketch_bytes == 0)
         o->x->sketches.stride = 0;
     vs_image_layout(o->x, &o->layout);
@@ -225,15 +223,38 @@ static int encode_rows(struct opening *o)
     return VSHARD_OK;
 }
 
+/* In memory a row that is not live has its chain in a column of its own. */
+static void take_links(struct vshard_index *x)
+{
+    uint32_t slots = atomic_load(&x->slot_count);
+
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        struct vs_row *row = vs_row_at(x, slot);
+        bool live = atomic_load(&row->state) == VS_ROW_LIVE;
+
+        vs_link_set(x, slot, live ? VS_SLOT_NONE : (uint32_t)row->id);
+        row->id = live ? row->id : 0;
+    }
+}
+
+static int reserve_ids(struct vshard_index *x)
+{
+    uint32_t slots = atomic_load(&x->slot_count);
+    struct vs_idtable *none;
+    int rc = vs_idmap_reserve(&x->ids, x->live, x->allocator, &none);
+
+    if (rc == VSHARD_OK && x->mapping.bytes == NULL)
+        rc = vs_column_reserve(&x->links, slots, x->allocator);
+    return rc < 0 ? rc : vs_scan_reserve_rows(x, slots);
+}
+
 static int read_ids(struct opening *o)
 {
     struct vshard_index *x = o->x;
     uint32_t slots = atomic_load(&x->slot_count);
     uint64_t seen[VS_ROW_DYING + 1] = { 0 };
-    int rc = vs_idmap_reserve(&x->ids, x->live, x->allocator);
+    int rc = reserve_ids(x);
 
-    if (rc == VSHARD_OK)
-        rc = vs_scan_reserve_rows(x, slots);
     if (rc < 0)
         return rc;
     for (uint32_t slot = 0; slot < slots; slot++) {
@@ -256,11 +277,13 @@ static int read_ids(struct opening *o)
         !chain_valid(x, x->repair.dying_head, VS_ROW_DYING, seen[VS_ROW_DYING]))
         return damaged(o, "rows");
     for (uint32_t i = 0; i < o->image.entry_count; i++) {
-        uint32_t slot = *(uint32_t *)vs_column_at(&x->entries, i);
+        uint32_t slot = vs_entry_at(x, i);
 
         if (slot >= slots || vs_row_state(x, slot) == VS_ROW_FREE)
             return damaged(o, "entries");
     }
+    if (x->mapping.bytes == NULL)
+        take_links(x);
     return x->bounds.stride > 0 ? encode_rows(o) : VSHARD_OK;
 }
 
@@ -296,8 +319,7 @@ static int restore_marks(struct opening *o)
 
     if (rc < 0 || !r->active)
         return rc;
-    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE;
-         slot = (uint32_t)vs_row_at(o->x, slot)->id)
+    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE; slot = vs_link(o->x, slot))
         r->marks[slot / 64] |= 1ull << (slot % 64);
     return VSHARD_OK;
 }

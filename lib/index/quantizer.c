@@ -166,7 +166,7 @@ void vs_decode(const struct vshard_index *x, uint32_t slot, size_t first, size_t
 {
     const struct vs_quantizer *z = &x->quantizer;
     const unsigned char *code = (unsigned char *)vs_column_at(&x->codes, slot) + first;
-    const struct vs_outside *outside = vs_column_at(&x->elements, slot);
+    const struct vs_outside *outside = vs_column_at(&x->outside, slot);
     const float *low = z->low + first;
     float by[OUTSIDE];
     float length =

@@ -29,7 +29,7 @@ static int take(struct vshard_index *x, struct flood *f, uint32_t count)
         if (rc < 0)
             return rc;
     }
-    vs_walk_request(&x->elements, s, count);
+    vs_walk_request(vs_exact(x, w->query.codes_only), s, count);
     vs_distances(x, &w->query, s, count);
     for (uint32_t i = 0; i < count; i++) {
         if (!(s->distances[i] <= f->radius))
@@ -37,7 +37,7 @@ static int take(struct vshard_index *x, struct flood *f, uint32_t count)
         f->full = f->full || f->count == f->cap;
         if (!f->full)
             f->queue[f->count++] = s->slots[i];
-        if (vs_filter_allows(x, f->filter, s->slots[i]))
+        if (vs_filter_allows(x, f->filter, s->slots[i], s->position))
             vs_top_offer(f->top, (struct vs_candidate){ s->distances[i], s->slots[i],
                                                         vs_row_at(x, s->slots[i])->id });
     }
@@ -49,11 +49,11 @@ static int take(struct vshard_index *x, struct flood *f, uint32_t count)
 /* Appends a row to s->slots if it was not met yet. */
 static uint32_t meet(struct vs_scratch *s, uint32_t slot, uint32_t count)
 {
-    uint64_t bit = 1ull << (slot % 64), *word = &s->visited[slot / 64];
+    uint64_t bit = 1ull << (slot % 64);
 
-    if (*word & bit)
+    if (slot >= s->visited_slots || (s->visited[slot / 64] & bit))
         return count;
-    *word |= bit;
+    s->visited[slot / 64] |= bit;
     s->slots[count] = slot;
     return count + 1;
 }
@@ -83,7 +83,7 @@ static int follow(struct vshard_index *x, struct flood *f)
         uint32_t count = 0;
 
         for (uint32_t i = 0; i < x->degree; i++) {
-            uint32_t to = atomic_load_explicit(&edges[i], memory_order_relaxed);
+            uint32_t to = atomic_load_explicit(&edges[i], memory_order_acquire);
 
             if (to == VS_SLOT_NONE)
                 break;
@@ -109,7 +109,7 @@ static int search_graph(struct vshard_index *x, struct vs_reader *r, struct vs_r
         return w->status;
     f.queue = r->scratch[1].listed;
     f.cap = slots / 4 + 1;
-    memset(w->scratch->visited, 0, (slots / 64 + 1) * sizeof(uint64_t));
+    vs_visited_clear(x, w->scratch);
     rc = w->cut ? take_pool(x, &f) : follow(x, &f);
     if (rc < 0 || w->cut || !f.full)
         return rc;
@@ -167,27 +167,24 @@ int vshard_index_range(struct vshard_index *index, const void *query, float radi
 {
     struct vs_top top = { 0 };
     struct vs_request want;
-    struct vs_reader *r = NULL;
+    struct vs_reader *r;
+    uint32_t slots;
     int rc;
 
     if (index == NULL)
         return VSHARD_EINVAL;
     rc = check_range(index, query, radius, hits, room);
     if (rc == VSHARD_OK)
-        rc = vs_request_read(index, options, 1, &want);
+        rc = vs_request_begin(index, options, 1, &want, &r);
     if (rc < 0)
         return rc;
     want.farthest = radius;
-    top.cap = (uint32_t)(room < index->live ? room : index->live + (index->live == 0));
-    rc = vs_reader_enter(index, &r);
-    if (rc == VSHARD_OK)
-        rc = search_range(index, r, query, &want, &top);
+    slots = atomic_load_explicit(&index->slot_count, memory_order_relaxed);
+    top.cap = room < slots ? (uint32_t)room : slots + (slots == 0);
+    rc = search_range(index, r, query, &want, &top);
     for (uint32_t i = 0; rc == VSHARD_OK && i < top.count; i++)
         hits[i] = (struct vshard_hit){ top.items[i].id, top.items[i].distance, 0 };
     if (rc == VSHARD_OK && want.found != NULL)
         *want.found = top.count;
-    rc = vs_request_end(index, r, &want, rc);
-    if (r != NULL)
-        vs_reader_leave(r);
-    return rc;
+    return vs_request_end(index, r, &want, rc);
 }

@@ -49,7 +49,8 @@ int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
     uint64_t *marks;
     int rc;
 
-    if (x->family == VSHARD_FAMILY_FLAT || (!r->active && x->removed + changed < begin_at(x)))
+    if (x->family == VSHARD_FAMILY_FLAT ||
+        (!r->active && atomic_load(&x->removed) + changed < begin_at(x)))
         return VSHARD_OK;
     if (words > r->marks_words) {
         words += words / 8;
@@ -59,6 +60,7 @@ int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
         if (r->marks != NULL)
             memcpy(marks, r->marks, r->marks_words * sizeof *marks);
         vs_free(x->allocator, r->marks, r->marks_words * sizeof *marks);
+        atomic_fetch_add(&x->scratch_bytes, (words - r->marks_words) * sizeof *marks);
         r->marks = marks;
         r->marks_words = words;
     }
@@ -74,14 +76,10 @@ void vs_repair_fini(struct vshard_index *x)
 /* Notes that a live row was removed. Its id must not lead to it any more. */
 void vs_repair_retire(struct vshard_index *x, uint32_t slot)
 {
-    struct vs_row *row = vs_row_at(x, slot);
-
-    atomic_store_explicit(&row->state, VS_ROW_REMOVED, memory_order_release);
-    vs_scan_mark(x, slot, false);
-    row->id = x->repair.removed_head;
+    vs_row_retired(x, slot);
+    vs_link_set(x, slot, x->repair.removed_head);
     x->repair.removed_head = slot;
-    x->removed++;
-    x->live--;
+    atomic_fetch_add_explicit(&x->removed, 1, memory_order_relaxed);
 }
 
 static bool is_marked(const struct vs_repair *r, uint32_t slot)
@@ -97,44 +95,49 @@ static void begin(struct vshard_index *x)
     r->cursor = 0;
     r->dying_head = r->removed_head;
     r->removed_head = VS_SLOT_NONE;
-    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE;
-         slot = (uint32_t)vs_row_at(x, slot)->id) {
-        atomic_store(&vs_row_at(x, slot)->state, VS_ROW_DYING);
+    vs_readers_drain(x);
+    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE; slot = vs_link(x, slot)) {
+        atomic_fetch_or(&vs_row_at(x, slot)->state, VS_ROW_DYING);
+        vs_scan_mark(x, slot, false);
         r->marks[slot / 64] |= 1ull << (slot % 64);
     }
-    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE;
-         slot = (uint32_t)vs_row_at(x, slot)->id)
+    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE; slot = vs_link(x, slot))
         vs_tree_orphan(x, slot);
 }
 
-/* Takes the rows that are about to be freed out of the entries. */
-static void drop_entries(struct vshard_index *x)
-{
-    uint32_t count = atomic_load(&x->entry_count), kept = 0;
-
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t slot = *(uint32_t *)vs_column_at(&x->entries, i);
-
-        if (!is_marked(&x->repair, slot))
-            *(uint32_t *)vs_column_at(&x->entries, kept++) = slot;
-    }
-    atomic_store_explicit(&x->entry_count, kept, memory_order_release);
-}
-
 /* There must be an entry while there is a row. */
-static void ensure_entry(struct vshard_index *x)
+static uint32_t put_first_entry(struct vshard_index *x)
 {
     uint32_t slots = atomic_load(&x->slot_count);
 
-    if (atomic_load(&x->entry_count) > 0)
-        return;
     for (uint32_t slot = 0; slot < slots; slot++) {
         if (vs_row_state(x, slot) == VS_ROW_LIVE) {
-            *(uint32_t *)vs_column_at(&x->entries, 0) = slot;
-            atomic_store_explicit(&x->entry_count, 1, memory_order_release);
-            return;
+            vs_entry_set(x, 0, slot);
+            return 1;
         }
     }
+    return 0;
+}
+
+/* Takes the rows that are about to be freed out of the entries: the last ones take their
+ * places, and stay where they are, so that a reader who goes from the first to the last
+ * misses none. */
+static void drop_entries(struct vshard_index *x)
+{
+    uint32_t count = atomic_load(&x->entry_count), at = 0;
+
+    for (;;) {
+        while (at < count && !is_marked(&x->repair, vs_entry_at(x, at)))
+            at++;
+        while (at < count && is_marked(&x->repair, vs_entry_at(x, count - 1)))
+            count--;
+        if (at == count)
+            break;
+        vs_entry_set(x, at, vs_entry_at(x, --count));
+    }
+    if (count == 0)
+        count = put_first_entry(x);
+    atomic_store_explicit(&x->entry_count, count, memory_order_release);
 }
 
 static void finish(struct vshard_index *x)
@@ -143,14 +146,13 @@ static void finish(struct vshard_index *x)
     uint32_t slot = r->dying_head;
 
     drop_entries(x);
-    ensure_entry(x);
     vs_readers_drain(x);
     while (slot != VS_SLOT_NONE) {
-        uint32_t next = (uint32_t)vs_row_at(x, slot)->id;
+        uint32_t next = vs_link(x, slot);
 
         r->marks[slot / 64] &= ~(1ull << (slot % 64));
         vs_slot_free(x, slot);
-        x->removed--;
+        atomic_fetch_sub_explicit(&x->removed, 1, memory_order_relaxed);
         slot = next;
     }
     r->dying_head = VS_SLOT_NONE;
@@ -230,6 +232,23 @@ void vs_repair_run(struct vshard_index *x, uint64_t changed)
     }
 }
 
+static int maintain(struct vshard_index *x, uint64_t budget)
+{
+    int rc = vs_repair_reserve(x, UINT64_MAX / 2);
+
+    if (rc < 0)
+        return vs_refuse(x->logger, rc, "maintain.refused", "memory", 0, 0);
+    if (budget == 0)
+        budget = UINT64_MAX;
+    while (budget > 0 && (x->repair.active || x->removed > 0)) {
+        if (!x->repair.active)
+            begin(x);
+        budget -= step(x, budget);
+    }
+    vs_build_trim(x);
+    return VSHARD_OK;
+}
+
 int vshard_index_maintain(struct vshard_index *index, uint64_t budget, uint64_t *remaining)
 {
     int rc;
@@ -238,18 +257,10 @@ int vshard_index_maintain(struct vshard_index *index, uint64_t budget, uint64_t 
         return VSHARD_EINVAL;
     if (index->mapping.bytes != NULL)
         return vs_refuse(index->logger, VSHARD_ENOTSUP, "maintain.refused", "index: mapped", 1, 0);
-    rc = vs_repair_reserve(index, UINT64_MAX / 2);
-    if (rc < 0)
-        return vs_refuse(index->logger, rc, "maintain.refused", "memory", 0, 0);
-    if (budget == 0)
-        budget = UINT64_MAX;
-    while (budget > 0 && (index->repair.active || index->removed > 0)) {
-        if (!index->repair.active)
-            begin(index);
-        budget -= step(index, budget);
-    }
-    vs_build_trim(index);
-    if (remaining != NULL)
+    vs_lock_take(&index->lock);
+    rc = maintain(index, budget);
+    if (rc == VSHARD_OK && remaining != NULL)
         *remaining = index->removed;
-    return VSHARD_OK;
+    vs_lock_leave(&index->lock);
+    return rc;
 }

@@ -1,4 +1,4 @@
-/* rows.c - add, remove and fetch.
+/* rows.c - add and remove.
  *
  * Add is all or nothing: it verifies all it was given, then gets all memory it can
  * need, and only then changes the index, by steps that cannot fail. */
@@ -16,10 +16,9 @@ struct plan {
     size_t order_cap;
     uint32_t *slots; /* [slot_cap] where they were put */
     size_t slot_cap;
-    uint32_t flat;            /* how many of them come before there is a graph */
-    bool trains;              /* and whether they make it to train_rows */
-    uint32_t dropped;         /* flat: chain of the slots that were replaced */
-    struct vs_column outside; /* a lean index's, in place of its elements when it trains */
+    uint32_t flat;    /* how many of them come before there is a graph */
+    bool trains;      /* and whether they make it to train_rows */
+    uint32_t dropped; /* flat: chain of the slots that were replaced */
     struct vs_training *training;
     struct vs_sketching *sketching;
     struct vs_bulk *bulk; /* NULL: rows are linked batch by batch */
@@ -93,7 +92,7 @@ static int check_add(struct vshard_index *x, const uint64_t *ids, const void *ve
     if (count > VSHARD_ROWS_MAX || atomic_load(&x->slot_count) > VSHARD_ROWS_MAX - count ||
         !vs_bytes(&bytes, count, vs_vector_bytes(x)))
         return vs_refuse(x->logger, VSHARD_E2BIG, "add.refused", "count", (int64_t)count,
-                         VSHARD_ROWS_MAX - (int64_t)x->live);
+                         VSHARD_ROWS_MAX - (int64_t)atomic_load(&x->live));
     widened = vs_alloc(x->allocator, x->quantizer.code_dim * sizeof *widened);
     if (widened == NULL)
         return vs_refuse(x->logger, VSHARD_ENOMEM, "add.refused", "memory", 0, 0);
@@ -186,6 +185,24 @@ static int check_bytes(const struct vshard_index *x, const struct plan *p, uint6
                      x->max_bytes > INT64_MAX ? INT64_MAX : (int64_t)x->max_bytes);
 }
 
+/* Readers may look ids up in a table that is too small meanwhile. */
+static int reserve_ids(struct vshard_index *x, uint64_t count)
+{
+    struct vs_idtable *old;
+    int rc = vs_idmap_reserve(&x->ids, count, x->allocator, &old);
+
+    if (old != NULL)
+        vs_readers_drain(x);
+    vs_idtable_free(old, x->allocator);
+    return rc;
+}
+
+/* Slots whose vectors are kept: of a lean index that trains, those that come before. */
+static uint64_t elements_needed(const struct vshard_index *x, const struct plan *p, uint64_t slots)
+{
+    return vs_is_lean(x) && p->trains ? (uint64_t)atomic_load(&x->slot_count) + p->flat : slots;
+}
+
 static int reserve_rows(struct vshard_index *x, struct plan *p)
 {
     uint64_t spare = x->free_count < p->count ? x->free_count : p->count;
@@ -193,17 +210,16 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     const struct vs_training_rest rest = { p->vectors, p->order + p->flat, p->count - p->flat };
     int rc = check_bytes(x, p, slots);
 
-    if (rc == VSHARD_OK && vs_is_lean(x) && p->trains) {
-        rc = vs_column_reserve(&p->outside, slots, x->allocator);
-        slots = atomic_load(&x->slot_count) + p->flat;
-    }
-    if (rc == VSHARD_OK)
-        rc = vs_column_reserve(&x->elements, slots, x->allocator);
-    slots = atomic_load(&x->slot_count) + p->count - spare;
+    if (rc == VSHARD_OK && vs_is_lean(x) && (p->trains || vs_is_codes_only(x)))
+        rc = vs_column_reserve(&x->outside, slots, x->allocator);
+    if (rc == VSHARD_OK && !vs_is_codes_only(x))
+        rc = vs_column_reserve(&x->elements, elements_needed(x, p, slots), x->allocator);
     if (rc == VSHARD_OK)
         rc = vs_column_reserve(&x->rows, slots, x->allocator);
     if (rc == VSHARD_OK)
-        rc = vs_idmap_reserve(&x->ids, x->live + p->count, x->allocator);
+        rc = vs_column_reserve(&x->links, slots, x->allocator);
+    if (rc == VSHARD_OK)
+        rc = reserve_ids(x, x->live + p->count);
     if (rc == VSHARD_OK)
         rc = vs_scan_reserve_rows(x, slots);
     if (rc == VSHARD_OK)
@@ -253,7 +269,6 @@ static int plan_add(struct vshard_index *x, struct plan *p, size_t count)
 static void plan_fini(struct vshard_index *x, struct plan *p)
 {
     vs_bulk_end(x, p->bulk);
-    vs_column_fini(&p->outside, x->allocator);
     vs_sketching_end(x, p->sketching);
     vs_training_end(x, p->training);
     vs_free(x->allocator, p->slots, p->slot_cap * sizeof *p->slots);
@@ -296,7 +311,7 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
         vs_encode_row(x, vector, row->inverse_length, widened, vs_column_at(&x->codes, slot));
     if (vs_is_codes_only(x))
         vs_encode_outside(x, widened, vs_column_at(&x->codes, slot),
-                          vs_column_at(&x->elements, slot));
+                          vs_column_at(&x->outside, slot));
     if (x->sketches.stride > 0)
         vs_sketch_row(x, vs_code_at(x, slot), vs_column_at(&x->sketches, slot));
 }
@@ -310,15 +325,18 @@ static void store_rows(struct vshard_index *x, struct plan *p, uint32_t first, u
     vs_parallel(x, count, store_row, &st);
 }
 
-/* Lets a row be found, and returns the slot of the one that it replaces. */
+/* Lets a row be found once readers are shown, and returns the slot of the one that it
+ * replaces. */
 static uint32_t publish(struct vshard_index *x, uint32_t slot)
 {
-    struct vs_row *row = vs_row_at(x, slot);
+    uint64_t id = vs_row_at(x, slot)->id;
+    uint32_t old = vs_idmap_find(&x->ids, id);
 
-    atomic_store_explicit(&row->state, VS_ROW_LIVE, memory_order_release);
+    vs_row_born(x, slot);
+    vs_link_set(x, slot, old);
     vs_scan_mark(x, slot, true);
-    x->live++;
-    return vs_idmap_put(&x->ids, row->id, slot);
+    vs_idmap_put(&x->ids, id, slot);
+    return old;
 }
 
 /* Without a graph nothing leads to a row that is gone, so its slot is free at once,
@@ -326,21 +344,21 @@ static uint32_t publish(struct vshard_index *x, uint32_t slot)
  * together. */
 static void drop_row(struct vshard_index *x, uint32_t slot, uint32_t *chain)
 {
-    struct vs_row *row = vs_row_at(x, slot);
-
-    atomic_store_explicit(&row->state, VS_ROW_FREE, memory_order_release);
-    vs_scan_mark(x, slot, false);
-    row->id = *chain;
+    vs_row_retired(x, slot);
+    vs_link_set(x, slot, *chain);
     *chain = slot;
-    x->live--;
 }
 
 static void free_dropped(struct vshard_index *x, uint32_t chain)
 {
-    if (chain != VS_SLOT_NONE)
-        vs_readers_drain(x);
+    if (chain == VS_SLOT_NONE)
+        return;
+    vs_readers_drain(x);
+    for (uint32_t slot = chain; slot != VS_SLOT_NONE; slot = vs_link(x, slot))
+        vs_scan_mark(x, slot, false);
+    vs_readers_drain(x);
     while (chain != VS_SLOT_NONE) {
-        uint32_t next = (uint32_t)vs_row_at(x, chain)->id;
+        uint32_t next = vs_link(x, chain);
 
         vs_slot_free(x, chain);
         chain = next;
@@ -356,6 +374,8 @@ static void add_flat(struct vshard_index *x, struct plan *p)
         if (old != VS_SLOT_NONE)
             drop_row(x, old, &p->dropped);
     }
+    if (p->flat > 0)
+        vs_readers_show(x);
 }
 
 static void encode_row(void *arg, uint32_t item, uint32_t strand)
@@ -371,7 +391,7 @@ static void encode_row(void *arg, uint32_t item, uint32_t strand)
                   vs_column_at(&x->codes, slot));
     if (vs_is_lean(x))
         vs_encode_outside(x, widened, vs_column_at(&x->codes, slot),
-                          vs_column_at(&st->plan->outside, slot));
+                          vs_column_at(&x->outside, slot));
 }
 
 static void sketch_row(void *arg, uint32_t item, uint32_t strand)
@@ -399,13 +419,11 @@ static void link_rows(struct vshard_index *x, const uint32_t *slots, uint32_t co
     }
 }
 
-/* Rows of a lean index are their codes from here on, and what those leave out. */
-static void drop_vectors(struct vshard_index *x, struct plan *p)
+/* A lean index that has a graph needs no vectors any more, once no reader scans them. */
+static void drop_vectors(struct vshard_index *x)
 {
-    vs_column_fini(&x->elements, x->allocator);
-    x->elements = p->outside;
-    vs_column_init(&p->outside, 0);
-    x->no_vectors = 1;
+    vs_readers_drain(x);
+    vs_column_free(&x->elements, x->allocator);
 }
 
 /* Makes the graph over the rows that are there. They stay to be found by scanning
@@ -423,13 +441,12 @@ static void train(struct vshard_index *x, struct plan *p)
         if (x->sketches.stride > 0)
             memset(vs_column_at(&x->sketches, slot), 0, x->sketches.stride);
         if (vs_is_lean(x))
-            memset(vs_column_at(&p->outside, slot), 0, p->outside.stride);
+            memset(vs_column_at(&x->outside, slot), 0, x->outside.stride);
         if (vs_row_state(x, slot) == VS_ROW_LIVE)
             p->slots[count++] = slot;
     }
     vs_parallel(x, count, encode_row, &st);
-    if (vs_is_lean(x))
-        drop_vectors(x, p);
+    x->no_vectors = vs_is_lean(x); /* rows are their codes from here on, and what they leave out */
     vs_sketcher_train(x, p->sketching);
     vs_parallel(x, count, sketch_row, &st);
     if (p->bulk != NULL) /* with the others, when they are stored */
@@ -447,16 +464,21 @@ static void publish_linked(struct vshard_index *x, const uint32_t *slots, uint32
         if (old != VS_SLOT_NONE)
             vs_repair_retire(x, old);
     }
+    vs_readers_show(x);
 }
 
+/* Where there was a graph, readers scan until it is whole again. */
 static void add_bulk(struct vshard_index *x, struct plan *p)
 {
     uint32_t count = p->count - p->flat;
 
     store_rows(x, p, p->flat, count);
+    atomic_store(&x->relinking, 1);
+    vs_readers_drain(x);
     vs_bulk_link(x, p->bulk, p->slots + p->flat, count);
     atomic_store_explicit(&x->trained, 1, memory_order_release);
     publish_linked(x, p->slots + p->flat, count);
+    atomic_store_explicit(&x->relinking, 0, memory_order_release);
 }
 
 static void add_linked(struct vshard_index *x, struct plan *p)
@@ -475,6 +497,39 @@ static void add_linked(struct vshard_index *x, struct plan *p)
     }
 }
 
+static void add_planned(struct vshard_index *x, struct plan *p)
+{
+    x->build.far_left = far_most(p);
+    add_flat(x, p);
+    if (p->trains)
+        train(x, p);
+    if (p->bulk != NULL)
+        add_bulk(x, p);
+    else
+        add_linked(x, p);
+    free_dropped(x, p->dropped);
+    if (p->trains && vs_is_lean(x))
+        drop_vectors(x);
+    vs_repair_run(x, p->count);
+}
+
+static int add_rows(struct vshard_index *x, struct plan *p, size_t count)
+{
+    int rc = check_add(x, p->ids, p->vectors, count);
+
+    if (rc < 0)
+        return rc;
+    p->vector_bytes = vs_vector_bytes(x);
+    rc = plan_add(x, p, count);
+    if (rc == VSHARD_OK)
+        add_planned(x, p);
+    else if (rc != VSHARD_E2BIG)
+        vs_refuse(x->logger, rc, "add.refused", "memory", 0, 0);
+    plan_fini(x, p);
+    vs_build_trim(x);
+    return rc;
+}
+
 int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void *vectors,
                      size_t count)
 {
@@ -485,38 +540,46 @@ int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void
         return VSHARD_EINVAL;
     if (count == 0)
         return VSHARD_OK;
-    rc = check_add(index, ids, vectors, count);
-    if (rc < 0)
-        return rc;
-    p.vector_bytes = vs_vector_bytes(index);
-    vs_column_init(&p.outside, sizeof(struct vs_outside));
-    rc = plan_add(index, &p, count);
-    if (rc == VSHARD_OK) {
-        index->build.far_left = far_most(&p);
-        add_flat(index, &p);
-        if (p.trains)
-            train(index, &p);
-        if (p.bulk != NULL)
-            add_bulk(index, &p);
-        else
-            add_linked(index, &p);
-        free_dropped(index, p.dropped);
-        vs_repair_run(index, p.count);
-    } else if (rc != VSHARD_E2BIG) {
-        vs_refuse(index->logger, rc, "add.refused", "memory", 0, 0);
-    }
-    plan_fini(index, &p);
-    vs_build_trim(index);
+    vs_lock_take(&index->lock);
+    rc = add_rows(index, &p, count);
+    vs_lock_leave(&index->lock);
     return rc;
 }
 
-/* ---- remove and fetch ---- */
+/* ---- remove ---- */
+
+static int remove_rows(struct vshard_index *x, const uint64_t *ids, size_t count, size_t *removed)
+{
+    uint32_t dropped = VS_SLOT_NONE;
+    size_t done = 0;
+    int rc = vs_repair_reserve(x, count);
+
+    if (rc < 0)
+        return vs_refuse(x->logger, rc, "remove.refused", "memory", 0, 0);
+    for (size_t i = 0; i < count; i++) {
+        uint32_t slot = vs_idmap_remove(&x->ids, ids[i]);
+
+        if (slot == VS_SLOT_NONE)
+            continue;
+        if (atomic_load(&x->trained))
+            vs_repair_retire(x, slot);
+        else
+            drop_row(x, slot, &dropped);
+        done++;
+    }
+    if (done > 0)
+        vs_readers_show(x);
+    free_dropped(x, dropped);
+    vs_repair_run(x, done);
+    vs_build_trim(x);
+    if (removed != NULL)
+        *removed = done;
+    return VSHARD_OK;
+}
 
 int vshard_index_remove(struct vshard_index *index, const uint64_t *ids, size_t count,
                         size_t *removed)
 {
-    uint32_t dropped = VS_SLOT_NONE;
-    size_t done = 0;
     int rc;
 
     if (index == NULL)
@@ -525,56 +588,8 @@ int vshard_index_remove(struct vshard_index *index, const uint64_t *ids, size_t 
         return vs_refuse(index->logger, VSHARD_EINVAL, "remove.refused", "ids: NULL", 0, 0);
     if (index->mapping.bytes != NULL)
         return vs_refuse(index->logger, VSHARD_ENOTSUP, "remove.refused", "index: mapped", 1, 0);
-    rc = vs_repair_reserve(index, count);
-    if (rc < 0)
-        return vs_refuse(index->logger, rc, "remove.refused", "memory", 0, 0);
-    for (size_t i = 0; i < count; i++) {
-        uint32_t slot = vs_idmap_remove(&index->ids, ids[i]);
-
-        if (slot == VS_SLOT_NONE)
-            continue;
-        if (atomic_load(&index->trained))
-            vs_repair_retire(index, slot);
-        else
-            drop_row(index, slot, &dropped);
-        done++;
-    }
-    free_dropped(index, dropped);
-    vs_repair_run(index, done);
-    vs_build_trim(index);
-    if (removed != NULL)
-        *removed = done;
-    return VSHARD_OK;
-}
-
-int vshard_index_fetch(struct vshard_index *index, const uint64_t *ids, size_t count, void *vectors,
-                       uint8_t *found)
-{
-    size_t bytes;
-    int rc = VSHARD_OK;
-
-    if (index == NULL)
-        return VSHARD_EINVAL;
-    if (count > 0 && (ids == NULL || vectors == NULL))
-        return vs_refuse(index->logger, VSHARD_EINVAL, "fetch.refused",
-                         ids == NULL ? "ids: NULL" : "vectors: NULL", 0, 0);
-    bytes = vs_vector_bytes(index);
-    for (size_t i = 0; i < count; i++) {
-        uint32_t slot = vs_idmap_find(&index->ids, ids[i]);
-
-        if (found != NULL)
-            found[i] = slot != VS_SLOT_NONE;
-        if (slot == VS_SLOT_NONE) {
-            rc = VSHARD_ENOTFOUND;
-            continue;
-        }
-        if (vs_touch(index, slot) < 0)
-            return VSHARD_ECORRUPT;
-        if (vs_is_codes_only(index))
-            vs_decode_elements(index, slot, (unsigned char *)vectors + i * bytes);
-        else
-            memcpy((unsigned char *)vectors + i * bytes, vs_column_at(&index->elements, slot),
-                   bytes);
-    }
+    vs_lock_take(&index->lock);
+    rc = remove_rows(index, ids, count, removed);
+    vs_lock_leave(&index->lock);
     return rc;
 }

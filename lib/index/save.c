@@ -73,14 +73,14 @@ static int write_entries(struct saving *s)
 static int write_column(struct saving *s, int column)
 {
     size_t stride = vs_image_stride(s->x, column);
+    struct vs_row rows[VS_EXTENT_ROWS];
     uint64_t at = s->layout.column[column];
     int rc = VSHARD_OK;
 
     for (uint32_t e = 0; stride > 0 && rc == VSHARD_OK && e < s->layout.extents; e++) {
         size_t bytes = vs_image_rows(s->x, e) * stride;
 
-        rc = vs_io_write(s->x->storage, s->file, at,
-                         vs_column_at(vs_image_column(s->x, column), e * VS_EXTENT_ROWS), bytes);
+        rc = vs_io_write(s->x->storage, s->file, at, vs_image_extent(s->x, column, e, rows), bytes);
         at += bytes;
     }
     return rc;
@@ -137,31 +137,44 @@ static int write_and_rename(struct saving *s, const char *path)
     return vs_io_sync_dir(storage, s->directory) < 0 ? VSHARD_EUNKNOWN : VSHARD_OK;
 }
 
+/* Nothing is changed meanwhile: the file is the index between two calls. */
+static int save(struct vshard_index *x, const char *path)
+{
+    struct saving s = { .x = x };
+    int rc;
+
+    vs_image_layout(x, &s.layout);
+    s.sums_bytes = (size_t)s.layout.extents * IMAGE_COLUMNS * 8;
+    s.sums = vs_alloc(x->allocator, s.sums_bytes);
+    rc = s.sums == NULL ? VSHARD_ENOMEM : make_names(&s, path);
+    if (rc == VSHARD_OK)
+        rc = write_and_rename(&s, path);
+    vs_free(x->allocator, s.directory, s.path_bytes);
+    vs_free(x->allocator, s.temporary, s.path_bytes);
+    vs_free(x->allocator, s.sums, s.sums_bytes);
+    return rc;
+}
+
 int vshard_index_save(struct vshard_index *index, const char *path)
 {
-    struct saving s = { .x = index };
-    int rc;
+    int rc = VSHARD_OK;
 
     if (index == NULL)
         return VSHARD_EINVAL;
     if (path == NULL || path[0] == 0 || strlen(path) > PATH_MAX_BYTES)
         return vs_refuse(index->logger, VSHARD_EINVAL, "save.refused", "path: bytes",
                          path ? (int64_t)strlen(path) : 0, PATH_MAX_BYTES);
-    vs_image_layout(index, &s.layout);
-    s.sums_bytes = (size_t)s.layout.extents * IMAGE_COLUMNS * 8;
-    s.sums = vs_alloc(index->allocator, s.sums_bytes);
-    rc = s.sums == NULL ? VSHARD_ENOMEM : make_names(&s, path);
-    if (rc == VSHARD_OK && index->mapping.bytes != NULL)
+    if (index->mapping.bytes != NULL)
         rc = vshard_index_check(index, NULL); /* so that damage is not given a new checksum */
-    if (rc == VSHARD_OK)
-        rc = write_and_rename(&s, path);
+    if (rc == VSHARD_OK) {
+        vs_lock_share(&index->lock);
+        rc = save(index, path);
+        vs_lock_leave(&index->lock);
+    }
     if (rc < 0)
         vs_log(index->logger, VSHARD_LOG_ERROR, "save.failed",
                (struct vs_field[]){ { "path", path, 0, NULL },
                                     { "status", vshard_strerror(rc), 0, NULL } },
                2);
-    vs_free(index->allocator, s.directory, s.path_bytes);
-    vs_free(index->allocator, s.temporary, s.path_bytes);
-    vs_free(index->allocator, s.sums, s.sums_bytes);
     return rc;
 }

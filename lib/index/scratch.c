@@ -87,7 +87,7 @@ static int make_lists(struct vshard_index *x, struct vs_scratch *s)
 
 static int grow_visited(struct vshard_index *x, struct vs_scratch *s)
 {
-    size_t words = (size_t)x->rows.extents * VS_EXTENT_ROWS / 64;
+    size_t words = (size_t)x->rows.extents * VS_EXTENT_ROWS / 64 + 1;
     uint64_t *visited;
 
     if (words <= s->visited_words)

@@ -6,7 +6,9 @@
 /* Answers there must be, unless a filter turns out to allow fewer. */
 static uint64_t wanted(const struct vshard_index *x, const struct vs_top *top)
 {
-    return x->live < top->cap ? x->live : top->cap;
+    uint64_t live = atomic_load_explicit(&x->live, memory_order_relaxed);
+
+    return live < top->cap ? live : top->cap;
 }
 
 /* All rows that may be answered, until a limit ends it. */
@@ -26,9 +28,10 @@ int vs_scan_allowed(struct vshard_index *x, const struct vs_request *want, struc
 static int search_wider(struct vshard_index *x, struct vs_walk *w, struct vs_request *want,
                         struct vs_top *top)
 {
+    uint64_t slots = atomic_load_explicit(&x->slot_count, memory_order_relaxed);
     uint32_t ef = want->ef;
 
-    while (ef < VSHARD_EF_MAX && ef < x->live + x->removed) {
+    while (ef < VSHARD_EF_MAX && ef < slots) {
         int rc;
 
         if (w->filter != NULL && (top->count == 0 || vs_filter_scans(x, w->filter, 2 * ef)))
@@ -93,6 +96,7 @@ static void write_hits(const struct vs_top *top, size_t k, struct vshard_hit *hi
 static bool scans(const struct vshard_index *x, uint32_t flags)
 {
     return !atomic_load_explicit(&x->trained, memory_order_acquire) ||
+           atomic_load_explicit(&x->relinking, memory_order_acquire) ||
            (flags & VSHARD_SEARCH_EXACT);
 }
 
@@ -165,6 +169,8 @@ static void answer_none(size_t count, const struct vs_request *want, struct vsha
     }
 }
 
+/* A call of many queries does not hold slots back for all its time, unless a filter has
+ * listed them. */
 static int search_all(struct vshard_index *x, struct vs_reader *r, const unsigned char *queries,
                       size_t count, struct vs_request *want, struct vshard_hit *hits)
 {
@@ -172,12 +178,15 @@ static int search_all(struct vshard_index *x, struct vs_reader *r, const unsigne
     size_t bytes = vs_vector_bytes(x), i = 0, width = apart ? WALKS : vs_scan_width(x, want->k);
     int rc = VSHARD_OK;
 
-    for (; rc == VSHARD_OK && i < count && !vs_limits_over(&want->limits); i += width) {
+    while (rc == VSHARD_OK && i < count && !vs_limits_over(&want->limits)) {
         uint32_t group = (uint32_t)(count - i < width ? count - i : width);
 
         rc = (apart ? search_group : scan_group)(x, r, queries + i * bytes, group, want,
                                                  hits + i * want->k,
                                                  want->found ? want->found + i : NULL);
+        i += group;
+        if (want->filter == NULL)
+            vs_reader_renew(x, r);
     }
     if (i < count)
         answer_none(count - i, want, hits + i * want->k, want->found ? want->found + i : NULL);
@@ -208,7 +217,7 @@ static int check_target(const struct vshard_index *x, const struct vshard_search
     }
     if (target > 0 && o->ef_search != 0)
         return refuse(x, "target_recall: and ef_search", o->ef_search, 0);
-    if (target > 0 && !scans(x, o->flags) && x->calibration.rows == 0)
+    if (target > 0 && !scans(x, o->flags) && vs_calibration(x)->rows == 0)
         return vs_refuse(x->logger, VSHARD_ENOTSUP, "search.refused",
                          "target_recall: not calibrated", 0, 1);
     return VSHARD_OK;
@@ -252,7 +261,7 @@ static void choose_beam(const struct vshard_index *x, const struct vshard_search
 {
     double ef = o->ef_search ? o->ef_search : x->ef_search;
 
-    if (o->target_recall > 0.0f && x->calibration.rows > 0)
+    if (o->target_recall > 0.0f && vs_calibration(x)->rows > 0)
         ef = vs_calibrated_ef(x, want->k, o->target_recall);
     ef = ef < (double)want->k ? (double)want->k : ef;
     want->ef = (uint32_t)ceil(ef);
@@ -291,8 +300,8 @@ static int report(const struct vs_reader *r, const struct vs_request *want,
 }
 
 /* Verifies the options of a call, and makes ready what does not depend on the query. */
-int vs_request_read(struct vshard_index *x, const struct vshard_search_options *options, size_t k,
-                    struct vs_request *want)
+static int read_request(struct vshard_index *x, const struct vshard_search_options *options,
+                        size_t k, struct vs_request *want)
 {
     struct vshard_search_options o = { .size = sizeof o };
     int rc = VSHARD_OK;
@@ -322,6 +331,33 @@ int vs_request_read(struct vshard_index *x, const struct vshard_search_options *
     return VSHARD_OK;
 }
 
+/* Begins to read, and verifies the options of a call; if they are refused, reading has
+ * ended again. */
+int vs_request_begin(struct vshard_index *x, const struct vshard_search_options *options, size_t k,
+                     struct vs_request *want, struct vs_reader **out)
+{
+    int rc = vs_reader_enter(x, out);
+
+    if (rc < 0)
+        return vs_refuse(x->logger, rc, "search.refused", "memory", 0, 0);
+    rc = read_request(x, options, k, want);
+    if (rc < 0)
+        vs_reader_leave(*out);
+    return rc;
+}
+
+static int measure_filter(struct vshard_index *x, struct vs_reader *r, struct vs_request *want)
+{
+    int rc = vs_scratch_reserve(x, &r->scratch[0], want->ef, 0);
+
+    if (rc == VSHARD_OK)
+        rc = vs_filter_measure(x, want->filter, &r->scratch[0], want->ef, want->k);
+    if (rc == VSHARD_OK)
+        want->ef = vs_filter_ef(want->filter, want->ef, want->k);
+    want->width = vs_walk_width(x, want->ef);
+    return rc;
+}
+
 /* Answers the queries of a call, on the scratch of a reader. */
 int vs_request_run(struct vshard_index *x, struct vs_reader *r, const void *queries, size_t count,
                    struct vs_request *want, struct vshard_hit *hits)
@@ -330,22 +366,16 @@ int vs_request_run(struct vshard_index *x, struct vs_reader *r, const void *quer
 
     for (uint32_t i = 0; i < WALKS; i++)
         r->scratch[i].distance_count = r->scratch[i].hop_count = r->scratch[i].row_count = 0;
-    if (want->filter != NULL && count > 0) {
-        rc = vs_scratch_reserve(x, &r->scratch[0], want->ef, 0);
-        if (rc == VSHARD_OK)
-            rc = vs_filter_measure(x, want->filter, &r->scratch[0], want->ef, want->k);
-        if (rc == VSHARD_OK)
-            want->ef = vs_filter_ef(want->filter, want->ef, want->k);
-        want->width = vs_walk_width(x, want->ef);
-    }
+    if (want->filter != NULL && count > 0)
+        rc = measure_filter(x, r, want);
     return rc < 0 || hits == NULL ? rc : search_all(x, r, queries, count, want, hits);
 }
 
-/* Reports what a call did, and says what it returns. */
-int vs_request_end(struct vshard_index *x, const struct vs_reader *r, struct vs_request *want,
-                   int status)
+/* Reports what a call did, says what it returns, and ends reading. */
+int vs_request_end(struct vshard_index *x, struct vs_reader *r, struct vs_request *want, int status)
 {
     report(r, want, want->info);
+    vs_reader_leave(r);
     if (status == VSHARD_ENOMEM)
         return vs_refuse(x->logger, status, "search.refused", "memory", 0, 0);
     return status == VSHARD_OK && want->flags & VSHARD_SEARCH_STRICT
@@ -357,7 +387,7 @@ int vshard_index_search(struct vshard_index *index, const void *queries, size_t 
                         struct vshard_hit *hits, const struct vshard_search_options *options)
 {
     struct vs_request want;
-    struct vs_reader *r = NULL;
+    struct vs_reader *r;
     int rc;
 
     if (index == NULL)
@@ -366,14 +396,9 @@ int vshard_index_search(struct vshard_index *index, const void *queries, size_t 
         return refuse(index, queries == NULL ? "queries: NULL" : "hits: NULL", 0, 0);
     rc = check_count(index, count, k);
     if (rc == VSHARD_OK)
-        rc = vs_request_read(index, options, k, &want);
+        rc = vs_request_begin(index, options, k, &want, &r);
     if (rc < 0)
         return rc;
-    rc = vs_reader_enter(index, &r);
-    if (rc == VSHARD_OK)
-        rc = vs_request_run(index, r, queries, count, &want, hits);
-    rc = vs_request_end(index, r, &want, rc);
-    if (r != NULL)
-        vs_reader_leave(r);
-    return rc;
+    rc = vs_request_run(index, r, queries, count, &want, hits);
+    return vs_request_end(index, r, &want, rc);
 }

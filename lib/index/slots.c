@@ -1,5 +1,5 @@
-/* slots.c - which slots are free. They form a chain through vs_row.id, last freed
- * first used: an order that depends only on the calls, as replicas need. */
+/* slots.c - which slots are free. They form a chain, last freed first used: an order that
+ * depends only on the calls, as replicas need. */
 #include "index/state.h"
 
 /* The slot must be in no edge, no entry and no reader's hands. Its bytes are wiped:
@@ -8,7 +8,10 @@ void vs_slot_free(struct vshard_index *x, uint32_t slot)
 {
     struct vs_row *row = vs_row_at(x, slot);
 
-    memset(vs_column_at(&x->elements, slot), 0, x->elements.stride);
+    if (vs_is_codes_only(x))
+        memset(vs_column_at(&x->outside, slot), 0, x->outside.stride);
+    else
+        memset(vs_column_at(&x->elements, slot), 0, x->elements.stride);
     if (x->codes.stride > 0 && (x->bounds.stride > 0 || atomic_load(&x->trained)))
         memset(vs_column_at(&x->codes, slot), 0, x->codes.stride);
     if (atomic_load(&x->trained)) {
@@ -18,9 +21,10 @@ void vs_slot_free(struct vshard_index *x, uint32_t slot)
     }
     atomic_store_explicit(&row->state, VS_ROW_FREE, memory_order_release);
     row->inverse_length = 0.0f;
-    row->id = x->free_head;
+    row->id = 0;
+    vs_link_set(x, slot, x->free_head);
     x->free_head = slot;
-    x->free_count++;
+    atomic_fetch_add_explicit(&x->free_count, 1, memory_order_relaxed);
 }
 
 /* A free slot, or a new one, for which there must be room. */
@@ -36,7 +40,7 @@ uint32_t vs_slot_take(struct vshard_index *x)
         atomic_store_explicit(&x->slot_count, slot + 1, memory_order_release);
         return slot;
     }
-    x->free_head = (uint32_t)vs_row_at(x, slot)->id;
-    x->free_count--;
+    x->free_head = vs_link(x, slot);
+    atomic_fetch_sub_explicit(&x->free_count, 1, memory_order_relaxed);
     return slot;
 }

@@ -4,14 +4,19 @@
  * the same slot of five columns. Slots are numbered from 0, without gaps; a removed
  * row's slot is used again.
  *
- *   elements   the vector as given; of a lean index, once there is a graph, what its code
- *              leaves out (struct vs_outside)
+ *   elements   the vector as given; a lean index has none once there is a graph
+ *   outside    of a lean index from then on: what its code leaves out
  *   codes      quantised to 7 bits an element, padded to 64 bytes (quantizer.c);
  *              absent where elements are their own code. Of a flat index, scaled bytes
  *              (flat.c), which are not in files
  *   sketches   64 or 128 bytes of each code, where there are any (sketch.c)
  *   edges      uint32 [degree], slots; VS_SLOT_NONE after the last
  *   rows       id, 1 / length, state
+ *   links      uint32: of a row that is not live, the next slot of the chain it is in; of
+ *              one that is, the slot that held its id before (reader.c)
+ *
+ * One call at a time may write (x->lock is taken), and any number may read beside it: see
+ * reader.c. What readers read of these structs is atomic, or does not change.
  *
  * What decides structure (codes, keys, edges) is integer arithmetic or acts on one
  * element at a time, so it is equal on every instruction set; floats only order the
@@ -100,8 +105,10 @@ struct vs_scan; /* buffers of a scan (flat.c) */
 enum { SCAN_WIDTH_MAX = 64 }; /* queries of one call that are scanned for at once */
 
 struct vs_scratch {
+    uint32_t position; /* the reader sees changes up to this one (reader.c) */
     uint64_t *visited; /* one bit a slot */
     size_t visited_words;
+    uint32_t visited_slots; /* that have one; newer ones are passed over */
     struct vs_pool pool;
     struct vs_pool ranked; /* the pool again, by code; with room for as many */
     uint32_t pool_cap;     /* room in each */
@@ -131,6 +138,7 @@ struct vs_scratch {
 struct vs_filter {
     struct vshard_filter given;
     const uint64_t *marks;  /* one bit a slot; NULL where the filter is asked row by row */
+    uint64_t marks_slots;   /* slots that have one */
     const uint32_t *listed; /* slots of all allowed rows; NULL where there are too many */
     uint32_t listed_count;
     uint64_t allowed; /* rows, about; exact where they are listed */
@@ -162,7 +170,7 @@ struct vs_reader {
 struct vs_repair {
     uint32_t active;       /* a pass over the slots is under way */
     uint32_t cursor;       /* the next slot it looks at */
-    uint32_t dying_head;   /* chain of the rows it will free, through vs_row.id */
+    uint32_t dying_head;   /* chain of the rows it will free */
     uint32_t removed_head; /* chain of the rows that wait for the next pass */
     uint64_t *marks;       /* one bit a slot: dying */
     size_t marks_words;
@@ -215,12 +223,12 @@ struct vshard_index {
     uint32_t degree; /* 2m */
     uint32_t m, ef_construction, ef_search, train_rows;
     uint32_t profile;    /* VSHARD_PROFILE_* */
-    uint32_t no_vectors; /* lean, and its graph has begun: elements are struct vs_outside */
+    uint32_t no_vectors; /* lean, and its graph has begun; for the writer, see vs_query */
     uint64_t seed;
     uint64_t max_bytes; /* that rows may take; 0: any */
     struct vs_kernel kernel;
 
-    struct vs_column elements, codes, sketches, edges, rows;
+    struct vs_column elements, outside, codes, sketches, edges, rows, links;
     struct vs_column bounds;           /* scales and norms of a flat index's codes (flat.c) */
     struct vs_column live_words;       /* uint64: one bit a slot, 1 where a row is live */
     uint32_t live_word_count;          /* of them, how many were set to a value */
@@ -229,21 +237,27 @@ struct vshard_index {
     _Atomic uint32_t entry_count;
     _Atomic uint32_t slot_count; /* slots in use or free */
     _Atomic uint32_t trained;    /* there are codes and edges */
-    uint64_t live, removed, free_count;
-    uint32_t free_head; /* chain of free slots, through vs_row.id */
+    _Atomic uint32_t relinking;  /* the edges of all rows are being written: no walks */
+    _Atomic uint64_t live, removed, free_count;
+    uint32_t free_head; /* chain of free slots */
     struct vs_idmap ids;
     struct vs_quantizer quantizer;
     struct vs_sketcher sketcher;
-    struct vs_calibration calibration;
+    struct vs_calibration calibrations[2]; /* one of them holds, see vs_calibration() */
+    _Atomic uint32_t calibration_at;
+    _Atomic uint64_t calibrated_rows; /* as it says */
     struct vs_repair repair;
     struct vs_build build;
     struct vs_mapping mapping;
 
+    struct vs_lock lock; /* taken by a call that writes, shared by those that need it still */
     _Atomic uint64_t epoch;
+    _Atomic uint32_t position;  /* of the last change that readers see */
+    uint32_t drained;           /* no reader sees less than this position */
     struct vs_reader *readers;  /* [WIDTH_MAX] */
     struct vs_scratch *strands; /* [strand_count x WALKS] buffers of the writer's tasks */
     uint32_t strand_count;
-    _Atomic uint64_t scratch_bytes; /* in all struct vs_scratch */
+    _Atomic uint64_t scratch_bytes; /* in all struct vs_scratch, build and repair */
 };
 
 /* A query, prepared. */
@@ -255,6 +269,7 @@ struct vs_query {
                               there are no sketches */
     uint32_t space;        /* SPACE_* */
     uint32_t without;      /* a slot that is not there for the walk, and 1; 0: none */
+    bool codes_only;       /* of a lean index with a graph: rows have no elements */
 };
 
 enum { /* how keys are computed; smaller is nearer */
@@ -297,7 +312,43 @@ static inline struct vs_row *vs_row_at(const struct vshard_index *x, uint32_t sl
 
 static inline uint32_t vs_row_state(const struct vshard_index *x, uint32_t slot)
 {
-    return atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire);
+    return atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire) &
+           ((1u << VS_ROW_BITS) - 1);
+}
+
+static inline _Atomic uint32_t *vs_link_at(const struct vshard_index *x, uint32_t slot)
+{
+    return vs_column_at(&x->links, slot);
+}
+
+static inline uint32_t vs_link(const struct vshard_index *x, uint32_t slot)
+{
+    return atomic_load_explicit(vs_link_at(x, slot), memory_order_relaxed);
+}
+
+static inline void vs_link_set(const struct vshard_index *x, uint32_t slot, uint32_t to)
+{
+    atomic_store_explicit(vs_link_at(x, slot), to, memory_order_relaxed);
+}
+
+static inline uint32_t vs_entry_at(const struct vshard_index *x, uint32_t at)
+{
+    _Atomic uint32_t *entry = vs_column_at(&x->entries, at);
+
+    return atomic_load_explicit(entry, memory_order_acquire);
+}
+
+static inline void vs_entry_set(struct vshard_index *x, uint32_t at, uint32_t slot)
+{
+    _Atomic uint32_t *entry = vs_column_at(&x->entries, at);
+
+    atomic_store_explicit(entry, slot, memory_order_release);
+}
+
+/* The calibration that holds; a reader may use it until it leaves. */
+static inline const struct vs_calibration *vs_calibration(const struct vshard_index *x)
+{
+    return &x->calibrations[atomic_load_explicit(&x->calibration_at, memory_order_acquire)];
 }
 
 static inline _Atomic uint32_t *vs_edges_at(const struct vshard_index *x, uint32_t slot)
@@ -341,10 +392,16 @@ struct vs_outside {
     uint16_t by[OUTSIDE];      /* likewise */
 };
 
-/* A lean index with a graph: its column of elements holds struct vs_outside. */
+/* A lean index with a graph, or about to have one: for the writer. */
 static inline bool vs_is_codes_only(const struct vshard_index *x)
 {
     return x->no_vectors != 0;
+}
+
+/* The column of what exact distances are computed from. */
+static inline const struct vs_column *vs_exact(const struct vshard_index *x, bool codes_only)
+{
+    return codes_only ? &x->outside : &x->elements;
 }
 
 /* create.c */
@@ -419,7 +476,13 @@ void vs_top_sort(struct vs_top *top);
 int vs_readers_init(struct vshard_index *x);
 void vs_readers_fini(struct vshard_index *x);
 int vs_reader_enter(struct vshard_index *x, struct vs_reader **out);
+void vs_reader_renew(struct vshard_index *x, struct vs_reader *r);
 void vs_reader_leave(struct vs_reader *r);
+bool vs_row_visible(const struct vshard_index *x, uint32_t slot, uint32_t position);
+uint32_t vs_find_visible(const struct vshard_index *x, uint64_t id, uint32_t position);
+void vs_row_born(struct vshard_index *x, uint32_t slot);
+void vs_row_retired(struct vshard_index *x, uint32_t slot);
+void vs_readers_show(struct vshard_index *x);
 void vs_readers_drain(struct vshard_index *x);
 
 /* parallel.c: runs fn(arg, item, strand) once for each item; a strand is one thread
@@ -456,12 +519,12 @@ struct vs_request {
     struct vs_limits limits;
     uint64_t exact_scans;
 };
-int vs_request_read(struct vshard_index *x, const struct vshard_search_options *options, size_t k,
-                    struct vs_request *want);
+int vs_request_begin(struct vshard_index *x, const struct vshard_search_options *options, size_t k,
+                     struct vs_request *want, struct vs_reader **out);
 bool vs_request_walks(const struct vshard_index *x, const struct vs_request *want);
 int vs_request_run(struct vshard_index *x, struct vs_reader *r, const void *queries, size_t count,
                    struct vs_request *want, struct vshard_hit *hits);
-int vs_request_end(struct vshard_index *x, const struct vs_reader *r, struct vs_request *want,
+int vs_request_end(struct vshard_index *x, struct vs_reader *r, struct vs_request *want,
                    int status);
 int vs_scan_allowed(struct vshard_index *x, const struct vs_request *want, struct vs_walk *w,
                     struct vs_top *top);
@@ -472,7 +535,8 @@ int vs_filter_check(const struct vshard_index *x, const struct vshard_filter *gi
 int vs_filter_measure(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
                       uint32_t ef, size_t k);
 uint32_t vs_filter_ef(const struct vs_filter *f, uint32_t ef, size_t k);
-bool vs_filter_allows(const struct vshard_index *x, struct vs_filter *f, uint32_t slot);
+bool vs_filter_allows(const struct vshard_index *x, struct vs_filter *f, uint32_t slot,
+                      uint32_t position);
 bool vs_filter_scans(const struct vshard_index *x, const struct vs_filter *f, uint32_t ef);
 void vs_filter_pool(const struct vshard_index *x, struct vs_walk *w);
 int vs_filter_scan(struct vshard_index *x, struct vs_walk *w, struct vs_top *top);
@@ -487,6 +551,7 @@ bool vs_limits_over(const struct vs_limits *l);
 int vs_limits_status(const struct vs_limits *l);
 
 /* graph_search.c */
+void vs_visited_clear(const struct vshard_index *x, struct vs_scratch *s);
 void vs_walk_request(const struct vs_column *column, struct vs_scratch *s, uint32_t count);
 void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t count,
                    uint32_t ef);
@@ -575,7 +640,10 @@ void vs_mapping_close(struct vshard_index *x);
  * it was asked for, of which codes then choose. */
 static inline uint32_t vs_walk_width(const struct vshard_index *x, double ef)
 {
-    return (uint32_t)(x->sketches.stride > 0 ? 1.25 * ef : ef + 0.5);
+    bool sketched =
+        atomic_load_explicit(&x->trained, memory_order_acquire) && x->sketches.stride > 0;
+
+    return (uint32_t)(sketched ? 1.25 * ef : ef + 0.5);
 }
 
 /* In a mapped index each extent is verified when it is first touched. */

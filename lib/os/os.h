@@ -6,6 +6,8 @@
 
 #include "base/base.h"
 
+#include <pthread.h>
+
 /* What this CPU and its operating system can run: VSHARD_CPU_* bits. */
 uint32_t vs_os_cpu(void);
 
@@ -41,6 +43,16 @@ int vs_os_entropy(void *bytes, size_t count);
 
 /* Gives the processor to others for a moment, inside a short wait. */
 void vs_os_yield(void);
+
+/* A lock that many may share or one may have. Not to be taken twice by one thread. */
+struct vs_lock {
+    pthread_rwlock_t it;
+};
+int vs_lock_init(struct vs_lock *lock); /* 0 or ENOMEM */
+void vs_lock_fini(struct vs_lock *lock);
+void vs_lock_share(struct vs_lock *lock);
+void vs_lock_take(struct vs_lock *lock);
+void vs_lock_leave(struct vs_lock *lock);
 
 /* ---- storage, blocking ----
  * For calls that save or open files: each submits one request and waits for it.

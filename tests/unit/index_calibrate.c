@@ -297,7 +297,7 @@ Test(index_calibrate, works_when_few_rows_are_left)
         cr_assert_eq(vshard_index_calibrate(x, NULL, 0), 0, "%u rows", left);
         cr_assert_eq(vshard_index_stats(x, &s), 0);
         cr_expect_eq(s.calibrated_rows, left < 2 ? 0 : left);
-        cr_expect(vs_calibration_valid(&x->calibration), "%u rows", left);
+        cr_expect(vs_calibration_valid(vs_calibration(x)), "%u rows", left);
         if (left >= 2)
             cr_expect_eq(ask(x, 0.9f, 0, 0, &info), 0, "%u rows", left);
         vshard_index_destroy(x);

@@ -275,6 +275,7 @@ Test(index_search, the_info_counts_what_was_done)
     twice = searched(t.x, t.vectors, 3, 10, 0);
     cr_expect_eq(memcmp(&twice, &narrow, sizeof twice), 0, "counters start again with each call");
     remove_rows(t.x, t.ids, 500);
+    cr_assert_eq(vshard_index_maintain(t.x, 0, NULL), 0);
     exact = searched(t.x, t.vectors, 1, 0, VSHARD_SEARCH_EXACT);
     cr_expect_eq(exact.distances, N - 500, "removed rows are not measured");
     end(&t);
