@@ -554,6 +554,18 @@ static void on_chunk(struct world *w, struct node *n, const struct event *e)
     node_event(w, n, x);
 }
 
+/* A snapshot that another replica sent, and that is on its way to the disk, is newer. */
+static bool is_overtaken(const struct node *n, const struct write *snapshot)
+{
+    for (size_t i = 0; i < n->write_count; i++) {
+        const struct write *x = &n->write[i];
+
+        if (x->kind == WRITE_INSTALL && x->group == snapshot->group && x->index >= snapshot->index)
+            return true;
+    }
+    return false;
+}
+
 static void on_written(struct world *w, struct node *n, const struct event *e)
 {
     struct write x = { .kind = WRITE_SNAPSHOT, .group = (uint32_t)e->a };
@@ -571,7 +583,7 @@ static void on_written(struct world *w, struct node *n, const struct event *e)
     x.index = n->meta_index[x.group];
     x.term = n->meta_term[x.group];
     x.through = x.index > TRAILING ? x.index - TRAILING : 0;
-    if (x.index <= n->disk[x.group].snapshot) {
+    if (x.index <= n->disk[x.group].snapshot || is_overtaken(n, &x)) {
         n->compacting[x.group] = 0;
         return;
     }
