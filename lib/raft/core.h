@@ -440,6 +440,7 @@ void vs_group_stop(struct vshard_raft *r, struct vs_group *g, int status);
 void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term, uint64_t leader);
 void vs_lead_with(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_entry *first);
 void vs_campaign(struct vshard_raft *r, struct vs_group *g, uint32_t flags);
+void vs_stand(struct vshard_raft *r, struct vs_group *g);
 void vs_election_tick(struct vshard_raft *r, struct vs_group *g);
 void vs_election_reset(struct vshard_raft *r, struct vs_group *g);
 void vs_heard_leader(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);

@@ -251,6 +251,16 @@ void vs_campaign(struct vshard_raft *r, struct vs_group *g, uint32_t flags)
     vote_for_self(r, g);
 }
 
+/* As soon as no leader may count on us for its lease: what we answered to it was a promise
+ * to vote for nobody else, and we are somebody else, too. */
+void vs_stand(struct vshard_raft *r, struct vs_group *g)
+{
+    if (r->now >= g->promise_until || TRAP(44))
+        vs_campaign(r, g, 0);
+    else if (g->promise_until < g->election_at)
+        g->election_at = g->promise_until;
+}
+
 static void leader_tick(struct vshard_raft *r, struct vs_group *g)
 {
     uint64_t since = vs_quorum_ns(r, g);

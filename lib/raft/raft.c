@@ -348,7 +348,7 @@ static int on_request(struct vshard_raft *r, struct vs_group *g, const struct vs
     case VSHARD_RAFT_PROMOTE: vs_promote(r, g, e); break;
     case VSHARD_RAFT_CAMPAIGN:
         if (g->role != VSHARD_RAFT_LEADER && vs_can_campaign(r, g))
-            vs_campaign(r, g, 0);
+            vs_stand(r, g);
         break;
     case VSHARD_RAFT_APPLIED:
         if (e->index > g->handed)

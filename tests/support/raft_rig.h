@@ -221,11 +221,20 @@ VS_RIG void stop(struct rig *t)
     vshard_raft_destroy(t->raft);
 }
 
+/* Tells it to stand, as soon as it has promised nothing to anybody. */
+VS_RIG void campaign(struct rig *t)
+{
+    uint64_t until = vs_group_find(t->raft, 1)->promise_until;
+
+    t->now = until > t->now ? until : t->now;
+    step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+}
+
 VS_RIG void stand(struct rig *t)
 {
     uint64_t term = status(t).term;
 
-    step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    campaign(t);
     say(t, (struct vs_message){ .kind = VS_PREVOTE_REPLY, .from = 2, .term = term + 1 });
     persisted(t);
 }

@@ -297,7 +297,7 @@ Test(raft_epoch, an_old_leader_that_meets_the_epoch_lets_go_for_good)
         time_passes(&t, 50 * MS);
         cr_assert_null(sent(&t, VS_PREVOTE, 2));
     }
-    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    campaign(&t);
     cr_expect_null(sent(&t, VS_PREVOTE, 2), "not when asked to either");
     propose(&t, 5);
     cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_ENOTLEADER);
@@ -461,7 +461,7 @@ Test(raft_epoch, no_count_of_terms_runs_into_the_next_epoch)
     stop(&t);
     boot(&t, EPOCH(1, 0) - 1, 0, "");
     time_passes(&t, 1000 * MS);
-    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    campaign(&t);
     cr_expect_null(sent(&t, VS_PREVOTE, 2));
     stop(&t);
 }

@@ -80,7 +80,7 @@ Test(raft_flow, a_candidate_is_elected_while_its_bulk_waits_for_the_disk)
 
     boot(&t, 2, 0, "12");
     append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 3, .log_term = 2 }, 2, 2);
-    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    campaign(&t);
     say(&t, (struct vs_message){ .kind = VS_PREVOTE_REPLY, .from = 2, .term = 3 });
     vote = effect(&t, VSHARD_RAFT_PERSIST)->barrier;
     say(&t, (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 2, .term = 3 });

@@ -180,7 +180,7 @@ Test(raft_traps, trap_13_a_candidate_writes_its_term_before_it_leads)
     const struct vshard_raft_effect *e;
 
     boot(&t, 1, 0, "");
-    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    campaign(&t);
     say(&t, (struct vs_message){ .kind = VS_PREVOTE_REPLY, .from = 2, .term = 2 });
     e = effect(&t, VSHARD_RAFT_PERSIST);
     cr_assert_not_null(e);
@@ -193,6 +193,26 @@ Test(raft_traps, trap_13_a_candidate_writes_its_term_before_it_leads)
     cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_CANDIDATE, "whoever votes for it");
     persisted(&t);
     cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    stop(&t);
+}
+
+/* The leader counts on everybody who answered it for as long as its lease is: on us, too,
+ * and a vote for oneself is a vote. */
+Test(raft_traps, trap_44_who_has_just_heard_its_leader_does_not_stand_when_told_to)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    time_passes(&t, 100 * MS);
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 1, .log_term = 1 }, 2, 1);
+    persisted(&t);
+    time_passes(&t, 100 * MS);
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    cr_expect_null(sent(&t, VS_PREVOTE, 3), "it keeps its promise");
+    time_passes(&t, 49 * MS);
+    cr_expect_null(sent(&t, VS_PREVOTE, 3));
+    time_passes(&t, 1 * MS);
+    cr_expect_not_null(sent(&t, VS_PREVOTE, 3), "and stands when it is over");
     stop(&t);
 }
 
@@ -216,7 +236,7 @@ Test(raft_traps, trap_14_one_voter_has_one_vote)
     struct rig t;
 
     boot(&t, 1, 0, "");
-    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    campaign(&t);
     say(&t, (struct vs_message){ .kind = VS_PREVOTE_REPLY, .from = 2, .term = 2 });
     /* Its own vote is not durable, so two more are wanted. */
     say(&t, (struct vs_message){ .kind = VS_VOTE_REPLY, .from = 2, .term = 2 });
@@ -256,7 +276,7 @@ Test(raft_traps, trap_17_who_may_have_lost_the_end_of_its_log_does_not_vote)
     boot_as(&t, 2, 0, "22", VSHARD_RAFT_UNCERTAIN);
     request_vote(&t, 2, 3, 3, 2);
     cr_expect_not(granted(&t, 2));
-    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_CAMPAIGN });
+    campaign(&t);
     cr_expect_null(sent(&t, VS_PREVOTE, 2));
     time_passes(&t, 200 * MS);
     cr_expect_not_null(sent(&t, VS_TERM, 2), "it asks for their terms");
