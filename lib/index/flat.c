@@ -191,6 +191,11 @@ void vs_scan_mark(struct vshard_index *x, uint32_t slot, bool live)
     atomic_store_explicit(word, live ? was | bit : was & ~bit, memory_order_release);
 }
 
+bool vs_scan_is_marked(const struct vshard_index *x, uint32_t slot)
+{
+    return atomic_load_explicit(live_word(x, slot), memory_order_relaxed) >> slot % WORD & 1;
+}
+
 int vs_scan_reserve_rows(struct vshard_index *x, uint64_t slots)
 {
     uint32_t words = (uint32_t)((slots + WORD - 1) / WORD);

@@ -124,11 +124,10 @@ int vs_build_reserve(struct vshard_index *x, uint64_t rows)
 }
 
 /* Keeps what single rows need: the buffers of a large load would otherwise stay for
- * the life of the index, and weigh as much as a quarter of a small one. A repair that
- * is under way needs them again in the next call. */
+ * the life of the index, and weigh as much as a quarter of a small one. */
 void vs_build_trim(struct vshard_index *x)
 {
-    if (!x->repair.active && x->build.batch_cap > BATCH_MIN)
+    if (x->build.batch_cap > BATCH_MIN)
         free_links(x);
 }
 
@@ -367,113 +366,4 @@ void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count
     link_back(x, write_own_edges(x));
     for (uint32_t i = 0; i < count; i++)
         vs_tree_hang(x, slots[i]);
-}
-
-/* ---- around removed rows ---- */
-
-static bool is_live(const struct vshard_index *x, uint32_t slot)
-{
-    return vs_row_state(x, slot) == VS_ROW_LIVE;
-}
-
-/* Offers the rows of `from` that are live and that were not seen before. */
-static void offer_unseen(const struct vshard_index *x, const struct vs_query *q,
-                         struct vs_scratch *s, const uint32_t *from, uint32_t count)
-{
-    uint32_t unseen = 0;
-
-    for (uint32_t i = 0; i < count; i++) {
-        uint64_t *word = &s->visited[from[i] / 64], bit = 1ull << (from[i] % 64);
-
-        if ((*word & bit) != 0 || !is_live(x, from[i]))
-            continue;
-        *word |= bit;
-        s->slots[unseen++] = from[i];
-    }
-    vs_offer(x, q, s, unseen);
-}
-
-/* Of a row's edges, those to live rows, and those of the tree that are not about to be
- * freed. Uses s->slots. */
-static void offer_own(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
-                      uint32_t slot, const uint32_t *edges, uint32_t count)
-{
-    uint32_t kept = 0;
-
-    for (uint32_t i = 0; i < count; i++) {
-        s->slots[kept] = edges[i];
-        kept += vs_row_state(x, edges[i]) != VS_ROW_DYING;
-    }
-    vs_offer(x, q, s, kept);
-    vs_tree_pin(x, &s->pool, slot, edges, count);
-    vs_keep_live_or_marked(x, &s->pool);
-}
-
-/* New edges for one row: its live neighbours, and the live neighbours of those that
- * were removed, compete for its places. Each newcomer is asked for an edge back,
- * unless the row itself was removed. Such a row reads no edges but those of dying
- * rows, because those of its like are being written beside it. The first edge stays
- * until all are done, since others look at it. */
-static void replace_edges(void *arg, uint32_t item, uint32_t strand)
-{
-    struct vshard_index *x = arg;
-    struct vs_build *b = &x->build;
-    struct vs_scratch *s = &x->strands[strand * WALKS];
-    uint32_t slot = b->slots[item], before[2 * M_MAX], of_removed[2 * M_MAX];
-    uint32_t count = vs_read_edges(x, slot, before), newcomers = 0, orphan;
-    struct vs_link *links = b->links + (size_t)item * x->degree;
-    const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
-    bool live = is_live(x, slot);
-
-    vs_visited_clear(x, s);
-    s->visited[slot / 64] |= 1ull << (slot % 64);
-    for (uint32_t i = 0; i < count; i++)
-        s->visited[before[i] / 64] |= 1ull << (before[i] % 64);
-    s->pool.count = s->pool.next = 0;
-    s->pool.cap = 3 * x->degree;
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t state = vs_row_state(x, before[i]);
-
-        if (state == VS_ROW_DYING || (live && state == VS_ROW_REMOVED)) {
-            uint32_t n = vs_read_edges(x, before[i], of_removed);
-            offer_unseen(x, &q, s, of_removed, n);
-        }
-    }
-    s->pool.cap += x->degree; /* so that none of these falls out */
-    offer_own(x, &q, s, slot, before, count);
-    orphan = vs_row_state(x, before[0]) == VS_ROW_DYING;
-    vs_choose(x, s, slot, count - orphan);
-    for (uint32_t i = 0; live && i < s->pool.count; i++) {
-        if (!vs_contains(before, count, s->pool.slots[i]))
-            links[newcomers++] = (struct vs_link){ s->pool.slots[i], s->pool.keys[i], slot };
-    }
-    b->link_counts[item] = newcomers;
-    if (orphan)
-        s->pool.slots[s->pool.count++] = before[0];
-    vs_tree_front(s->pool.slots, s->pool.count, before[0]);
-    vs_write_edges(x, slot, s->pool.slots, s->pool.count);
-}
-
-static uint32_t pack_links(struct vshard_index *x)
-{
-    struct vs_build *b = &x->build;
-    uint32_t total = 0;
-
-    for (uint32_t i = 0; i < b->count; i++) {
-        memmove(b->links + total, b->links + (size_t)i * x->degree,
-                b->link_counts[i] * sizeof *b->links);
-        total += b->link_counts[i];
-    }
-    return total;
-}
-
-/* Replaces the removed rows among the neighbours of these live rows. */
-void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t count)
-{
-    x->build.slots = slots;
-    x->build.count = count;
-    vs_parallel(x, count, replace_edges, x);
-    link_back(x, pack_links(x));
-    for (uint32_t i = 0; i < count; i++)
-        vs_tree_forget(x, slots[i]);
 }

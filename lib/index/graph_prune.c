@@ -102,6 +102,42 @@ void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self
     p->count = taken;
 }
 
+/* Adds rows of the pool, whose keys are distances from one row, to the `count` edges that
+ * the row keeps, until they are `want` or the pool is empty; returns how many they are. A row
+ * that is in the pool twice is added once. Uses s->rows and s->keys. */
+uint32_t vs_fill(const struct vshard_index *x, struct vs_scratch *s, uint32_t *edges,
+                 uint32_t count, uint32_t want)
+{
+    const struct vs_pool *p = &s->pool;
+    uint32_t compared = 0, passed = 0, equal = 0, places = want > count ? want - count : 0;
+    uint32_t had = count;
+    uint32_t rest[2 * M_MAX];
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (!vs_is_probe(edges[i]))
+            s->rows[compared++] = vs_code_at(x, edges[i]);
+    }
+    for (uint32_t i = 0; i < p->count && count < want; i++) {
+        bool crowded = p->keys[i] == 0 && ++equal > (places + 3) / 4;
+
+        if (vs_contains(edges + had, count - had, p->slots[i]))
+            continue;
+        if (crowded || passed_over(x, s, p->slots[i], p->keys[i], compared)) {
+            if (passed < places)
+                rest[passed++] = p->slots[i];
+            continue;
+        }
+        edges[count++] = p->slots[i];
+        if (!vs_is_probe(p->slots[i]))
+            s->rows[compared++] = vs_code_at(x, p->slots[i]);
+    }
+    for (uint32_t i = 0; i < passed && count < want; i++) {
+        if (!vs_contains(edges + had, count - had, rest[i]))
+            edges[count++] = rest[i];
+    }
+    return count;
+}
+
 /* Drops removed rows from the pool of a walk, and its marks from the others. */
 void vs_keep_live(const struct vshard_index *x, struct vs_pool *p)
 {

@@ -268,7 +268,7 @@ static int read_ids(struct opening *o)
         if (state == VS_ROW_LIVE &&
             (row->id == VSHARD_ID_NONE || vs_idmap_put(&x->ids, row->id, slot) != VS_SLOT_NONE))
             return damaged(o, "rows");
-        if (state == VS_ROW_LIVE)
+        if (state == VS_ROW_LIVE || state == VS_ROW_REMOVED)
             vs_scan_mark(x, slot, true);
     }
     if (seen[VS_ROW_LIVE] != x->live || (seen[VS_ROW_DYING] > 0 && !x->repair.active) ||

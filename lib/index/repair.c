@@ -2,32 +2,27 @@
  *
  * A removed row is not found any more, but walks still pass through it, because
  * taking it out at once would tear a hole. When enough have gathered, a pass begins:
- * it goes over all slots, and each live row with an edge to a removed one chooses
- * new edges among its live neighbours and the live neighbours of the removed ones,
- * and the newcomers are asked for an edge back (Singh et al. 2021, Algorithm 4; the
- * edges back keep rows from losing their last edge in). At the end of the pass
- * nothing leads to the removed rows, and their slots are free.
+ * it goes over all slots, and each row with an edge to a removed one drops it, or gets
+ * another (graph_relink.c). At the end of the pass nothing leads to the removed rows, and
+ * their slots are free.
  *
  * Add and remove move the pass on by a fixed number of slots for each row they
  * change, so no call is long, and the place of the pass depends on the calls alone.
  * It ends before as many rows are removed again as began it.
  *
  * Rows that were removed after the pass began wait for the next one, and are still
- * walked through: they get new edges too, so that they do not lead to freed slots,
- * but nobody is asked for an edge to them. They are worked on apart from the live
- * rows, which read their edges.
+ * walked through: they get new edges too, so that they do not lead to freed slots.
  *
  * Rows whose parent in the tree of graph_tree.c is about to be freed get another when
  * the pass begins, before anything is taken from the graph.
  *
- * New edges only ever lead to live rows, but for those of the tree, which may lead to
- * rows that wait for the next pass; so nothing behind the cursor leads to a row
- * that the pass will free. */
+ * New edges never lead to dying rows, so nothing behind the cursor leads to a row that
+ * the pass will free. */
 #include "index/state.h"
 
 enum {
     BEGIN_MIN = 1000,    /* removed rows that begin a pass, at least */
-    BEGIN_ONE_IN = 64,   /* and as a part of all slots */
+    BEGIN_ONE_IN = 32,   /* and as a part of all slots */
     SLOTS_PER_ROW = 256, /* looked at for each row that a call changes */
     GATHER = 1024,       /* rows relinked at once */
     SPARE_ENTRIES = 64   /* for rows that lose all there is above them */
@@ -65,7 +60,7 @@ int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
         r->marks_words = words;
     }
     rc = vs_column_reserve(&x->entries, atomic_load(&x->entry_count) + SPARE_ENTRIES, x->allocator);
-    return rc < 0 ? rc : vs_build_reserve(x, GATHER);
+    return rc < 0 ? rc : vs_build_reserve(x, 1);
 }
 
 void vs_repair_fini(struct vshard_index *x)
@@ -198,21 +193,18 @@ static void gather(struct vshard_index *x, struct gathered *g, uint32_t slot)
 static uint64_t step(struct vshard_index *x, uint64_t quota)
 {
     struct vs_repair *r = &x->repair;
-    struct gathered live, removed;
+    struct gathered rows;
     uint32_t end = atomic_load(&x->slot_count);
     uint64_t looked = 0;
 
-    live.count = removed.count = 0;
+    rows.count = 0;
     for (; r->cursor < end && looked < quota; r->cursor++, looked++) {
         uint32_t state = vs_row_state(x, r->cursor);
 
-        if (state == VS_ROW_LIVE)
-            gather(x, &live, r->cursor);
-        else if (state == VS_ROW_REMOVED)
-            gather(x, &removed, r->cursor);
+        if (state == VS_ROW_LIVE || state == VS_ROW_REMOVED)
+            gather(x, &rows, r->cursor);
     }
-    relink(x, &live);
-    relink(x, &removed);
+    relink(x, &rows);
     if (r->cursor >= end)
         finish(x);
     return looked;

@@ -496,6 +496,7 @@ void vs_strands_fini(struct vshard_index *x);
 bool vs_scan_coded(const struct vshard_index *x);
 void vs_scan_encode(struct vshard_index *x, uint32_t slot, float *vector);
 void vs_scan_mark(struct vshard_index *x, uint32_t slot, bool live);
+bool vs_scan_is_marked(const struct vshard_index *x, uint32_t slot);
 int vs_scan_reserve_rows(struct vshard_index *x, uint64_t slots);
 void vs_scan_free(struct vshard_index *x, struct vs_scan *c);
 uint32_t vs_scan_width(const struct vshard_index *x, size_t k);
@@ -560,6 +561,8 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
 
 /* graph_prune.c */
 void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t want);
+uint32_t vs_fill(const struct vshard_index *x, struct vs_scratch *s, uint32_t *edges,
+                 uint32_t count, uint32_t want);
 void vs_keep_live(const struct vshard_index *x, struct vs_pool *p);
 void vs_keep_live_or_marked(const struct vshard_index *x, struct vs_pool *p);
 void vs_offer(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
@@ -615,6 +618,8 @@ bool vs_is_entry(const struct vshard_index *x, uint64_t id);
 void vs_entry_offer(struct vshard_index *x, uint32_t slot, uint32_t far);
 uint32_t vs_build_batch(const struct vshard_index *x);
 void vs_build_link(struct vshard_index *x, const uint32_t *slots, uint32_t count);
+
+/* graph_relink.c */
 void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t count);
 
 /* calibrate.c */
