@@ -234,27 +234,29 @@ struct vshard_index {
     uint32_t live_word_count;          /* of them, how many were set to a value */
     const struct vs_column *traversal; /* codes, or elements that are their own code */
     struct vs_column entries;          /* uint32: the slots where a search may start */
-    _Atomic uint32_t entry_count;
-    _Atomic uint32_t slot_count; /* slots in use or free */
-    _Atomic uint32_t trained;    /* there are codes and edges */
-    _Atomic uint32_t relinking;  /* the edges of all rows are being written: no walks */
-    _Atomic uint64_t live, removed, free_count;
-    uint32_t free_head; /* chain of free slots */
-    struct vs_idmap ids;
+    _Atomic uint32_t trained;          /* there are codes and edges */
+    _Atomic uint32_t relinking;        /* the edges of all rows are being written: no walks */
     struct vs_quantizer quantizer;
     struct vs_sketcher sketcher;
     struct vs_calibration calibrations[2]; /* one of them holds, see vs_calibration() */
     _Atomic uint32_t calibration_at;
     _Atomic uint64_t calibrated_rows; /* as it says */
+    struct vs_mapping mapping;
+    struct vs_reader *readers; /* [WIDTH_MAX] */
+
+    /* What a change changes, on lines that searches look at once and not for each row. */
+    char apart[64];
+    _Atomic uint32_t entry_count;
+    _Atomic uint32_t slot_count; /* slots in use or free */
+    _Atomic uint64_t epoch;
+    _Atomic uint32_t position; /* of the last change that readers see */
+    uint32_t drained;          /* no reader sees less than this position */
+    _Atomic uint64_t live, removed, free_count;
+    uint32_t free_head; /* chain of free slots */
+    struct vs_idmap ids;
     struct vs_repair repair;
     struct vs_build build;
-    struct vs_mapping mapping;
-
     struct vs_lock lock; /* taken by a call that writes, shared by those that need it still */
-    _Atomic uint64_t epoch;
-    _Atomic uint32_t position;  /* of the last change that readers see */
-    uint32_t drained;           /* no reader sees less than this position */
-    struct vs_reader *readers;  /* [WIDTH_MAX] */
     struct vs_scratch *strands; /* [strand_count x WALKS] buffers of the writer's tasks */
     uint32_t strand_count;
     _Atomic uint64_t scratch_bytes; /* in all struct vs_scratch, build and repair */
