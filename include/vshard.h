@@ -4,6 +4,7 @@
 #define VSHARD_H
 
 #include <vshard/base.h>
+#include <vshard/attribute.h>
 #include <vshard/index.h>
 #include <vshard/merge.h>
 #include <vshard/map.h>

@@ -15,6 +15,7 @@
 #ifndef VSHARD_INDEX_H
 #define VSHARD_INDEX_H
 
+#include <vshard/attribute.h>
 #include <vshard/base.h>
 
 #ifdef __cplusplus
@@ -87,9 +88,11 @@ struct vshard_index_options {
     uint32_t numa_node; /* n: place memory on node n - 1 of the operating system; default:
                            where the thread runs that touches it first. Not with an allocator */
     uint32_t profile;   /* VSHARD_PROFILE_*; default DEFAULT */
-    uint64_t max_bytes; /* memory for rows, codes, edges and ids: an add that would take more
-                           is refused whole, with E2BIG; default: any. Buffers of calls
+    uint64_t max_bytes; /* memory for rows, codes, edges, ids and values of attributes: an add
+                           that would take more is refused whole, with E2BIG; default: any. Buffers of calls
                            (vshard_index_stats.scratch_bytes) are not counted */
+    const struct vshard_attribute *attributes; /* [attribute_count], copied; default: none */
+    size_t attribute_count;                    /* 0..8 */
 };
 
 /* Creates an empty index.
@@ -120,9 +123,10 @@ struct vshard_index_options {
  *             vshard_index_destroy()
  *
  * Returns   0, EINVAL (a field out of range, HAMMING without BITS or BITS without
- *           HAMMING, no such node, a node and an allocator: the log names it), ENOMEM,
- *           ENOTSUP (numa_node in a build without hwloc, or the system does not let this
- *           process place memory), EVERSION
+ *           HAMMING, an attribute without a type or a name of its own, no such node, a
+ *           node and an allocator: the log names it), ENOMEM, ENOTSUP (numa_node in a
+ *           build without hwloc, or the system does not let this process place memory),
+ *           EVERSION
  * Thread    any
  * Source    Malkov & Yashunin 2018, Algorithms 2 and 4, on one layer: a small set
  *           of entry rows, scanned, replaces the upper layers
@@ -158,6 +162,34 @@ VSHARD_API void vshard_index_destroy(struct vshard_index *index);
 VSHARD_API int vshard_index_add(struct vshard_index *index, const uint64_t *ids,
                                 const void *vectors, size_t count);
 
+/* How to add. Zero means the default in every field. */
+struct vshard_add_options {
+    uint32_t size;                      /* bytes in this struct; required */
+    uint32_t value_count;               /* of values: attributes, the first of the index's */
+    const struct vshard_values *values; /* [value_count] arrays of `count` values each, borrowed;
+                                           attributes beyond are missing; default: all are */
+};
+
+/* Adds vectors as vshard_index_add(), with the values of their attributes. A row that is
+ * replaced gets the new vector and the new values together, and no reader sees one
+ * without the other; of an attribute that is not given it has none then, and the same
+ * is true of rows that vshard_index_add() replaces.
+ *
+ * Keywords are kept once each, at 128 bytes and what it takes to find them, for as long as
+ * a row has them; rows keep numbers.
+ *
+ *   ids, vectors, count   as of vshard_index_add()
+ *   options               borrowed; NULL for all defaults
+ *
+ * Returns   as vshard_index_add(); EINVAL also for more values than the index has
+ *           attributes, a width that the type does not have, and a keyword above
+ *           VSHARD_KEYWORD_MAX bytes; EVERSION (options of a newer library)
+ * Thread    in turn
+ * Since     0.1 */
+VSHARD_API int vshard_index_add_with(struct vshard_index *index, const uint64_t *ids,
+                                     const void *vectors, size_t count,
+                                     const struct vshard_add_options *options);
+
 /* Removes rows. An id that is not there is passed over. A removed row is never
  * answered again; its edges are repaired, and its memory reused, a fixed number of
  * rows at a time, by later calls of add and remove, or at once by
@@ -186,6 +218,34 @@ VSHARD_API int vshard_index_remove(struct vshard_index *index, const uint64_t *i
 VSHARD_API int vshard_index_fetch(struct vshard_index *index, const uint64_t *ids, size_t count,
                                   void *vectors, uint8_t *found);
 
+/* Copies the values of attributes out, those of each row as one call has added them.
+ *
+ *   ids           uint64 [count]; borrowed
+ *   values        [value_count] arrays that are written to; where a value is missing, with
+ *                 VSHARD_MISSING, NaN or zeros; where the id is absent, not at all. A
+ *                 keyword is followed by zeros up to the width
+ *   value_count   up to the attributes of the index: the first ones
+ *   found         [out] uint8 [count], 1 where the id is there; may be NULL
+ *
+ * Returns   0, EINVAL, ENOMEM, ENOTFOUND (at least one id is absent), E2BIG (a keyword
+ *           is longer than the width; what was written by then is unspecified)
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API int vshard_index_fetch_values(struct vshard_index *index, const uint64_t *ids,
+                                         size_t count, const struct vshard_values *values,
+                                         size_t value_count, uint8_t *found);
+
+/* Tells type and name of one attribute, as it was created.
+ *
+ *   at          from 0 on
+ *   attribute   [out]
+ *
+ * Returns   0, EINVAL, ENOTFOUND (there are not so many)
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API int vshard_index_attribute(const struct vshard_index *index, size_t at,
+                                      struct vshard_attribute *attribute);
+
 /* Rows that can be found; 0 for NULL.
  *
  * Thread    any
@@ -210,7 +270,8 @@ enum {                          /* what cut a search: struct vshard_search_info.
 enum {                         /* struct vshard_filter.kind */
        VSHARD_FILTER_IDS = 1,  /* a list of the ids that may be answered */
        VSHARD_FILTER_BITS = 2, /* a bit for each id from 0 on; ids beyond are refused */
-       VSHARD_FILTER_CALL = 3  /* a function says */
+       VSHARD_FILTER_CALL = 3, /* a function says */
+       VSHARD_FILTER_WHERE = 4 /* the attributes say: `where` alone */
 };
 
 /* Which rows a search may answer: the others are passed over. Set `size` and `kind`, zero
@@ -218,7 +279,9 @@ enum {                         /* struct vshard_filter.kind */
  * not change during it.
  *
  * A list costs about 50 ns an id before the first query is looked at: for more than some
- * thousand ids, bits or a function are faster. Bits are for ids that are dense. */
+ * thousand ids, bits or a function are faster. Bits are for ids that are dense. A condition
+ * on attributes costs some nanoseconds a row that is looked at, and about half of one for
+ * each comparison where all rows are, as where few are allowed. */
 struct vshard_filter {
     uint32_t size;        /* bytes in this struct; required */
     uint32_t kind;        /* VSHARD_FILTER_*; required */
@@ -236,6 +299,10 @@ struct vshard_filter {
                           not known: then 256 rows are asked about. It decides how, not what,
                           is searched */
     uint32_t reserved; /* 0 */
+    const void *where; /* any kind: an expression by vshard_where_encode() that must hold, too;
+                          of kind WHERE required. It is verified, so bytes from elsewhere do
+                          no harm */
+    size_t where_bytes;
 };
 
 /* What a search did. The library fills in as much as `size` says fits. */
@@ -310,18 +377,19 @@ struct vshard_search_options {
  * VSHARD_SEARCH_EXACT, are the exact nearest by these distances.
  *
  * A filter is measured first: the ids of a list and, up to 64 bits a row, the bits are
- * counted, and otherwise 256 rows are tried. Where few rows are allowed they are scanned,
- * and the answer is exact. Else the beam holds allowed rows alone, and passes through the
- * others to their neighbours. Where that finds fewer than k, or the rows near the query are
- * not those allowed, the allowed rows are scanned after all.
+ * counted, and otherwise, and where there is a condition, 256 rows are tried. Where few
+ * rows are allowed they are scanned: the vectors of those that their codes, at four
+ * standard deviations of their error, do not rule out. Else the beam is wide enough to
+ * hold k rows that are allowed. Where it does not, or the rows near the query are not those
+ * allowed, the allowed rows are scanned after all.
  *
- * Returns   0, EINVAL (ef_search and target_recall at once, too), ENOMEM, EVERSION,
- *           ECORRUPT (a mapped file is damaged), ENOTSUP (target_recall, and the graph is
- *           not calibrated); with VSHARD_SEARCH_STRICT also ECANCELED, ETIMEDOUT, E2BIG;
- *           on failure hits and found are unspecified
+ * Returns   0, EINVAL (ef_search and target_recall at once, and an expression that is none
+ *           or is not about the attributes of this index, too), ENOMEM, EVERSION, ECORRUPT
+ *           (a mapped file is damaged), ENOTSUP (target_recall, and the graph is not
+ *           calibrated); with VSHARD_SEARCH_STRICT also ECANCELED, ETIMEDOUT, E2BIG; on
+ *           failure hits and found are unspecified
  * Thread    any
- * Source    Malkov & Yashunin 2018, Algorithms 2 and 5; with a filter Patel et al. 2024
- *           (ACORN), section 5.2, ACORN-1
+ * Source    Malkov & Yashunin 2018, Algorithms 2 and 5
  * Since     0.1 */
 VSHARD_API int vshard_index_search(struct vshard_index *index, const void *queries, size_t count,
                                    size_t k, struct vshard_hit *hits,
@@ -506,6 +574,9 @@ struct vshard_index_stats {
     uint32_t numa_node;       /* [out] as created or opened; 0 if not placed */
     uint32_t profile;         /* [out] as created */
     uint64_t calibrated_rows; /* [out] rows there were when it was calibrated last; 0: never */
+    uint64_t attribute_bytes; /* [out] of heap_bytes or mapped_bytes: values and keywords */
+    uint32_t attribute_count; /* [out] as created */
+    uint32_t keyword_count;   /* [out] different keywords that rows have */
 };
 
 /* Reports numbers about an index.
@@ -519,7 +590,9 @@ VSHARD_API int vshard_index_stats(struct vshard_index *index, struct vshard_inde
 struct vshard_index_estimate {
     uint32_t size;         /* bytes in this struct; required */
     uint32_t reserved;     /* 0 */
-    uint64_t rows_bytes;   /* [out] of rows, codes, edges and ids: what max_bytes limits */
+    uint64_t rows_bytes;   /* [out] of rows, codes, edges, ids and values: what max_bytes
+                              limits. Keywords are to be added: 136 to 152 bytes each, once
+                              there are some thousand different ones */
     uint64_t memory_bytes; /* [out] these, and what the index and its own buffers take */
     uint64_t file_bytes;   /* [out] of the file that is saved then */
 };
@@ -563,21 +636,24 @@ struct vshard_index_check {
     uint64_t bad_edges;   /* [out] edges to no row, to itself, or twice to one row */
     uint64_t bad_ids;     /* [out] rows that their id does not lead to */
     uint64_t unreachable; /* [out] live rows that no search can reach */
+    uint64_t bad_values;  /* [out] values that no row can have, and keywords that are not had
+                             by as many rows as they say */
 };
 
 /* Verifies the whole index: the checksums of a mapped file, every edge, the way from
- * every id to its row and back, and that every live row can be reached.
+ * every id to its row and back, the values of attributes, and that every live row can be
+ * reached.
  *
  *   report    [out] may be NULL
  *
- * Returns   0, EINVAL, ENOMEM, ECORRUPT (a checksum, an edge or an id is wrong).
+ * Returns   0, EINVAL, ENOMEM, ECORRUPT (a checksum, an edge, an id or a value is wrong).
  *           Unreachable rows are reported, and are no error: they are found by an
  *           exact search, and by fetch. There are none but in files of older libraries
  * Thread    in turn
  * Since     0.1 */
 VSHARD_API int vshard_index_check(struct vshard_index *index, struct vshard_index_check *report);
 
-/* A 64-bit hash of the structure: options, codes, vectors, edges, ids, free rows,
+/* A 64-bit hash of the structure: options, codes, vectors, edges, ids, values, free rows,
  * entries, the calibration and the place of the repair. Two indexes made by equal calls have equal
  * digests, on every instruction set and any number of threads.
  *

@@ -137,7 +137,8 @@ static int check(struct vshard_index *x, struct vshard_index_check *c)
     if (rc < 0)
         return rc;
     check_rows(x, c);
-    if (atomic_load(&x->trained))
+    rc = vs_attributes_audit(x, &c->bad_values);
+    if (rc == VSHARD_OK && atomic_load(&x->trained))
         rc = count_unreachable(x, &c->unreachable);
     return rc < 0 ? vs_refuse(x->logger, rc, "check.refused", "memory", 0, 0) : rc;
 }
@@ -161,7 +162,7 @@ int vshard_index_check(struct vshard_index *index, struct vshard_index_check *re
         vs_report_write(report, &c, sizeof c, min_size);
     if (rc < 0)
         return rc;
-    return c.bad_edges > 0 || c.bad_ids > 0 ? VSHARD_ECORRUPT : VSHARD_OK;
+    return c.bad_edges > 0 || c.bad_ids > 0 || c.bad_values > 0 ? VSHARD_ECORRUPT : VSHARD_OK;
 }
 
 static int compute_digest(struct vshard_index *x, uint64_t *digest)
@@ -176,7 +177,7 @@ static int compute_digest(struct vshard_index *x, uint64_t *digest)
     if (rc < 0)
         return rc;
     vs_image_layout(x, &layout);
-    bytes = (size_t)layout.extents * IMAGE_COLUMNS * 8;
+    bytes = vs_image_sums_bytes(x);
     sums = vs_alloc(x->allocator, bytes);
     if (sums == NULL)
         return vs_refuse(x->logger, VSHARD_ENOMEM, "digest.refused", "memory", (int64_t)bytes, 0);

@@ -47,7 +47,7 @@ int vs_options_check(struct vshard_index_options *o)
     if (o->executor != NULL && (o->executor->width < 1 || o->executor->width > WIDTH_MAX))
         return vs_refuse(o->logger, VSHARD_EINVAL, "create.refused", "executor.width",
                          o->executor->width, WIDTH_MAX);
-    return VSHARD_OK;
+    return vs_attributes_check(o);
 }
 
 /* Memory of this machine, where the host brings none. */
@@ -96,15 +96,17 @@ static size_t element_stride(const struct vshard_index *x)
     return (bytes + align - 1) / align * align;
 }
 
-enum { COLUMNS = 10 };
+enum { COLUMNS = 10 + VSHARD_ATTRIBUTES_MAX };
 
 static void list_columns(struct vshard_index *x, struct vs_column *out[COLUMNS])
 {
-    struct vs_column *all[COLUMNS] = { &x->elements,   &x->outside, &x->codes, &x->sketches,
-                                       &x->edges,      &x->rows,    &x->links, &x->bounds,
-                                       &x->live_words, &x->entries };
+    struct vs_column *all[] = { &x->elements,   &x->outside, &x->codes, &x->sketches,
+                                &x->edges,      &x->rows,    &x->links, &x->bounds,
+                                &x->live_words, &x->entries };
 
     memcpy(out, all, sizeof all);
+    for (uint32_t i = 0; i < VSHARD_ATTRIBUTES_MAX; i++)
+        out[VS_COUNT(all) + i] = &x->attributes.columns[i];
 }
 
 static void lay_out(struct vshard_index *x)
@@ -166,6 +168,7 @@ int vs_index_new(const struct vshard_index_options *given, struct vshard_index *
     x->seed = o.seed;
     x->max_bytes = o.max_bytes;
     vs_kernel_init(&x->kernel, vs_os_cpu());
+    vs_attributes_init(x, &o);
     rc = vs_quantizer_init(x);
     if (rc == VSHARD_OK)
         rc = vs_sketcher_init(x);
@@ -215,6 +218,7 @@ void vshard_index_destroy(struct vshard_index *x)
     list_columns(x, columns);
     for (size_t i = 0; i < COLUMNS; i++)
         vs_column_fini(columns[i], &a);
+    vs_keywords_fini(&x->attributes.keywords, &a);
     vs_sketcher_fini(x);
     vs_quantizer_fini(x);
     vs_mapping_close(x);
@@ -272,13 +276,17 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.edge_bytes = column_bytes(x, &x->edges);
     s.id_bytes =
         column_bytes(x, &x->rows) + x->links.heap_bytes + ids_bytes + x->live_words.heap_bytes;
+    s.attribute_bytes = vs_attributes_bytes(x);
+    s.attribute_count = x->attributes.count;
+    s.keyword_count = vs_keywords_used(&x->attributes.keywords);
     s.scratch_bytes = scratch_bytes(x);
     s.mapped_bytes = x->mapping.count;
     s.numa_node = x->numa_node;
     s.calibrated_rows = atomic_load(&x->calibrated_rows);
     s.profile = x->profile;
     s.heap_bytes = sizeof *x + ids_bytes + x->quantizer.code_dim * sizeof(float) +
-                   vs_sketcher_bytes(x) + s.scratch_bytes;
+                   vs_sketcher_bytes(x) + s.scratch_bytes +
+                   vs_keywords_bytes(&x->attributes.keywords);
     list_columns(index, columns);
     for (size_t i = 0; i < COLUMNS; i++)
         s.heap_bytes += columns[i]->heap_bytes;
@@ -301,6 +309,8 @@ static int add_node_bytes(struct vshard_index *x, uint64_t *bytes, size_t node_c
     list_columns(x, columns);
     for (size_t i = 0; rc == VSHARD_OK && i < COLUMNS; i++)
         rc = vs_column_node_bytes(columns[i], bytes, node_count);
+    if (rc == VSHARD_OK)
+        rc = vs_column_node_bytes(&x->attributes.keywords.cells, bytes, node_count);
     return rc;
 }
 

@@ -19,7 +19,11 @@ uint64_t vs_rows_bytes(const struct vshard_index *x, uint64_t slots, uint64_t id
     uint64_t bytes = column_after(vs_exact(x, vs_is_lean(x) && graph), slots) +
                      column_after(&x->rows, slots) + column_after(&x->links, slots) +
                      column_after(&x->live_words, slots / 64 + 1) +
-                     vs_idtable_bytes(vs_idmap_cap_for(&x->ids, ids));
+                     vs_idtable_bytes(vs_idmap_cap_for(&x->ids, ids)) +
+                     vs_keywords_bytes(&x->attributes.keywords);
+
+    for (uint32_t i = 0; i < x->attributes.count; i++)
+        bytes += column_after(&x->attributes.columns[i], slots);
 
     if (graph || x->family == VSHARD_FAMILY_FLAT)
         bytes += column_after(&x->codes, slots) + column_after(&x->bounds, slots);

@@ -2,20 +2,24 @@
  *
  * How many rows a filter allows decides how to search (vs_filter_scans):
  *
- *   few    they are listed once a call, and each query scans the list: exact.
+ *   few    they are listed once a call, and each query scans the list, by codes first
+ *          (filter_scan.c).
  *   more   the walk is that of any search, and does not ask the filter. Its beam is wider
  *          the fewer rows are allowed, so that it should hold k that are (vs_filter_ef);
- *          the filter is asked about the rows in it, nearest first.
+ *          but only the nearest fifth of what is added is followed, since nearly all rows
+ *          of the beam are neighbours of those: half of the time at 5 %, at equal recall.
+ *          The filter is asked about the rows in the beam, nearest first.
  *
  * A beam that holds k allowed rows holds the nearest k, to the recall that beams have. One
  * that holds fewer is widened as long as that costs less than a scan of what is allowed,
  * which then follows. So a filter that allows nothing near the query, which no estimate
  * can know, costs time and not answers.
  *
- * Walks that keep to the allowed rows, and pass through the others by two edges at once
- * (ACORN-1: Patel et al. 2024), were tried. To ask about all rows met costs more than
- * their sketches do: they were two to ten times as slow at equal recall, and where no
- * allowed row is near the query they ended anywhere (bench/RESULTS.md). */
+ * Tried, and slower: walks that keep to the allowed rows, and pass through the others by two
+ * edges at once (ACORN-1: Patel et al. 2024); they were two to ten times as slow at equal
+ * recall, and where no allowed row is near the query they ended anywhere. And a narrow beam beside
+ * which allowed rows are kept as they are met: to ask about all rows met that are near enough
+ * costs more than to keep them (bench/RESULTS.md). */
 #include "index/state.h"
 
 enum {
@@ -23,8 +27,7 @@ enum {
     LISTED_MAX = 1 << 17, /* allowed rows that are listed, at most */
     SAMPLE_WORDS = 256,   /* of bits that are looked at first */
     DENSE_ONE_IN = 32,    /* where more bits are set, a sample of them will do */
-    BATCH = 32,           /* ids looked up at once */
-    GROUP = 64            /* rows measured at once */
+    BATCH = 32            /* ids looked up at once */
 };
 
 static bool bit_of(const uint64_t *words, uint64_t at)
@@ -40,8 +43,22 @@ static int refuse(const struct vshard_index *x, int status, const char *argument
     return vs_refuse(x->logger, status, "search.refused", argument, value, limit);
 }
 
+static int check_where(const struct vshard_index *x, struct vs_filter *f, struct vs_where *where)
+{
+    struct vs_where_fault fault;
+    int rc = vs_where_read(f->given.where, f->given.where_bytes, where, &fault);
+
+    if (rc == VSHARD_OK)
+        rc = vs_where_suits(x, where, &fault);
+    if (rc < 0)
+        return refuse(x, rc, fault.what, (int64_t)fault.value, (int64_t)fault.limit);
+    f->where = where;
+    return VSHARD_OK;
+}
+
+/* Reads a filter; `where` is for its expression, if it has one. */
 int vs_filter_check(const struct vshard_index *x, const struct vshard_filter *given,
-                    struct vs_filter *f)
+                    struct vs_filter *f, struct vs_where *where)
 {
     struct vshard_filter *g = &f->given;
     int rc;
@@ -50,8 +67,8 @@ int vs_filter_check(const struct vshard_index *x, const struct vshard_filter *gi
     rc = vs_options_read(g, sizeof *g, given, VS_SIZE_THROUGH(struct vshard_filter, reserved));
     if (rc < 0)
         return refuse(x, rc, "filter.size", given->size, sizeof *g);
-    if (g->kind < VSHARD_FILTER_IDS || g->kind > VSHARD_FILTER_CALL)
-        return refuse(x, VSHARD_EINVAL, "filter.kind", g->kind, VSHARD_FILTER_CALL);
+    if (g->kind < VSHARD_FILTER_IDS || g->kind > VSHARD_FILTER_WHERE)
+        return refuse(x, VSHARD_EINVAL, "filter.kind", g->kind, VSHARD_FILTER_WHERE);
     if (g->kind == VSHARD_FILTER_IDS && g->ids == NULL && g->count > 0)
         return refuse(x, VSHARD_EINVAL, "filter.ids: NULL", (int64_t)g->count, 0);
     if (g->kind == VSHARD_FILTER_BITS && g->bits == NULL && g->count > 0)
@@ -62,17 +79,21 @@ int vs_filter_check(const struct vshard_index *x, const struct vshard_filter *gi
         return refuse(x, VSHARD_EINVAL, "filter.share", (int64_t)g->share, 1);
     if (g->reserved != 0)
         return refuse(x, VSHARD_EINVAL, "filter.reserved", g->reserved, 0);
+    if (g->kind == VSHARD_FILTER_WHERE || g->where != NULL || g->where_bytes > 0)
+        return check_where(x, f, where);
     return VSHARD_OK;
 }
 
-static bool asks(struct vs_filter *f, uint64_t id)
+/* What the kind says, whatever the expression does. */
+bool vs_filter_asks(const struct vshard_index *x, struct vs_filter *f, uint32_t slot)
 {
     const struct vshard_filter *g = &f->given;
+    uint64_t id = vs_row_at(x, slot)->id;
 
     f->checks++;
     if (g->kind == VSHARD_FILTER_BITS)
         return id < g->count && bit_of(g->bits, id);
-    return g->allow(g->ctx, id) != 0;
+    return g->kind == VSHARD_FILTER_WHERE || g->allow(g->ctx, id) != 0;
 }
 
 /* Is it a row that may be answered? */
@@ -85,7 +106,25 @@ bool vs_filter_allows(const struct vshard_index *x, struct vs_filter *f, uint32_
         return true;
     if (f->marks != NULL)
         return slot < f->marks_slots && bit_of(f->marks, slot);
-    return asks(f, vs_row_at(x, slot)->id);
+    return (f->where == NULL || vs_where_holds(x, f->where, slot)) && vs_filter_asks(x, f, slot);
+}
+
+/* Which rows of an extent are live, or may be seen still, and listed, or have the attributes that an expression
+ * asks for. */
+void vs_filter_rows(const struct vshard_index *x, const struct vs_filter *f, uint32_t slots,
+                    uint32_t extent, uint64_t out[WHERE_WORDS])
+{
+    uint32_t first = extent * VS_EXTENT_ROWS;
+    uint64_t live[WHERE_WORDS];
+
+    for (uint32_t i = 0; i < WHERE_WORDS; i++)
+        live[i] = first + 64 * i < slots ? vs_scan_live(x, first + 64 * i) : 0;
+    if (f != NULL && f->where != NULL && f->marks == NULL)
+        vs_where_extent(x, f->where, extent, live, out);
+    else
+        memcpy(out, live, sizeof live);
+    for (uint32_t i = 0; f != NULL && f->marks != NULL && i < WHERE_WORDS; i++)
+        out[i] &= first + 64 * i < f->marks_slots ? f->marks[first / 64 + i] : 0;
 }
 
 /* ---- how many rows it allows ---- */
@@ -95,7 +134,7 @@ static void mark(struct vs_filter *f, struct vs_scratch *s, uint32_t slot)
 {
     uint64_t bit = 1ull << (slot % 64);
 
-    if (slot == VS_SLOT_NONE || (s->marks[slot / 64] & bit))
+    if (s->marks[slot / 64] & bit)
         return;
     s->marks[slot / 64] |= bit;
     if (f->allowed < s->listed_cap)
@@ -124,16 +163,48 @@ static void list_end(struct vs_filter *f, const struct vs_scratch *s)
     }
 }
 
+/* Marks a row if the expression holds for it, too. */
+static void mark_one(const struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
+                     uint32_t slot)
+{
+    if (slot != VS_SLOT_NONE && (f->where == NULL || vs_where_holds(x, f->where, slot)))
+        mark(f, s, slot);
+}
+
 /* Looks up ids that are on their way from memory together. */
-static void mark_ids(const struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
-                     const uint64_t *ids, uint32_t count)
+static void mark_by_map(const struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
+                        const uint64_t *ids, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
         vs_idmap_prefetch(&x->ids, ids[i]);
     for (uint32_t i = 0; i < count; i++)
         vs_idmap_prefetch_row(&x->ids, ids[i]);
     for (uint32_t i = 0; i < count; i++)
-        mark(f, s, vs_find_visible(x, ids[i], s->position));
+        mark_one(x, f, s, vs_find_visible(x, ids[i], s->position));
+}
+
+/* Ids that count from 0 on are often the slots themselves, so that is tried first: it saves
+ * two of three accesses, and costs little where it is in vain. */
+static void mark_ids(const struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
+                     const uint64_t *ids, uint32_t count)
+{
+    uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire), rest = 0;
+    uint64_t others[BATCH];
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (ids[i] < slots)
+            __builtin_prefetch(vs_row_at(x, (uint32_t)ids[i]), 0, 3);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t slot = (uint32_t)ids[i];
+
+        if (ids[i] < slots && vs_row_visible(x, slot, s->position) &&
+            vs_row_at(x, slot)->id == ids[i])
+            mark_one(x, f, s, slot);
+        else
+            others[rest++] = ids[i];
+    }
+    mark_by_map(x, f, s, others, rest);
 }
 
 static int list_ids(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s)
@@ -156,12 +227,11 @@ static uint64_t bits_at(const struct vshard_filter *g, uint64_t word)
     return left < 64 ? g->bits[word] & ((1ull << left) - 1) : g->bits[word];
 }
 
-static int list_bits(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
-                     uint64_t set)
+static int list_bits(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s)
 {
     uint64_t ids[BATCH];
     uint32_t count = 0;
-    int rc = list_begin(x, f, s, set);
+    int rc = list_begin(x, f, s, f->set);
 
     for (uint64_t i = 0; rc == VSHARD_OK && i * 64 < f->given.count; i++) {
         for (uint64_t word = bits_at(&f->given, i); word != 0; word &= word - 1) {
@@ -184,15 +254,33 @@ static int list_rows(struct vshard_index *x, struct vs_filter *f, struct vs_scra
 {
     uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire);
     int rc = list_begin(x, f, s, LISTED_MAX < slots ? LISTED_MAX : slots);
-    uint64_t room = (uint64_t)s->marks_words * 64;
 
-    for (uint32_t slot = 0; rc == VSHARD_OK && slot < slots && slot < room; slot++) {
-        if (vs_filter_allows(x, f, slot, s->position))
-            mark(f, s, slot);
+    if (rc == VSHARD_OK && slots > s->marks_words * 64)
+        slots = (uint32_t)s->marks_words * 64; /* newer rows are not seen */
+    for (uint32_t e = 0; rc == VSHARD_OK && e < vs_extents_for(slots); e++) {
+        uint64_t words[WHERE_WORDS];
+
+        vs_filter_rows(x, f, slots, e, words);
+        for (uint32_t i = 0; i < WHERE_WORDS; i++) {
+            for (uint64_t word = words[i]; word != 0; word &= word - 1) {
+                uint32_t slot = e * VS_EXTENT_ROWS + 64 * i + (uint32_t)__builtin_ctzll(word);
+
+                if (vs_row_visible(x, slot, s->position) && vs_filter_asks(x, f, slot))
+                    mark(f, s, slot);
+            }
+        }
     }
     if (rc == VSHARD_OK)
         list_end(f, s);
     return rc;
+}
+
+/* Finds all rows that are allowed, if they were not found yet; they stay in this scratch. */
+int vs_filter_list(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s)
+{
+    if (f->marks != NULL)
+        return VSHARD_OK;
+    return f->by_id ? list_bits(x, f, s) : list_rows(x, f, s);
 }
 
 /* Set bits, at most so many: of words spread over all if these are dense, else exactly.
@@ -222,6 +310,8 @@ static double sample(const struct vshard_index *x, struct vs_filter *f, uint32_t
     for (uint32_t i = 0; i < SAMPLE && slots > 0; i++) {
         at[i] = (uint32_t)(vs_mix64(i + 1) % slots);
         __builtin_prefetch(vs_row_at(x, at[i]), 0, 3);
+        if (f->where != NULL)
+            vs_where_request(x, f->where, at[i]);
     }
     for (uint32_t i = 0; i < SAMPLE && slots > 0; i++) {
         live += vs_row_visible(x, at[i], position);
@@ -238,21 +328,41 @@ uint32_t vs_filter_ef(const struct vs_filter *f, uint32_t ef, size_t k)
     return wide < VSHARD_EF_MAX ? (uint32_t)wide : VSHARD_EF_MAX;
 }
 
-/* Is a scan of the allowed rows cheaper than a walk with this beam? Both in nanoseconds
- * where sketches have 64 bytes; it is their relation that counts. A row in a beam was chosen
- * from all its neighbours. A row of a scan is read from anywhere, and what was not listed
- * is found by its id, or by asking about all rows. */
+/* Of one row that is allowed, looked at by its code or, where it has none, by its vector. */
+static double scan_cost(const struct vshard_index *x, bool trained)
+{
+    return vs_elements_are_codes(x) || !trained ? 15 + (double)x->elements.stride / 40
+                                                : 3 + (double)x->codes.stride / 40;
+}
+
+/* Of one row in the beam: a third are followed, and each of their neighbours is looked at. */
+static double walk_cost(const struct vshard_index *x)
+{
+    size_t bytes = x->sketches.stride > 0 ? x->sketches.stride : x->traversal->stride;
+
+    return 40 + 0.4 * x->degree * (2 + (double)bytes / 64);
+}
+
+/* What finding the allowed rows takes, if they are not listed: by their ids, or by asking
+ * about all rows, of which conditions look at 64 at once. */
+static double list_cost(const struct vshard_index *x, const struct vs_filter *f)
+{
+    double live = (double)x->live;
+
+    if (f->listed != NULL)
+        return 0;
+    if (f->by_id)
+        return (double)f->allowed * 6 + live / 30;
+    return live * (f->given.kind == VSHARD_FILTER_WHERE ? 0.5 * f->where->comparisons : 5);
+}
+
+/* Is a scan of the allowed rows cheaper than a walk with this beam? In nanoseconds, as
+ * measured; it is their relation that counts. */
 bool vs_filter_scans(const struct vshard_index *x, const struct vs_filter *f, uint32_t ef)
 {
-    double allowed = (double)f->allowed, live = (double)x->live;
-    const struct vs_column *exact =
-        vs_exact(x, vs_is_lean(x) && atomic_load_explicit(&x->trained, memory_order_acquire));
-    double scan = allowed * (15 + (double)exact->stride / 40);
-    double walk = 4000 + (double)ef * x->degree * 3;
+    bool trained = atomic_load_explicit(&x->trained, memory_order_acquire);
 
-    if (f->listed == NULL)
-        scan += f->by_id ? allowed * 15 + live / 30 : live * 5;
-    return scan <= walk;
+    return list_cost(x, f) + (double)f->allowed * scan_cost(x, trained) <= 4000 + ef * walk_cost(x);
 }
 
 /* Finds out what the filter allows, once a call, in the scratch of its first query. */
@@ -263,19 +373,23 @@ int vs_filter_measure(struct vshard_index *x, struct vs_filter *f, struct vs_scr
     uint64_t rows = atomic_load_explicit(&x->live, memory_order_relaxed);
     double live = rows > 0 ? (double)rows : 1, least = 0.5 / live;
     uint64_t set = g->kind == VSHARD_FILTER_BITS ? count_bits(x, g) : UINT64_MAX;
-    int rc = VSHARD_OK;
+    bool counted = set != UINT64_MAX && f->where == NULL;
+    int rc = f->where != NULL ? vs_where_bind(x, f->where, s) : VSHARD_OK;
 
+    if (rc < 0)
+        return rc;
     if (g->kind == VSHARD_FILTER_IDS) {
         rc = list_ids(x, f, s);
     } else {
+        f->set = set;
         f->by_id = set <= rows / 4;
-        f->share = set != UINT64_MAX ? (double)set / live : (double)g->share;
-        if (!(f->share > 0) && set == UINT64_MAX)
+        f->share = counted ? (double)set / live : (double)g->share;
+        if (!(f->share > 0) && !counted)
             f->share = sample(x, f, s->position);
         f->share = f->share < least ? least : f->share < 1 ? f->share : 1;
         f->allowed = (uint64_t)(f->share * live);
         if (vs_filter_scans(x, f, vs_filter_ef(f, ef, k)))
-            rc = f->by_id ? list_bits(x, f, s, set) : list_rows(x, f, s);
+            rc = vs_filter_list(x, f, s);
     }
     if (f->marks != NULL)
         f->share = (double)f->allowed / live;
@@ -289,8 +403,13 @@ void vs_filter_pool(const struct vshard_index *x, struct vs_walk *w)
     struct vs_pool *pool = &w->scratch->pool;
     uint32_t kept = 0;
 
-    for (uint32_t i = 0; i < pool->count; i++)
-        __builtin_prefetch(vs_row_at(x, pool->slots[i] & ~VS_POOL_EXPANDED), 0, 3);
+    for (uint32_t i = 0; i < pool->count; i++) {
+        uint32_t slot = pool->slots[i] & ~VS_POOL_EXPANDED;
+
+        __builtin_prefetch(vs_row_at(x, slot), 0, 3);
+        if (w->filter->where != NULL)
+            vs_where_request(x, w->filter->where, slot);
+    }
     for (uint32_t i = 0; i < pool->count; i++) {
         uint32_t slot = pool->slots[i] & ~VS_POOL_EXPANDED;
 
@@ -299,82 +418,4 @@ void vs_filter_pool(const struct vshard_index *x, struct vs_walk *w)
         kept += vs_filter_allows(x, w->filter, slot, w->scratch->position);
     }
     pool->count = kept;
-}
-
-/* ---- scanning ---- */
-
-static void measure_rows(struct vshard_index *x, struct vs_walk *w, struct vs_top *top,
-                         uint32_t count)
-{
-    struct vs_scratch *s = w->scratch;
-
-    vs_walk_request(vs_exact(x, w->query.codes_only), s, count);
-    vs_distances(x, &w->query, s, count);
-    for (uint32_t i = 0; i < count; i++) {
-        if (top->count == top->cap && s->distances[i] > top->items[0].distance)
-            continue;
-        vs_top_offer(top, (struct vs_candidate){ s->distances[i], s->slots[i],
-                                                 vs_row_at(x, s->slots[i])->id });
-    }
-}
-
-static bool is_over(struct vs_walk *w, uint32_t more)
-{
-    w->cut = w->limits && vs_limits_cut(w->limits, w->scratch->distance_count - w->counted, more);
-    return w->cut;
-}
-
-static int scan_listed(struct vshard_index *x, struct vs_walk *w, struct vs_top *top)
-{
-    const struct vs_filter *f = w->filter;
-    struct vs_scratch *s = w->scratch;
-
-    for (uint32_t first = 0; first < f->listed_count; first += GROUP) {
-        uint32_t count = f->listed_count - first < GROUP ? f->listed_count - first : GROUP;
-
-        for (uint32_t i = 0; i < count; i++) {
-            int rc = vs_touch(x, f->listed[first + i]);
-
-            if (rc < 0)
-                return rc;
-            s->slots[i] = f->listed[first + i];
-        }
-        measure_rows(x, w, top, count);
-        if (is_over(w, count))
-            break;
-    }
-    s->row_count += f->listed_count;
-    return VSHARD_OK;
-}
-
-/* Offers all allowed rows, by their exact distances, until a limit ends it. */
-int vs_filter_scan(struct vshard_index *x, struct vs_walk *w, struct vs_top *top)
-{
-    uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire), gathered = 0;
-    struct vs_scratch *s = w->scratch;
-
-    if (w->filter != NULL && w->filter->listed != NULL)
-        return scan_listed(x, w, top);
-    for (uint32_t slot = 0; slot < slots; slot++) {
-        if (slot % VS_EXTENT_ROWS == 0) {
-            int rc = vs_touch(x, slot);
-
-            if (rc < 0)
-                return rc;
-            if (is_over(w, GROUP))
-                return VSHARD_OK;
-        }
-        s->row_count++;
-        if (!vs_filter_allows(x, w->filter, slot, s->position))
-            continue;
-        s->slots[gathered++] = slot;
-        if (gathered < GROUP)
-            continue;
-        measure_rows(x, w, top, gathered);
-        if (is_over(w, gathered))
-            return VSHARD_OK;
-        gathered = 0;
-    }
-    measure_rows(x, w, top, gathered);
-    return VSHARD_OK;
 }

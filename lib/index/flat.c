@@ -196,6 +196,12 @@ bool vs_scan_is_marked(const struct vshard_index *x, uint32_t slot)
     return atomic_load_explicit(live_word(x, slot), memory_order_relaxed) >> slot % WORD & 1;
 }
 
+/* Which of the 64 rows from `slot` on are live. */
+uint64_t vs_scan_live(const struct vshard_index *x, uint32_t slot)
+{
+    return atomic_load_explicit(live_word(x, slot), memory_order_acquire);
+}
+
 int vs_scan_reserve_rows(struct vshard_index *x, uint64_t slots)
 {
     uint32_t words = (uint32_t)((slots + WORD - 1) / WORD);

@@ -94,11 +94,13 @@ static uint32_t gather(const struct vshard_index *x, struct vs_scratch *s, uint3
     return count;
 }
 
-static bool next_nearest(struct vs_pool *pool, uint32_t *slot)
+static bool next_nearest(struct vs_pool *pool, uint32_t follow, uint32_t *slot)
 {
-    while (pool->next < pool->count && (pool->slots[pool->next] & VS_POOL_EXPANDED))
+    uint32_t end = follow != 0 && follow < pool->count ? follow : pool->count;
+
+    while (pool->next < end && (pool->slots[pool->next] & VS_POOL_EXPANDED))
         pool->next++;
-    if (pool->next == pool->count)
+    if (pool->next >= end)
         return false;
     *slot = pool->slots[pool->next];
     pool->slots[pool->next++] |= VS_POOL_EXPANDED;
@@ -230,7 +232,7 @@ static void advance(const struct vshard_index *x, struct vs_walk *w)
     uint32_t slot, hops = 0;
 
     w->gathered = 0;
-    while (hops < BEAM && next_nearest(&s->pool, &slot)) {
+    while (hops < BEAM && next_nearest(&s->pool, w->follow, &slot)) {
         w->gathered = gather(x, s, slot, w->gathered);
         hops++;
     }
@@ -331,7 +333,7 @@ static void offer_keys(const struct vshard_index *x, const struct vs_pool *pool,
  * its variance is about 4 * key / 6, and dim / 25 where the key is small. Four standard
  * deviations are allowed for. Clamping only takes away from a key. The rows of a lean
  * index are what their codes say, so only the query is rounded. */
-static float key_limit(const struct vshard_index *x, float distance)
+float vs_key_limit(const struct vshard_index *x, float distance)
 {
     float dims = (float)x->quantizer.code_dim, scale = x->quantizer.scale, key;
 
@@ -378,7 +380,7 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
             break;
         group = GROUP;
         if (top->count == top->cap)
-            limit = key_limit(x, top->items[0].distance);
+            limit = vs_key_limit(x, top->items[0].distance);
     }
     offer_exact(x, &w->query, s, top, gathered);
 }

@@ -1,15 +1,16 @@
 /* image.c - the bytes of an index file.
  *
  * All integers are little-endian; floats are IEEE 754. The file is a header and eight
- * sections in this order, each beginning at a multiple of 4,096 bytes, with zeros
- * between; their lengths follow from the header.
+ * sections, with attributes more, in this order, each beginning at a multiple of 4,096
+ * bytes, with zeros between; their lengths follow from the header.
  *
- *     header      512 bytes
+ *     header      512 bytes; then, if there are attributes, 64 for each: type 4, name 60
  *     low         float [code_dim]             the quantiser; then, if sketches have
  *                                              axes, float [256] low and uint8
  *                                              [4 panels] axes, see tile.c
  *     entries     uint32 [entry_count]         slots where a search may start
- *     sums        uint64 [5 x extents]         checksum of each extent, by column
+ *     sums        uint64 [5 x extents]         checksum of each extent, by column; of 5
+ *                                              columns, and one more for each attribute
  *     rows        16 bytes [slot_count]        id 8, of a row that is not live the next
  *                                              slot of its chain; inverse length 4, state 4
  *     elements    stride bytes [slot_count]    vectors as given, padded with zeros; of a
@@ -21,9 +22,13 @@
  *     sketches    64 or 128 bytes [slot_count] once trained, and if there are sketches
  *     edges       uint32 [slot_count x 2m]     once trained; the first of a row leads to
  *                                              its parent (graph_tree.c)
+ *     values      int64 [slot_count]           a section for each attribute: attribute.h
+ *     keywords    128 bytes [keyword_count]    if there are attributes: count of the values
+ *                                              that are it 8, text 120, padded with zeros; of
+ *                                              a free one the next of the chain 8, zeros 120
  *
  *     header       0   8   magic "VSHARDIX"
- *                  8   4   version of this format, 1
+ *                  8   4   version of this format: 1, or 2 if there are attributes
  *                 12   4   bytes of the header, 512
  *                 16  32   dim, family, metric, element, m, ef_construction,
  *                          ef_search, train_rows: 4 each
@@ -46,7 +51,11 @@
  *                176 228   found: uint32 [3 x 19], of the 1, 10 and 100 nearest of all
  *                          that were asked, in beams 8, 12, 16, 24, 32, 48, 64, 100, 128,
  *                          192, 256, ... 4096 wide; zeros from where it was not measured
- *                404 100   zeros
+ *                404   4   attributes, 1 to 8; of version 1 this and all below are zeros
+ *                408  12   keywords: cells, first of the chain of free ones (0xffffffff ends
+ *                          it), free ones: 4 each
+ *                420  16   checksums of the attributes, and of keywords: 8 each
+ *                436  68   zeros
  *                504   8   checksum of bytes 0..503
  *
  * An extent is 1,024 rows of one column, the last one what is left. Checksums are
@@ -77,7 +86,10 @@ enum {
     AT_PROFILE = 160,
     AT_CALIBRATION = 164,
     AT_FOUND = 176,
-    AT_ZEROS = AT_FOUND + 4 * CALIBRATED_KS * CALIBRATED_EFS,
+    AT_ATTRIBUTES = AT_FOUND + 4 * CALIBRATED_KS * CALIBRATED_EFS,
+    AT_KEYWORDS = AT_ATTRIBUTES + 4,
+    AT_ATTRIBUTE_SUMS = AT_KEYWORDS + 12,
+    AT_ZEROS = AT_ATTRIBUTE_SUMS + 16,
     AT_CHECKSUM = 504
 };
 
@@ -115,6 +127,11 @@ static void store_double(unsigned char *p, double v)
     vs_store64(p, bits);
 }
 
+int vs_image_columns(const struct vshard_index *x)
+{
+    return IMAGE_FIRST_VALUES + (int)x->attributes.count;
+}
+
 size_t vs_image_stride(const struct vshard_index *x, int column)
 {
     bool trained = atomic_load(&x->trained);
@@ -124,17 +141,19 @@ size_t vs_image_stride(const struct vshard_index *x, int column)
     case 1: return vs_exact(x, vs_is_codes_only(x))->stride;
     case 2: return trained ? x->codes.stride : 0;
     case 3: return trained ? x->sketches.stride : 0;
-    default: return trained ? x->edges.stride : 0;
+    case 4: return trained ? x->edges.stride : 0;
+    default: return sizeof(int64_t);
     }
 }
 
 struct vs_column *vs_image_column(struct vshard_index *x, int column)
 {
     struct vs_column *elements = vs_is_codes_only(x) ? &x->outside : &x->elements;
-    struct vs_column *columns[IMAGE_COLUMNS] = { &x->rows, elements, &x->codes, &x->sketches,
-                                                 &x->edges };
+    struct vs_column *columns[IMAGE_FIRST_VALUES] = { &x->rows, elements, &x->codes,
+                                                      &x->sketches, &x->edges };
 
-    return columns[column];
+    return column < IMAGE_FIRST_VALUES ? columns[column]
+                                       : &x->attributes.columns[column - IMAGE_FIRST_VALUES];
 }
 
 static uint64_t aligned(uint64_t bytes)
@@ -163,16 +182,19 @@ void vs_image_layout(const struct vshard_index *x, struct vs_image_layout *out)
     uint64_t slots = atomic_load(&x->slot_count), at = IMAGE_ALIGN;
 
     out->extents = vs_extents_for(slots);
+    out->schema = IMAGE_HEADER_BYTES;
     out->low = at;
     at += aligned(vs_image_low_bytes(x));
     out->entries = at;
     at += aligned(atomic_load(&x->entry_count) * sizeof(uint32_t));
     out->sums = at;
-    at += aligned((uint64_t)out->extents * IMAGE_COLUMNS * sizeof(uint64_t));
-    for (int i = 0; i < IMAGE_COLUMNS; i++) {
+    at += aligned(vs_image_sums_bytes(x));
+    for (int i = 0; i < vs_image_columns(x); i++) {
         out->column[i] = at;
         at += aligned(slots * vs_image_stride(x, i));
     }
+    out->keywords = at;
+    at += aligned((uint64_t)x->attributes.keywords.count * sizeof(struct vs_keyword));
     out->end = at;
 }
 
@@ -208,11 +230,17 @@ const void *vs_image_extent(struct vshard_index *x, int column, uint32_t extent,
     return rows;
 }
 
+size_t vs_image_sums_bytes(const struct vshard_index *x)
+{
+    return (size_t)vs_extents_for(atomic_load(&x->slot_count)) * (size_t)vs_image_columns(x) *
+           sizeof(uint64_t);
+}
+
 void vs_image_sums(struct vshard_index *x, unsigned char *sums, uint32_t extents)
 {
     struct vs_row rows[VS_EXTENT_ROWS];
 
-    for (int i = 0; i < IMAGE_COLUMNS; i++) {
+    for (int i = 0; i < vs_image_columns(x); i++) {
         size_t stride = vs_image_stride(x, i);
 
         for (uint32_t e = 0; e < extents; e++) {
@@ -225,18 +253,49 @@ void vs_image_sums(struct vshard_index *x, unsigned char *sums, uint32_t extents
     }
 }
 
-/* The entries may lie in several extents, so their checksum is chained. */
-static uint64_t entries_sum(struct vshard_index *x)
+/* What may lie in several extents has a chained checksum. */
+static uint64_t chained_sum(const struct vs_column *c, uint32_t count)
 {
-    uint32_t count = atomic_load(&x->entry_count);
     uint64_t sum = 0;
 
     for (uint32_t first = 0; first < count; first += VS_EXTENT_ROWS) {
         uint32_t n = count - first < VS_EXTENT_ROWS ? count - first : VS_EXTENT_ROWS;
 
-        sum = vs_checksum(vs_column_at(&x->entries, first), n * sizeof(uint32_t), sum);
+        sum = vs_checksum(vs_column_at(c, first), n * c->stride, sum);
     }
     return sum;
+}
+
+uint64_t vs_image_schema_sum(const struct vshard_attribute *schema, uint32_t count)
+{
+    return vs_checksum(schema, count * sizeof *schema, 0);
+}
+
+uint64_t vs_image_keywords_sum(const struct vs_keywords *k)
+{
+    return chained_sum(&k->cells, k->count);
+}
+
+static void encode_attributes(const struct vs_attributes *t, unsigned char *header)
+{
+    if (t->count == 0)
+        return;
+    vs_store32(header + AT_ATTRIBUTES, t->count);
+    vs_store32(header + AT_KEYWORDS, t->keywords.count);
+    vs_store32(header + AT_KEYWORDS + 4, t->keywords.free_head);
+    vs_store32(header + AT_KEYWORDS + 8, t->keywords.free_count);
+    vs_store64(header + AT_ATTRIBUTE_SUMS, vs_image_schema_sum(t->schema, t->count));
+    vs_store64(header + AT_ATTRIBUTE_SUMS + 8, vs_image_keywords_sum(&t->keywords));
+}
+
+static void decode_attributes(const unsigned char *header, struct vs_image *out)
+{
+    out->attribute_count = vs_load32(header + AT_ATTRIBUTES);
+    out->keyword_count = vs_load32(header + AT_KEYWORDS);
+    out->keyword_free_head = vs_load32(header + AT_KEYWORDS + 4);
+    out->keyword_free_count = vs_load32(header + AT_KEYWORDS + 8);
+    out->schema_sum = vs_load64(header + AT_ATTRIBUTE_SUMS);
+    out->keywords_sum = vs_load64(header + AT_ATTRIBUTE_SUMS + 8);
 }
 
 static void encode_calibration(const struct vs_calibration *c, unsigned char *header)
@@ -263,11 +322,10 @@ void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned
 {
     const uint32_t options[] = { x->dim, x->family,          x->metric,    x->element,
                                  x->m,   x->ef_construction, x->ef_search, x->train_rows };
-    uint32_t extents = vs_extents_for(atomic_load(&x->slot_count));
 
     memset(header, 0, IMAGE_HEADER_BYTES);
     memcpy(header, magic, sizeof magic);
-    vs_store32(header + 8, IMAGE_VERSION);
+    vs_store32(header + 8, x->attributes.count > 0 ? IMAGE_ATTRIBUTES : IMAGE_PLAIN);
     vs_store32(header + 12, IMAGE_HEADER_BYTES);
     for (size_t i = 0; i < VS_COUNT(options); i++)
         vs_store32(header + AT_OPTIONS + 4 * i, options[i]);
@@ -289,9 +347,10 @@ void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned
     vs_store32(header + AT_SKETCHER + 4, (uint32_t)vs_image_stride(x, 3));
     vs_store32(header + AT_PROFILE, x->family == VSHARD_FAMILY_HNSW ? x->profile : 0);
     encode_calibration(vs_calibration(x), header);
+    encode_attributes(&x->attributes, header);
     vs_store64(header + AT_SUMS, vs_image_low_sum(x));
-    vs_store64(header + AT_SUMS + 8, entries_sum(x));
-    vs_store64(header + AT_SUMS + 16, vs_checksum(sums, (size_t)extents * IMAGE_COLUMNS * 8, 0));
+    vs_store64(header + AT_SUMS + 8, chained_sum(&x->entries, atomic_load(&x->entry_count)));
+    vs_store64(header + AT_SUMS + 16, vs_checksum(sums, vs_image_sums_bytes(x), 0));
     vs_store64(header + AT_CHECKSUM, vs_checksum(header, AT_CHECKSUM, 0));
 }
 
@@ -310,6 +369,8 @@ int vs_image_decode(const unsigned char *header, struct vs_image *out)
                                   &out->options.metric,    &out->options.element,
                                   &out->options.m,         &out->options.ef_construction,
                                   &out->options.ef_search, &out->options.train_rows };
+    uint32_t version;
+    size_t zeros;
 
     memset(out, 0, sizeof *out);
     if (memcmp(header, magic, sizeof magic) != 0)
@@ -317,10 +378,16 @@ int vs_image_decode(const unsigned char *header, struct vs_image *out)
     out->digest = vs_load64(header + AT_CHECKSUM);
     if (out->digest != vs_checksum(header, AT_CHECKSUM, 0))
         return VSHARD_ECORRUPT;
-    if (vs_load32(header + 8) != IMAGE_VERSION)
+    version = vs_load32(header + 8);
+    if (version != IMAGE_PLAIN && version != IMAGE_ATTRIBUTES)
         return VSHARD_EVERSION;
+    zeros = version == IMAGE_PLAIN ? AT_ATTRIBUTES : AT_ZEROS;
     if (vs_load32(header + 12) != IMAGE_HEADER_BYTES ||
-        !all_zero(header + AT_ZEROS, AT_CHECKSUM - AT_ZEROS))
+        !all_zero(header + zeros, AT_CHECKSUM - zeros))
+        return VSHARD_ECORRUPT;
+    if (version == IMAGE_ATTRIBUTES)
+        decode_attributes(header, out);
+    if (version == IMAGE_ATTRIBUTES && out->attribute_count == 0)
         return VSHARD_ECORRUPT;
     out->options.size = sizeof out->options;
     for (size_t i = 0; i < VS_COUNT(options); i++)

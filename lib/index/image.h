@@ -5,7 +5,14 @@
 
 #include "index/state.h"
 
-enum { IMAGE_VERSION = 1, IMAGE_HEADER_BYTES = 512, IMAGE_ALIGN = 4096, IMAGE_COLUMNS = 5 };
+enum {
+    IMAGE_PLAIN = 1,      /* version of a file without attributes */
+    IMAGE_ATTRIBUTES = 2, /* and with them */
+    IMAGE_HEADER_BYTES = 512,
+    IMAGE_ALIGN = 4096,
+    IMAGE_FIRST_VALUES = 5, /* columns before those of attributes */
+    IMAGE_COLUMNS = IMAGE_FIRST_VALUES + VSHARD_ATTRIBUTES_MAX /* at most */
+};
 
 /* What the header says beyond the options. */
 struct vs_image {
@@ -18,18 +25,22 @@ struct vs_image {
     float sketch_scale;
     uint32_t sketch_bytes;
     struct vs_calibration calibration;
+    uint32_t attribute_count, keyword_count, keyword_free_head, keyword_free_count;
+    uint64_t schema_sum, keywords_sum;
+    struct vshard_attribute schema[VSHARD_ATTRIBUTES_MAX];
     uint64_t low_sum, entries_sum, sums_sum; /* checksums of these sections */
     uint64_t digest;                         /* the header's own */
 };
 
 /* Where each section begins; `end` is the length of the file. */
 struct vs_image_layout {
-    uint64_t low, entries, sums, column[IMAGE_COLUMNS], end;
+    uint64_t schema, low, entries, sums, column[IMAGE_COLUMNS], keywords, end;
     uint32_t extents;
 };
 
-/* The columns in the order of the file: rows, elements, codes, sketches, edges. One that is not
- * there, or not yet, has stride 0. */
+/* The columns in the order of the file: rows, elements, codes, sketches, edges, then those of
+ * attributes. One that is not there, or not yet, has stride 0. */
+int vs_image_columns(const struct vshard_index *x);
 size_t vs_image_stride(const struct vshard_index *x, int column);
 struct vs_column *vs_image_column(struct vshard_index *x, int column);
 
@@ -47,9 +58,14 @@ uint32_t vs_image_rows(const struct vshard_index *x, uint32_t extent);
 const void *vs_image_extent(struct vshard_index *x, int column, uint32_t extent,
                             struct vs_row *rows);
 
-/* The checksums of all extents of all columns, uint64 [IMAGE_COLUMNS x extents] in the
- * file's byte order. */
+/* The checksums of all extents of all columns, uint64 [columns x extents] in the file's
+ * byte order, and how many bytes they take. */
+size_t vs_image_sums_bytes(const struct vshard_index *x);
 void vs_image_sums(struct vshard_index *x, unsigned char *sums, uint32_t extents);
+
+/* Attributes as they are declared, and all keywords. */
+uint64_t vs_image_schema_sum(const struct vshard_attribute *schema, uint32_t count);
+uint64_t vs_image_keywords_sum(const struct vs_keywords *k);
 
 /* Writes the header of this index, and its checksum. */
 void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned char *header);

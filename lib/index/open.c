@@ -1,7 +1,8 @@
 /* open.c - an index from a file: verified, never trusted.
  *
- * The header and the small sections are verified at once, and so is every row's id
- * and state, because the map from ids is made of them. Vectors, codes and edges are
+ * The header and the small sections are verified at once, and so are every row's id
+ * and state, because the map from ids is made of them, and values, because searches read them
+ * in all rows. Vectors, codes and edges are
  * verified extent by extent: all of them when the file is copied, each at first touch
  * when it is mapped. A checksum finds accidents; what a forger could still do is
  * bounded by the checks of image.c and below: every slot that a file names is there. */
@@ -27,6 +28,25 @@ static int damaged(const struct opening *o, const char *what)
     return VSHARD_ECORRUPT;
 }
 
+/* The attributes as they were declared. */
+static int read_schema(struct opening *o)
+{
+    struct vs_image *i = &o->image;
+    size_t bytes = i->attribute_count * sizeof *i->schema;
+    int rc;
+
+    if (i->attribute_count == 0)
+        return VSHARD_OK;
+    if (i->attribute_count > VSHARD_ATTRIBUTES_MAX || o->file_bytes < IMAGE_HEADER_BYTES + bytes)
+        return damaged(o, "attributes");
+    rc = vs_io_read(o->options->storage, o->file, IMAGE_HEADER_BYTES, i->schema, bytes);
+    if (rc == VSHARD_OK && vs_image_schema_sum(i->schema, i->attribute_count) != i->schema_sum)
+        return damaged(o, "attributes");
+    i->options.attributes = i->schema;
+    i->options.attribute_count = i->attribute_count;
+    return rc;
+}
+
 static int read_header(struct opening *o)
 {
     unsigned char header[IMAGE_HEADER_BYTES];
@@ -45,7 +65,7 @@ static int read_header(struct opening *o)
     o->image.options.storage = o->options->storage;
     o->image.options.numa_node = o->options->numa_node;
     o->image.options.max_bytes = o->options->max_bytes;
-    return rc;
+    return rc == VSHARD_OK ? read_schema(o) : rc;
 }
 
 static bool counts_valid(const struct vs_image *i)
@@ -55,6 +75,7 @@ static bool counts_valid(const struct vs_image *i)
            (i->trained || (i->removed == 0 && i->entry_count == 0 && !i->active)) &&
            i->live <= i->slot_count && i->removed <= i->slot_count - i->live &&
            i->free_count == i->slot_count - i->live - i->removed &&
+           i->keyword_count <= VSHARD_ROWS_MAX && i->keyword_free_count <= i->keyword_count &&
            vs_calibration_valid(&i->calibration) && i->entry_count <= i->slot_count &&
            i->cursor <= i->slot_count && isfinite(i->scale) && isfinite(i->radius2);
 }
@@ -107,6 +128,10 @@ static int make_index(struct opening *o)
     o->x->calibrations[0] = i->calibration;
     atomic_store(&o->x->calibrated_rows, i->calibration.rows);
     o->x->no_vectors = i->trained && vs_is_lean(o->x);
+    o->x->attributes.keywords.count = i->keyword_count;
+    o->x->attributes.keywords.free_head =
+        i->attribute_count > 0 ? i->keyword_free_head : VS_KEYWORD_NONE;
+    o->x->attributes.keywords.free_count = i->keyword_free_count;
     if (i->trained && i->sketch_bytes == 0)
         o->x->sketches.stride = 0;
     vs_image_layout(o->x, &o->layout);
@@ -148,29 +173,67 @@ static int read_low(struct opening *o)
                                                                          : damaged(o, "low");
 }
 
+/* Reads `count` rows of a column, and their chained checksum. */
+static int read_rows(struct opening *o, struct vs_column *c, uint32_t count, uint64_t at,
+                     uint64_t *sum)
+{
+    int rc = VSHARD_OK;
+
+    *sum = 0;
+    for (uint32_t first = 0; rc == VSHARD_OK && first < count; first += VS_EXTENT_ROWS) {
+        uint32_t n = count - first < VS_EXTENT_ROWS ? count - first : VS_EXTENT_ROWS;
+        void *rows = vs_column_at(c, first);
+
+        rc = vs_io_read(o->x->storage, o->file, at + first * c->stride, rows, n * c->stride);
+        if (rc == VSHARD_OK)
+            *sum = vs_checksum(rows, n * c->stride, *sum);
+    }
+    return rc;
+}
+
 static int read_entries(struct opening *o)
 {
     uint32_t count = o->image.entry_count;
-    uint64_t sum = 0;
+    uint64_t sum;
     int rc = vs_column_reserve(&o->x->entries, (uint64_t)count + 1, o->x->allocator);
 
-    for (uint32_t first = 0; rc == VSHARD_OK && first < count; first += VS_EXTENT_ROWS) {
-        uint32_t n = count - first < VS_EXTENT_ROWS ? count - first : VS_EXTENT_ROWS;
-        void *entries = vs_column_at(&o->x->entries, first);
-
-        rc = vs_io_read(o->x->storage, o->file, o->layout.entries + first * sizeof(uint32_t),
-                        entries, n * sizeof(uint32_t));
-        if (rc == VSHARD_OK)
-            sum = vs_checksum(entries, n * sizeof(uint32_t), sum);
-    }
+    if (rc == VSHARD_OK)
+        rc = read_rows(o, &o->x->entries, count, o->layout.entries, &sum);
     if (rc == VSHARD_OK && sum != o->image.entries_sum)
         return damaged(o, "entries");
     return rc;
 }
 
+static int read_keywords(struct opening *o)
+{
+    struct vs_keywords *k = &o->x->attributes.keywords;
+    uint64_t sum;
+    int rc;
+
+    if (o->image.attribute_count == 0)
+        return VSHARD_OK;
+    rc = vs_column_reserve(&k->cells, k->count, o->x->allocator);
+    if (rc == VSHARD_OK)
+        rc = read_rows(o, &k->cells, k->count, o->layout.keywords, &sum);
+    if (rc == VSHARD_OK && sum != o->image.keywords_sum)
+        return damaged(o, "keywords");
+    if (rc == VSHARD_OK)
+        rc = vs_keywords_restore(k, o->x->allocator);
+    return rc == VSHARD_ECORRUPT ? damaged(o, "keywords") : rc;
+}
+
+/* Values and keywords that agree with rows and with each other. */
+static int check_values(struct opening *o)
+{
+    uint64_t bad;
+    int rc = vs_attributes_audit(o->x, &bad);
+
+    return rc == VSHARD_OK && bad > 0 ? damaged(o, "values") : rc;
+}
+
 static bool sums_match(const struct opening *o, const unsigned char *sums)
 {
-    return vs_checksum(sums, (size_t)o->layout.extents * IMAGE_COLUMNS * 8, 0) == o->image.sums_sum;
+    return vs_checksum(sums, vs_image_sums_bytes(o->x), 0) == o->image.sums_sum;
 }
 
 static bool extent_matches(const struct vshard_index *x, const unsigned char *sums,
@@ -284,7 +347,8 @@ static int read_ids(struct opening *o)
     }
     if (x->mapping.bytes == NULL)
         take_links(x);
-    return x->bounds.stride > 0 ? encode_rows(o) : VSHARD_OK;
+    rc = check_values(o);
+    return rc == VSHARD_OK && x->bounds.stride > 0 ? encode_rows(o) : rc;
 }
 
 /* ---- copied ---- */
@@ -326,7 +390,7 @@ static int restore_marks(struct opening *o)
 
 static int copy_in(struct opening *o)
 {
-    size_t bytes = (size_t)o->layout.extents * IMAGE_COLUMNS * 8;
+    size_t bytes = vs_image_sums_bytes(o->x);
     int rc;
 
     o->sums = vs_alloc(o->x->allocator, bytes);
@@ -335,7 +399,7 @@ static int copy_in(struct opening *o)
     rc = vs_io_read(o->x->storage, o->file, o->layout.sums, o->sums, bytes);
     if (rc == VSHARD_OK && !sums_match(o, o->sums))
         rc = damaged(o, "sums");
-    for (int i = 0; rc == VSHARD_OK && i < IMAGE_COLUMNS; i++)
+    for (int i = 0; rc == VSHARD_OK && i < vs_image_columns(o->x); i++)
         rc = read_column(o, i);
     vs_free(o->x->allocator, o->sums, bytes);
     for (uint32_t e = 0; rc == VSHARD_OK && e < o->layout.extents; e++) {
@@ -367,7 +431,7 @@ static int map_in(struct opening *o)
         return VSHARD_ENOMEM;
     if (!sums_match(o, m->sums))
         return damaged(o, "sums");
-    for (int i = 0; rc == VSHARD_OK && i < IMAGE_COLUMNS; i++) {
+    for (int i = 0; rc == VSHARD_OK && i < vs_image_columns(o->x); i++) {
         if (vs_image_stride(o->x, i) > 0)
             rc = vs_column_map(vs_image_column(o->x, i), m->bytes + o->layout.column[i],
                                o->image.slot_count, o->x->allocator);
@@ -375,6 +439,10 @@ static int map_in(struct opening *o)
     for (uint32_t e = 0; rc == VSHARD_OK && e < m->extents; e++) {
         if (!extent_matches(o->x, m->sums, m->extents, 0, e))
             rc = damaged(o, "rows");
+        for (int i = IMAGE_FIRST_VALUES; rc == VSHARD_OK && i < vs_image_columns(o->x); i++) {
+            if (!extent_matches(o->x, m->sums, m->extents, i, e))
+                rc = damaged(o, "values");
+        }
     }
     return rc == VSHARD_OK ? read_ids(o) : rc;
 }
@@ -387,7 +455,7 @@ int vs_mapping_verify(const struct vshard_index *x, uint32_t extent)
     const struct vs_field fields[] = { { "extent", NULL, extent, NULL } };
     bool good = true;
 
-    for (int i = 1; i < IMAGE_COLUMNS; i++)
+    for (int i = 1; i < vs_image_columns(x); i++)
         good = good && extent_matches(x, m->sums, m->extents, i, extent);
     if (!good || !vs_image_extent_valid(x, extent)) {
         vs_log(x->logger, VSHARD_LOG_ERROR, "index.corrupt", fields, VS_COUNT(fields));
@@ -422,6 +490,8 @@ static int read_file(struct opening *o)
         rc = read_low(o);
     if (rc == VSHARD_OK)
         rc = read_entries(o);
+    if (rc == VSHARD_OK)
+        rc = read_keywords(o);
     if (rc == VSHARD_OK)
         rc = mapped ? map_in(o) : copy_in(o);
     return rc;

@@ -237,6 +237,7 @@ static int maintain(struct vshard_index *x, uint64_t budget)
             begin(x);
         budget -= step(x, budget);
     }
+    vs_attributes_settle(x);
     vs_build_trim(x);
     return VSHARD_OK;
 }

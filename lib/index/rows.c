@@ -22,6 +22,8 @@ struct plan {
     struct vs_training *training;
     struct vs_sketching *sketching;
     struct vs_bulk *bulk; /* NULL: rows are linked batch by batch */
+    const struct vshard_add_options *options;
+    struct vs_incoming values;
 };
 
 /* ---- verifying ---- */
@@ -171,14 +173,17 @@ static uint64_t count_entries(const struct vshard_index *x, const struct plan *p
     return entries;
 }
 
-/* Whether the rows would take more than the index may have. */
-static int check_bytes(const struct vshard_index *x, const struct plan *p, uint64_t slots)
+/* Whether the rows would take more than the index may have; what keywords may take then. */
+static int check_bytes(const struct vshard_index *x, const struct plan *p, uint64_t slots,
+                       uint64_t *room)
 {
     uint64_t bytes;
 
+    *room = UINT64_MAX;
     if (x->max_bytes == 0)
         return VSHARD_OK;
     bytes = vs_rows_bytes(x, slots, x->live + p->count, p->trains || atomic_load(&x->trained));
+    *room = x->max_bytes - bytes;
     if (bytes <= x->max_bytes)
         return VSHARD_OK;
     return vs_refuse(x->logger, VSHARD_E2BIG, "add.refused", "max_bytes", (int64_t)bytes,
@@ -208,8 +213,11 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     uint64_t spare = x->free_count < p->count ? x->free_count : p->count;
     uint64_t slots = atomic_load(&x->slot_count) + p->count - spare;
     const struct vs_training_rest rest = { p->vectors, p->order + p->flat, p->count - p->flat };
-    int rc = check_bytes(x, p, slots);
+    uint64_t room;
+    int rc = check_bytes(x, p, slots, &room);
 
+    if (rc == VSHARD_OK)
+        rc = vs_incoming_begin(x, &p->values, p->order, p->count, room);
     if (rc == VSHARD_OK && vs_is_lean(x) && (p->trains || vs_is_codes_only(x)))
         rc = vs_column_reserve(&x->outside, slots, x->allocator);
     if (rc == VSHARD_OK && !vs_is_codes_only(x))
@@ -222,6 +230,8 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
         rc = reserve_ids(x, x->live + p->count);
     if (rc == VSHARD_OK)
         rc = vs_scan_reserve_rows(x, slots);
+    if (rc == VSHARD_OK)
+        rc = vs_attributes_reserve(x, slots);
     if (rc == VSHARD_OK)
         rc = vs_strands_reserve(x, 0);
     if (rc < 0 || (!p->trains && !atomic_load(&x->trained)))
@@ -303,6 +313,7 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
     }
     vs_length_check(x, vector, widened, &row->inverse_length);
     row->id = p->ids[from];
+    vs_attributes_store(x, &p->values, st->first + item, slot);
     if (x->bounds.stride > 0)
         vs_scan_encode(x, slot, widened);
     if (!st->coded)
@@ -517,6 +528,8 @@ static int add_rows(struct vshard_index *x, struct plan *p, size_t count)
 {
     int rc = check_add(x, p->ids, p->vectors, count);
 
+    if (rc == VSHARD_OK)
+        rc = vs_incoming_read(x, p->options, count, &p->values);
     if (rc < 0)
         return rc;
     p->vector_bytes = vs_vector_bytes(x);
@@ -525,7 +538,9 @@ static int add_rows(struct vshard_index *x, struct plan *p, size_t count)
         add_planned(x, p);
     else if (rc != VSHARD_E2BIG)
         vs_refuse(x->logger, rc, "add.refused", "memory", 0, 0);
+    vs_incoming_end(x, &p->values, rc);
     plan_fini(x, p);
+    vs_attributes_settle(x);
     vs_build_trim(x);
     return rc;
 }
@@ -533,7 +548,15 @@ static int add_rows(struct vshard_index *x, struct plan *p, size_t count)
 int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void *vectors,
                      size_t count)
 {
-    struct plan p = { .ids = ids, .vectors = vectors, .dropped = VS_SLOT_NONE };
+    return vshard_index_add_with(index, ids, vectors, count, NULL);
+}
+
+int vshard_index_add_with(struct vshard_index *index, const uint64_t *ids, const void *vectors,
+                          size_t count, const struct vshard_add_options *options)
+{
+    struct plan p = {
+        .ids = ids, .vectors = vectors, .dropped = VS_SLOT_NONE, .options = options
+    };
     int rc;
 
     if (index == NULL)
@@ -571,6 +594,7 @@ static int remove_rows(struct vshard_index *x, const uint64_t *ids, size_t count
         vs_readers_show(x);
     free_dropped(x, dropped);
     vs_repair_run(x, done);
+    vs_attributes_settle(x);
     vs_build_trim(x);
     if (removed != NULL)
         *removed = done;

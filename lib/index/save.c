@@ -56,18 +56,29 @@ static int write_low(struct saving *s)
                   : vs_io_write(x->storage, s->file, at, x->sketcher.axes, vs_sketcher_bytes(x));
 }
 
-static int write_entries(struct saving *s)
+/* The first `count` rows of a column, from `at` on. */
+static int write_rows(struct saving *s, const struct vs_column *c, uint32_t count, uint64_t at)
 {
-    uint32_t count = atomic_load(&s->x->entry_count);
     int rc = VSHARD_OK;
 
     for (uint32_t first = 0; rc == VSHARD_OK && first < count; first += VS_EXTENT_ROWS) {
         uint32_t n = count - first < VS_EXTENT_ROWS ? count - first : VS_EXTENT_ROWS;
 
-        rc = vs_io_write(s->x->storage, s->file, s->layout.entries + first * sizeof(uint32_t),
-                         vs_column_at(&s->x->entries, first), n * sizeof(uint32_t));
+        rc = vs_io_write(s->x->storage, s->file, at + first * c->stride, vs_column_at(c, first),
+                         n * c->stride);
     }
     return rc;
+}
+
+static int write_attributes(struct saving *s)
+{
+    const struct vs_attributes *t = &s->x->attributes;
+    int rc = VSHARD_OK;
+
+    if (t->count > 0)
+        rc = vs_io_write(s->x->storage, s->file, s->layout.schema, t->schema,
+                         t->count * sizeof *t->schema);
+    return rc < 0 ? rc : write_rows(s, &t->keywords.cells, t->keywords.count, s->layout.keywords);
 }
 
 static int write_column(struct saving *s, int column)
@@ -103,12 +114,13 @@ static int write_all(struct saving *s)
     if (rc == VSHARD_OK)
         rc = write_low(s);
     if (rc == VSHARD_OK)
-        rc = write_entries(s);
+        rc = write_rows(s, &s->x->entries, atomic_load(&s->x->entry_count), s->layout.entries);
     if (rc == VSHARD_OK && s->layout.extents > 0)
-        rc = vs_io_write(storage, s->file, s->layout.sums, s->sums,
-                         (size_t)s->layout.extents * IMAGE_COLUMNS * 8);
-    for (int i = 0; rc == VSHARD_OK && i < IMAGE_COLUMNS; i++)
+        rc = vs_io_write(storage, s->file, s->layout.sums, s->sums, s->sums_bytes);
+    for (int i = 0; rc == VSHARD_OK && i < vs_image_columns(s->x); i++)
         rc = write_column(s, i);
+    if (rc == VSHARD_OK)
+        rc = write_attributes(s);
     return rc == VSHARD_OK ? vs_io_sync(storage, s->file) : rc;
 }
 
@@ -144,7 +156,7 @@ static int save(struct vshard_index *x, const char *path)
     int rc;
 
     vs_image_layout(x, &s.layout);
-    s.sums_bytes = (size_t)s.layout.extents * IMAGE_COLUMNS * 8;
+    s.sums_bytes = vs_image_sums_bytes(x);
     s.sums = vs_alloc(x->allocator, s.sums_bytes);
     rc = s.sums == NULL ? VSHARD_ENOMEM : make_names(&s, path);
     if (rc == VSHARD_OK)

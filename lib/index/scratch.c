@@ -173,6 +173,21 @@ int vs_scratch_list(struct vshard_index *x, struct vs_scratch *s, uint32_t cap)
     return VSHARD_OK;
 }
 
+/* Room for so many keys; what it held is lost. */
+int vs_scratch_sets(struct vshard_index *x, struct vs_scratch *s, uint32_t cap)
+{
+    int64_t *sets;
+
+    if (cap <= s->sets_cap)
+        return VSHARD_OK;
+    sets = grown(x, s->sets, s->sets_cap * sizeof *sets, cap * sizeof *sets);
+    if (sets == NULL)
+        return VSHARD_ENOMEM;
+    s->sets = sets;
+    s->sets_cap = cap;
+    return VSHARD_OK;
+}
+
 void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
 {
     const struct vshard_allocator *a = x->allocator;
@@ -192,6 +207,7 @@ void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
     vs_scan_free(x, s->scan);
     vs_free(a, s->marks, s->marks_words * sizeof *s->marks);
     vs_free(a, s->listed, s->listed_cap * sizeof *s->listed);
+    vs_free(a, s->sets, s->sets_cap * sizeof *s->sets);
     memset(s, 0, sizeof *s);
 }
 

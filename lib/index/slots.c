@@ -19,6 +19,7 @@ void vs_slot_free(struct vshard_index *x, uint32_t slot)
             memset(vs_column_at(&x->sketches, slot), 0, x->sketches.stride);
         memset(vs_column_at(&x->edges, slot), 0xff, x->edges.stride);
     }
+    vs_attributes_clear(x, slot);
     atomic_store_explicit(&row->state, VS_ROW_FREE, memory_order_release);
     row->inverse_length = 0.0f;
     row->id = 0;

@@ -12,6 +12,7 @@
  *   sketches   64 or 128 bytes of each code, where there are any (sketch.c)
  *   edges      uint32 [degree], slots; VS_SLOT_NONE after the last
  *   rows       id, 1 / length, state
+ *   attributes up to eight columns of values (attribute.h)
  *   links      uint32: of a row that is not live, the next slot of the chain it is in; of
  *              one that is, the slot that held its id before (reader.c)
  *
@@ -25,9 +26,11 @@
 #define VS_INDEX_STATE_H
 
 #include "base/base.h"
+#include "index/attribute.h"
 #include "index/column.h"
 #include "index/idmap.h"
 #include "index/index.h"
+#include "index/where.h"
 #include "kernel/kernel.h"
 #include "os/os.h"
 
@@ -129,6 +132,8 @@ struct vs_scratch {
     size_t marks_words;
     uint32_t *listed; /* the same as a list; or what a range search has yet to follow */
     uint32_t listed_cap;
+    int64_t *sets; /* keys that conditions are compared with (where.c) */
+    uint32_t sets_cap;
     uint64_t distance_count; /* what the caller's calls did */
     uint64_t hop_count;
     uint64_t row_count;
@@ -137,12 +142,14 @@ struct vs_scratch {
 /* ---- which rows may be answered (filter.c) ---- */
 struct vs_filter {
     struct vshard_filter given;
+    struct vs_where *where; /* NULL, or what must hold, too */
     const uint64_t *marks;  /* one bit a slot; NULL where the filter is asked row by row */
     uint64_t marks_slots;   /* slots that have one */
     const uint32_t *listed; /* slots of all allowed rows; NULL where there are too many */
     uint32_t listed_count;
     uint64_t allowed; /* rows, about; exact where they are listed */
     double share;     /* of the live rows */
+    uint64_t set;     /* BITS: of them, as counted */
     bool by_id;       /* they are found by their ids faster than by asking about all rows */
     uint64_t checks;
 };
@@ -243,6 +250,7 @@ struct vshard_index {
     _Atomic uint64_t calibrated_rows; /* as it says */
     struct vs_mapping mapping;
     struct vs_reader *readers; /* [WIDTH_MAX] */
+    struct vs_attributes attributes; /* the last: changes change the keywords at its end */
 
     /* What a change changes, on lines that searches look at once and not for each row. */
     char apart[64];
@@ -293,6 +301,8 @@ struct vs_walk {
     struct vs_filter *filter;   /* NULL: any row may be answered */
     struct vs_limits *limits;   /* NULL: none */
     uint64_t counted;           /* distances of the scratch when this walk began */
+    uint32_t follow;            /* edges of only so many, the nearest, are followed; 0: of all */
+    bool by_codes;              /* the query has a code, and rows may be ruled out by theirs */
     uint32_t gathered;
     int status;
     bool ended;
@@ -468,6 +478,7 @@ int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t po
                        uint32_t top_cap);
 int vs_scratch_marks(struct vshard_index *x, struct vs_scratch *s);
 int vs_scratch_list(struct vshard_index *x, struct vs_scratch *s, uint32_t cap);
+int vs_scratch_sets(struct vshard_index *x, struct vs_scratch *s, uint32_t cap);
 size_t vs_scratch_bytes(const struct vshard_index *x, uint64_t slots);
 void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s);
 bool vs_nearer(const struct vs_candidate *a, const struct vs_candidate *b);
@@ -499,6 +510,7 @@ bool vs_scan_coded(const struct vshard_index *x);
 void vs_scan_encode(struct vshard_index *x, uint32_t slot, float *vector);
 void vs_scan_mark(struct vshard_index *x, uint32_t slot, bool live);
 bool vs_scan_is_marked(const struct vshard_index *x, uint32_t slot);
+uint64_t vs_scan_live(const struct vshard_index *x, uint32_t slot);
 int vs_scan_reserve_rows(struct vshard_index *x, uint64_t slots);
 void vs_scan_free(struct vshard_index *x, struct vs_scan *c);
 uint32_t vs_scan_width(const struct vshard_index *x, size_t k);
@@ -510,6 +522,7 @@ int vs_flat_search_many(struct vshard_index *x, struct vs_scratch *s, const void
 /* search.c: what a call asked for */
 struct vs_request {
     uint32_t ef, width; /* the beam as it is called, and as it is */
+    uint32_t follow;    /* rows of it whose edges are followed; 0: all */
     float recall;       /* expected */
     bool walks;         /* and does not scan */
     uint32_t flags;
@@ -521,6 +534,7 @@ struct vs_request {
     struct vs_filter the_filter;
     struct vs_limits limits;
     uint64_t exact_scans;
+    struct vs_where the_where; /* the last: it is large, and set only where there is one */
 };
 int vs_request_begin(struct vshard_index *x, const struct vshard_search_options *options, size_t k,
                      struct vs_request *want, struct vs_reader **out);
@@ -534,15 +548,21 @@ int vs_scan_allowed(struct vshard_index *x, const struct vs_request *want, struc
 
 /* filter.c */
 int vs_filter_check(const struct vshard_index *x, const struct vshard_filter *given,
-                    struct vs_filter *f);
+                    struct vs_filter *f, struct vs_where *where);
 int vs_filter_measure(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
                       uint32_t ef, size_t k);
 uint32_t vs_filter_ef(const struct vs_filter *f, uint32_t ef, size_t k);
 bool vs_filter_allows(const struct vshard_index *x, struct vs_filter *f, uint32_t slot,
                       uint32_t position);
+int vs_filter_list(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s);
+bool vs_filter_asks(const struct vshard_index *x, struct vs_filter *f, uint32_t slot);
+void vs_filter_rows(const struct vshard_index *x, const struct vs_filter *f, uint32_t slots,
+                    uint32_t extent, uint64_t out[WHERE_WORDS]);
 bool vs_filter_scans(const struct vshard_index *x, const struct vs_filter *f, uint32_t ef);
 void vs_filter_pool(const struct vshard_index *x, struct vs_walk *w);
-int vs_filter_scan(struct vshard_index *x, struct vs_walk *w, struct vs_top *top);
+
+/* filter_scan.c */
+int vs_filter_scan(struct vshard_index *x, struct vs_walk *w, struct vs_top *top, bool exact);
 
 /* check.c */
 int vs_reaches(const struct vshard_index *x, uint32_t slot, bool *reached);
@@ -556,6 +576,7 @@ int vs_limits_status(const struct vs_limits *l);
 /* graph_search.c */
 void vs_visited_clear(const struct vshard_index *x, struct vs_scratch *s);
 void vs_walk_request(const struct vs_column *column, struct vs_scratch *s, uint32_t count);
+float vs_key_limit(const struct vshard_index *x, float distance);
 void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t count,
                    uint32_t ef);
 void vs_graph_rank(const struct vshard_index *x, struct vs_walk *w);

@@ -29,7 +29,31 @@ static void fill(uint32_t element, unsigned char *v, size_t rows)
     }
 }
 
-enum { KINDS = 18 };
+enum { PLAIN_KINDS = 18, KINDS = 2 * PLAIN_KINDS }; /* the second half has attributes */
+
+static const struct vshard_attribute attributes[] = { { VSHARD_ATTRIBUTE_INT64, "number" },
+                                                      { VSHARD_ATTRIBUTE_DOUBLE, "real" },
+                                                      { VSHARD_ATTRIBUTE_KEYWORD, "word" } };
+
+static int add_valued(struct vshard_index *x, const uint64_t *ids, const void *v, uint32_t count)
+{
+    static int64_t numbers[ROWS];
+    static double reals[ROWS];
+    static char words[ROWS][4];
+    const struct vshard_values values[] = { { numbers, 0 }, { reals, 0 }, { words, 4 } };
+    struct vshard_index_stats s = { .size = sizeof s };
+    struct vshard_add_options o = { .size = sizeof o, .values = values };
+
+    (void)vshard_index_stats(x, &s);
+    o.value_count = s.attribute_count < 3 ? s.attribute_count : 3;
+    for (uint32_t i = 0; i < count; i++) {
+        numbers[i] = i % 6;
+        reals[i] = i / 8.0;
+        words[i][0] = (char)(i % 11 ? 'a' + i % 11 : 0);
+        words[i][1] = (char)(i % 3 ? 'a' + i % 17 : 0);
+    }
+    return vshard_index_add_with(x, ids, v, count, &o);
+}
 
 /* The file of each kind, made when it is first wanted. */
 static struct {
@@ -45,9 +69,11 @@ static void make_file(uint32_t kind)
                                       .m = 4,
                                       .ef_construction = 8,
                                       .train_rows = 256,
-                                      .family = kind / 9,
+                                      .family = kind % PLAIN_KINDS / 9,
                                       .metric = kind % 3,
                                       .element = kind / 3 % 3,
+                                      .attributes = attributes,
+                                      .attribute_count = kind < PLAIN_KINDS ? 0 : 3,
                                       .storage = fault_storage_hook(fs) };
     static unsigned char v[ROWS * D * 4];
     uint64_t ids[ROWS];
@@ -56,8 +82,7 @@ static void make_file(uint32_t kind)
     for (uint32_t i = 0; i < ROWS; i++)
         ids[i] = i;
     fill(o.element, v, ROWS);
-    if (vshard_index_create(&o, &x) != VSHARD_OK ||
-        vshard_index_add(x, ids, v, ROWS) != VSHARD_OK ||
+    if (vshard_index_create(&o, &x) != VSHARD_OK || add_valued(x, ids, v, ROWS) != VSHARD_OK ||
         vshard_index_remove(x, ids, 20, NULL) != VSHARD_OK ||
         vshard_index_maintain(x, 100, NULL) != VSHARD_OK || vshard_index_save(x, "/i") != VSHARD_OK)
         abort();
@@ -95,6 +120,30 @@ static void put_edited(struct fault_storage *fs, const uint8_t *data, size_t cou
     free(bytes);
 }
 
+/* Fetches what there is, and searches by it; the attributes may be others than were made. */
+static void use_values(struct vshard_index *x, const uint64_t *ids, const void *v)
+{
+    static const unsigned char where[] = {
+        1, VSHARD_WHERE_GT, VSHARD_ATTRIBUTE_INT64, 0, 2, 0, 0, 0, 0, 0, 0, 0
+    };
+    static unsigned char out[VSHARD_ATTRIBUTES_MAX][30 * VSHARD_KEYWORD_MAX];
+    struct vshard_filter f = {
+        .size = sizeof f, .kind = VSHARD_FILTER_WHERE, .where = where, .where_bytes = sizeof where
+    };
+    struct vshard_search_options o = { .size = sizeof o, .filter = &f };
+    struct vshard_values values[VSHARD_ATTRIBUTES_MAX];
+    struct vshard_attribute a;
+    struct vshard_hit hits[20];
+    size_t count = 0;
+
+    for (; vshard_index_attribute(x, count, &a) == VSHARD_OK; count++)
+        values[count] =
+            (struct vshard_values){ out[count],
+                                    a.type == VSHARD_ATTRIBUTE_KEYWORD ? VSHARD_KEYWORD_MAX : 0 };
+    (void)vshard_index_fetch_values(x, ids, 30, values, count, NULL);
+    (void)vshard_index_search(x, v, 2, 10, hits, &o);
+}
+
 static void use(struct vshard_index *x, uint32_t flags)
 {
     struct vshard_index_stats s = { .size = sizeof s };
@@ -109,12 +158,14 @@ static void use(struct vshard_index *x, uint32_t flags)
     memset(v, 1, sizeof v);
     (void)vshard_index_search(x, v, 2, 10, hits, NULL);
     (void)vshard_index_fetch(x, ids, 30, v, NULL);
+    memset(v, 1, sizeof v);
+    use_values(x, ids, v);
     (void)vshard_index_check(x, NULL);
     (void)vshard_index_digest(x, &digest);
     if (flags & VSHARD_OPEN_MAPPED)
         return;
     memset(v, 1, sizeof v);
-    (void)vshard_index_add(x, ids, v, 30);
+    (void)add_valued(x, ids, v, 30);
     (void)vshard_index_remove(x, ids, 15, NULL);
     (void)vshard_index_maintain(x, 0, NULL);
     (void)vshard_index_search(x, v, 2, 10, hits, NULL);

@@ -14,14 +14,17 @@ enum {
     FILE_HEADER = 512,
     FILE_ALIGN = 4096,
     FILE_EXTENT = 1024,
-    FILE_SECTIONS = 8, /* low, entries, sums, and the five columns */
-    FILE_COLUMNS = 5   /* rows, elements, codes, sketches, edges */
+    FILE_ATTRIBUTES = 8, /* at most */
+    FILE_COLUMNS = 5,    /* rows, elements, codes, sketches, edges; then those of attributes */
+    FILE_SECTIONS = 3 + FILE_COLUMNS + FILE_ATTRIBUTES + 1 /* low, entries, sums, the columns,
+                                                              and keywords */
 };
 
 struct file_layout {
     uint64_t at[FILE_SECTIONS];    /* where each section begins */
     uint64_t bytes[FILE_SECTIONS]; /* its length, without padding */
-    uint64_t stride[FILE_COLUMNS];
+    uint64_t stride[FILE_COLUMNS + FILE_ATTRIBUTES];
+    uint64_t attributes;
     uint64_t low_parts[3]; /* low, and low and axes of the sketches */
     uint64_t slots, extents, end;
 };
@@ -46,20 +49,24 @@ static inline void file_layout(const unsigned char *h, struct file_layout *l)
                                                       : dim;
 
     l->slots = vs_load64(h + 64);
+    l->attributes = vs_load32(h + 404) < FILE_ATTRIBUTES ? vs_load32(h + 404) : FILE_ATTRIBUTES;
     l->extents = (l->slots + FILE_EXTENT - 1) / FILE_EXTENT;
     l->stride[0] = 16;
     l->stride[1] = lean && trained ? 32 : (bytes + align - 1) / align * align;
     l->stride[2] = trained && graph && !own_code ? code_bytes : 0;
     l->stride[3] = vs_load32(h + 156);
     l->stride[4] = trained && graph ? 8 * m : 0;
+    for (uint64_t i = 0; i < FILE_ATTRIBUTES; i++)
+        l->stride[FILE_COLUMNS + i] = i < l->attributes ? 8 : 0;
     l->low_parts[0] = 4 * code_dim;
     l->low_parts[1] = axes ? 4 * FILE_AXES : 0;
     l->low_parts[2] = axes ? FILE_AXES * ((code_dim + 3) / 4 * 4) : 0;
     l->bytes[0] = l->low_parts[0] + l->low_parts[1] + l->low_parts[2];
     l->bytes[1] = 4 * (uint64_t)vs_load32(h + 60);
-    l->bytes[2] = 8 * FILE_COLUMNS * l->extents;
-    for (int i = 0; i < FILE_COLUMNS; i++)
+    l->bytes[2] = 8 * (FILE_COLUMNS + l->attributes) * l->extents;
+    for (int i = 0; i < FILE_COLUMNS + FILE_ATTRIBUTES; i++)
         l->bytes[3 + i] = l->slots * l->stride[i];
+    l->bytes[FILE_SECTIONS - 1] = 128 * (uint64_t)vs_load32(h + 408);
     for (int i = 0; i < FILE_SECTIONS; i++) {
         l->at[i] = at;
         at += (l->bytes[i] + FILE_ALIGN - 1) / FILE_ALIGN * FILE_ALIGN;
@@ -70,7 +77,7 @@ static inline void file_layout(const unsigned char *h, struct file_layout *l)
 /* False for the zeros between sections. */
 static inline bool file_covers(const struct file_layout *l, uint64_t offset)
 {
-    if (offset < FILE_HEADER)
+    if (offset < FILE_HEADER + 64 * l->attributes)
         return true;
     for (int i = 0; i < FILE_SECTIONS; i++) {
         if (offset >= l->at[i] && offset < l->at[i] + l->bytes[i])
@@ -79,14 +86,13 @@ static inline bool file_covers(const struct file_layout *l, uint64_t offset)
     return false;
 }
 
-/* The entries are summed in runs of 1,024, each sum the seed of the next. */
-static inline uint64_t file_entries_sum(const unsigned char *entries, uint64_t bytes)
+/* Entries and keywords are summed in runs of 1,024, each sum the seed of the next. */
+static inline uint64_t file_run_sum(const unsigned char *rows, uint64_t bytes, uint64_t stride)
 {
-    uint64_t sum = 0;
+    uint64_t sum = 0, run = stride * FILE_EXTENT;
 
-    for (uint64_t at = 0; at < bytes; at += 4 * FILE_EXTENT)
-        sum = vs_checksum(entries + at, bytes - at < 4 * FILE_EXTENT ? bytes - at : 4 * FILE_EXTENT,
-                          sum);
+    for (uint64_t at = 0; at < bytes; at += run)
+        sum = vs_checksum(rows + at, bytes - at < run ? bytes - at : run, sum);
     return sum;
 }
 
@@ -111,7 +117,7 @@ static inline void file_reseal(unsigned char *f, size_t count)
         return;
     file_layout(f, &l);
     if (l.slots <= VSHARD_ROWS_MAX && l.end <= count) {
-        for (uint64_t i = 0; i < FILE_COLUMNS * l.extents; i++) {
+        for (uint64_t i = 0; i < (FILE_COLUMNS + l.attributes) * l.extents; i++) {
             uint64_t column = i / l.extents, first = i % l.extents * FILE_EXTENT;
             uint64_t rows = l.slots - first < FILE_EXTENT ? l.slots - first : FILE_EXTENT;
             uint64_t sum = 0;
@@ -122,8 +128,13 @@ static inline void file_reseal(unsigned char *f, size_t count)
             vs_store64(f + l.at[2] + 8 * i, sum);
         }
         vs_store64(f + 128, file_low_sum(f + l.at[0], l.low_parts));
-        vs_store64(f + 136, file_entries_sum(f + l.at[1], l.bytes[1]));
+        vs_store64(f + 136, file_run_sum(f + l.at[1], l.bytes[1], 4));
         vs_store64(f + 144, vs_checksum(f + l.at[2], l.bytes[2], 0));
+        if (l.attributes > 0) {
+            vs_store64(f + 420, vs_checksum(f + FILE_HEADER, 64 * l.attributes, 0));
+            vs_store64(f + 428,
+                       file_run_sum(f + l.at[FILE_SECTIONS - 1], l.bytes[FILE_SECTIONS - 1], 128));
+        }
     }
     vs_store64(f + 504, vs_checksum(f, 504, 0));
 }

@@ -39,21 +39,46 @@ static const struct vshard_executor three = { run_here, NULL, 3, 0 };
 
 static const struct situation {
     const char *name;
-    uint32_t dim, family, metric, rows, removed, budget, profile;
+    uint32_t dim, family, metric, rows, removed, budget, profile, attributes;
 } situations[] = {
-    { "empty", D, 0, 0, 0, 0, 0, 0 },
-    { "flat", D, 1, 2, 300, 50, 0, 0 },
-    { "flat, by bytes", 40, 1, 0, 1100, 50, 0, 0 },
-    { "just before training", D, 0, 1, 250, 20, 0, 0 },
-    { "with a graph", D, 0, 2, 1020, 100, 0, 0 },
-    { "before a repair", D, 0, 0, 1300, 990, 0, 0 },
-    { "in the midst of a repair", D, 0, 1, 1300, 900, 700, 0 },
-    { "just before training sketches", D_AXES, 0, 2, 250, 20, 0, 0 },
-    { "with sketches", D_SKETCHES, 0, 0, 300, 20, 0, 0 },
-    { "with sketches that have axes", D_AXES, 0, 0, 300, 20, 0, 0 },
-    { "lean, just before training", D, 0, 0, 250, 20, 0, 1 },
-    { "lean, with a graph", D, 0, 2, 1020, 100, 0, 1 },
+    { "empty", D, 0, 0, 0, 0, 0, 0, 0 },
+    { "flat", D, 1, 2, 300, 50, 0, 0, 0 },
+    { "flat, by bytes", 40, 1, 0, 1100, 50, 0, 0, 0 },
+    { "just before training", D, 0, 1, 250, 20, 0, 0, 0 },
+    { "with a graph", D, 0, 2, 1020, 100, 0, 0, 0 },
+    { "before a repair", D, 0, 0, 1300, 990, 0, 0, 0 },
+    { "in the midst of a repair", D, 0, 1, 1300, 900, 700, 0, 0 },
+    { "just before training sketches", D_AXES, 0, 2, 250, 20, 0, 0, 0 },
+    { "with sketches", D_SKETCHES, 0, 0, 300, 20, 0, 0, 0 },
+    { "with sketches that have axes", D_AXES, 0, 0, 300, 20, 0, 0, 0 },
+    { "lean, just before training", D, 0, 0, 250, 20, 0, 1, 0 },
+    { "lean, with a graph", D, 0, 2, 1020, 100, 0, 1, 0 },
+    { "flat, with attributes", D, 1, 2, 300, 50, 0, 0, 2 },
+    { "with attributes, just before training", D, 0, 1, 250, 20, 0, 0, 2 },
+    { "in the midst of a repair, with attributes", D, 0, 1, 1300, 900, 700, 0, 2 },
 };
+
+static const struct vshard_attribute attributes[] = { { VSHARD_ATTRIBUTE_INT64, "number" },
+                                                      { VSHARD_ATTRIBUTE_KEYWORD, "word" } };
+
+/* Adds rows with values, a hundred of them new each time, where the index has attributes. */
+static int add_valued(struct vshard_index *x, const uint64_t *ids, const float *vectors,
+                      uint32_t count)
+{
+    static char words[ROWS][8];
+    static int64_t numbers[ROWS];
+    struct vshard_index_stats stats = { .size = sizeof stats };
+    const struct vshard_values values[] = { { numbers, 0 }, { words, sizeof words[0] } };
+    struct vshard_add_options o = { .size = sizeof o, .values = values };
+
+    vshard_index_stats(x, &stats);
+    o.value_count = stats.attribute_count;
+    for (uint32_t i = 0; i < count; i++) {
+        numbers[i] = i % 50;
+        snprintf(words[i], sizeof words[i], "w%u", count + i % 100);
+    }
+    return vshard_index_add_with(x, ids, vectors, count, &o);
+}
 
 static void begin(struct stage *s, const struct situation *at)
 {
@@ -72,8 +97,10 @@ static void begin(struct stage *s, const struct situation *at)
     o.family = at->family;
     o.profile = at->profile;
     o.storage = fault_storage_hook(s->fs);
+    o.attributes = attributes;
+    o.attribute_count = at->attributes;
     x = make_index(&o);
-    add_rows(x, s->ids, s->vectors, at->rows);
+    cr_assert_eq(add_valued(x, s->ids, s->vectors, at->rows), 0);
     remove_rows(x, s->ids, at->removed);
     if (at->budget > 0)
         cr_assert_eq(vshard_index_maintain(x, at->budget, NULL), 0);
@@ -114,17 +141,17 @@ static void end(struct stage *s)
 
 static int call_add_few(struct stage *s)
 {
-    return vshard_index_add(s->x, s->ids + 1010, s->vectors, 40);
+    return add_valued(s->x, s->ids + 1010, s->vectors, 40);
 }
 
 static int call_add_many(struct stage *s) /* trains, grows every column, begins a repair */
 {
-    return vshard_index_add(s->x, s->ids, s->vectors, s->x->dim > D ? 600 : ROWS);
+    return add_valued(s->x, s->ids, s->vectors, s->x->dim > D ? 600 : ROWS);
 }
 
 static int call_replace(struct stage *s)
 {
-    return vshard_index_add(s->x, s->ids + 100, s->vectors, 30);
+    return add_valued(s->x, s->ids + 100, s->vectors, 30);
 }
 
 static int call_remove(struct stage *s)
@@ -168,6 +195,24 @@ static int allow_odd(void *ctx, uint64_t id)
     return id % 2;
 }
 
+static int ask_where(struct stage *s, struct vshard_hit *hits)
+{
+    static const int64_t few[] = { 4, 9, 30 };
+    const struct vshard_condition in = { VSHARD_WHERE_IN, 0, VSHARD_ATTRIBUTE_INT64, 3, 0, 0, few };
+    char words[2][8];
+    const struct vshard_values both[] = { { NULL, 0 }, { words, 8 } };
+    unsigned char where[64];
+    struct vshard_filter f = { .size = sizeof f, .kind = VSHARD_FILTER_WHERE, .where = where };
+    struct vshard_search_options o = { .size = sizeof o, .filter = &f };
+    int rc;
+
+    cr_assert_eq(vshard_where_encode(&in, 1, where, sizeof where, &f.where_bytes), 0);
+    rc = vshard_index_search(s->x, s->vectors, 1, K, hits, &o);
+    if (rc == VSHARD_OK)
+        rc = vshard_index_fetch_values(s->x, s->ids + 200, 2, both, 2, NULL);
+    return rc == VSHARD_ENOTFOUND ? VSHARD_OK : rc; /* they may be removed */
+}
+
 static int call_ask(struct stage *s)
 {
     const uint64_t ids[] = { 1, 3, 9 };
@@ -182,6 +227,8 @@ static int call_ask(struct stage *s)
     struct vshard_hit hits[2 * K];
     int rc = vshard_index_search(s->x, s->vectors, 1, K, hits, &o);
 
+    if (rc == VSHARD_OK && s->x->attributes.count > 0)
+        rc = ask_where(s, hits);
     o.filter = &call;
     if (rc == VSHARD_OK)
         rc = vshard_index_range(s->x, s->vectors, 0.5f, hits, 2 * K, &o);

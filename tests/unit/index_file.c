@@ -25,27 +25,41 @@ static const char path[] = "/i";
 static const struct kind {
     const char *name;
     uint32_t dim, family, metric, element, rows, removed, replaced;
-    uint32_t budget, late; /* of the repair, and rows removed after it */
+    uint32_t budget, late;   /* of the repair, and rows removed after it */
     uint32_t profile, asked; /* asked: calibrated by so many rows */
+    uint32_t attributes;
 } kinds[] = {
-    { "empty", 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 },
-    { "flat", 3, 1, 0, 0, 30, 0, 0, 0, 0, 0, 0 },
-    { "flat with free rows", 3, 1, 2, 1, 30, 7, 3, 0, 0, 0, 0 },
-    { "not trained", 3, 0, 1, 2, 40, 5, 0, 0, 0, 0, 0 },
-    { "graph on codes", 3, 0, 2, 0, 260, 0, 0, 0, 0, 0, 0 },
-    { "graph on bytes", 3, 0, 0, 1, 260, 5, 0, 0, 0, 0, 0 },
-    { "graph, ip, repaired", 3, 0, 1, 0, 280, 20, 10, 1000, 2, 0, 0 },
-    { "graph in the midst of a repair", 3, 0, 0, 2, 320, 30, 10, 20, 1, 0, 0 },
-    { "graph with sketches that have axes", 257, 0, 2, 0, 260, 9, 0, 0, 0, 0, 0 },
-    { "flat, half floats under l1", 3, 1, 3, 3, 30, 4, 2, 0, 0, 0, 0 },
-    { "graph on bits", 3, 0, 4, 4, 257, 1, 0, 0, 0, 0, 0 },
-    { "graph with sketches", 66, 0, 0, 0, 260, 9, 0, 0, 0, 0, 0 },
-    { "graph with sketches of bytes", 129, 0, 0, 2, 260, 9, 0, 0, 0, 0, 0 },
-    { "not trained, lean", 3, 0, 2, 0, 40, 5, 0, 0, 0, 1, 0 },
-    { "lean graph", 5, 0, 2, 0, 260, 9, 4, 0, 0, 1, 40 },
-    { "lean graph of half floats with sketches", 66, 0, 0, 3, 260, 9, 0, 0, 0, 1, 0 },
-    { "graph, ip, calibrated", 3, 0, 1, 0, 260, 9, 0, 0, 0, 0, 300 },
+    { "empty", 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 },
+    { "flat", 3, 1, 0, 0, 30, 0, 0, 0, 0, 0, 0, 0 },
+    { "flat with free rows", 3, 1, 2, 1, 30, 7, 3, 0, 0, 0, 0, 0 },
+    { "not trained", 3, 0, 1, 2, 40, 5, 0, 0, 0, 0, 0, 0 },
+    { "graph on codes", 3, 0, 2, 0, 260, 0, 0, 0, 0, 0, 0, 0 },
+    { "graph on bytes", 3, 0, 0, 1, 260, 5, 0, 0, 0, 0, 0, 0 },
+    { "graph, ip, repaired", 3, 0, 1, 0, 280, 20, 10, 1000, 2, 0, 0, 0 },
+    { "graph in the midst of a repair", 3, 0, 0, 2, 320, 30, 10, 20, 1, 0, 0, 0 },
+    { "graph with sketches that have axes", 257, 0, 2, 0, 260, 9, 0, 0, 0, 0, 0, 0 },
+    { "flat, half floats under l1", 3, 1, 3, 3, 30, 4, 2, 0, 0, 0, 0, 0 },
+    { "graph on bits", 3, 0, 4, 4, 257, 1, 0, 0, 0, 0, 0, 0 },
+    { "graph with sketches", 66, 0, 0, 0, 260, 9, 0, 0, 0, 0, 0, 0 },
+    { "graph with sketches of bytes", 129, 0, 0, 2, 260, 9, 0, 0, 0, 0, 0, 0 },
+    { "not trained, lean", 3, 0, 2, 0, 40, 5, 0, 0, 0, 1, 0, 0 },
+    { "lean graph", 5, 0, 2, 0, 260, 9, 4, 0, 0, 1, 40, 0 },
+    { "lean graph of half floats with sketches", 66, 0, 0, 3, 260, 9, 0, 0, 0, 1, 0, 0 },
+    { "graph, ip, calibrated", 3, 0, 1, 0, 260, 9, 0, 0, 0, 0, 300, 0 },
+    { "flat with attributes", 3, 1, 2, 1, 30, 7, 3, 0, 0, 0, 0, 3 },
+    { "empty, with attributes", 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1 },
+    { "graph with attributes", 3, 0, 0, 1, 260, 25, 5, 1000, 2, 0, 0, 3 },
 };
+
+enum { PLAIN_KINDS = 17 }; /* those without attributes come first */
+
+static struct vshard_attribute some_attributes[] = {
+    { VSHARD_ATTRIBUTE_INT64, "year" },
+    { VSHARD_ATTRIBUTE_DOUBLE, "price" },
+    { VSHARD_ATTRIBUTE_KEYWORD, "lang" },
+};
+
+enum { WORD = 12 }; /* bytes of a place for a keyword */
 
 static struct vshard_index_options options_of(const struct kind *kind)
 {
@@ -56,6 +70,8 @@ static struct vshard_index_options options_of(const struct kind *kind)
     o.ef_construction = 16;
     o.ef_search = 16;
     o.profile = kind->profile;
+    o.attributes = some_attributes;
+    o.attribute_count = kind->attributes;
     return o;
 }
 
@@ -69,6 +85,28 @@ static void *some_vectors(const struct kind *kind, uint64_t seed, size_t count)
     return v;
 }
 
+/* Adds rows with values of which some are missing, some frequent and some rare. */
+static int add_valued(struct vshard_index *x, const struct kind *kind, const uint64_t *ids,
+                      const void *v, uint32_t count)
+{
+    static int64_t years[ROWS_MAX];
+    static double prices[ROWS_MAX];
+    static char words[ROWS_MAX][WORD];
+    const struct vshard_values values[] = { { years, 0 }, { prices, 8 }, { words, WORD } };
+    struct vshard_add_options o = { .size = sizeof o,
+                                    .value_count = kind->attributes,
+                                    .values = values };
+
+    memset(words, 0, sizeof words);
+    for (uint32_t i = 0; i < count; i++) {
+        years[i] = i % 11 == 3 ? VSHARD_MISSING : 1990 + i % 30;
+        prices[i] = i % 13 == 5 ? NAN : i * -0.5;
+        if (i % 7 != 2)
+            snprintf(words[i], WORD, i % 3 ? "word%u" : "id%08u", i % 5 * 1000 + i % 3 * i);
+    }
+    return vshard_index_add_with(x, ids, v, count, &o);
+}
+
 static struct vshard_index *make_kind(const struct kind *kind, const struct vshard_storage *storage)
 {
     struct vshard_index_options o = options_of(kind);
@@ -78,9 +116,9 @@ static struct vshard_index *make_kind(const struct kind *kind, const struct vsha
 
     o.storage = storage;
     x = make_index(&o);
-    add_rows(x, ids, v, kind->rows);
+    cr_assert_eq(add_valued(x, kind, ids, v, kind->rows), 0);
     remove_rows(x, ids, kind->removed);
-    add_rows(x, ids + kind->removed, v, kind->replaced);
+    cr_assert_eq(add_valued(x, kind, ids + kind->removed, v, kind->replaced), 0);
     if (kind->budget > 0)
         cr_assert_eq(vshard_index_maintain(x, kind->budget, NULL), 0);
     remove_rows(x, ids + 250, kind->late); /* one row moves the pass on by 256 */
@@ -98,7 +136,32 @@ struct answers {
     struct vshard_hit graph[QUERIES * K], exact[QUERIES * K];
     unsigned char vectors[ROWS_MAX * 4 * DIM_MAX]; /* the kind's dimension is used */
     uint8_t found[ROWS_MAX];
+    int64_t years[ROWS_MAX];
+    double prices[ROWS_MAX];
+    char words[ROWS_MAX][WORD];
+    struct vshard_hit filtered[QUERIES * K];
 };
+
+/* Searches among the rows whose year is none of the first, and fetches all values. */
+static int ask_values(struct vshard_index *x, const struct kind *kind, const void *queries,
+                      const uint64_t *ids, struct answers *a)
+{
+    const struct vshard_values values[] = { { a->years, 0 }, { a->prices, 0 }, { a->words, WORD } };
+    static const int64_t from = 2005;
+    const struct vshard_condition late = {
+        VSHARD_WHERE_GE, 0, VSHARD_ATTRIBUTE_INT64, 1, 0, 0, &from
+    };
+    unsigned char where[32];
+    struct vshard_filter f = { .size = sizeof f, .kind = VSHARD_FILTER_WHERE, .where = where };
+    struct vshard_search_options o = { .size = sizeof o, .filter = &f };
+    int rc;
+
+    cr_assert_eq(vshard_where_encode(&late, 1, where, sizeof where, &f.where_bytes), 0);
+    rc = vshard_index_search(x, queries, QUERIES, K, a->filtered, &o);
+    if (rc == 0)
+        rc = vshard_index_fetch_values(x, ids, ROWS_MAX, values, kind->attributes, a->found);
+    return rc == VSHARD_ENOTFOUND ? 0 : rc;
+}
 
 /* Asks everything. The first status that is not 0, or else the answers. */
 static int ask(struct vshard_index *x, const struct kind *kind, struct answers *a)
@@ -108,6 +171,10 @@ static int ask(struct vshard_index *x, const struct kind *kind, struct answers *
     void *queries = some_vectors(kind, 2, QUERIES);
     int rc = vshard_index_search(x, queries, QUERIES, K, a->graph, NULL);
 
+    memset(a->years, 0, sizeof a->years);
+    memset(a->prices, 0, sizeof a->prices);
+    memset(a->words, 0, sizeof a->words);
+    memset(a->filtered, 0, sizeof a->filtered);
     for (uint32_t i = 0; i < ROWS_MAX; i++)
         ids[i] = 100 + i;
     if (rc == 0)
@@ -117,6 +184,8 @@ static int ask(struct vshard_index *x, const struct kind *kind, struct answers *
         rc = vshard_index_fetch(x, ids, ROWS_MAX, a->vectors, a->found);
         rc = rc == VSHARD_ENOTFOUND ? 0 : rc;
     }
+    if (rc == 0 && kind->attributes > 0)
+        rc = ask_values(x, kind, queries, ids, a);
     a->count = vshard_index_count(x);
     free(queries);
     return rc;
@@ -127,7 +196,11 @@ static bool same(const struct answers *a, const struct answers *b, const struct 
     return a->count == b->count && memcmp(a->graph, b->graph, sizeof a->graph) == 0 &&
            memcmp(a->exact, b->exact, sizeof a->exact) == 0 &&
            memcmp(a->vectors, b->vectors, (size_t)ROWS_MAX * 4 * kind->dim) == 0 &&
-           memcmp(a->found, b->found, sizeof a->found) == 0;
+           memcmp(a->found, b->found, sizeof a->found) == 0 &&
+           memcmp(a->filtered, b->filtered, sizeof a->filtered) == 0 &&
+           memcmp(a->years, b->years, sizeof a->years) == 0 &&
+           memcmp(a->prices, b->prices, sizeof a->prices) == 0 &&
+           memcmp(a->words, b->words, sizeof a->words) == 0;
 }
 
 static int open_index(struct fault_storage *fs, uint32_t flags, struct vshard_index **x)
@@ -215,7 +288,7 @@ Test(index_file, the_kinds_are_what_they_say)
 {
     uint32_t trained = 0, active = 0, removed = 0, with_free = 0, codes = 0, sketches = 0;
 
-    for (size_t i = 0; i < VS_COUNT(kinds); i++) {
+    for (size_t i = 0; i < PLAIN_KINDS; i++) {
         static struct the_file f;
 
         begin(&f, &kinds[i]);
@@ -337,6 +410,13 @@ Test(index_file, no_flipped_byte_changes_an_answer_of_a_small_file)
         flip_every_byte(&kinds[i], 1, 5, 6);
 }
 
+Test(index_file, no_flipped_byte_changes_an_answer_where_there_are_attributes, .timeout = 120)
+{
+    flip_every_byte(&kinds[PLAIN_KINDS], 1, 5, 6);
+    flip_every_byte(&kinds[PLAIN_KINDS + 1], 1, 5, 6);
+    flip_every_byte(&kinds[PLAIN_KINDS + 2], 7, 0, 16);
+}
+
 Test(index_file, no_flipped_byte_changes_an_answer_of_a_graph_on_codes)
 {
     flip_every_byte(&kinds[4], 1, 5, 6);
@@ -422,6 +502,8 @@ static void exercise(struct vshard_index *x, const struct kind *kind, uint32_t f
         vshard_index_remove(x, ids + 10, 30, NULL);
         vshard_index_maintain(x, 100, NULL);
         vshard_index_add(x, ids, v, ROWS_MAX);
+        if (kind->attributes > 0 && s.attribute_count == kind->attributes)
+            add_valued(x, kind, ids, v, ROWS_MAX);
         vshard_index_remove(x, ids, ROWS_MAX / 2, NULL);
         vshard_index_maintain(x, 0, NULL);
         ask(x, kind, &a);
@@ -466,7 +548,11 @@ static void forge_each_field(const struct kind *kind)
 
     begin(&f, kind);
     forged = malloc(f.count);
-    for (uint32_t at = 8; at < 168; at += 4) {
+    for (uint32_t at = 8; at < FILE_HEADER + 64; at += 4) {
+        if (at == 168) /* the calibration */
+            at = 404;
+        if (at == 440 || (at == 404 && kind->attributes == 0))
+            at = kind->attributes ? FILE_HEADER : FILE_HEADER + 64;
         for (uint32_t i = 0; i<VS_COUNT(odd_values) + 4; i += kind->dim> 100 ? 5 : 1) {
             uint32_t value = i < VS_COUNT(odd_values) ? odd_values[i]
                                                       : vs_load32(f.bytes + at) +
@@ -663,7 +749,7 @@ Test(index_file, a_newer_format_is_told_apart_from_damage)
     struct vshard_index *x;
 
     begin(&f, &kinds[4]);
-    vs_store32(f.bytes + 8, 2);
+    vs_store32(f.bytes + 8, 3);
     file_reseal(f.bytes, f.count);
     fault_storage_put(f.fs, path, f.bytes, f.count);
     for (uint32_t flags = 0; flags < 2; flags++)

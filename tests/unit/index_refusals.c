@@ -287,7 +287,8 @@ Test(index_refusals, structs_smaller_than_their_first_release_are_refused)
         expect_refused(&b, vshard_index_stats(b.x, &s), VSHARD_EINVAL, "stats.refused",
                        "stats.size");
     }
-    for (uint32_t size = 0; size < sizeof(struct vshard_index_check); size++) {
+    for (uint32_t size = 0; size < VS_SIZE_THROUGH(struct vshard_index_check, unreachable);
+         size++) {
         struct vshard_index_check c = { .size = size };
 
         expect_refused(&b, vshard_index_check(b.x, &c), VSHARD_EINVAL, "check.refused",
@@ -598,7 +599,7 @@ Test(index_refusals, filters_are_checked)
     struct bench b;
 
     begin(&b, 0, 0);
-    for (; f->size < sizeof *f; f->size++)
+    for (; f->size < VS_SIZE_THROUGH(struct vshard_filter, reserved); f->size++)
         expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.size");
     f->size = sizeof large;
     large.tail = 1;
@@ -621,7 +622,7 @@ Test(index_refusals, filters_are_checked)
     expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.bits: NULL");
     f->kind = 0;
     expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.kind");
-    f->kind = VSHARD_FILTER_CALL + 1;
+    f->kind = VSHARD_FILTER_WHERE + 1;
     expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.kind");
     end(&b);
 }

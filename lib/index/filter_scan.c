@@ -1,0 +1,162 @@
+/* filter_scan.c - looking at all rows that a filter allows, one after the other.
+ *
+ * Each is measured, or, of a graph, only those that their codes do not rule out: codes are
+ * a quarter of the bytes, and how far they may be off is known (vs_key_limit). So what is
+ * answered is what measuring all would, but for one row in some ten thousand. */
+#include "index/state.h"
+
+#include <math.h>
+
+enum {
+    GROUP = 64,     /* rows looked at at once */
+    REQUESTED = 512 /* bytes of a row that are requested early */
+};
+
+/* A scan under way. */
+struct scan {
+    struct vshard_index *x;
+    struct vs_walk *walk;
+    struct vs_top *top;
+    const struct vs_column *column; /* what is looked at first */
+    bool exact;                     /* that is the vectors */
+};
+
+static void measure(struct scan *c, uint32_t count)
+{
+    struct vs_scratch *s = c->walk->scratch;
+
+    if (count == 0)
+        return;
+    vs_distances(c->x, &c->walk->query, s, count);
+    for (uint32_t i = 0; i < count; i++) {
+        if (c->top->count == c->top->cap && s->distances[i] > c->top->items[0].distance)
+            continue;
+        vs_top_offer(c->top, (struct vs_candidate){ s->distances[i], s->slots[i],
+                                                    vs_row_at(c->x, s->slots[i])->id });
+    }
+}
+
+/* Leaves of the first `count` rows of the scratch those that may be among the nearest. */
+static uint32_t sieve(struct scan *c, uint32_t count)
+{
+    struct vs_scratch *s = c->walk->scratch;
+    float limit = vs_key_limit(c->x, c->top->items[0].distance);
+    uint32_t kept = 0;
+
+    vs_keys(c->x, &c->walk->query, s->rows, count, s->keys);
+    s->distance_count += count;
+    for (uint32_t i = 0; i < count; i++) {
+        s->slots[kept] = s->slots[i];
+        kept += (float)s->keys[i] <= limit;
+    }
+    return kept;
+}
+
+/* Takes the first `count` rows of the scratch. False if a limit ends the scan. */
+static bool take(struct scan *c, uint32_t count)
+{
+    struct vs_walk *w = c->walk;
+    struct vs_scratch *s = w->scratch;
+    uint32_t kept = count;
+
+    vs_walk_request(c->column, s, count);
+    if (!c->exact && c->top->count == c->top->cap)
+        kept = sieve(c, count);
+    if (!c->exact && kept > 0)
+        vs_walk_request(vs_exact(c->x, w->query.codes_only), s, kept);
+    measure(c, kept);
+    s->row_count += count;
+    w->cut = w->limits && vs_limits_cut(w->limits, s->distance_count - w->counted, count);
+    return !w->cut;
+}
+
+/* Has the rows of a list fetched that come after the next. */
+static void request(const struct scan *c, const uint32_t *slots, uint32_t count)
+{
+    const struct vs_extents extents = vs_column_extents(c->column);
+
+    for (uint32_t i = 0; i < count; i++) {
+        const char *row = vs_extents_at(&extents, slots[i]);
+
+        for (size_t at = 0; at < extents.stride && at < REQUESTED; at += 64)
+            __builtin_prefetch(row + at, 0, 2);
+    }
+}
+
+static int scan_listed(struct scan *c)
+{
+    const struct vs_filter *f = c->walk->filter;
+    struct vs_scratch *s = c->walk->scratch;
+
+    for (uint32_t first = 0; first < f->listed_count; first += GROUP) {
+        uint32_t left = f->listed_count - first, count = left < GROUP ? left : GROUP;
+        uint32_t after = left - count < GROUP ? left - count : GROUP;
+
+        for (uint32_t i = 0; i < count; i++) {
+            int rc = vs_touch(c->x, f->listed[first + i]);
+
+            if (rc < 0)
+                return rc;
+            s->slots[i] = f->listed[first + i];
+        }
+        request(c, f->listed + first + count, after);
+        if (!take(c, count))
+            break;
+    }
+    return VSHARD_OK;
+}
+
+/* Takes rows of a word, from `first` on, that may be answered: 64 at once, the rest when
+ * there are as many. False if a limit ends it. */
+static bool scan_word(struct scan *c, uint32_t first, uint64_t word, uint32_t *gathered)
+{
+    struct vs_filter *f = c->walk->filter;
+    struct vs_scratch *s = c->walk->scratch;
+
+    for (; word != 0; word &= word - 1) {
+        uint32_t slot = first + (uint32_t)__builtin_ctzll(word);
+
+        if (!vs_row_visible(c->x, slot, s->position) ||
+            (f != NULL && f->marks == NULL && !vs_filter_asks(c->x, f, slot)))
+            continue;
+        s->slots[(*gathered)++] = slot;
+        if (*gathered < GROUP)
+            continue;
+        *gathered = 0;
+        if (!take(c, GROUP))
+            return false;
+    }
+    return true;
+}
+
+static int scan_rows(struct scan *c)
+{
+    uint32_t slots = atomic_load_explicit(&c->x->slot_count, memory_order_acquire), gathered = 0;
+
+    for (uint32_t first = 0; first < slots; first += VS_EXTENT_ROWS) {
+        uint64_t words[WHERE_WORDS];
+        int rc = vs_touch(c->x, first);
+
+        if (rc < 0)
+            return rc;
+        vs_filter_rows(c->x, c->walk->filter, slots, first / VS_EXTENT_ROWS, words);
+        for (uint32_t i = 0; i < WHERE_WORDS; i++) {
+            if (!scan_word(c, first + 64 * i, words[i], &gathered))
+                return VSHARD_OK;
+        }
+    }
+    take(c, gathered);
+    return VSHARD_OK;
+}
+
+/* Offers all allowed rows, until a limit ends it: measured if `exact`, or if codes are no help. */
+int vs_filter_scan(struct vshard_index *x, struct vs_walk *w, struct vs_top *top, bool exact)
+{
+    struct scan c = { .x = x, .walk = w, .top = top, .column = x->traversal, .exact = exact };
+
+    if (exact || vs_elements_are_codes(x) || isinf(vs_key_limit(x, 0))) {
+        c.column = vs_exact(x, w->query.codes_only);
+        c.exact = true;
+    }
+    return w->filter != NULL && w->filter->listed != NULL ? scan_listed(&c) : scan_rows(&c);
+}
