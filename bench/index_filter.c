@@ -5,8 +5,10 @@
  * filter and the question say the same; or those farthest from it, as where they
  * contradict each other.
  *
- *     build/bench/index_filter [set [rows [queries [ids|bits|call]]]]
+ *     build/bench/index_filter [set [rows [queries [ids|bits|call|where]]]]
  *     VSHARD_DATA=dir build/bench/index_filter minilm384 50000 200 bits
+ *
+ * By `where` the filter is a comparison of an attribute, of rows allowed at random alone.
  *
  * Each query is asked three times, one after the other: with the filter, by the least beam
  * that finds 0.95 (or the widest); with the filter and EXACT, which scans what it allows;
@@ -40,6 +42,8 @@ struct bench {
     float *distances, *sorted; /* those from the query at hand */
     uint64_t *bits, *ids;
     uint64_t allowed;
+    unsigned char where[32]; /* that the attribute is below what allows a share */
+    size_t where_bytes;
     struct vshard_index *index;
     double ladder_recall[LADDER], ladder_us[LADDER];
 };
@@ -84,16 +88,36 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+enum { DRAWN = 1 << 30 };
+
+static uint64_t draw(size_t row)
+{
+    uint64_t seed = row * 7919 + 1;
+
+    return random_below(&seed, DRAWN);
+}
+
 static void build(struct bench *b)
 {
+    static const struct vshard_attribute draws = { VSHARD_ATTRIBUTE_INT64, "draw" };
     struct vshard_index_options o = { .size = sizeof o,
                                       .dim = (uint32_t)b->dim,
-                                      .metric = VSHARD_METRIC_COSINE };
+                                      .metric = VSHARD_METRIC_COSINE,
+                                      .attributes = &draws,
+                                      .attribute_count = b->form == VSHARD_FILTER_WHERE };
+    int64_t *drawn = bench_allocate(b->rows, sizeof *drawn);
+    const struct vshard_values values = { drawn, 0 };
+    struct vshard_add_options with = { .size = sizeof with,
+                                       .value_count = (uint32_t)o.attribute_count,
+                                       .values = &values };
 
-    for (size_t i = 0; i < b->rows; i++)
+    for (size_t i = 0; i < b->rows; i++) {
         b->ids[i] = i;
+        drawn[i] = (int64_t)draw(i);
+    }
     bench_must("create", vshard_index_create(&o, &b->index));
-    bench_must("add", vshard_index_add(b->index, b->ids, b->base, b->rows));
+    bench_must("add", vshard_index_add_with(b->index, b->ids, b->base, b->rows, &with));
+    free(drawn);
 }
 
 static void take_query(struct bench *b, size_t query)
@@ -142,11 +166,16 @@ static void allow(struct bench *b, int kind, double share)
     float least = kind == 2 ? b->sorted[b->rows - want] : -INFINITY;
     float most = kind == 1 ? b->sorted[want - 1] : INFINITY;
 
+    int64_t limit = (int64_t)ceil(share * DRAWN);
+    const struct vshard_condition below = { VSHARD_WHERE_LT, 0, VSHARD_ATTRIBUTE_INT64, 1, 0, 0,
+                                            &limit };
+
+    bench_must("encode",
+               vshard_where_encode(&below, 1, b->where, sizeof b->where, &b->where_bytes));
     memset(b->bits, 0, (b->rows / 64 + 1) * sizeof *b->bits);
     b->allowed = 0;
     for (size_t i = 0; i < b->rows; i++) {
-        uint64_t seed = i * 7919 + 1;
-        int yes = kind == 0 ? (double)random_below(&seed, 1u << 30) < share * (1u << 30)
+        int yes = kind == 0 ? (int64_t)draw(i) < limit
                             : b->distances[i] >= least && b->distances[i] <= most;
 
         b->bits[i / 64] |= (uint64_t)yes << i % 64;
@@ -164,6 +193,10 @@ static struct vshard_filter filter_of(struct bench *b)
     f.bits = b->bits;
     f.allow = ask;
     f.ctx = b;
+    if (b->form == VSHARD_FILTER_WHERE) {
+        f.where = b->where;
+        f.where_bytes = b->where_bytes;
+    }
     return f;
 }
 
@@ -304,9 +337,10 @@ int main(int argc, char **argv)
     struct bench b = { .rows = argc > 2 ? strtoull(argv[2], NULL, 10) : 100000,
                        .queries = argc > 3 ? strtoull(argv[3], NULL, 10) : 200 };
 
-    b.form = strcmp(form, "ids") == 0    ? VSHARD_FILTER_IDS
-             : strcmp(form, "call") == 0 ? VSHARD_FILTER_CALL
-                                         : VSHARD_FILTER_BITS;
+    b.form = strcmp(form, "ids") == 0     ? VSHARD_FILTER_IDS
+             : strcmp(form, "call") == 0  ? VSHARD_FILTER_CALL
+             : strcmp(form, "where") == 0 ? VSHARD_FILTER_WHERE
+                                          : VSHARD_FILTER_BITS;
     b.base = read_vectors(set, "base.npy", &b.rows, &b.dim);
     b.query = read_vectors(set, "query.npy", &b.queries, &b.dim);
     b.all = bench_allocate(b.queries * b.rows, sizeof *b.all);
@@ -319,7 +353,7 @@ int main(int argc, char **argv)
     printf("%s, %zu rows, %zu queries, filter by %s\n", set, b.rows, b.queries, form);
     measure_ladder(&b);
     printf("rows        share  allowed   ef  recall filter us  exact us  plain us  ratio  scans\n");
-    for (int kind = 0; kind < KINDS; kind++) {
+    for (int kind = 0; kind < (b.form == VSHARD_FILTER_WHERE ? 1 : KINDS); kind++) {
         for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
             measure(&b, kind, shares[i]);
     }

@@ -353,7 +353,9 @@ static double list_cost(const struct vshard_index *x, const struct vs_filter *f)
         return 0;
     if (f->by_id)
         return (double)f->allowed * 6 + live / 30;
-    return live * (f->given.kind == VSHARD_FILTER_WHERE ? 0.5 * f->where->comparisons : 5);
+    if (f->given.kind == VSHARD_FILTER_WHERE)
+        return live * (0.15 * f->where->comparisons + 8.0 * f->where->sets);
+    return live * 5;
 }
 
 /* Is a scan of the allowed rows cheaper than a walk with this beam? In nanoseconds, as

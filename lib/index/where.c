@@ -248,6 +248,7 @@ static int read_comparison(struct reading *r, struct vs_step *step)
             return cut_short(r);
         step->count = vs_load16(count);
         r->where->value_count += step->count;
+        r->where->sets++;
     }
     step->values = r->bytes + r->at;
     for (uint32_t i = 0; rc == VSHARD_OK && i < step->count; i++)
@@ -296,7 +297,7 @@ int vs_where_read(const void *bytes, size_t count, struct vs_where *w, struct vs
     struct reading r = { bytes, count, 1, 0, w, fault };
     int rc = VSHARD_OK;
 
-    w->count = w->value_count = w->comparisons = 0;
+    w->count = w->value_count = w->comparisons = w->sets = 0;
     if (count == 0 || bytes == NULL)
         return faulty(&r, VSHARD_EINVAL, "filter.where_bytes", count, 1);
     if (count > VSHARD_WHERE_BYTES_MAX)
@@ -519,18 +520,6 @@ void vs_where_request(const struct vshard_index *x, const struct vs_where *w, ui
 
 /* ---- an extent ---- */
 
-/* One comparison of 64 rows of which all are live. */
-static uint64_t compare_all(const struct vs_step *step, const int64_t *keys)
-{
-    uint64_t low = (uint64_t)step->low, width = (uint64_t)step->high - low, word = 0;
-
-    if (step->high < step->low)
-        return 0;
-    for (uint32_t i = 0; i < 64; i++)
-        word |= (uint64_t)((uint64_t)keys[i] - low <= width) << i;
-    return word;
-}
-
 /* One comparison of the rows that `of` has bits for: others may be written to meanwhile. */
 static uint64_t compare_some(const struct vs_step *step, const int64_t *keys, uint64_t of)
 {
@@ -544,13 +533,15 @@ static uint64_t compare_some(const struct vs_step *step, const int64_t *keys, ui
     return word;
 }
 
-static uint64_t compare_word(const struct vs_step *step, const int64_t *keys, uint64_t live)
+/* Rows that are all there are compared at once. */
+static uint64_t compare_word(const struct vshard_index *x, const struct vs_step *step,
+                             const int64_t *keys, uint64_t live)
 {
     uint64_t word;
 
     if (live != ~0ull)
         return compare_some(step, keys, live);
-    word = compare_all(step, keys);
+    word = x->kernel.between(step->low, step->high, keys);
     return step->op == VSHARD_WHERE_IN ? compare_some(step, keys, word) : word;
 }
 
@@ -584,7 +575,7 @@ void vs_where_extent(const struct vshard_index *x, const struct vs_where *w, uin
         }
         keys = vs_column_at(&x->attributes.columns[step->attribute], extent * VS_EXTENT_ROWS);
         for (uint32_t j = 0; j < WHERE_WORDS; j++)
-            stack[depth][j] = compare_word(step, keys + 64 * (size_t)j, live[j]);
+            stack[depth][j] = compare_word(x, step, keys + 64 * (size_t)j, live[j]);
         depth++;
     }
     memcpy(out, stack[0], sizeof stack[0]);

@@ -25,6 +25,7 @@ struct vs_where {
     uint32_t count;       /* 0: no expression */
     uint32_t value_count; /* of all IN */
     uint32_t comparisons; /* steps that look at a column */
+    uint32_t sets;        /* and of them, how many are IN */
 };
 
 /* What is wrong with bytes that are no expression. */

@@ -38,5 +38,6 @@ void vs_kernel_init(struct vs_kernel *kernel, uint32_t cpu)
     used |= vs_kernel_pick_pool(kernel, cpu);
     used |= vs_kernel_pick_tile(kernel, cpu);
     used |= vs_kernel_pick_sieve(kernel, cpu);
+    used |= vs_kernel_pick_between(kernel, cpu);
     kernel->name = widest(used);
 }

@@ -159,6 +159,9 @@ struct vs_kernel {
     uint64_t (*select_keys)(float most, const int32_t *keys, size_t count);
     uint64_t (*select_floats)(float most, const float *distances, size_t count);
 
+    /* Of 64 values, bit i is set where low <= values[i] <= high. */
+    uint64_t (*between)(int64_t low, int64_t high, const int64_t *values);
+
     const char *name; /* static text for reports: the widest instruction set in use */
 };
 

@@ -47,6 +47,7 @@ uint32_t vs_kernel_pick_encode(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_pool(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_tile(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_sieve(struct vs_kernel *kernel, uint32_t cpu);
+uint32_t vs_kernel_pick_between(struct vs_kernel *kernel, uint32_t cpu);
 
 /* The i-th float from any address. */
 static inline float vs_float_at(const float *x, size_t i)
