@@ -109,8 +109,8 @@ bool vs_filter_allows(const struct vshard_index *x, struct vs_filter *f, uint32_
     return (f->where == NULL || vs_where_holds(x, f->where, slot)) && vs_filter_asks(x, f, slot);
 }
 
-/* Which rows of an extent are live, or may be seen still, and listed, or have the attributes that an expression
- * asks for. */
+/* Which rows of an extent are live, or may be seen still, and listed, or have the attributes that
+ * an expression asks for. */
 void vs_filter_rows(const struct vshard_index *x, const struct vs_filter *f, uint32_t slots,
                     uint32_t extent, uint64_t out[WHERE_WORDS])
 {

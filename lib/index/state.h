@@ -249,7 +249,7 @@ struct vshard_index {
     _Atomic uint32_t calibration_at;
     _Atomic uint64_t calibrated_rows; /* as it says */
     struct vs_mapping mapping;
-    struct vs_reader *readers; /* [WIDTH_MAX] */
+    struct vs_reader *readers;       /* [WIDTH_MAX] */
     struct vs_attributes attributes; /* the last: changes change the keywords at its end */
 
     /* What a change changes, on lines that searches look at once and not for each row. */

@@ -15,17 +15,22 @@ enum { N = 12000 };
 
 struct layout {
     const char *name;
-    uint32_t dim, family, metric, element, profile, m;
+    uint32_t dim, family, metric, element, profile, m, attributes;
 };
 
+static const struct vshard_attribute attributes[] = { { VSHARD_ATTRIBUTE_INT64, "a" },
+                                                      { VSHARD_ATTRIBUTE_KEYWORD, "b" },
+                                                      { VSHARD_ATTRIBUTE_DOUBLE, "c" } };
+
 static const struct layout layouts[] = {
-    { "floats", 96, VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 8 },
-    { "axes", 260, VSHARD_FAMILY_HNSW, VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, 0, 8 },
-    { "lean", 96, VSHARD_FAMILY_HNSW, VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, 1, 8 },
-    { "bytes", 100, VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_U8, 0, 16 },
-    { "bits", 128, VSHARD_FAMILY_HNSW, VSHARD_METRIC_HAMMING, VSHARD_ELEMENT_BITS, 0, 8 },
-    { "flat floats", 50, VSHARD_FAMILY_FLAT, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 0 },
-    { "flat bits", 64, VSHARD_FAMILY_FLAT, VSHARD_METRIC_HAMMING, VSHARD_ELEMENT_BITS, 0, 0 },
+    { "floats", 96, VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 8, 0 },
+    { "axes", 260, VSHARD_FAMILY_HNSW, VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, 0, 8, 0 },
+    { "lean", 96, VSHARD_FAMILY_HNSW, VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, 1, 8, 0 },
+    { "bytes", 100, VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_U8, 0, 16, 0 },
+    { "bits", 128, VSHARD_FAMILY_HNSW, VSHARD_METRIC_HAMMING, VSHARD_ELEMENT_BITS, 0, 8, 0 },
+    { "flat floats", 50, VSHARD_FAMILY_FLAT, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 0, 0 },
+    { "with attributes", 32, VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 8, 3 },
+    { "flat bits", 64, VSHARD_FAMILY_FLAT, VSHARD_METRIC_HAMMING, VSHARD_ELEMENT_BITS, 0, 0, 0 },
 };
 
 static struct vshard_index_options options_of(const struct layout *l)
@@ -38,7 +43,9 @@ static struct vshard_index_options options_of(const struct layout *l)
                                           .profile = l->profile ? VSHARD_PROFILE_LEAN : 0,
                                           .m = l->m,
                                           .ef_construction = 40,
-                                          .seed = 1 };
+                                          .seed = 1,
+                                          .attributes = attributes,
+                                          .attribute_count = l->attributes };
 }
 
 static uint64_t saved_bytes(struct vshard_index *x, struct fault_storage *fs)
