@@ -488,8 +488,8 @@ VSHARD_API int vshard_index_calibrate(struct vshard_index *index, const void *qu
 /* ==== 4. Files ========================================================= */
 
 /* Writes the index to a file. It is written under path + ".tmp", synced, renamed
- * and the directory synced: a crash leaves the old file or the new one, whole. One
- * save at a time to one path.
+ * and the directory synced: a crash leaves the old file or the new one, whole. Changes
+ * wait while it is written, and not for the sync. One save at a time to one path.
  *
  *   path      ends in a zero byte, at most 4000 bytes; borrowed
  *

@@ -121,7 +121,23 @@ static int write_all(struct saving *s)
         rc = write_column(s, i);
     if (rc == VSHARD_OK)
         rc = write_attributes(s);
-    return rc == VSHARD_OK ? vs_io_sync(storage, s->file) : rc;
+    return rc;
+}
+
+/* Nothing is changed meanwhile: the file is the index between two calls. */
+static int write_at_rest(struct saving *s)
+{
+    int rc = VSHARD_ENOMEM;
+
+    vs_lock_share(&s->x->lock);
+    vs_image_layout(s->x, &s->layout);
+    s->sums_bytes = vs_image_sums_bytes(s->x);
+    s->sums = vs_alloc(s->x->allocator, s->sums_bytes);
+    if (s->sums != NULL)
+        rc = write_all(s);
+    vs_lock_leave(&s->x->lock);
+    vs_free(s->x->allocator, s->sums, s->sums_bytes);
+    return rc;
 }
 
 static int write_and_rename(struct saving *s, const char *path)
@@ -135,7 +151,9 @@ static int write_and_rename(struct saving *s, const char *path)
                     &s->file, &bytes);
     if (rc < 0)
         return rc;
-    rc = write_all(s);
+    rc = write_at_rest(s);
+    if (rc == VSHARD_OK) /* which takes longer, and no change need wait for it */
+        rc = vs_io_sync(storage, s->file);
     closed = vs_io_close(storage, s->file);
     if (rc == VSHARD_OK)
         rc = closed;
@@ -149,21 +167,15 @@ static int write_and_rename(struct saving *s, const char *path)
     return vs_io_sync_dir(storage, s->directory) < 0 ? VSHARD_EUNKNOWN : VSHARD_OK;
 }
 
-/* Nothing is changed meanwhile: the file is the index between two calls. */
 static int save(struct vshard_index *x, const char *path)
 {
     struct saving s = { .x = x };
-    int rc;
+    int rc = make_names(&s, path);
 
-    vs_image_layout(x, &s.layout);
-    s.sums_bytes = vs_image_sums_bytes(x);
-    s.sums = vs_alloc(x->allocator, s.sums_bytes);
-    rc = s.sums == NULL ? VSHARD_ENOMEM : make_names(&s, path);
     if (rc == VSHARD_OK)
         rc = write_and_rename(&s, path);
     vs_free(x->allocator, s.directory, s.path_bytes);
     vs_free(x->allocator, s.temporary, s.path_bytes);
-    vs_free(x->allocator, s.sums, s.sums_bytes);
     return rc;
 }
 
@@ -178,11 +190,8 @@ int vshard_index_save(struct vshard_index *index, const char *path)
                          path ? (int64_t)strlen(path) : 0, PATH_MAX_BYTES);
     if (index->mapping.bytes != NULL)
         rc = vshard_index_check(index, NULL); /* so that damage is not given a new checksum */
-    if (rc == VSHARD_OK) {
-        vs_lock_share(&index->lock);
+    if (rc == VSHARD_OK)
         rc = save(index, path);
-        vs_lock_leave(&index->lock);
-    }
     if (rc < 0)
         vs_log(index->logger, VSHARD_LOG_ERROR, "save.failed",
                (struct vs_field[]){ { "path", path, 0, NULL },
