@@ -77,4 +77,12 @@ int vs_io_list(const struct vshard_storage *storage, const char *path, char *nam
 int vs_io_map(const struct vshard_storage *storage, uint64_t file, size_t bytes, void **buffer);
 int vs_io_unmap(const struct vshard_storage *storage, void *buffer, size_t bytes);
 
+/* Writes path + ".tmp", syncs, renames it over `path` and syncs the directory: a crash
+ * leaves the old file or the new one, whole. */
+int vs_file_replace(const struct vshard_storage *storage, const char *path, const void *bytes,
+                    size_t count);
+/* Reads a file whole into memory of the allocator, [*count]; NULL where it is empty. */
+int vs_file_read(const struct vshard_storage *storage, const struct vshard_allocator *a,
+                 const char *path, void **bytes, size_t *count);
+
 #endif

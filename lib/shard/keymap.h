@@ -1,0 +1,77 @@
+/* keymap.h - rows by key, and which requests have been applied: what a shard keeps beside
+ * its index. Shared by the files of lib/shard. */
+#ifndef VS_SHARD_KEYMAP_H
+#define VS_SHARD_KEYMAP_H
+
+#include "shard/shard.h"
+
+enum { VS_ROW_FREE = 0, VS_ROW_LIVE = 1, VS_ROW_TOMBSTONE = 2 };
+
+struct vs_row {
+    struct vshard_key key;
+    uint64_t version; /* of a free row: the next free row + 1 */
+    unsigned char *payload;
+    uint32_t payload_bytes;
+    uint32_t state;
+};
+
+/* A row's number is its id in the index. Free rows are taken last in, first out, so that
+ * numbers are a function of the calls. */
+struct vs_keymap {
+    const struct vshard_allocator *allocator;
+    struct vs_row *row;
+    int64_t *attribute; /* [cap x attribute_count] */
+    uint32_t *table;    /* row + 1 by key; 0 is empty */
+    uint32_t count, cap, mask;
+    uint32_t attribute_count;
+    uint32_t free; /* row + 1 */
+    uint32_t reserved;
+    uint64_t live, tombstones;
+};
+
+#define VS_NO_ROW UINT32_MAX
+
+void vs_keymap_init(struct vs_keymap *m, const struct vshard_allocator *a, uint32_t attributes);
+void vs_keymap_fini(struct vs_keymap *m);
+/* Room for so many more rows, so that placing them cannot fail. Returns 0, ENOMEM, E2BIG. */
+int vs_keymap_reserve(struct vs_keymap *m, uint32_t more);
+uint32_t vs_keymap_find(const struct vs_keymap *m, struct vshard_key key);
+/* A row for a key that has none; needs room. Its state is live, its version 0. */
+uint32_t vs_keymap_place(struct vs_keymap *m, struct vshard_key key);
+/* The row is free. */
+void vs_keymap_drop(struct vs_keymap *m, uint32_t row);
+/* The row that was placed last was never placed: there were `count` rows before. */
+void vs_keymap_unplace(struct vs_keymap *m, uint32_t row, uint32_t count);
+/* Of rows that were read from a file: puts them into the table, which has room. Returns 0
+ * or ECORRUPT (a key twice). */
+int vs_keymap_adopt(struct vs_keymap *m, uint32_t row);
+uint64_t vs_keymap_digest(const struct vs_keymap *m);
+
+/* The last VS_REQUESTS_KEPT request ids, oldest first in a ring. */
+struct vs_requests {
+    const struct vshard_allocator *allocator;
+    struct vshard_key *ring;   /* [cap] */
+    uint32_t *table;           /* place in the ring + 1; 0 is empty; [2 cap] */
+    uint32_t count, cap, head; /* head: where the next goes once the ring is full */
+    uint32_t reserved;
+};
+
+void vs_requests_fini(struct vs_requests *r);
+int vs_requests_reserve(struct vs_requests *r);
+bool vs_requests_has(const struct vs_requests *r, struct vshard_key id);
+/* Needs room. */
+void vs_requests_add(struct vs_requests *r, struct vshard_key id);
+/* The i-th, the oldest first. */
+struct vshard_key vs_requests_at(const struct vs_requests *r, uint32_t i);
+uint64_t vs_requests_digest(const struct vs_requests *r);
+
+struct vs_shard {
+    struct vs_shard_plan plan;
+    struct vshard_index *index;
+    struct vs_keymap map;
+    struct vs_requests requests;
+    uint64_t applied;
+    uint64_t fenced, repeated;
+};
+
+#endif

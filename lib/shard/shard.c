@@ -1,0 +1,475 @@
+/* shard.c - one replica of one shard: entries become rows, and rows are found.
+ *
+ * An entry is applied in steps of VS_CHUNK_ROWS rows, each all or nothing, so that who
+ * applies may do other things in between. A first load (VS_BULK_ROWS or more, and no
+ * fewer than there are) goes in whole, since an index builds that faster. Where the
+ * borders lie is part of the apply format: the graph depends on it.
+ *
+ * Versions. A row has the version its entry gives it, or the index of the entry. A row
+ * is passed over where its key has a newer version already, so a late repetition cannot
+ * undo what came after. A removal with a version of its own leaves a tombstone, which
+ * fences late rows off in the same way; one without leaves none, since no later entry
+ * has a smaller index.
+ *
+ * Requests. An entry with a request id that was applied before, within the last
+ * VS_REQUESTS_KEPT of them, changes nothing: a request may be sent again. */
+#include "shard/keymap.h"
+
+#include <math.h>
+
+static int make_index(struct vs_shard *s)
+{
+    const struct vs_shard_plan *p = &s->plan;
+    const struct vshard_index_options o = { .size = sizeof o,
+                                            .dim = p->dim,
+                                            .family = p->family,
+                                            .metric = p->metric,
+                                            .element = p->element,
+                                            .m = p->m,
+                                            .ef_construction = p->ef_construction,
+                                            .ef_search = p->ef_search,
+                                            .train_rows = p->train_rows,
+                                            .profile = p->profile,
+                                            .seed = p->seed,
+                                            .allocator = p->allocator,
+                                            .logger = p->logger,
+                                            .executor = p->executor,
+                                            .storage = p->storage };
+
+    return vshard_index_create(&o, &s->index);
+}
+
+int vs_shard_create(const struct vs_shard_plan *plan, struct vs_shard **shard)
+{
+    struct vs_shard *s = vs_alloc_zeroed(plan->allocator, sizeof *s);
+    int rc;
+
+    *shard = NULL;
+    if (s == NULL)
+        return VSHARD_ENOMEM;
+    s->plan = *plan;
+    s->requests.allocator = plan->allocator;
+    vs_keymap_init(&s->map, plan->allocator, plan->attribute_count);
+    rc = make_index(s);
+    if (rc != VSHARD_OK) {
+        vs_shard_destroy(s);
+        return rc;
+    }
+    *shard = s;
+    return VSHARD_OK;
+}
+
+void vs_shard_destroy(struct vs_shard *s)
+{
+    if (s == NULL)
+        return;
+    vshard_index_destroy(s->index);
+    vs_keymap_fini(&s->map);
+    vs_requests_fini(&s->requests);
+    vs_free(s->plan.allocator, s, sizeof *s);
+}
+
+/* ---- apply ---- */
+
+/* A step in the making: rows of the batch that go in, and how to take them back. */
+struct step {
+    struct vs_shard *s;
+    const struct vs_batch *b;
+    uint64_t index;
+    uint32_t first, end;
+    uint32_t count;             /* rows that go in, or out */
+    uint64_t *id;               /* [end - first] */
+    uint32_t *from;             /* [end - first] the row of the batch */
+    uint64_t *version;          /* [end - first] as it was */
+    uint32_t *rows;             /* [end - first] the map's count before each */
+    unsigned char **payload;    /* [end - first] copies */
+    unsigned char *vectors;     /* [count x vector_bytes], together */
+    size_t bytes, vector_bytes; /* of the two blocks */
+};
+
+static struct vshard_key key_of(const struct vs_batch *b, uint32_t i)
+{
+    const unsigned char *p = b->keys + 16 * (size_t)i;
+
+    return (struct vshard_key){ vs_load64(p), vs_load64(p + 8) };
+}
+
+static uint64_t version_of(const struct step *t, uint32_t i)
+{
+    uint64_t version = t->b->versions ? vs_load64(t->b->versions + 8 * (size_t)i) : 0;
+
+    return version != 0 ? version : t->index;
+}
+
+static uint32_t payload_length(const struct vs_batch *b, uint32_t i)
+{
+    return b->lengths ? vs_load32(b->lengths + 4 * (size_t)i) : 0;
+}
+
+static int step_init(struct step *t)
+{
+    const struct vshard_allocator *a = t->s->plan.allocator;
+    size_t rows = t->end - t->first;
+    char *p;
+
+    t->bytes = rows * (8 + 8 + sizeof(char *) + 4 + 4);
+    t->vector_bytes = t->b->kind == VS_BATCH_ADD ? rows * t->b->vector_bytes : 0;
+    p = vs_alloc_zeroed(a, t->bytes);
+    t->vectors = t->vector_bytes != 0 ? vs_alloc(a, t->vector_bytes) : NULL;
+    t->id = (uint64_t *)(void *)p;
+    if (p == NULL || (t->vector_bytes != 0 && t->vectors == NULL))
+        return VSHARD_ENOMEM;
+    t->version = (uint64_t *)(void *)(p + 8 * rows);
+    t->payload = (unsigned char **)(void *)(p + 16 * rows);
+    t->from = (uint32_t *)(void *)(p + (16 + sizeof(char *)) * rows);
+    t->rows = t->from + rows;
+    return vs_keymap_reserve(&t->s->map, (uint32_t)rows);
+}
+
+static void step_fini(struct step *t)
+{
+    const struct vshard_allocator *a = t->s->plan.allocator;
+
+    for (uint32_t i = 0; t->id != NULL && t->payload != NULL && i < t->count; i++)
+        vs_free(a, t->payload[i], payload_length(t->b, t->from[i]));
+    vs_free(a, t->vectors, t->vector_bytes);
+    vs_free(a, t->id, t->bytes);
+}
+
+static int copy_payload(struct step *t, uint32_t i, const unsigned char *from)
+{
+    uint32_t bytes = payload_length(t->b, i);
+
+    if (bytes == 0)
+        return VSHARD_OK;
+    t->payload[t->count] = vs_alloc(t->s->plan.allocator, bytes);
+    if (t->payload[t->count] == NULL)
+        return VSHARD_ENOMEM;
+    memcpy(t->payload[t->count], from, bytes);
+    return VSHARD_OK;
+}
+
+/* Gives row i of the batch its place, unless a newer version has it. */
+static int enter(struct step *t, uint32_t i, const unsigned char *payload)
+{
+    struct vs_keymap *m = &t->s->map;
+    uint32_t row = vs_keymap_find(m, key_of(t->b, i)), before = m->count;
+    int rc;
+
+    if (row != VS_NO_ROW && m->row[row].version > version_of(t, i)) {
+        t->s->fenced++;
+        return VSHARD_OK;
+    }
+    rc = copy_payload(t, i, payload);
+    if (rc != VSHARD_OK)
+        return rc;
+    t->rows[t->count] = row == VS_NO_ROW ? before : VS_NO_ROW;
+    if (row == VS_NO_ROW)
+        row = vs_keymap_place(m, key_of(t->b, i));
+    t->id[t->count] = row;
+    t->from[t->count] = i;
+    t->version[t->count] = m->row[row].version;
+    m->row[row].version = version_of(t, i);
+    memcpy(t->vectors + (size_t)t->count * t->b->vector_bytes,
+           t->b->vectors + (size_t)i * t->b->vector_bytes, t->b->vector_bytes);
+    t->count++;
+    return VSHARD_OK;
+}
+
+static void take_back(struct step *t)
+{
+    struct vs_keymap *m = &t->s->map;
+
+    for (uint32_t i = t->count; i-- > 0;) {
+        m->row[t->id[i]].version = t->version[i];
+        if (t->rows[i] != VS_NO_ROW)
+            vs_keymap_unplace(m, (uint32_t)t->id[i], t->rows[i]);
+    }
+}
+
+/* The rows are in the index: what else belongs to them follows, and cannot fail. */
+static void settle(struct step *t)
+{
+    struct vs_keymap *m = &t->s->map;
+    const struct vs_batch *b = t->b;
+
+    for (uint32_t i = 0; i < t->count; i++) {
+        struct vs_row *r = &m->row[t->id[i]];
+
+        if (r->state == VS_ROW_TOMBSTONE) {
+            r->state = VS_ROW_LIVE;
+            m->tombstones--;
+            m->live++;
+        }
+        vs_free(m->allocator, r->payload, r->payload_bytes);
+        r->payload = t->payload[i];
+        r->payload_bytes = payload_length(b, t->from[i]);
+        t->payload[i] = NULL;
+        for (uint32_t a = 0; a < b->attribute_count; a++)
+            m->attribute[t->id[i] * b->attribute_count + a] = (int64_t)vs_load64(
+                b->attributes + 8 * ((size_t)t->from[i] * b->attribute_count + a));
+    }
+}
+
+static int add_rows(struct step *t)
+{
+    const unsigned char *payload = t->b->payloads;
+    uint64_t fenced = t->s->fenced;
+    int rc = VSHARD_OK;
+
+    for (uint32_t i = 0; i < t->first; i++)
+        payload += payload_length(t->b, i);
+    for (uint32_t i = t->first; rc == VSHARD_OK && i < t->end; i++) {
+        rc = enter(t, i, payload);
+        payload += payload_length(t->b, i);
+    }
+    if (rc == VSHARD_OK && t->count != 0)
+        rc = vshard_index_add(t->s->index, t->id, t->vectors, t->count);
+    if (rc == VSHARD_OK) {
+        settle(t);
+    } else {
+        take_back(t);
+        t->s->fenced = fenced;
+    }
+    return rc;
+}
+
+/* Which rows go: those that are live, and not newer. With a version of its own a removal
+ * leaves a tombstone, even where there was no row. */
+static int remove_rows(struct step *t)
+{
+    struct vs_keymap *m = &t->s->map;
+    int rc = VSHARD_OK;
+
+    for (uint32_t i = t->first; i < t->end; i++) {
+        uint32_t row = vs_keymap_find(m, key_of(t->b, i));
+
+        if (row != VS_NO_ROW && m->row[row].state == VS_ROW_LIVE &&
+            m->row[row].version <= version_of(t, i))
+            t->id[t->count++] = row;
+    }
+    if (t->count != 0)
+        rc = vshard_index_remove(t->s->index, t->id, t->count, NULL);
+    t->count = 0; /* ids, and no payloads */
+    return rc;
+}
+
+static void bury(struct step *t, uint32_t i)
+{
+    struct vs_keymap *m = &t->s->map;
+    struct vshard_key key = key_of(t->b, i);
+    uint32_t row = vs_keymap_find(m, key);
+    bool own = t->b->versions != NULL && vs_load64(t->b->versions + 8 * (size_t)i) != 0;
+    struct vs_row *r;
+
+    if (row != VS_NO_ROW && m->row[row].version > version_of(t, i)) {
+        t->s->fenced++;
+        return;
+    }
+    if (row != VS_NO_ROW && !own)
+        vs_keymap_drop(m, row);
+    if (!own)
+        return;
+    if (row == VS_NO_ROW)
+        row = vs_keymap_place(m, key);
+    r = &m->row[row];
+    if (r->state == VS_ROW_LIVE) {
+        m->live--;
+        m->tombstones++;
+    }
+    vs_free(m->allocator, r->payload, r->payload_bytes);
+    *r = (struct vs_row){ .key = key, .version = version_of(t, i), .state = VS_ROW_TOMBSTONE };
+}
+
+static int apply_step(struct step *t)
+{
+    int rc = step_init(t);
+
+    if (rc == VSHARD_OK && t->b->kind == VS_BATCH_ADD)
+        rc = add_rows(t);
+    else if (rc == VSHARD_OK)
+        rc = remove_rows(t);
+    for (uint32_t i = t->first; rc == VSHARD_OK && t->b->kind == VS_BATCH_REMOVE && i < t->end; i++)
+        bury(t, i);
+    step_fini(t);
+    return rc;
+}
+
+int vs_shard_apply(struct vs_shard *s, uint64_t index, const void *entry, size_t bytes,
+                   uint32_t *row)
+{
+    struct step t = { .s = s, .index = index, .first = *row };
+    struct vs_batch b;
+    bool asked;
+    int rc = vs_batch_decode(&b, entry, bytes);
+
+    if (rc != VSHARD_OK)
+        return rc;
+    if (*row == 0 && (b.kind == VS_BATCH_ADD && (b.vector_bytes != vs_plan_vector_bytes(&s->plan) ||
+                                                 b.attribute_count != s->plan.attribute_count)))
+        return VSHARD_EINVAL;
+    asked = b.request.hi != 0 || b.request.lo != 0;
+    if (*row == 0 && asked && vs_requests_has(&s->requests, b.request)) {
+        s->repeated++;
+        s->applied = index;
+        *row = b.count;
+        return VSHARD_OK;
+    }
+    if (asked && vs_requests_reserve(&s->requests) != VSHARD_OK)
+        return VSHARD_ENOMEM;
+    t.b = &b;
+    t.end = b.count;
+    if (!(*row == 0 && b.count >= VS_BULK_ROWS && b.count >= s->map.live) &&
+        t.end - t.first > VS_CHUNK_ROWS)
+        t.end = t.first + VS_CHUNK_ROWS;
+    rc = apply_step(&t);
+    if (rc != VSHARD_OK)
+        return rc;
+    *row = t.end;
+    if (t.end == b.count) {
+        if (asked)
+            vs_requests_add(&s->requests, b.request);
+        s->applied = index;
+    }
+    return VSHARD_OK;
+}
+
+void vs_shard_pass(struct vs_shard *s, uint64_t index)
+{
+    s->applied = index;
+}
+
+/* ---- what is there ---- */
+
+void vs_shard_stats(const struct vs_shard *s, struct vs_shard_stats *stats)
+{
+    struct vshard_index_stats i = { .size = sizeof i };
+
+    *stats = (struct vs_shard_stats){ .applied = s->applied,
+                                      .rows = s->map.live,
+                                      .tombstones = s->map.tombstones,
+                                      .fenced = s->fenced,
+                                      .repeated = s->repeated };
+    if (vshard_index_stats(s->index, &i) == VSHARD_OK)
+        stats->bytes = i.heap_bytes + s->map.cap * (sizeof(struct vs_row) + 8);
+}
+
+int vs_shard_digest(const struct vs_shard *s, uint64_t *digest)
+{
+    uint64_t index;
+    int rc = vshard_index_digest(s->index, &index);
+
+    if (rc == VSHARD_OK)
+        *digest = vs_mix64(index ^ vs_mix64(vs_keymap_digest(&s->map) ^
+                                            vs_mix64(vs_requests_digest(&s->requests))));
+    return rc;
+}
+
+bool vs_shard_next(const struct vs_shard *s, uint32_t *from, struct vshard_key *key,
+                   uint64_t *version)
+{
+    while (*from < s->map.count) {
+        const struct vs_row *r = &s->map.row[(*from)++];
+
+        if (r->state != VS_ROW_LIVE)
+            continue;
+        *key = r->key;
+        *version = r->version;
+        return true;
+    }
+    return false;
+}
+
+int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, void *vector,
+                   int64_t *attributes, uint64_t *version, const void **payload,
+                   uint32_t *payload_bytes)
+{
+    uint32_t row = vs_keymap_find(&s->map, key);
+    const struct vs_row *r;
+    uint64_t id = row;
+
+    if (row == VS_NO_ROW || s->map.row[row].state != VS_ROW_LIVE)
+        return VSHARD_ENOTFOUND;
+    r = &s->map.row[row];
+    if (version != NULL)
+        *version = r->version;
+    if (payload != NULL)
+        *payload = r->payload;
+    if (payload_bytes != NULL)
+        *payload_bytes = r->payload_bytes;
+    if (attributes != NULL && s->map.attribute_count != 0)
+        memcpy(attributes, s->map.attribute + (size_t)row * s->map.attribute_count,
+               s->map.attribute_count * sizeof *attributes);
+    return vector != NULL ? vshard_index_fetch(s->index, &id, 1, vector, NULL) : VSHARD_OK;
+}
+
+/* ---- search ---- */
+
+struct asked {
+    const struct vs_shard *s;
+    const struct vs_shard_query *q;
+};
+
+static int allow(void *ctx, uint64_t id)
+{
+    const struct asked *a = ctx;
+    const int64_t *attribute = a->s->map.attribute + id * a->s->map.attribute_count;
+
+    for (uint32_t i = 0; i < a->q->condition_count; i++) {
+        const struct vs_condition *c = &a->q->conditions[i];
+
+        if (attribute[c->attribute] < c->low || attribute[c->attribute] > c->high)
+            return 0;
+    }
+    return 1;
+}
+
+static bool bounded(float bound)
+{
+    return bound < (float)INFINITY;
+}
+
+int vs_shard_search(const struct vs_shard *s, const struct vs_shard_query *q,
+                    struct vshard_merge_hit *hits, struct vs_shard_answer *answer)
+{
+    struct asked asked = { s, q };
+    const struct vshard_filter filter = {
+        .size = sizeof filter, .kind = VSHARD_FILTER_CALL, .allow = allow, .ctx = &asked
+    };
+    struct vshard_search_info info = { .size = sizeof info };
+    const struct vshard_search_options o = {
+        .size = sizeof o,
+        .ef_search = q->target_recall > 0 ? 0 : q->ef,
+        .target_recall = q->target_recall,
+        .flags = (q->exact ? VSHARD_SEARCH_EXACT : 0u) |
+                 (bounded(q->bound) ? (uint32_t)VSHARD_SEARCH_WITHIN : 0u),
+        .info = &info,
+        .filter = q->condition_count != 0 ? &filter : NULL,
+        .clock = q->deadline_ns != 0 ? q->clock : NULL,
+        .deadline_ns = q->clock != NULL ? q->deadline_ns : 0,
+        .cancel = q->cancel,
+        .distance_max = bounded(q->bound) ? q->bound : 0
+    };
+    struct vshard_hit *found;
+    int rc;
+
+    *answer = (struct vs_shard_answer){ .rows = s->map.live, .position = s->applied };
+    for (uint32_t i = 0; i < q->condition_count; i++) {
+        if (q->conditions[i].attribute >= s->plan.attribute_count)
+            return VSHARD_EINVAL;
+    }
+    found = vs_alloc(s->plan.allocator, q->k * sizeof *found);
+    if (found == NULL)
+        return VSHARD_ENOMEM;
+    rc = vshard_index_search(s->index, q->vector, 1, q->k, found, &o);
+    for (uint32_t i = 0; rc == VSHARD_OK && i < q->k && found[i].id != VSHARD_ID_NONE; i++) {
+        const struct vs_row *r = &s->map.row[found[i].id];
+
+        hits[answer->found++] =
+            (struct vshard_merge_hit){ r->key, r->version, found[i].distance, 0 };
+    }
+    answer->limits = info.limits;
+    answer->distances = info.distances;
+    vs_free(s->plan.allocator, found, q->k * sizeof *found);
+    return rc;
+}
