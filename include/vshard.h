@@ -11,5 +11,6 @@
 #include <vshard/wal.h>
 #include <vshard/log.h>
 #include <vshard/wire.h>
+#include <vshard/node.h>
 
 #endif /* VSHARD_H */

@@ -319,6 +319,16 @@ VSHARD_API int vshard_raft_load(struct vshard_raft *raft, uint64_t group,
  * Since     0.1 */
 VSHARD_API int vshard_raft_start(struct vshard_raft *raft, uint64_t group, uint64_t now_ns);
 
+/* Ends a group here: the node takes no more part in it, and its messages are refused. What
+ * was asked of it and has no answer is answered, by DONE effects; nothing else follows, and
+ * barriers of its PERSIST effects need not be reached. What storage has of it is the host's
+ * to forget. A member that is closed is missed like one that has died.
+ *
+ * Returns   0, EINVAL, ENOTFOUND, EBUSY (effects are waiting), ENOMEM: nothing changed
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_raft_close(struct vshard_raft *raft, uint64_t group);
+
 /* Takes one event. Requests that cannot be served are no failure of this call:
  * their tag is answered by DONE.
  *

@@ -386,6 +386,69 @@ int vshard_raft_start(struct vshard_raft *r, uint64_t group, uint64_t now_ns)
 
 /* ---- looking inside ---- */
 
+/* ---- closing ---- */
+
+/* Barriers of the group that are not reached speak for nobody any more. */
+static void pending_forget(struct vshard_raft *r, const struct vs_group *g)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < r->pending_count; i++) {
+        const struct vs_pending p = r->pending[r->pending_head + i];
+
+        if (p.group != g)
+            r->pending[r->pending_head + kept++] = p;
+    }
+    r->pending_count = kept;
+}
+
+static void table_rebuild(struct vshard_raft *r)
+{
+    memset(r->table, 0, r->table_cap * sizeof(struct vs_group *));
+    for (uint32_t i = 0; i < r->group_count; i++) {
+        uint64_t at = vs_mix64(r->heap[i]->id);
+
+        while (r->table[at & (r->table_cap - 1)] != NULL)
+            at++;
+        r->table[at & (r->table_cap - 1)] = r->heap[i];
+    }
+}
+
+int vshard_raft_close(struct vshard_raft *r, uint64_t group)
+{
+    struct vs_group *g, *last;
+    int rc;
+
+    if (r == NULL)
+        return VSHARD_EINVAL;
+    g = vs_group_find(r, group);
+    if (g == NULL)
+        return VSHARD_ENOTFOUND;
+    if (r->effect_taken < r->effect_count)
+        return VSHARD_EBUSY;
+    rc = vs_reserve_one(r, g, 0, 0);
+    if (rc != VSHARD_OK)
+        return rc;
+    vs_group_begin(r, g);
+    if (g->asleep)
+        vs_wake(r, g);
+    if (g->role == VSHARD_RAFT_LEADER && !g->stopped)
+        vs_lead(r, g, false);
+    g->stopped = 1;
+    vs_transfer_end(r, g, VSHARD_EUNKNOWN);
+    g->role = VSHARD_RAFT_FOLLOWER;
+    vs_requests_drop(r, g);
+    pending_forget(r, g);
+    last = r->heap[--r->group_count];
+    if (last != g) {
+        last->heap_at = g->heap_at;
+        vs_heap_place(r, last);
+    }
+    table_rebuild(r);
+    vs_group_free(r, g);
+    return VSHARD_OK;
+}
+
 int vshard_raft_inspect(const struct vshard_raft *r, uint64_t group,
                         struct vshard_raft_status *status)
 {

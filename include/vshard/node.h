@@ -1,0 +1,463 @@
+/* node.h - a cluster of vector indexes: one object per process.
+ *
+ * A node holds replicas of shards, replicates what is written to them, routes what is
+ * asked to the shards that know, and merges what they answer. It opens no socket, starts
+ * no thread and reads no clock: frames and time come in by calls, frames and answers go
+ * out by the functions of a host table.
+ *
+ * Control calls (all but vshard_node_work()) are exclusive, and short where there are
+ * workers: searching, applying, snapshots and syncs are items of work that threads of the
+ * host take by vshard_node_work(). Without workers a control call does at most one such
+ * item, and vshard_node_deadline_ns() says that there are more.
+ *
+ * A write is acknowledged when a quorum has it on disk. It is found by searches some time
+ * later, when a replica has applied it; a search says how fresh it must be. Each request is
+ * answered exactly once, by done(), within its timeout. */
+#ifndef VSHARD_NODE_H
+#define VSHARD_NODE_H
+
+#include <vshard/base.h>
+#include <vshard/merge.h>
+#include <vshard/wire.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define VSHARD_NODES_MAX           16    /* of a cluster */
+#define VSHARD_NAME_MAX            64    /* bytes of a collection's name */
+#define VSHARD_COLLECTIONS_MAX     256   /* of a cluster */
+#define VSHARD_CLUSTER_SHARDS_MAX  4096  /* of all collections */
+#define VSHARD_REPLICAS_MAX        7     /* of a shard */
+#define VSHARD_NODE_ATTRIBUTES_MAX 16    /* of a row */
+#define VSHARD_PAYLOAD_MAX         65536 /* bytes of a row's payload */
+#define VSHARD_WRITE_ROWS_MAX      65536 /* of one write */
+#define VSHARD_NODE_CONDITIONS_MAX 16    /* of one search */
+
+struct vshard_node;
+
+/* ==== 1. Birth ========================================================= */
+
+enum { VSHARD_NODE_JOINS = 1 }; /* struct vshard_node_birth.flags: the cluster exists */
+
+/* Set `size`, zero the rest, and fill in what you care about. */
+struct vshard_node_birth {
+    uint32_t size;             /* bytes in this struct; required */
+    uint32_t flags;            /* VSHARD_NODE_* */
+    uint32_t founder_count;    /* nodes that the cluster begins with, 1..16; 0 with JOINS */
+    uint32_t reserved;         /* 0 */
+    struct vshard_key cluster; /* drawn once for a cluster, the same on all its nodes; required */
+    uint64_t node;             /* this node's id; required */
+    const uint64_t *founders;  /* [founder_count] ids, this node's among them; the same list on
+                                  each founder. The first five vote about the cluster's map */
+    const char *path;          /* a directory that exists, of this node alone; required */
+    const struct vshard_storage *storage;     /* default POSIX files */
+    const struct vshard_allocator *allocator; /* default the C library's heap */
+    const struct vshard_logger *logger;       /* default silence */
+    const void *reserved_pointer;             /* NULL */
+};
+
+/* Makes a directory the home of a node: once in its life, and an explicit act, because a
+ * node that has lost its directory must come back as one that joins.
+ *
+ * Returns   0, EINVAL, EVERSION, EEXIST (it is one already), ENOMEM, and what storage says
+ * Blocks    for a sync
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API int vshard_node_format(const struct vshard_node_birth *birth);
+
+/* ==== 2. The host ====================================================== */
+
+enum {                          /* what there is to do, in struct vshard_node_host.wake */
+       VSHARD_WAKE_CONTROL = 1, /* work is finished: call vshard_node_tick() */
+       VSHARD_WAKE_WORK = 2     /* there is work: call vshard_node_work() on some thread */
+};
+
+enum { /* struct vshard_node_done.kind */
+       VSHARD_NODE_WRITE = 1,
+       VSHARD_NODE_SEARCH = 2,
+       VSHARD_NODE_FETCH = 3,
+       VSHARD_NODE_ADMIN = 4
+};
+
+/* How far a shard's log is reflected, or must be. An array element: frozen. A session is
+ * an array of these, of each shard the highest `index` that any answer named. */
+struct vshard_position {
+    uint64_t group;
+    uint64_t index;
+    uint32_t epoch;    /* recovery epoch; a later one may have lost what this names: ESTALE */
+    uint32_t reserved; /* 0 */
+};
+
+/* The answer to a request. What it points to dies when done() returns. */
+struct vshard_node_done {
+    uint32_t size;
+    uint32_t kind;   /* VSHARD_NODE_WRITE .. */
+    uint64_t tag;    /* as it was given */
+    int32_t status;  /* 0, or why there is no answer; of a search that some shards answered, 0 */
+    uint32_t limits; /* SEARCH: VSHARD_LIMIT_* that cut a shard's search */
+    uint32_t shards; /* asked, or written to */
+    uint32_t shards_answered; /* of them; fewer: the answer is partial */
+    uint32_t hit_count;
+    uint32_t position_count;
+    uint64_t retry_ns;                       /* with EBUSY: try again after */
+    uint64_t rows;                           /* SEARCH: in the shards that answered */
+    uint64_t distances;                      /* SEARCH: computed */
+    uint64_t version;                        /* FETCH: of the row */
+    uint32_t vector_bytes;                   /* FETCH */
+    uint32_t attribute_count;                /* FETCH */
+    uint32_t payload_bytes;                  /* FETCH */
+    uint32_t hedges;                         /* second requests that were sent */
+    const struct vshard_merge_hit *hits;     /* SEARCH: [hit_count], nearest first */
+    const struct vshard_position *positions; /* [position_count]: WRITE: where it is in the logs;
+                                                SEARCH, FETCH: what the answer reflects */
+    const void *vector;                      /* FETCH: [vector_bytes] */
+    const int64_t *attributes;               /* FETCH: [attribute_count] */
+    const void *payload;                     /* FETCH: [payload_bytes] */
+    const void *reserved_pointer;
+};
+
+/* Functions of the host. send() and done() are called by control calls alone, on their
+ * thread, when the node is whole: they may not call the node (it would say EBUSY). wake()
+ * is called on any thread. */
+struct vshard_node_host {
+    uint32_t size;  /* bytes in this struct; required */
+    uint32_t flags; /* 0 */
+    void *ctx;      /* handed to each function */
+    /* One whole frame for another node; borrowed. It may be lost; it is best dropped where
+     * the other does not take it. Required. */
+    void (*send)(void *ctx, uint64_t node, const void *frame, size_t bytes);
+    /* A request is over. Required. */
+    void (*done)(void *ctx, const struct vshard_node_done *done);
+    /* There is something to do. Required with workers. */
+    void (*wake)(void *ctx, uint32_t what);
+};
+
+/* ==== 3. A node ======================================================== */
+
+/* Set `size`, zero the rest, and fill in what you care about: zero is the default. */
+struct vshard_node_options {
+    uint32_t size;         /* bytes in this struct; required */
+    uint32_t workers;      /* threads that call vshard_node_work(); default none */
+    uint32_t key_count;    /* of keys */
+    uint32_t max_requests; /* under way here; beyond it: EBUSY; default 4096 */
+    uint64_t node;         /* as it was formatted; required */
+    uint64_t heartbeat_ns; /* of logs; default 30 ms */
+    uint64_t election_ns;  /* silence before an election, at least; default 150 ms */
+    uint64_t idle_ns;      /* a shard that nobody uses sleeps after; default 10 election_ns */
+    uint64_t search_ns;  /* timeout of searches and fetches, where they name none; default 50 ms */
+    uint64_t write_ns;   /* likewise of writes and admin; default 5 s */
+    uint64_t hedge_ns;   /* a shard's answer is waited for at least so long before another replica
+                            is asked, too; UINT64_MAX: never; default 5 ms */
+    uint64_t replace_ns; /* a node that is silent for so long loses its replicas to a spare one;
+                            default 60 s; UINT64_MAX: never */
+    uint64_t
+        snapshot_bytes; /* of entries applied between two snapshots of a shard; default 64 MiB */
+    uint64_t backlog_bytes; /* of entries that are durable and not applied; beyond it writes are
+                               refused with EBUSY; default 64 MiB */
+    uint64_t segment_bytes; /* of the write-ahead log; default 32 MiB, 64 KiB..1 GiB */
+    const char *path;       /* the directory; required */
+    const struct vshard_node_host *host;      /* copied; required */
+    const struct vshard_wire_key *keys;       /* [key_count] that seal frames; copied */
+    const struct vshard_storage *storage;     /* copied; default POSIX files */
+    const struct vshard_allocator *allocator; /* copied; default the C library's heap */
+    const struct vshard_logger *logger;       /* copied; default silence */
+    const struct vshard_executor *executor;   /* for building; copied; default the calling thread */
+    const struct vshard_clock *clock; /* for deadlines inside a search; copied; default none:
+                                         then a search runs to its end */
+};
+
+/* Opens a node: its log is read, its shards are loaded from their snapshots, and what
+ * follows in the log is applied by and by. One process at a time may do so: the host
+ * locks the directory.
+ *
+ *   node      [out] NULL on failure
+ *
+ * Returns   0, EINVAL, EVERSION, ENOMEM, ENOTFOUND (the directory is no node's), ESTALE (it is
+ *           another node's), ECORRUPT (synced records are damaged: put the directory aside, and
+ *           let the node join again), and what storage says
+ * Blocks    for reading
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API int vshard_node_open(const struct vshard_node_options *options, uint64_t now_ns,
+                                struct vshard_node **node);
+
+/* Ends a node. Requests under way are answered with ECANCELED, by done(), before it returns. No
+ * thread may be in vshard_node_work(). NULL is fine.
+ *
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API void vshard_node_close(struct vshard_node *node);
+
+/* Takes one frame that another node's send() was given.
+ *
+ *   bytes     [count], borrowed
+ *
+ * Returns   0; ECORRUPT, EVERSION, ENOTFOUND (another cluster, receiver or key): the frame was
+ *           counted and dropped; EINVAL; EBUSY (from a callback); ENOMEM: dropped; or the status
+ *           that has stopped this node, as EIO after a failed sync: close it and open it again
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_recv(struct vshard_node *node, uint64_t now_ns, const void *bytes,
+                                size_t count);
+
+/* Lets time pass: call it when vshard_node_deadline_ns() is reached, and when woken.
+ *
+ * Returns   0, EINVAL, EBUSY, or the status that has stopped this node
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_tick(struct vshard_node *node, uint64_t now_ns);
+
+/* When the node next wants a tick, by the clock of now_ns; 0 for at once.
+ *
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API uint64_t vshard_node_deadline_ns(const struct vshard_node *node);
+
+/* Does one item of work, if there is one.
+ *
+ * Returns the items done, 0 or 1.
+ *
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API uint32_t vshard_node_work(struct vshard_node *node);
+
+/* ==== 4. Collections and members ======================================= */
+
+/* What a collection is. Set `size`; zero is the default in every field. */
+struct vshard_collection {
+    uint32_t size; /* bytes in this struct; required */
+    uint32_t dim;  /* and the next eight: as in struct vshard_index_options; required */
+    uint32_t family;
+    uint32_t metric;
+    uint32_t element;
+    uint32_t m;
+    uint32_t ef_construction;
+    uint32_t ef_search;
+    uint32_t train_rows;
+    uint32_t profile;
+    uint32_t shards;     /* default 1 */
+    uint32_t replicas;   /* of each shard, 1..7, and no more than nodes; default 3, or the nodes */
+    uint32_t attributes; /* 64-bit integers beside each vector, 0..16 */
+    uint32_t reserved;   /* 0 */
+    uint64_t seed;
+    uint64_t max_rows;            /* of a shard, about; writes beyond it: E2BIG; default no limit */
+    const char *name;             /* 1..64 bytes; required */
+    const void *reserved_pointer; /* NULL */
+};
+
+enum {                               /* struct vshard_node_admin.op */
+       VSHARD_ADMIN_CREATE = 1,      /* collection */
+       VSHARD_ADMIN_DROP = 2,        /* name */
+       VSHARD_ADMIN_JOIN = 3,        /* node: some member; this node asks it for admission */
+       VSHARD_ADMIN_REMOVE_NODE = 4, /* node: it loses its replicas, and is no member afterwards */
+       VSHARD_ADMIN_REPLACE = 5,     /* group, node: loses this replica; to: who gets it */
+       VSHARD_ADMIN_LEAD = 6         /* group; node: who shall lead it; asked of its leader */
+};
+
+/* Set `size`; zero the rest. */
+struct vshard_node_admin {
+    uint32_t size;
+    uint32_t op; /* VSHARD_ADMIN_* */
+    uint64_t tag;
+    uint64_t timeout_ns;
+    uint64_t node;
+    uint64_t to;
+    uint64_t group;
+    const struct vshard_collection *collection;
+    const char *name;
+};
+
+/* Changes the cluster, at any of its nodes. done() says 0 when this node knows the change;
+ * a collection can be written to when its shards have leaders, some 100 ms later.
+ *
+ * Returns   0: done() will tell; EINVAL, EVERSION, E2BIG, ENOMEM, EBUSY; or the status that has
+ *           stopped this node. done: EEXIST, ENOTFOUND, EBUSY (fewer nodes than replicas),
+ *           ENOTLEADER, EUNKNOWN, ETIMEDOUT
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_admin(struct vshard_node *node, uint64_t now_ns,
+                                 const struct vshard_node_admin *admin);
+
+/* ==== 5. Requests ====================================================== */
+
+enum {                          /* struct vshard_node_write.flags */
+       VSHARD_WRITE_REMOVE = 1, /* keys alone: these rows go */
+       VSHARD_WRITE_APPLIED = 2 /* answer when the leaders have applied it, too */
+};
+
+/* Rows to write. Set `size`; zero the rest. All of it is borrowed for the call. */
+struct vshard_node_write {
+    uint32_t size;
+    uint32_t flags; /* VSHARD_WRITE_* */
+    uint32_t count; /* rows, 1..65536 */
+    uint32_t reserved;
+    uint64_t tag;
+    uint64_t timeout_ns;           /* default write_ns */
+    struct vshard_key request;     /* who repeats a write gives the same id, and it is done once;
+                                      default: one is drawn */
+    const char *collection;        /* required */
+    const struct vshard_key *keys; /* [count]; of a key twice, the last counts */
+    const void *vectors;           /* element [count x dim], row-major */
+    const int64_t *attributes;     /* [count x attributes]; NULL for zeros */
+    const void *const *payloads;   /* [count]; NULL for none */
+    const uint32_t *payload_bytes; /* [count], each up to 65536; goes with payloads */
+};
+
+/* Adds rows, or replaces or removes them. The rows of one shard are applied together; those
+ * of several are not one transaction. Leaders that change meanwhile are found again.
+ *
+ * Returns   0: done() will tell; EINVAL (also a vector that an index refuses), EVERSION, E2BIG,
+ *           ENOTFOUND (collection), ENOMEM, EBUSY; or the status that has stopped this node. done:
+ *           0: durable on a quorum; ETIMEDOUT: nothing is known of some shard (its part may be
+ *           written, or not; a repetition under the same request id makes sure); EBUSY: some
+ *           shard had no room; ENOTFOUND (dropped meanwhile); ECANCELED
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_write(struct vshard_node *node, uint64_t now_ns,
+                                 const struct vshard_node_write *write);
+
+enum {                      /* how fresh an answer must be: struct vshard_node_search.consistency */
+       VSHARD_READ_ANY = 0, /* whatever a replica has applied */
+       VSHARD_READ_BOUNDED = 1,     /* at most max_staleness_ns old, proven by the leader */
+       VSHARD_READ_POSITIONS = 2,   /* reflects `positions`: a session's own writes and reads */
+       VSHARD_READ_LINEARIZABLE = 3 /* reflects all that was acknowledged before it was asked */
+};
+
+enum {                        /* struct vshard_node_search.flags */
+       VSHARD_NODE_EXACT = 1, /* scan, as VSHARD_SEARCH_EXACT */
+       VSHARD_NODE_WHOLE = 2  /* a partial answer is none: ETIMEDOUT */
+};
+
+/* Rows whose attribute lies in [low, high]. An array element: frozen. */
+struct vshard_node_condition {
+    uint32_t attribute; /* from 0 */
+    uint32_t reserved;  /* 0 */
+    int64_t low;
+    int64_t high;
+};
+
+/* What is searched for. Set `size`; zero the rest. All of it is borrowed for the call. */
+struct vshard_node_search {
+    uint32_t size;
+    uint32_t flags;     /* VSHARD_NODE_* */
+    uint32_t k;         /* hits wanted, 1..4096 */
+    uint32_t ef_search; /* in each shard; default the collection's */
+    uint32_t consistency;
+    uint32_t condition_count; /* all must hold */
+    uint32_t position_count;
+    float target_recall; /* of each shard, in place of ef_search; needs calibrated shards */
+    uint64_t tag;
+    uint64_t timeout_ns;       /* default search_ns */
+    uint64_t max_staleness_ns; /* of BOUNDED */
+    const char *collection;    /* required */
+    const void *query;         /* element [dim] */
+    const struct vshard_node_condition *conditions;
+    const struct vshard_position *positions; /* others than this collection's are passed over */
+};
+
+/* Searches all shards of a collection, one replica of each, and merges what they find.
+ *
+ * Returns   0: done() will tell; EINVAL, EVERSION, E2BIG, ENOTFOUND, ENOMEM, EBUSY; or the status
+ *           that has stopped this node. done: 0, with shards_answered; ETIMEDOUT: no shard
+ *           answered, or not all and WHOLE was asked for; ESTALE: no replica is as fresh as asked
+ *           for; ECANCELED
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_search(struct vshard_node *node, uint64_t now_ns,
+                                  const struct vshard_node_search *search);
+
+/* A row by its key; fields as in struct vshard_node_search. */
+struct vshard_node_fetch {
+    uint32_t size;
+    uint32_t consistency;
+    uint32_t position_count;
+    uint32_t reserved;
+    uint64_t tag;
+    uint64_t timeout_ns;
+    uint64_t max_staleness_ns;
+    struct vshard_key key;
+    const char *collection;
+    const struct vshard_position *positions;
+};
+
+/* Fetches a row with its version, vector, attributes and payload.
+ *
+ * Returns   as vshard_node_search(). done: also ENOTFOUND: there is no such row
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_fetch(struct vshard_node *node, uint64_t now_ns,
+                                 const struct vshard_node_fetch *fetch);
+
+/* Gives up requests of that tag: each is answered with ECANCELED, by done(), before this
+ * returns; a write may happen all the same.
+ *
+ * Returns   0, ENOTFOUND (there is none), EINVAL, EBUSY
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_cancel(struct vshard_node *node, uint64_t tag);
+
+/* ==== 6. Looking inside ================================================ */
+
+/* Set `size`; the library fills in as much as fits. */
+struct vshard_node_status {
+    uint32_t size;
+    int32_t status;          /* [out] what has stopped this node, or 0 */
+    uint64_t node;           /* [out] */
+    uint64_t incarnation;    /* [out] */
+    uint64_t boot;           /* [out] how often it was opened */
+    uint64_t meta_leader;    /* [out] who leads the cluster's map; 0: not known */
+    uint64_t map_index;      /* [out] the last change of the map that this node knows */
+    uint32_t nodes;          /* [out] of the cluster */
+    uint32_t collections;    /* [out] */
+    uint32_t shards;         /* [out] of all collections */
+    uint32_t replicas;       /* [out] here */
+    uint32_t requests;       /* [out] under way */
+    uint32_t items;          /* [out] of work, waiting */
+    uint64_t frames_taken;   /* [out] */
+    uint64_t frames_refused; /* [out] */
+    uint64_t hedges;         /* [out] second requests sent */
+    uint64_t forwards;       /* [out] writes sent to a leader elsewhere */
+    uint64_t elections;      /* [out] begun here */
+};
+
+/* Says how a node is.
+ *
+ * Returns   0, EINVAL
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_status(struct vshard_node *node, struct vshard_node_status *status);
+
+/* A shard as this node sees it. An array element of the size it has in this version. */
+struct vshard_shard_status {
+    uint64_t group;
+    uint64_t leader; /* 0: not known */
+    uint64_t term;
+    uint64_t committed; /* here, as the next three; 0 where there is no replica here */
+    uint64_t applied;
+    uint64_t rows;
+    uint64_t digest_index; /* the digest below is of this position; 0: none yet */
+    uint64_t digest;
+    uint32_t shard;      /* of its collection */
+    uint32_t collection; /* id; in the order of creation */
+    uint32_t here;       /* 1: there is a replica here; 2: it has halted */
+    uint32_t member_count;
+    uint64_t members[VSHARD_REPLICAS_MAX + 1];
+};
+
+/* Lists the shards of all collections, or of one.
+ *
+ *   collection  its name, or NULL for all
+ *   shards      [out] [cap]
+ *   count       [out] how many there are, also with E2BIG
+ *
+ * Returns   0, EINVAL, ENOTFOUND, E2BIG (cap is too small; the first cap are in `shards`)
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_shards(struct vshard_node *node, const char *collection,
+                                  struct vshard_shard_status *shards, size_t cap, size_t *count);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* VSHARD_NODE_H */

@@ -1,0 +1,238 @@
+/* admin.c - changes of the map: proposed here, decided by the group of the map, known here.
+ *
+ * A command goes into the log of group 0, by way of its leader, and what it came to is
+ * told when this node has applied it: then a request made here finds the collection. */
+#include "node/core.h"
+
+enum { AGAIN_NS = 50000000 };
+
+static void again(struct vshard_node *n, struct vs_request *q)
+{
+    q->again_ns = n->now + AGAIN_NS;
+    if (q->again_ns < n->next_timer)
+        n->next_timer = q->again_ns;
+}
+
+int vs_admin_propose(struct vshard_node *n, struct vs_request *q)
+{
+    struct vshard_raft_event event = vs_event(VSHARD_RAFT_PROPOSE, VS_META);
+    struct vshard_raft_entry entry = { .kind = VSHARD_RAFT_DATA,
+                                       .data = q->ask.at,
+                                       .count = q->ask.count };
+    struct vs_proposal *p = vs_proposal_new(n, VS_PROPOSED_ADMIN, VS_META);
+    int rc;
+
+    q->again_ns = 0;
+    if (p == NULL)
+        return VSHARD_ENOMEM;
+    p->admin = q;
+    event.tag = (uintptr_t)p;
+    event.entries = &entry;
+    event.entry_count = 1;
+    rc = vs_step(n, &event);
+    if (rc != VSHARD_OK)
+        vs_proposal_free(n, p);
+    return rc;
+}
+
+static bool joined(const struct vshard_node *n)
+{
+    const struct vs_meta_node *x = vs_cluster_node(&n->meta, n->node);
+
+    return x != NULL && x->incarnation == n->incarnation;
+}
+
+/* Requests whose command this node has applied are answered. */
+void vs_admin_known(struct vshard_node *n)
+{
+    uint64_t at = atomic_load(&n->replica[0]->applied);
+    struct vs_request *next;
+
+    for (struct vs_request *q = n->requests; q != NULL; q = next) {
+        uint64_t slot = q->meta_index % VS_RESULTS;
+
+        next = q->next;
+        if (q->kind != VSHARD_NODE_ADMIN)
+            continue;
+        if (q->command == VSHARD_ADMIN_JOIN && joined(n))
+            vs_request_finish(n, q, VSHARD_OK);
+        else if (q->meta_index != 0 && q->meta_index <= at)
+            vs_request_finish(n, q,
+                              n->meta.result[slot].index == q->meta_index
+                                  ? n->meta.result[slot].status
+                                  : VSHARD_EUNKNOWN);
+    }
+}
+
+void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
+                        const struct vshard_raft_effect *e)
+{
+    struct vs_request *q = p->admin;
+
+    if (q == NULL)
+        return;
+    if (e->status == VSHARD_OK) {
+        q->meta_index = e->index;
+        vs_admin_known(n); /* at the leader it has been applied */
+    } else if (e->status == VSHARD_EUNKNOWN) {
+        vs_request_finish(n, q, VSHARD_EUNKNOWN);
+    } else {
+        again(n, q); /* nobody leads, or not yet: nothing was proposed */
+    }
+}
+
+void vs_admin_time(struct vshard_node *n, struct vs_request *q)
+{
+    if (q->command == VSHARD_ADMIN_JOIN) {
+        vs_post(n, n->join_peer, VS_FRAME_JOIN, VS_META, NULL, 0, NULL, 0);
+        q->again_ns = n->now + 4 * (uint64_t)AGAIN_NS;
+        return;
+    }
+    if (vs_admin_propose(n, q) != VSHARD_OK)
+        again(n, q);
+}
+
+/* ---- commands ---- */
+
+/* Where the shards of a collection go: to the nodes that are alive and have the fewest
+ * replicas, leaders turning. */
+static int place(struct vshard_node *n, const struct vshard_collection *c, uint64_t *nodes)
+{
+    struct vs_placing p = { .count = 0 };
+
+    for (uint32_t i = 0; i < n->meta.node_count; i++) {
+        uint64_t node = n->meta.node[i].node;
+
+        if (vs_peer_alive(n, node, 4 * n->o.election_ns))
+            p.node[p.count++].node = node;
+    }
+    for (uint32_t i = 0; i < n->meta.collection_count; i++) {
+        const struct vs_collection *x = n->meta.collection[i];
+
+        for (uint32_t s = 0; s < x->spec.shards; s++) {
+            for (uint32_t k = 0; k < x->shard[s].member_count; k++)
+                vs_placing_count(&p, x->shard[s].members[k].node, k == 0);
+        }
+    }
+    if (p.count < c->replicas)
+        return vs_node_refuse(n, VSHARD_EBUSY, "replicas", c->replicas, p.count);
+    for (uint32_t s = 0; s < c->shards; s++)
+        vs_place(&p, nodes + (size_t)s * c->replicas, c->replicas);
+    return VSHARD_OK;
+}
+
+static int check_collection(struct vshard_node *n, struct vshard_collection *c)
+{
+    const struct vshard_index_options o = { .size = sizeof o,
+                                            .dim = c->dim,
+                                            .family = c->family,
+                                            .metric = c->metric,
+                                            .element = c->element,
+                                            .m = c->m,
+                                            .ef_construction = c->ef_construction,
+                                            .ef_search = c->ef_search,
+                                            .train_rows = c->train_rows,
+                                            .profile = c->profile,
+                                            .allocator = n->allocator,
+                                            .logger = n->logger };
+    size_t length = c->name != NULL ? strlen(c->name) : 0;
+    struct vshard_index *index;
+    int rc;
+
+    if (length == 0 || length > VSHARD_NAME_MAX)
+        return vs_node_refuse(n, VSHARD_EINVAL, "name", (int64_t)length, VSHARD_NAME_MAX);
+    if (c->attributes > VSHARD_NODE_ATTRIBUTES_MAX)
+        return vs_node_refuse(n, VSHARD_E2BIG, "attributes", c->attributes,
+                              VSHARD_NODE_ATTRIBUTES_MAX);
+    c->shards = c->shards != 0 ? c->shards : 1;
+    if (c->replicas == 0)
+        c->replicas = n->meta.node_count < 3 ? n->meta.node_count : 3;
+    if (c->shards > VSHARD_CLUSTER_SHARDS_MAX)
+        return vs_node_refuse(n, VSHARD_E2BIG, "shards", c->shards, VSHARD_CLUSTER_SHARDS_MAX);
+    if (c->replicas > VSHARD_REPLICAS_MAX)
+        return vs_node_refuse(n, VSHARD_E2BIG, "replicas", c->replicas, VSHARD_REPLICAS_MAX);
+    rc = vshard_index_create(&o, &index); /* it says what an index does not take */
+    vshard_index_destroy(index);
+    return rc;
+}
+
+static int create(struct vshard_node *n, const struct vshard_collection *theirs, struct vs_out *o)
+{
+    struct vshard_collection c;
+    size_t bytes;
+    uint64_t *nodes;
+    int rc = vs_options_read(&c, sizeof c, theirs,
+                             VS_SIZE_THROUGH(struct vshard_collection, reserved_pointer));
+
+    if (rc == VSHARD_OK)
+        rc = check_collection(n, &c);
+    if (rc != VSHARD_OK)
+        return rc;
+    if (c.replicas == 0)
+        return VSHARD_EBUSY; /* no node is known yet */
+    bytes = (size_t)c.shards * c.replicas * sizeof *nodes;
+    nodes = vs_alloc(n->allocator, bytes);
+    if (nodes == NULL)
+        return VSHARD_ENOMEM;
+    rc = place(n, &c, nodes);
+    if (rc == VSHARD_OK)
+        vs_cmd_create(o, &c, nodes);
+    vs_free(n->allocator, nodes, bytes);
+    return rc;
+}
+
+static int replace(struct vshard_node *n, const struct vshard_node_admin *a, struct vs_out *o)
+{
+    const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, a->group, NULL);
+    const struct vs_meta_node *to = vs_cluster_node(&n->meta, a->to);
+    struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1];
+    bool found = false;
+
+    if (shard == NULL || to == NULL)
+        return VSHARD_ENOTFOUND;
+    for (uint32_t i = 0; i < shard->member_count; i++) {
+        if (shard->members[i].node == a->to)
+            return VSHARD_EEXIST;
+        found |= shard->members[i].node == a->node;
+        members[i] = shard->members[i].node == a->node ? *to : shard->members[i];
+    }
+    if (!found)
+        return VSHARD_ENOTFOUND;
+    vs_cmd_members(o, a->group, members, shard->member_count);
+    return VSHARD_OK;
+}
+
+static int lead(struct vshard_node *n, const struct vshard_node_admin *a)
+{
+    struct vshard_raft_event event = vs_event(VSHARD_RAFT_TRANSFER, a->group);
+    struct vs_replica *r = vs_replica_find(n, a->group);
+
+    if (r == NULL || r->role != VSHARD_RAFT_LEADER)
+        return VSHARD_ENOTLEADER;
+    event.node = a->node;
+    return vs_step(n, &event);
+}
+
+int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, struct vs_out *o)
+{
+    size_t length = a->name != NULL ? strlen(a->name) : 0;
+
+    switch (a->op) {
+    case VSHARD_ADMIN_CREATE:
+        return a->collection != NULL ? create(n, a->collection, o) : VSHARD_EINVAL;
+    case VSHARD_ADMIN_DROP:
+        if (length == 0 || length > VSHARD_NAME_MAX)
+            return vs_node_refuse(n, VSHARD_EINVAL, "name", (int64_t)length, VSHARD_NAME_MAX);
+        vs_cmd_drop(o, a->name);
+        return VSHARD_OK;
+    case VSHARD_ADMIN_JOIN:
+        if (a->node == 0 || a->node == n->node)
+            return vs_node_refuse(n, VSHARD_EINVAL, "node", (int64_t)a->node, 0);
+        n->join_peer = a->node;
+        return VSHARD_OK;
+    case VSHARD_ADMIN_REMOVE_NODE: vs_cmd_node_remove(o, a->node); return VSHARD_OK;
+    case VSHARD_ADMIN_REPLACE: return replace(n, a, o);
+    case VSHARD_ADMIN_LEAD: return lead(n, a);
+    default: return vs_node_refuse(n, VSHARD_EINVAL, "op", a->op, VSHARD_ADMIN_LEAD);
+    }
+}

@@ -1,0 +1,290 @@
+/* ask.c - searches and fetches at the node that was asked: which replicas to ask, when to
+ * ask another, and one answer of many.
+ *
+ *     READ        8 group, 8 request, 4 part, 4 kind, 4 consistency, 4 flags,
+ *                 8 index wanted, 4 its epoch, 4 bound, 8 time left, 8 greatest age,
+ *                 16 key, 4 k, 4 ef, 4 target recall, 4 conditions,
+ *                 4 bytes of the query, [conditions x (4 attribute, 4 0, 8 low, 8 high)],
+ *                 the query
+ *     READ_REPLY  8 request, 4 part, 4 status, 8 group, 8 position, 4 epoch, 4 limits,
+ *                 8 distances, 8 rows; of a search 4 hits, 4 0, [hits x (16 key,
+ *                 8 version, 4 distance, 4 0)]; of a fetch 8 version, 4 bytes of the vector,
+ *                 4 attributes, 4 bytes of the payload, 4 0, and these, the second at a
+ *                 multiple of 8
+ *
+ * A shard is asked at one replica: here if there is one that may answer, else at the one
+ * that answers soonest and is not behind. When that takes longer than it should, another
+ * is asked, too, and the first answer counts. A replica that cannot answer says so at
+ * once, and the next is asked.
+ *
+ * Answers go into a merger as they come. No key is on two shards, so its bound is sound:
+ * shards that are asked later leave out what is farther. */
+#include "node/core.h"
+
+#include <math.h>
+
+enum { AGAIN_NS = 2000000 }; /* before a replica that could not answer is asked again */
+
+/* ---- which replica ---- */
+
+/* How long an answer is expected to take, in ns; more for who is behind or silent. */
+static uint64_t cost(struct vshard_node *n, const struct vs_request *q, uint64_t group,
+                     uint64_t node)
+{
+    const struct vs_replica *r = vs_replica_find(n, group);
+    const struct vs_hint *h;
+    const struct vs_peer *p;
+    uint64_t best = 0, ns;
+
+    if (node == n->node)
+        return r != NULL && r->status == VSHARD_OK && r->open && !r->dropped ? 0 : VS_NEVER / 2;
+    p = vs_peer_find(n, node);
+    if (p == NULL || !vs_peer_alive(n, node, 4 * n->o.election_ns))
+        return VS_NEVER / 4;
+    ns = 20000 + p->latency_ns * (1 + p->outstanding);
+    for (uint32_t i = 0; i < n->hint_count; i++) {
+        if (n->hint[i].group == group && n->hint[i].applied > best)
+            best = n->hint[i].applied;
+    }
+    h = vs_hint_find(n, node, group);
+    ns += h == NULL ? 1000000 : (best - h->applied) * 100000;
+    if (q->consistency == VSHARD_READ_LINEARIZABLE && vs_leader_of(n, group) != node)
+        ns += 1000000;
+    return ns;
+}
+
+/* The member to ask next; 0 when all have been tried. */
+static uint64_t choose(struct vshard_node *n, const struct vs_request *q, struct vs_part *p)
+{
+    const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, p->group, NULL);
+    uint64_t least = VS_NEVER, node = 0;
+    uint32_t at = 0;
+
+    for (uint32_t k = 0; shard != NULL && k < shard->member_count; k++) {
+        uint32_t i = (uint32_t)((q->id + k) % shard->member_count);
+        uint64_t c;
+
+        if (p->tried & 1u << i)
+            continue;
+        c = cost(n, q, p->group, shard->members[i].node);
+        if (c < least) {
+            least = c;
+            node = shard->members[i].node;
+            at = i;
+        }
+    }
+    if (node != 0)
+        p->tried |= 1u << at;
+    return node;
+}
+
+static uint64_t patience(struct vshard_node *n, uint64_t node)
+{
+    const struct vs_peer *p = vs_peer_find(n, node);
+    uint64_t ns = p != NULL ? 3 * p->latency_ns : 0;
+
+    if (n->o.hedge_ns == VS_NEVER)
+        return 10 * n->o.election_ns;
+    return ns > n->o.hedge_ns ? ns : n->o.hedge_ns;
+}
+
+/* ---- asking ---- */
+
+static uint64_t wanted_index(const struct vs_request *q, uint64_t group, uint32_t *epoch)
+{
+    uint64_t index = 0;
+
+    *epoch = 0;
+    for (uint32_t i = 0; i < q->position_count; i++) {
+        if (q->positions[i].group != group || q->positions[i].index < index)
+            continue;
+        index = q->positions[i].index;
+        *epoch = q->positions[i].epoch;
+    }
+    return index;
+}
+
+static float bound_of(const struct vs_request *q)
+{
+    return q->merger != NULL ? vshard_merger_bound(q->merger) : INFINITY;
+}
+
+/* What is the same for all shards lies in q->ask: from the key on, but for the bound. */
+static void put_read(struct vshard_node *n, const struct vs_request *q, const struct vs_part *p,
+                     struct vs_out *o)
+{
+    uint32_t epoch;
+    uint64_t index = wanted_index(q, p->group, &epoch);
+
+    vs_put64(o, p->group);
+    vs_put64(o, q->id);
+    vs_put32(o, (uint32_t)(p - q->part));
+    vs_put32(o, q->kind == VSHARD_NODE_FETCH ? VS_SERVE_FETCH : VS_SERVE_SEARCH);
+    vs_put32(o, q->consistency);
+    vs_put32(o, q->flags);
+    vs_put64(o, index);
+    vs_put32(o, epoch);
+    vs_put_float(o, bound_of(q));
+    vs_put64(o, q->deadline_ns - n->now);
+    vs_put_bytes(o, q->ask.at, q->ask.count);
+}
+
+void vs_read_ask(struct vshard_node *n, struct vs_request *q, struct vs_part *p)
+{
+    struct vs_out o = { .allocator = n->allocator };
+    uint64_t node = choose(n, q, p);
+    struct vs_peer *peer;
+
+    if (node == 0) { /* all were tried: from the beginning, a little later */
+        p->tried = 0;
+        p->again_ns = n->now + AGAIN_NS;
+        return;
+    }
+    p->node = node;
+    p->asked_ns = n->now;
+    p->again_ns = n->now + patience(n, node);
+    p->attempts++;
+    if (q->part_count == 0)
+        return;
+    put_read(n, q, p, &o);
+    if (o.status == VSHARD_OK && node != n->node) {
+        peer = vs_peer_meet(n, node);
+        if (peer != NULL)
+            peer->outstanding++;
+        vs_post(n, node, VS_FRAME_READ, p->group, o.at, o.count, NULL, 0);
+    } else if (o.status == VSHARD_OK) {
+        struct vs_in in = { .at = o.at, .left = o.count };
+
+        vs_serve_read(n, n->node, &in);
+    }
+    vs_out_free(&o);
+}
+
+void vs_read_time(struct vshard_node *n, struct vs_request *q)
+{
+    for (uint32_t i = 0; i < q->part_count && q->link != NULL; i++) {
+        struct vs_part *p = &q->part[i];
+
+        if (p->state != VS_PART_OPEN || p->again_ns > n->now)
+            continue;
+        if (p->attempts != 0 && p->tried != 0) {
+            q->hedges++;
+            n->hedges++;
+        }
+        vs_read_ask(n, q, p);
+    }
+}
+
+/* ---- answers ---- */
+
+static void note_latency(struct vshard_node *n, uint64_t from, const struct vs_part *p)
+{
+    struct vs_peer *peer = vs_peer_find(n, from);
+    uint64_t ns;
+
+    if (peer == NULL)
+        return;
+    peer->outstanding -= peer->outstanding != 0;
+    if (p == NULL || p->node != from)
+        return;
+    ns = n->now - p->asked_ns;
+    peer->latency_ns =
+        peer->latency_ns == 0 ? ns : peer->latency_ns - peer->latency_ns / 8 + ns / 8;
+}
+
+static bool take_hits(struct vs_request *q, const struct vs_part *p, struct vs_in *in,
+                      const struct vshard_allocator *a)
+{
+    uint32_t count = vs_take32(in);
+    struct vshard_merge_hit *hits;
+    const unsigned char *at;
+    int rc;
+
+    vs_take32(in);
+    at = count <= VSHARD_MERGE_K_MAX ? vs_take_bytes(in, 32 * (size_t)count) : NULL;
+    if (at == NULL)
+        return false;
+    if (count == 0)
+        return true;
+    hits = vs_alloc(a, count * sizeof *hits);
+    if (hits == NULL)
+        return false;
+    for (uint32_t i = 0; i < count; i++, at += 32) {
+        uint32_t bits = vs_load32(at + 24);
+
+        hits[i] = (struct vshard_merge_hit){ .key = { vs_load64(at), vs_load64(at + 8) },
+                                             .version = vs_load64(at + 16),
+                                             .shard = p->shard };
+        memcpy(&hits[i].distance, &bits, sizeof bits);
+    }
+    rc = vshard_merger_push(q->merger, hits, count);
+    vs_free(a, hits, count * sizeof *hits);
+    return rc == VSHARD_OK;
+}
+
+static bool take_row(struct vs_request *q, struct vs_in *in)
+{
+    size_t count;
+
+    q->version = vs_take64(in);
+    q->vector_bytes = vs_take32(in);
+    q->attribute_count = vs_take32(in);
+    q->payload_bytes = vs_take32(in);
+    vs_take32(in);
+    if (in->status != VSHARD_OK || q->vector_bytes > 4 * VSHARD_DIM_MAX ||
+        q->attribute_count > VS_ATTRIBUTES_MAX || q->payload_bytes > VS_PAYLOAD_MAX)
+        return false;
+    count =
+        ((size_t)q->vector_bytes + 7) / 8 * 8 + 8 * (size_t)q->attribute_count + q->payload_bytes;
+    if (count != in->left)
+        return false;
+    vs_put_bytes(&q->row, vs_take_bytes(in, count), count);
+    return q->row.status == VSHARD_OK;
+}
+
+/* This replica could not: another may. What the request itself is to blame for ends it. */
+static void failed(struct vshard_node *n, struct vs_request *q, struct vs_part *p, int status,
+                   uint64_t from)
+{
+    p->status = status;
+    if (status == VSHARD_EINVAL || status == VSHARD_E2BIG ||
+        (status == VSHARD_ENOTFOUND && q->kind == VSHARD_NODE_FETCH))
+        vs_request_finish(n, q, status);
+    else if (p->node == from)
+        vs_read_ask(n, q, p);
+}
+
+void vs_read_reply(struct vshard_node *n, uint64_t from, struct vs_in *in)
+{
+    uint64_t id = vs_take64(in);
+    uint32_t part = vs_take32(in);
+    int32_t status = (int32_t)vs_take32(in);
+    uint64_t group = vs_take64(in), position = vs_take64(in);
+    uint32_t epoch = vs_take32(in), limits = vs_take32(in);
+    uint64_t distances = vs_take64(in), rows = vs_take64(in);
+    struct vs_request *q = in->status == VSHARD_OK ? vs_request_find(n, id) : NULL;
+    struct vs_part *p = q != NULL && part < q->part_count ? &q->part[part] : NULL;
+
+    if (p == NULL || p->group != group || q->kind == VSHARD_NODE_WRITE) {
+        note_latency(n, from, NULL);
+        return;
+    }
+    note_latency(n, from, p);
+    if (p->state != VS_PART_OPEN)
+        return; /* another was sooner */
+    p->position = position;
+    p->epoch = epoch;
+    if (status == VSHARD_OK &&
+        !(q->kind == VSHARD_NODE_FETCH ? take_row(q, in) : take_hits(q, p, in, n->allocator)))
+        status = VSHARD_ECORRUPT;
+    if (status != VSHARD_OK) {
+        failed(n, q, p, status, from);
+        return;
+    }
+    q->limits |= limits;
+    q->distances += distances;
+    q->rows += rows;
+    q->answered++;
+    p->status = VSHARD_OK;
+    vs_request_part_done(n, q, p);
+}

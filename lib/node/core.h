@@ -1,0 +1,619 @@
+/* core.h - what a node is made of: shared by the files of lib/node.
+ *
+ * Two kinds of thread meet here. The control thread owns everything but the queues of
+ * items.c; a worker that has taken an item owns what the item names until it gives the
+ * item back: a reader shares its replica's shard with other readers, a writer has it for
+ * itself. Nothing else is shared, and no lock is held across a call to another room. */
+#ifndef VS_NODE_CORE_H
+#define VS_NODE_CORE_H
+
+#include <stdatomic.h>
+
+#include "merge/merge.h"
+#include "node/node.h"
+#include "os/os.h"
+#include "raft/raft.h"
+#include "route/route.h"
+#include "shard/shard.h"
+#include "wal/wal.h"
+#include "wire/wire.h"
+
+#define VS_NEVER UINT64_MAX
+
+enum { VS_META = 0 }; /* the group of the map */
+
+/* ---- talk.c: messages as bytes ---- */
+
+struct vs_out {
+    const struct vshard_allocator *allocator;
+    unsigned char *at;
+    size_t count, cap;
+    int status; /* 0 or ENOMEM */
+};
+
+void vs_put32(struct vs_out *o, uint32_t v);
+void vs_put64(struct vs_out *o, uint64_t v);
+void vs_put_key(struct vs_out *o, struct vshard_key key);
+void vs_put_bytes(struct vs_out *o, const void *bytes, size_t count);
+void vs_put_text(struct vs_out *o, const char *text); /* its length first */
+void *vs_put_room(struct vs_out *o, size_t count);    /* NULL after a failure */
+void vs_put_float(struct vs_out *o, float f);
+void vs_out_free(struct vs_out *o);
+
+struct vs_in {
+    const unsigned char *at;
+    size_t left;
+    int status; /* 0 or ECORRUPT, after which all reads are 0 */
+};
+
+uint32_t vs_take32(struct vs_in *in);
+uint64_t vs_take64(struct vs_in *in);
+struct vshard_key vs_take_key(struct vs_in *in);
+float vs_take_float(struct vs_in *in);
+const void *vs_take_bytes(struct vs_in *in, size_t count);
+/* A text of at most VSHARD_NAME_MAX bytes, which ends in a zero then. */
+void vs_take_text(struct vs_in *in, char text[VSHARD_NAME_MAX + 1]);
+
+/* ---- meta.c: the map ---- */
+
+struct vs_meta_node {
+    uint64_t node, incarnation;
+};
+
+struct vs_meta_shard {
+    uint64_t group;
+    uint32_t founder_count, member_count;
+    struct vs_meta_node founders[VSHARD_REPLICAS_MAX];    /* who gave birth to the group */
+    struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1]; /* who shall be in it now */
+};
+
+struct vs_collection {
+    uint32_t id;
+    struct vshard_collection spec; /* its name points here */
+    char name[VSHARD_NAME_MAX + 1];
+    struct vs_meta_shard *shard; /* [spec.shards] */
+    struct vshard_map *map;      /* key to shard */
+};
+
+enum { VS_RESULTS = 256 };
+
+struct vs_cluster {
+    const struct vshard_allocator *allocator;
+    const struct vshard_logger *logger;
+    uint64_t applied;
+    uint64_t next_group;
+    uint32_t next_collection;
+    uint32_t node_count, collection_count, shard_count;
+    struct vs_meta_node node[VSHARD_NODES_MAX]; /* by id */
+    struct vs_collection *collection[VSHARD_COLLECTIONS_MAX];
+    struct {
+        uint64_t index;
+        int32_t status;
+        uint32_t reserved;
+    } result[VS_RESULTS]; /* of the last commands; not replicated state */
+};
+
+enum { /* commands */
+       VS_CMD_NODE = 1,
+       VS_CMD_NODE_REMOVE = 2,
+       VS_CMD_CREATE = 3,
+       VS_CMD_DROP = 4,
+       VS_CMD_MEMBERS = 5
+};
+
+void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
+                     const struct vshard_logger *logger);
+void vs_cluster_fini(struct vs_cluster *m);
+/* Applies a command. Returns 0 or ENOMEM; what the command itself came to is in result. */
+int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, size_t count);
+void vs_cluster_encode(const struct vs_cluster *m, struct vs_out *o);
+int vs_cluster_decode(struct vs_cluster *m, struct vs_in *in);
+struct vs_collection *vs_cluster_find(const struct vs_cluster *m, const char *name);
+struct vs_collection *vs_cluster_by_id(const struct vs_cluster *m, uint32_t id);
+const struct vs_meta_shard *vs_cluster_group(const struct vs_cluster *m, uint64_t group,
+                                             const struct vs_collection **collection);
+const struct vs_meta_node *vs_cluster_node(const struct vs_cluster *m, uint64_t node);
+void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation);
+void vs_cmd_node_remove(struct vs_out *o, uint64_t node);
+void vs_cmd_create(struct vs_out *o, const struct vshard_collection *c, const uint64_t *nodes);
+void vs_cmd_drop(struct vs_out *o, const char *name);
+void vs_cmd_members(struct vs_out *o, uint64_t group, const struct vs_meta_node *members,
+                    uint32_t count);
+
+/* ---- items.c: work ---- */
+
+enum {
+    VS_ITEM_APPLY = 1, /* a step of the entries that wait */
+    VS_ITEM_SEARCH = 2,
+    VS_ITEM_FETCH = 3,
+    VS_ITEM_SNAPSHOT = 4, /* save */
+    VS_ITEM_CHUNK = 5,    /* read a piece of a snapshot's file */
+    VS_ITEM_PIECE = 6,    /* write one */
+    VS_ITEM_INSTALL = 7,
+    VS_ITEM_DIGEST = 8,
+    VS_ITEM_STORAGE = 9, /* a storage request of the write-ahead log; of no replica */
+    VS_ITEM_META = 10    /* save the map */
+};
+
+struct vs_replica;
+struct vs_serving;
+
+struct vs_item {
+    struct vs_item *next;
+    struct vs_replica *replica; /* NULL: STORAGE */
+    uint32_t kind;
+    int32_t status; /* when it is done */
+    uint64_t index, offset, node;
+    uint64_t position; /* of what was read or made */
+    uint64_t digest;
+    void *bytes; /* [count] owned */
+    size_t count;
+    size_t meta_bytes;
+    uint32_t last;
+    uint32_t reserved;
+    struct vs_serving *serving; /* SEARCH, FETCH */
+    struct vs_entry *entry;     /* APPLY: the first of `entries` */
+    uint64_t entries;
+    struct vshard_io *io; /* STORAGE */
+};
+
+struct vs_queue {
+    struct vs_item *first, **end;
+};
+
+struct vs_items {
+    atomic_flag lock, storage_lock;
+    struct vs_queue storage; /* before all others */
+    struct vs_replica *ready, **ready_end;
+    struct vs_queue finished;
+    uint32_t waiting, running; /* items, all replicas */
+    uint32_t told;             /* work was announced since the last item was pushed */
+    uint32_t reserved;
+};
+
+/* ---- requests served here, for this node's router or another's ---- */
+
+enum { VS_SERVE_SEARCH = 1, VS_SERVE_FETCH = 2 };
+
+/* One read of one shard, from its arrival to its answer. */
+struct vs_serving {
+    struct vs_serving *next; /* of its replica's waiting */
+    struct vs_replica *replica;
+    uint64_t origin; /* who asked; this node itself, too */
+    uint64_t request;
+    uint32_t part;
+    uint32_t kind;
+    uint32_t consistency, flags;
+    uint64_t wanted_index; /* POSITIONS, and what a read index demands */
+    uint64_t max_staleness_ns;
+    uint64_t deadline_ns;
+    uint32_t raft_waits; /* a READ of the core is under way */
+    uint32_t over;       /* nobody waits any more; freed when the core has answered */
+    uint32_t k, ef;
+    float target_recall, bound;
+    uint32_t condition_count;
+    uint32_t cancel;
+    struct vs_condition condition[VSHARD_NODE_CONDITIONS_MAX];
+    struct vshard_key key;
+    void *query; /* [query_bytes] owned */
+    size_t query_bytes;
+    struct vshard_merge_hit *hits; /* [k] owned, or NULL */
+    struct vs_shard_answer answer;
+    /* FETCH */
+    uint64_t version;
+    struct vs_out row; /* vector, attributes, payload */
+    uint32_t vector_bytes, attribute_count, payload_bytes, reserved;
+};
+
+/* A proposal under way in the core: its tag. */
+struct vs_proposal {
+    struct vs_proposal *next, **link; /* of all */
+    uint64_t origin, request, group;
+    uint32_t part;
+    uint32_t kind; /* VS_PROPOSED_* */
+    uint32_t until_applied;
+    uint32_t reserved;
+    struct vs_serving *serving; /* READ */
+    struct vs_request *admin;   /* ADMIN, while it is not over */
+};
+
+enum { VS_PROPOSED_WRITE = 1, VS_PROPOSED_ADMIN = 2, VS_PROPOSED_READ = 3, VS_PROPOSED_SELF = 4 };
+
+/* A write that is committed and waits to be applied here. */
+struct vs_parked {
+    struct vs_parked *next;
+    uint64_t origin, request, index;
+    uint32_t part, reserved;
+};
+
+/* ---- replica.c ---- */
+
+struct vs_entry { /* committed, not yet applied */
+    struct vs_entry *next;
+    uint64_t index;
+    size_t count; /* bytes of data, behind this; 0: no batch */
+    uint32_t skip;
+    uint32_t reserved;
+};
+
+struct vs_replica {
+    uint64_t group;
+    uint32_t collection, number; /* number of the shard */
+    uint32_t open;               /* the core has the group */
+    uint32_t dropped;            /* its collection is gone */
+    struct vs_shard_plan plan;
+    struct vs_shard *shard; /* NULL: of the map */
+    int32_t status;         /* what has halted it, or 0 */
+    uint32_t role;
+    uint64_t leader, term, vote, commit; /* as last persisted; leader and role as last told */
+
+    struct vs_entry *entries, **entries_end;
+    uint64_t backlog;      /* bytes of them */
+    uint64_t queued;       /* index of the last entry handed over by the core */
+    uint64_t acknowledged; /* the core was told APPLIED */
+    _Atomic uint64_t applied, rows;
+    uint32_t row; /* of the first entry: rows applied; the writer's */
+    uint32_t apply_busy;
+
+    uint64_t since_snapshot;                /* bytes applied */
+    uint64_t snapshot_index, snapshot_term; /* the newest that the log marks */
+    uint64_t taking_index, taking_term;     /* being made or marked; 0: none */
+    uint64_t compact_index;
+    uint64_t mark_barrier; /* of the log; 0: none */
+    uint32_t installing, mark_wanted;
+    uint64_t incoming; /* index of the snapshot that comes in pieces, or 0 */
+    unsigned char incoming_head[16];
+
+    uint64_t unwanted_ns; /* since when the map does not name it; 0: it does */
+    uint64_t digest_index, digest, digest_at_ns;
+    uint32_t digest_busy, reported;
+
+    struct vs_serving *waiting; /* reads that wait for an index */
+    struct vs_parked *parked;   /* by index */
+
+    /* items.c, under its lock */
+    struct vs_queue queue;
+    uint32_t readers, writers, listed;
+    uint32_t reserved;
+    struct vs_replica *ready_next;
+};
+
+/* ---- requests asked here ---- */
+
+enum { VS_PART_OPEN = 0, VS_PART_DONE = 1 };
+
+/* What is asked of one shard. */
+struct vs_part {
+    uint64_t group;
+    uint64_t node;     /* asked last */
+    uint64_t asked_ns; /* then */
+    uint64_t again_ns; /* ask another then */
+    uint64_t position;
+    uint32_t shard;
+    uint32_t state;
+    uint32_t tried; /* bits of members that were asked */
+    uint32_t attempts;
+    int32_t status; /* the last that an attempt ended with */
+    uint32_t epoch;
+    void *bytes; /* WRITE: the batch */
+    size_t count;
+};
+
+struct vs_request {
+    struct vs_request *next, **link; /* of all */
+    struct vs_request *chain;        /* of its bucket */
+    uint64_t id, tag;
+    uint32_t kind; /* VSHARD_NODE_* */
+    uint32_t part_count, open_count;
+    uint32_t k, hedges, limits;
+    uint64_t started_ns, deadline_ns;
+    uint32_t collection; /* id */
+    uint32_t flags;
+    int32_t status;
+    uint32_t consistency;
+    struct vs_part *part;
+    struct vshard_merger *merger;
+    struct vs_out ask; /* SEARCH, FETCH: the part of a frame that is the same for all shards */
+    uint32_t position_count, command;
+    struct vshard_position *positions; /* [position_count] asked for */
+    uint64_t rows, distances;
+    uint64_t meta_index; /* ADMIN: known here when the map is there */
+    uint64_t again_ns;   /* ADMIN: propose again then; 0: no */
+    uint64_t version;
+    struct vs_out row; /* FETCH */
+    uint32_t vector_bytes, attribute_count, payload_bytes, answered;
+};
+
+/* ---- a node ---- */
+
+struct vs_pending { /* a barrier of the core, and that of the log */
+    uint64_t raft, wal;
+    uint32_t vote, reserved;
+};
+
+struct vs_held { /* a message that waits for a barrier */
+    struct vs_held *next;
+    uint64_t barrier, group, node;
+    uint32_t flags, reserved;
+    size_t count;
+};
+
+struct vs_stuck { /* a PERSIST that the log had no room for */
+    struct vs_stuck *next;
+    uint64_t barrier;
+    uint32_t vote, reserved;
+    struct vshard_wal_record *record;
+    size_t count, bytes;
+};
+
+struct vs_todo { /* an event that the core takes when its effects are taken */
+    uint32_t kind;
+    int32_t status;
+    uint64_t group, node, index, offset, byte_count;
+};
+
+struct vs_sending {
+    struct vs_sending *next;
+    uint64_t node;
+    size_t count, cap;
+};
+
+struct vs_ending { /* a request whose answer is due */
+    struct vs_request *request;
+};
+
+struct vs_peer { /* what is known of another node */
+    uint64_t node, incarnation;
+    uint64_t heard_ns, first_ns; /* 0: never */
+    uint64_t latency_ns;         /* of its answers, smoothed */
+    uint32_t outstanding, reserved;
+};
+
+struct vs_hint { /* what another node says of its replica */
+    uint64_t node, group, applied, leader, term, digest_index, digest;
+};
+
+struct vshard_node {
+    struct vshard_node_options o;
+    struct vshard_node_host host;
+    struct vshard_allocator allocator_copy;
+    struct vshard_logger logger_copy;
+    struct vshard_storage storage_copy;
+    struct vshard_executor executor_copy;
+    struct vshard_clock clock_copy;
+    const struct vshard_allocator *allocator; /* NULL: the C library's heap */
+    const struct vshard_logger *logger;
+    const struct vshard_executor *executor;
+    const struct vshard_clock *clock;
+    struct vshard_storage storage;     /* as the host gave it, or POSIX */
+    struct vshard_storage wal_storage; /* syncs are items where there are workers */
+    char path[3072];
+
+    struct vshard_key cluster;
+    uint64_t node, incarnation, boot;
+    uint64_t founders[VSHARD_NODES_MAX];
+    uint32_t founder_count;
+    uint32_t unsettled;
+    int32_t failed;  /* what has stopped this node, or 0 */
+    uint32_t inside; /* a callback runs */
+    uint64_t now;
+
+    struct vshard_wire *wire;
+    struct vshard_raft *raft;
+    struct vshard_wal *wal;
+    struct vs_cluster meta;
+
+    struct vs_replica **replica; /* by group; [0] is the map's */
+    uint32_t replica_count, replica_cap;
+
+    /* persist.c */
+    struct vs_pending *pending; /* a ring */
+    size_t pending_first, pending_count, pending_cap;
+    struct vs_held *held, **held_end;
+    struct vs_stuck *stuck, **stuck_end;
+    uint64_t raft_durable;
+    uint64_t told_durable; /* the core knows of */
+    int32_t wal_status;
+    uint32_t opened;
+    uint64_t idle_since, witnessed;
+    struct vshard_wal_record *record; /* room to build in */
+    unsigned char *record_head;
+    size_t record_cap;
+
+    struct vs_todo *todo;
+    size_t todo_first, todo_count, todo_cap;
+
+    struct vs_items items;
+
+    /* requests */
+    struct vs_request *requests;
+    struct vs_request *bucket[1024];
+    uint32_t request_count, reserved;
+    uint64_t next_request;
+    uint64_t next_timer; /* no request needs attention before */
+    struct vs_proposal *proposals;
+
+    /* flush.c */
+    struct vs_sending *sending, **sending_end;
+    struct vs_request *ended, **ended_end;
+
+    struct vs_peer peer[VSHARD_NODES_MAX];
+    uint32_t peer_count;
+    struct vs_hint *hint;
+    uint32_t hint_count, hint_cap;
+    uint32_t meta_seen; /* collections and members were looked at for map `meta_at` */
+    uint64_t meta_at;
+    uint64_t gossip_at, steward_at;
+    uint64_t join_at, join_peer;
+    uint32_t steward_busy, steward_step;
+
+    uint64_t frames_taken, frames_refused, hedges, forwards, elections;
+};
+
+/* ---- node.c ---- */
+
+/* Stops the node for good: what it has promised it can no longer keep. */
+void vs_node_fail(struct vshard_node *n, int status, const char *what);
+int vs_node_refuse(const struct vshard_node *n, int status, const char *argument, int64_t value,
+                   int64_t limit);
+void vs_node_event(const struct vshard_node *n, uint32_t level, const char *name, uint64_t group,
+                   const char *text, int64_t value);
+/* All that follows from what has happened, until the node is at rest. */
+void vs_turn(struct vshard_node *n);
+
+/* ---- persist.c ---- */
+
+enum { VS_ENTRY_HEAD_BYTES = 24 };
+void vs_persist(struct vshard_node *n, struct vs_replica *r, const struct vshard_raft_effect *e);
+void vs_send_message(struct vshard_node *n, const struct vshard_raft_effect *e);
+/* Gives the log what it had no room for, and sees what has become durable. True if something
+ * did, and there may be more. */
+bool vs_poll_log(struct vshard_node *n);
+int vs_mark(struct vshard_node *n, struct vs_replica *r, uint64_t through, uint64_t term);
+/* Durable entries of a group from `first` on: FETCHED, and what a group is loaded with. */
+struct vs_gathered {
+    const struct vshard_allocator *allocator;
+    struct vshard_raft_entry *entry;
+    uint32_t count, cap;
+    uint64_t bytes, limit;
+    int status;
+};
+int vs_gather(struct vshard_node *n, uint64_t group, uint64_t first, struct vs_gathered *g);
+void vs_gathered_free(struct vs_gathered *g);
+
+/* ---- effects.c ---- */
+
+struct vshard_raft_event vs_event(uint32_t kind, uint64_t group);
+/* Gives the core one event, and does what it says. */
+int vs_step(struct vshard_node *n, struct vshard_raft_event *event);
+void vs_take_effects(struct vshard_node *n);
+void vs_todo_push(struct vshard_node *n, struct vs_todo t);
+void vs_todo_work(struct vshard_node *n);
+struct vs_proposal *vs_proposal_new(struct vshard_node *n, uint32_t kind, uint64_t group);
+void vs_proposal_free(struct vshard_node *n, struct vs_proposal *p);
+
+/* ---- replica.c ---- */
+
+struct vs_replica *vs_replica_find(const struct vshard_node *n, uint64_t group);
+/* The replica's place in the node, without a group in the core. */
+int vs_replica_add(struct vshard_node *n, uint64_t group, const struct vs_collection *c,
+                   uint32_t number, struct vs_replica **out);
+void vs_replica_free(struct vshard_node *n, struct vs_replica *r);
+/* Loads what storage has of the group and starts it in the core. */
+int vs_replica_start(struct vshard_node *n, struct vs_replica *r);
+void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
+                      const struct vshard_raft_effect *e);
+void vs_replica_more(struct vshard_node *n,
+                     struct vs_replica *r); /* an apply item, if there is need */
+void vs_replica_halt(struct vshard_node *n, struct vs_replica *r, int status);
+/* An item of it is finished; frees it. */
+void vs_replica_finished(struct vshard_node *n, struct vs_item *item);
+void vs_replica_meta_effect(struct vshard_node *n, struct vs_replica *r,
+                            const struct vshard_raft_effect *e);
+void vs_replica_read_effect(struct vshard_node *n, struct vs_replica *r,
+                            const struct vshard_raft_effect *e);
+void vs_replica_piece(struct vshard_node *n, struct vs_replica *r,
+                      const struct vshard_raft_effect *e);
+void vs_replica_install(struct vshard_node *n, struct vs_replica *r,
+                        const struct vshard_raft_effect *e);
+void vs_replica_marked(struct vshard_node *n, struct vs_replica *r);
+void vs_replica_snapshot(struct vshard_node *n, struct vs_replica *r); /* if it is time */
+void vs_replica_files_remove(struct vshard_node *n, struct vs_replica *r);
+void vs_snapshot_path(const struct vshard_node *n, char path[4096], uint64_t group, uint64_t index);
+void vs_incoming_path(const struct vshard_node *n, char path[4096], uint64_t group);
+int vs_item_run(struct vshard_node *n, struct vs_item *item); /* work.c: on any thread */
+uint64_t vs_replica_epoch(const struct vs_replica *r);
+
+/* ---- items.c ---- */
+
+void vs_items_init(struct vs_items *q);
+struct vs_item *vs_item_new(struct vshard_node *n, uint32_t kind, struct vs_replica *r);
+void vs_item_free(struct vshard_node *n, struct vs_item *item);
+void vs_item_push(struct vshard_node *n, struct vs_item *item);
+/* Takes and runs one; 0 or 1. */
+uint32_t vs_item_work(struct vshard_node *n);
+/* Finished ones, in order, NULL at the end. */
+struct vs_item *vs_item_finished(struct vshard_node *n);
+uint32_t vs_items_waiting(struct vshard_node *n);
+void vs_items_storage(struct vshard_node *n); /* makes wal_storage */
+
+/* ---- talk.c: frames ---- */
+
+enum {
+    VS_FRAME_RAFT = 1,
+    VS_FRAME_READ = 2,
+    VS_FRAME_READ_REPLY = 3,
+    VS_FRAME_WRITE = 4,
+    VS_FRAME_WRITE_REPLY = 5,
+    VS_FRAME_GOSSIP = 6,
+    VS_FRAME_JOIN = 7,
+    VS_FRAME_CANCEL = 8
+};
+
+void vs_post(struct vshard_node *n, uint64_t node, uint32_t type, uint64_t group, const void *head,
+             size_t head_bytes, const void *body, size_t body_bytes);
+void vs_receive(struct vshard_node *n, const struct vshard_frame *f);
+struct vs_peer *vs_peer_find(struct vshard_node *n, uint64_t node);
+struct vs_peer *vs_peer_meet(struct vshard_node *n, uint64_t node);
+/* Heard of lately, or this node itself. */
+bool vs_peer_alive(struct vshard_node *n, uint64_t node, uint64_t silence_ns);
+struct vs_hint *vs_hint_find(struct vshard_node *n, uint64_t node, uint64_t group);
+struct vs_hint *vs_hint_add(struct vshard_node *n, uint64_t node, uint64_t group);
+
+/* ---- requests.c ---- */
+
+struct vs_request *vs_request_new(struct vshard_node *n, uint32_t kind, uint64_t tag,
+                                  uint64_t timeout_ns, uint32_t parts);
+struct vs_request *vs_request_find(struct vshard_node *n, uint64_t id);
+/* Its answer is due: it leaves the tables, and is handed over by flush. */
+void vs_request_finish(struct vshard_node *n, struct vs_request *q, int status);
+void vs_request_free(struct vshard_node *n, struct vs_request *q);
+void vs_request_part_done(struct vshard_node *n, struct vs_request *q, struct vs_part *p);
+void vs_requests_time(struct vshard_node *n);
+uint64_t vs_requests_deadline(const struct vshard_node *n);
+
+/* ---- ask.c, serve.c ---- */
+
+void vs_read_ask(struct vshard_node *n, struct vs_request *q, struct vs_part *p);
+void vs_read_reply(struct vshard_node *n, uint64_t from, struct vs_in *in);
+void vs_read_time(struct vshard_node *n, struct vs_request *q);
+void vs_serve_read(struct vshard_node *n, uint64_t origin, struct vs_in *in);
+void vs_serve_cancel(struct vshard_node *n, uint64_t origin, uint64_t request);
+void vs_serve_done(struct vshard_node *n, struct vs_item *item);
+void vs_serve_read_done(struct vshard_node *n, struct vs_serving *s, int status, uint64_t index);
+void vs_serve_ready(struct vshard_node *n, struct vs_replica *r);
+void vs_serve_time(struct vshard_node *n, struct vs_replica *r);
+void vs_serving_free(struct vshard_node *n, struct vs_serving *s);
+
+/* ---- write.c ---- */
+
+void vs_write_ask(struct vshard_node *n, struct vs_request *q, struct vs_part *p);
+void vs_write_reply(struct vshard_node *n, uint64_t from, struct vs_in *in);
+void vs_write_time(struct vshard_node *n, struct vs_request *q);
+void vs_serve_write(struct vshard_node *n, uint64_t origin, struct vs_in *in);
+void vs_write_committed(struct vshard_node *n, struct vs_proposal *p,
+                        const struct vshard_raft_effect *e);
+void vs_write_parked(struct vshard_node *n, struct vs_replica *r);
+void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
+                        const struct vshard_raft_effect *e);
+void vs_admin_known(struct vshard_node *n);
+void vs_admin_time(struct vshard_node *n, struct vs_request *q);
+int vs_admin_propose(struct vshard_node *n, struct vs_request *q);
+/* The command for the map's log; an empty one: there is nothing to propose. */
+int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, struct vs_out *o);
+
+/* ---- steward.c ---- */
+
+void vs_steward_map(struct vshard_node *n); /* the map may have changed */
+void vs_steward_time(struct vshard_node *n);
+void vs_steward_proposed(struct vshard_node *n, int status);
+void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in);
+void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation);
+uint64_t vs_leader_of(struct vshard_node *n, uint64_t group);
+
+/* ---- flush.c ---- */
+
+void vs_flush_frames(struct vshard_node *n);
+void vs_flush_answers(struct vshard_node *n);
+
+#endif

@@ -1,0 +1,218 @@
+/* frozen.c - snapshots of a replica: taken, sent, received, installed.
+ *
+ * A snapshot is taken when snapshot_bytes of entries have been applied since the last, at
+ * a moment when nothing waits to be applied, so the shard stands where the core says.
+ * It is saved as an item that reads: searches go on, applying waits. When its files are
+ * durable the log marks it, and when the mark is durable the core forgets the entries
+ * and the files of the one before are removed. A crash at any point finds the files that
+ * the log names.
+ *
+ * On its way it is one run of bytes: of a shard 8 bytes of the rows file, 8 of the index
+ * file, and both files; of the map its file. What arrives is written beside, and
+ * becomes a snapshot by being renamed; then the shard is opened from it, which verifies
+ * it, and takes the place of the one there was.
+ *
+ *     map file   4 bytes of META, META, the state as meta.c draws it, 8 checksum */
+#include "node/core.h"
+
+#include <stdio.h>
+
+enum { TRAILING = 32 }; /* entries kept behind a snapshot, for who is a little late */
+
+void vs_snapshot_path(const struct vshard_node *n, char path[4096], uint64_t group, uint64_t index)
+{
+    snprintf(path, 4096, "%s/g%llx-%llx", n->path, (unsigned long long)group,
+             (unsigned long long)index);
+}
+
+void vs_incoming_path(const struct vshard_node *n, char path[4096], uint64_t group)
+{
+    snprintf(path, 4096, "%s/g%llx-in", n->path, (unsigned long long)group);
+}
+
+/* ---- taking ---- */
+
+void vs_replica_snapshot(struct vshard_node *n, struct vs_replica *r)
+{
+    uint64_t enough = r->group == VS_META ? 1 << 16 : n->o.snapshot_bytes;
+    struct vshard_raft_event event = vs_event(VSHARD_RAFT_SNAPSHOT, r->group);
+
+    if (r->mark_wanted)
+        vs_mark(n, r, r->installing ? r->taking_index : r->compact_index,
+                r->installing ? r->taking_term
+                              : vshard_raft_term(n->raft, r->group, r->compact_index));
+    if (r->since_snapshot < enough || r->taking_index != 0 || r->entries != NULL || r->apply_busy ||
+        r->acknowledged != r->queued || r->status != VSHARD_OK || !r->open)
+        return;
+    vs_step(n, &event); /* EBUSY: later */
+}
+
+static int map_bytes(struct vshard_node *n, const struct vshard_raft_effect *e, struct vs_out *o)
+{
+    *o = (struct vs_out){ .allocator = n->allocator };
+    vs_put32(o, (uint32_t)e->byte_count);
+    vs_put_bytes(o, e->bytes, (size_t)e->byte_count);
+    vs_cluster_encode(&n->meta, o);
+    if (o->status == VSHARD_OK)
+        vs_put64(o, vs_checksum(o->at, o->count, 0));
+    return o->status;
+}
+
+/* What is saved lies in one block; the map's is made here, a shard's where it is saved. */
+static struct vs_item *snapshot_item(struct vshard_node *n, struct vs_replica *r,
+                                     const struct vshard_raft_effect *e)
+{
+    struct vs_item *item = vs_item_new(n, r->group == VS_META ? VS_ITEM_META : VS_ITEM_SNAPSHOT, r);
+    struct vs_out o = { .allocator = n->allocator };
+
+    if (item == NULL)
+        return NULL;
+    if (r->group == VS_META)
+        map_bytes(n, e, &o);
+    else
+        vs_put_bytes(&o, e->bytes, (size_t)e->byte_count);
+    if (o.status != VSHARD_OK) {
+        vs_out_free(&o);
+        vs_item_free(n, item);
+        return NULL;
+    }
+    item->bytes = o.at; /* the block is o.cap; meta_bytes of it count */
+    item->count = o.cap;
+    item->meta_bytes = o.count;
+    item->index = e->index;
+    return item;
+}
+
+void vs_replica_meta_effect(struct vshard_node *n, struct vs_replica *r,
+                            const struct vshard_raft_effect *e)
+{
+    struct vs_item *item = snapshot_item(n, r, e);
+
+    if (item == NULL)
+        return; /* the core may begin another one */
+    r->taking_index = e->index;
+    r->taking_term = e->term;
+    r->compact_index = e->index > TRAILING ? e->index - TRAILING : e->index;
+    if (vshard_raft_term(n->raft, r->group, r->compact_index) == 0)
+        r->compact_index = e->index; /* the log begins later than that */
+    vs_item_push(n, item);
+}
+
+static void remove_files(struct vshard_node *n, struct vs_replica *r, uint64_t index)
+{
+    char path[4096], map[4096 + 8];
+
+    vs_snapshot_path(n, path, r->group, index);
+    if (r->group != VS_META) {
+        vs_shard_remove_files(&n->storage, path);
+        return;
+    }
+    snprintf(map, sizeof map, "%s.map", path);
+    vs_io_remove(&n->storage, map);
+}
+
+void vs_replica_files_remove(struct vshard_node *n, struct vs_replica *r)
+{
+    char path[4096];
+
+    if (r->snapshot_index != 0)
+        remove_files(n, r, r->snapshot_index);
+    vs_incoming_path(n, path, r->group);
+    vs_shard_remove_files(&n->storage, path);
+}
+
+/* The mark is durable: the snapshot counts. */
+void vs_replica_marked(struct vshard_node *n, struct vs_replica *r)
+{
+    uint64_t old = r->snapshot_index;
+
+    r->snapshot_index = r->taking_index;
+    r->snapshot_term = r->taking_term;
+    r->since_snapshot = 0;
+    vs_todo_push(
+        n, (struct vs_todo){ .kind = r->installing ? VSHARD_RAFT_INSTALLED : VSHARD_RAFT_COMPACT,
+                             .group = r->group,
+                             .index = r->installing ? r->taking_index : r->compact_index,
+                             .offset = r->installing ? 0 : r->taking_index });
+    r->taking_index = 0;
+    r->installing = 0;
+    if (old != 0 && old != r->snapshot_index)
+        remove_files(n, r, old);
+}
+
+/* ---- sending ---- */
+
+void vs_replica_read_effect(struct vshard_node *n, struct vs_replica *r,
+                            const struct vshard_raft_effect *e)
+{
+    struct vs_item *item;
+
+    if (e->index != r->snapshot_index) { /* it is gone */
+        vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_CHUNK,
+                                          .status = VSHARD_ENOTFOUND,
+                                          .group = r->group,
+                                          .node = e->node,
+                                          .index = e->index,
+                                          .offset = e->offset });
+        return;
+    }
+    item = vs_item_new(n, VS_ITEM_CHUNK, r);
+    if (item == NULL) {
+        vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_CHUNK,
+                                          .status = VSHARD_ENOMEM,
+                                          .group = r->group,
+                                          .node = e->node,
+                                          .index = e->index,
+                                          .offset = e->offset });
+        return;
+    }
+    item->index = e->index;
+    item->node = e->node;
+    item->offset = e->offset;
+    vs_item_push(n, item);
+}
+
+/* ---- receiving ---- */
+
+void vs_replica_piece(struct vshard_node *n, struct vs_replica *r,
+                      const struct vshard_raft_effect *e)
+{
+    struct vs_item *item = vs_item_new(n, VS_ITEM_PIECE, r);
+
+    if (item == NULL)
+        return; /* as if it had been lost */
+    item->bytes = vs_alloc(n->allocator, (size_t)e->byte_count + 1);
+    item->count = (size_t)e->byte_count + 1;
+    if (item->bytes == NULL) {
+        item->count = 0;
+        vs_item_free(n, item);
+        return;
+    }
+    memcpy(item->bytes, e->bytes, (size_t)e->byte_count);
+    item->meta_bytes = (size_t)e->byte_count;
+    item->index = e->index;
+    item->offset = e->offset;
+    r->incoming = e->index;
+    vs_item_push(n, item);
+}
+
+void vs_replica_install(struct vshard_node *n, struct vs_replica *r,
+                        const struct vshard_raft_effect *e)
+{
+    struct vs_item *item = r->taking_index == 0 ? vs_item_new(n, VS_ITEM_INSTALL, r) : NULL;
+
+    if (item == NULL || r->incoming != e->index) { /* one of our own is under way: another time */
+        vs_item_free(n, item);
+        vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_INSTALLED,
+                                          .group = r->group,
+                                          .index = e->index,
+                                          .status = VSHARD_EIO });
+        return;
+    }
+    item->index = e->index;
+    r->taking_index = e->index;
+    r->taking_term = e->term;
+    r->installing = 1;
+    r->incoming = 0;
+    vs_item_push(n, item);
+}

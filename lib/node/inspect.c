@@ -1,0 +1,77 @@
+/* inspect.c - how a node is, and its shards as it sees them. */
+#include "node/core.h"
+
+int vshard_node_status(struct vshard_node *n, struct vshard_node_status *status)
+{
+    struct vshard_node_status s = { .size = sizeof s };
+
+    if (n == NULL)
+        return VSHARD_EINVAL;
+    s.status = n->failed;
+    s.node = n->node;
+    s.incarnation = n->incarnation;
+    s.boot = n->boot;
+    s.meta_leader = vs_leader_of(n, VS_META);
+    s.map_index = n->meta.applied;
+    s.nodes = n->meta.node_count;
+    s.collections = n->meta.collection_count;
+    s.shards = n->meta.shard_count;
+    s.replicas = n->replica_count - 1;
+    s.requests = n->request_count;
+    s.items = vs_items_waiting(n);
+    s.frames_taken = n->frames_taken;
+    s.frames_refused = n->frames_refused;
+    s.hedges = n->hedges;
+    s.forwards = n->forwards;
+    s.elections = n->elections;
+    return vs_report_write(status, &s, sizeof s, VS_SIZE_THROUGH(struct vshard_node_status, node));
+}
+
+static void fill(struct vshard_node *n, const struct vs_collection *c, uint32_t number,
+                 struct vshard_shard_status *to)
+{
+    const struct vs_meta_shard *shard = &c->shard[number];
+    const struct vs_replica *r = vs_replica_find(n, shard->group);
+    struct vshard_raft_status s = { .size = sizeof s };
+
+    memset(to, 0, sizeof *to);
+    to->group = shard->group;
+    to->leader = vs_leader_of(n, shard->group);
+    to->shard = number;
+    to->collection = c->id;
+    to->member_count = shard->member_count;
+    for (uint32_t i = 0; i < shard->member_count; i++)
+        to->members[i] = shard->members[i].node;
+    if (r == NULL || !r->open || vshard_raft_inspect(n->raft, r->group, &s) != VSHARD_OK)
+        return;
+    to->here = r->status != VSHARD_OK ? 2 : 1;
+    to->term = s.term;
+    to->committed = s.commit;
+    to->applied = atomic_load(&r->applied);
+    to->rows = atomic_load(&r->rows);
+    to->digest_index = r->digest_index;
+    to->digest = r->digest;
+}
+
+int vshard_node_shards(struct vshard_node *n, const char *collection,
+                       struct vshard_shard_status *shards, size_t cap, size_t *count)
+{
+    size_t at = 0;
+
+    if (n == NULL || count == NULL || (shards == NULL && cap != 0))
+        return VSHARD_EINVAL;
+    if (collection != NULL && vs_cluster_find(&n->meta, collection) == NULL)
+        return VSHARD_ENOTFOUND;
+    for (uint32_t i = 0; i < n->meta.collection_count; i++) {
+        const struct vs_collection *c = n->meta.collection[i];
+
+        if (collection != NULL && strcmp(c->name, collection) != 0)
+            continue;
+        for (uint32_t s = 0; s < c->spec.shards; s++, at++) {
+            if (at < cap)
+                fill(n, c, s, &shards[at]);
+        }
+    }
+    *count = at;
+    return at <= cap ? VSHARD_OK : VSHARD_E2BIG;
+}

@@ -1,0 +1,473 @@
+/* meta.c - the cluster's map, as a state machine: nodes, collections, and which nodes hold
+ * which shards.
+ *
+ * It is replicated by group 0, of which every node is a member, so each node knows the
+ * map and asks nobody. A command says what shall be and is checked against what is; what
+ * it came to is the same on every replica. Where shards go is decided by the proposer, who
+ * knows who is alive, and only checked here.
+ *
+ * A group is born by its founders, who are written down for good: a founder that has
+ * nothing of the group on disk gives birth to it (again), since nothing was promised. Who
+ * came later waits to be told.
+ *
+ *     command   4 kind, then
+ *     NODE      8 node, 8 incarnation: it is a member, from now on under this incarnation
+ *     NODE_REMOVE  8 node
+ *     CREATE    collection, [shards x replicas x 8] nodes
+ *     DROP      text name
+ *     MEMBERS   8 group, 4 count, [count x (8 node, 8 incarnation)]: who shall be in it
+ *
+ *     collection  text name, 12 x 4, 2 x 8: the fields of struct vshard_collection from
+ *                 dim to attributes, and seed, max_rows
+ *     state     "VSMETA1\0", 8 applied, 8 next group, 4 next collection, 4 nodes,
+ *               [nodes x (8, 8)], 4 collections, and for each 4 id, collection, and for
+ *               each shard 8 group, 4 founders, 4 members, [.. x (8, 8)] */
+#include "node/core.h"
+
+static const char magic[8] = "VSMETA1";
+
+void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
+                     const struct vshard_logger *logger)
+{
+    memset(m, 0, sizeof *m);
+    m->allocator = a;
+    m->logger = logger;
+    m->next_group = VS_META + 1;
+    m->next_collection = 1;
+}
+
+static void collection_free(struct vs_cluster *m, struct vs_collection *c)
+{
+    if (c == NULL)
+        return;
+    vshard_map_destroy(c->map);
+    vs_free(m->allocator, c->shard, c->spec.shards * sizeof *c->shard);
+    vs_free(m->allocator, c, sizeof *c);
+}
+
+void vs_cluster_fini(struct vs_cluster *m)
+{
+    for (uint32_t i = 0; i < m->collection_count; i++)
+        collection_free(m, m->collection[i]);
+    vs_cluster_init(m, m->allocator, m->logger);
+}
+
+/* ---- looking up ---- */
+
+struct vs_collection *vs_cluster_find(const struct vs_cluster *m, const char *name)
+{
+    for (uint32_t i = 0; i < m->collection_count; i++) {
+        if (strcmp(m->collection[i]->name, name) == 0)
+            return m->collection[i];
+    }
+    return NULL;
+}
+
+struct vs_collection *vs_cluster_by_id(const struct vs_cluster *m, uint32_t id)
+{
+    for (uint32_t i = 0; i < m->collection_count; i++) {
+        if (m->collection[i]->id == id)
+            return m->collection[i];
+    }
+    return NULL;
+}
+
+const struct vs_meta_shard *vs_cluster_group(const struct vs_cluster *m, uint64_t group,
+                                             const struct vs_collection **collection)
+{
+    for (uint32_t i = 0; i < m->collection_count; i++) {
+        const struct vs_collection *c = m->collection[i];
+
+        /* Its groups were numbered when it was created, without gaps. */
+        if (group < c->shard[0].group || group - c->shard[0].group >= c->spec.shards)
+            continue;
+        if (collection != NULL)
+            *collection = c;
+        return &c->shard[group - c->shard[0].group];
+    }
+    return NULL;
+}
+
+const struct vs_meta_node *vs_cluster_node(const struct vs_cluster *m, uint64_t node)
+{
+    for (uint32_t i = 0; i < m->node_count; i++) {
+        if (m->node[i].node == node)
+            return &m->node[i];
+    }
+    return NULL;
+}
+
+/* ---- collections as bytes ---- */
+
+static void put_spec(struct vs_out *o, const struct vshard_collection *c)
+{
+    const uint32_t field[12] = { c->dim,     c->family,          c->metric,    c->element,
+                                 c->m,       c->ef_construction, c->ef_search, c->train_rows,
+                                 c->profile, c->shards,          c->replicas,  c->attributes };
+
+    vs_put_text(o, c->name);
+    for (int i = 0; i < 12; i++)
+        vs_put32(o, field[i]);
+    vs_put64(o, c->seed);
+    vs_put64(o, c->max_rows);
+}
+
+static void take_spec(struct vs_in *in, struct vs_collection *to)
+{
+    struct vshard_collection *c = &to->spec;
+    uint32_t *const field[12] = { &c->dim,     &c->family,          &c->metric,    &c->element,
+                                  &c->m,       &c->ef_construction, &c->ef_search, &c->train_rows,
+                                  &c->profile, &c->shards,          &c->replicas,  &c->attributes };
+
+    vs_take_text(in, to->name);
+    for (int i = 0; i < 12; i++)
+        *field[i] = vs_take32(in);
+    c->seed = vs_take64(in);
+    c->max_rows = vs_take64(in);
+    c->size = sizeof *c;
+    c->name = to->name;
+    if (to->name[0] == 0 || c->shards == 0 || c->shards > VSHARD_CLUSTER_SHARDS_MAX ||
+        c->replicas == 0 || c->replicas > VSHARD_REPLICAS_MAX ||
+        c->attributes > VSHARD_NODE_ATTRIBUTES_MAX)
+        in->status = VSHARD_ECORRUPT;
+}
+
+/* The ring of a collection: a function of the number of its shards. */
+static int make_map(const struct vs_cluster *m, struct vs_collection *c)
+{
+    const struct vshard_map_options o = { .size = sizeof o,
+                                          .allocator = m->allocator,
+                                          .logger = m->logger };
+    int rc = vshard_map_create(&o, &c->map);
+
+    for (uint32_t i = 0; rc == VSHARD_OK && i < c->spec.shards; i++)
+        rc = vshard_map_add(c->map, i, 1);
+    return rc;
+}
+
+static int collection_take(const struct vs_cluster *m, struct vs_in *in, struct vs_collection **out)
+{
+    struct vs_collection *c = vs_alloc_zeroed(m->allocator, sizeof *c);
+    int rc;
+
+    *out = c;
+    if (c == NULL)
+        return VSHARD_ENOMEM;
+    take_spec(in, c);
+    if (in->status != VSHARD_OK) {
+        c->spec.shards = 0;
+        return in->status;
+    }
+    c->shard = vs_alloc_zeroed(m->allocator, c->spec.shards * sizeof *c->shard);
+    if (c->shard == NULL) {
+        c->spec.shards = 0;
+        return VSHARD_ENOMEM;
+    }
+    rc = make_map(m, c);
+    return rc;
+}
+
+/* ---- commands ---- */
+
+void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation)
+{
+    vs_put32(o, VS_CMD_NODE);
+    vs_put64(o, node);
+    vs_put64(o, incarnation);
+}
+
+void vs_cmd_node_remove(struct vs_out *o, uint64_t node)
+{
+    vs_put32(o, VS_CMD_NODE_REMOVE);
+    vs_put64(o, node);
+}
+
+void vs_cmd_create(struct vs_out *o, const struct vshard_collection *c, const uint64_t *nodes)
+{
+    vs_put32(o, VS_CMD_CREATE);
+    put_spec(o, c);
+    for (size_t i = 0; i < (size_t)c->shards * c->replicas; i++)
+        vs_put64(o, nodes[i]);
+}
+
+void vs_cmd_drop(struct vs_out *o, const char *name)
+{
+    vs_put32(o, VS_CMD_DROP);
+    vs_put_text(o, name);
+}
+
+void vs_cmd_members(struct vs_out *o, uint64_t group, const struct vs_meta_node *members,
+                    uint32_t count)
+{
+    vs_put32(o, VS_CMD_MEMBERS);
+    vs_put64(o, group);
+    vs_put32(o, count);
+    for (uint32_t i = 0; i < count; i++) {
+        vs_put64(o, members[i].node);
+        vs_put64(o, members[i].incarnation);
+    }
+}
+
+static int apply_node(struct vs_cluster *m, struct vs_in *in)
+{
+    struct vs_meta_node x;
+    uint32_t at = 0;
+
+    x.node = vs_take64(in);
+    x.incarnation = vs_take64(in);
+    if (in->status != VSHARD_OK || x.node == 0 || x.incarnation == 0)
+        return VSHARD_EINVAL;
+    while (at < m->node_count && m->node[at].node < x.node)
+        at++;
+    if (at < m->node_count && m->node[at].node == x.node) {
+        m->node[at] = x;
+        return VSHARD_OK;
+    }
+    if (m->node_count == VSHARD_NODES_MAX)
+        return VSHARD_E2BIG;
+    memmove(&m->node[at + 1], &m->node[at], (m->node_count - at) * sizeof *m->node);
+    m->node[at] = x;
+    m->node_count++;
+    return VSHARD_OK;
+}
+
+/* Only a node without replicas may go: its replicas are moved first. */
+static int apply_node_remove(struct vs_cluster *m, struct vs_in *in)
+{
+    uint64_t node = vs_take64(in);
+    const struct vs_meta_node *x = vs_cluster_node(m, node);
+    size_t at;
+
+    if (x == NULL)
+        return VSHARD_ENOTFOUND;
+    for (uint32_t i = 0; i < m->collection_count; i++) {
+        for (uint32_t s = 0; s < m->collection[i]->spec.shards; s++) {
+            const struct vs_meta_shard *shard = &m->collection[i]->shard[s];
+
+            for (uint32_t k = 0; k < shard->member_count; k++) {
+                if (shard->members[k].node == node)
+                    return VSHARD_EBUSY;
+            }
+        }
+    }
+    at = (size_t)(x - m->node);
+    memmove(&m->node[at], &m->node[at + 1], (m->node_count - at - 1) * sizeof *m->node);
+    m->node_count--;
+    return VSHARD_OK;
+}
+
+static int place(struct vs_cluster *m, struct vs_in *in, struct vs_collection *c)
+{
+    for (uint32_t s = 0; s < c->spec.shards; s++) {
+        struct vs_meta_shard *shard = &c->shard[s];
+
+        shard->group = m->next_group + s;
+        shard->founder_count = shard->member_count = c->spec.replicas;
+        for (uint32_t i = 0; i < c->spec.replicas; i++) {
+            uint64_t node = vs_take64(in);
+            const struct vs_meta_node *x = vs_cluster_node(m, node);
+
+            if (x == NULL)
+                return VSHARD_ENOTFOUND;
+            for (uint32_t k = 0; k < i; k++) {
+                if (shard->founders[k].node == node)
+                    return VSHARD_EINVAL;
+            }
+            shard->founders[i] = shard->members[i] = *x;
+        }
+    }
+    return in->status == VSHARD_OK && in->left == 0 ? VSHARD_OK : VSHARD_EINVAL;
+}
+
+static int apply_create(struct vs_cluster *m, struct vs_in *in)
+{
+    struct vs_collection *c;
+    int rc = collection_take(m, in, &c);
+
+    if (rc == VSHARD_OK && vs_cluster_find(m, c->name) != NULL)
+        rc = VSHARD_EEXIST;
+    if (rc == VSHARD_OK && (m->collection_count == VSHARD_COLLECTIONS_MAX ||
+                            m->shard_count + c->spec.shards > VSHARD_CLUSTER_SHARDS_MAX))
+        rc = VSHARD_E2BIG;
+    if (rc == VSHARD_OK)
+        rc = place(m, in, c);
+    if (rc != VSHARD_OK) {
+        collection_free(m, c);
+        return rc == VSHARD_ECORRUPT ? VSHARD_EINVAL : rc;
+    }
+    c->id = m->next_collection++;
+    m->next_group += c->spec.shards;
+    m->shard_count += c->spec.shards;
+    m->collection[m->collection_count++] = c;
+    return VSHARD_OK;
+}
+
+static int apply_drop(struct vs_cluster *m, struct vs_in *in)
+{
+    char name[VSHARD_NAME_MAX + 1];
+
+    vs_take_text(in, name);
+    for (uint32_t i = 0; i < m->collection_count; i++) {
+        struct vs_collection *c = m->collection[i];
+
+        if (strcmp(c->name, name) != 0)
+            continue;
+        m->shard_count -= c->spec.shards;
+        m->collection_count--;
+        memmove(&m->collection[i], &m->collection[i + 1],
+                (m->collection_count - i) * sizeof m->collection[0]);
+        collection_free(m, c);
+        return VSHARD_OK;
+    }
+    return VSHARD_ENOTFOUND;
+}
+
+static int apply_members(struct vs_cluster *m, struct vs_in *in)
+{
+    struct vs_meta_shard *shard =
+        (struct vs_meta_shard *)(uintptr_t)vs_cluster_group(m, vs_take64(in), NULL);
+    struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1];
+    uint32_t count = vs_take32(in);
+
+    if (shard == NULL)
+        return VSHARD_ENOTFOUND;
+    if (count == 0 || count > VSHARD_REPLICAS_MAX + 1)
+        return VSHARD_EINVAL;
+    for (uint32_t i = 0; i < count; i++) {
+        members[i].node = vs_take64(in);
+        members[i].incarnation = vs_take64(in);
+        if (vs_cluster_node(m, members[i].node) == NULL)
+            return VSHARD_ENOTFOUND;
+        for (uint32_t k = 0; k < i; k++) {
+            if (members[k].node == members[i].node)
+                return VSHARD_EINVAL;
+        }
+    }
+    if (in->status != VSHARD_OK)
+        return VSHARD_EINVAL;
+    memcpy(shard->members, members, count * sizeof *members);
+    shard->member_count = count;
+    return VSHARD_OK;
+}
+
+int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, size_t count)
+{
+    struct vs_in in = { .at = bytes, .left = count };
+    int rc = VSHARD_ENOTSUP;
+
+    switch (vs_take32(&in)) {
+    case VS_CMD_NODE: rc = apply_node(m, &in); break;
+    case VS_CMD_NODE_REMOVE: rc = apply_node_remove(m, &in); break;
+    case VS_CMD_CREATE: rc = apply_create(m, &in); break;
+    case VS_CMD_DROP: rc = apply_drop(m, &in); break;
+    case VS_CMD_MEMBERS: rc = apply_members(m, &in); break;
+    default: return VSHARD_EVERSION; /* of a later version: this replica must not guess */
+    }
+    if (rc == VSHARD_ENOMEM)
+        return rc;
+    m->applied = index;
+    m->result[index % VS_RESULTS].index = index;
+    m->result[index % VS_RESULTS].status = rc;
+    return VSHARD_OK;
+}
+
+/* ---- the state as bytes ---- */
+
+static void put_nodes(struct vs_out *o, const struct vs_meta_node *x, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        vs_put64(o, x[i].node);
+        vs_put64(o, x[i].incarnation);
+    }
+}
+
+static void take_nodes(struct vs_in *in, struct vs_meta_node *x, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        x[i].node = vs_take64(in);
+        x[i].incarnation = vs_take64(in);
+    }
+}
+
+void vs_cluster_encode(const struct vs_cluster *m, struct vs_out *o)
+{
+    vs_put_bytes(o, magic, sizeof magic);
+    vs_put64(o, m->applied);
+    vs_put64(o, m->next_group);
+    vs_put32(o, m->next_collection);
+    vs_put32(o, m->node_count);
+    put_nodes(o, m->node, m->node_count);
+    vs_put32(o, m->collection_count);
+    for (uint32_t i = 0; i < m->collection_count; i++) {
+        const struct vs_collection *c = m->collection[i];
+
+        vs_put32(o, c->id);
+        put_spec(o, &c->spec);
+        for (uint32_t s = 0; s < c->spec.shards; s++) {
+            vs_put64(o, c->shard[s].group);
+            vs_put32(o, c->shard[s].founder_count);
+            vs_put32(o, c->shard[s].member_count);
+            put_nodes(o, c->shard[s].founders, c->shard[s].founder_count);
+            put_nodes(o, c->shard[s].members, c->shard[s].member_count);
+        }
+    }
+}
+
+static int take_collection(struct vs_cluster *m, struct vs_in *in)
+{
+    uint32_t id = vs_take32(in);
+    struct vs_collection *c;
+    int rc = collection_take(m, in, &c);
+
+    for (uint32_t s = 0; rc == VSHARD_OK && s < c->spec.shards; s++) {
+        struct vs_meta_shard *x = &c->shard[s];
+
+        x->group = vs_take64(in);
+        x->founder_count = vs_take32(in);
+        x->member_count = vs_take32(in);
+        if (x->founder_count > VSHARD_REPLICAS_MAX || x->member_count > VSHARD_REPLICAS_MAX + 1 ||
+            x->group != c->shard[0].group + s || x->group == VS_META)
+            rc = VSHARD_ECORRUPT;
+        if (rc == VSHARD_OK) {
+            take_nodes(in, x->founders, x->founder_count);
+            take_nodes(in, x->members, x->member_count);
+            rc = in->status;
+        }
+    }
+    if (rc != VSHARD_OK) {
+        collection_free(m, c);
+        return rc;
+    }
+    c->id = id;
+    m->shard_count += c->spec.shards;
+    m->collection[m->collection_count++] = c;
+    return VSHARD_OK;
+}
+
+int vs_cluster_decode(struct vs_cluster *m, struct vs_in *in)
+{
+    const void *head = vs_take_bytes(in, sizeof magic);
+    uint32_t collections;
+    int rc = VSHARD_OK;
+
+    vs_cluster_fini(m);
+    if (head == NULL || memcmp(head, magic, 6) != 0)
+        return VSHARD_ECORRUPT;
+    if (memcmp(head, magic, sizeof magic) != 0)
+        return VSHARD_EVERSION;
+    m->applied = vs_take64(in);
+    m->next_group = vs_take64(in);
+    m->next_collection = vs_take32(in);
+    m->node_count = vs_take32(in);
+    if (m->node_count > VSHARD_NODES_MAX) {
+        m->node_count = 0;
+        return VSHARD_ECORRUPT;
+    }
+    take_nodes(in, m->node, m->node_count);
+    collections = vs_take32(in);
+    if (collections > VSHARD_COLLECTIONS_MAX)
+        return VSHARD_ECORRUPT;
+    for (uint32_t i = 0; rc == VSHARD_OK && i < collections; i++)
+        rc = take_collection(m, in);
+    return rc == VSHARD_OK ? in->status : rc;
+}

@@ -1,0 +1,525 @@
+/* replica.c - one replica of a group: born or loaded, fed with what is committed.
+ *
+ * The core is told APPLIED as soon as entries are queued here, so that a write is
+ * acknowledged when it is durable, and what is searchable follows: `applied` is where the
+ * shard stands. When more than backlog_bytes wait, the core is told later, and writes are
+ * refused at the door.
+ *
+ * The map's replica applies in the control thread: its entries are few and small.
+ *
+ * Not here: snapshots, which are frozen.c; the items themselves, work.c. */
+#include "node/core.h"
+
+/* ---- the table ---- */
+
+static uint32_t place_of(const struct vshard_node *n, uint64_t group)
+{
+    uint32_t low = 0, high = n->replica_count;
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+
+        if (n->replica[middle]->group < group)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+struct vs_replica *vs_replica_find(const struct vshard_node *n, uint64_t group)
+{
+    uint32_t at = place_of(n, group);
+
+    return at < n->replica_count && n->replica[at]->group == group ? n->replica[at] : NULL;
+}
+
+static bool table_room(struct vshard_node *n)
+{
+    uint32_t cap = n->replica_cap ? 2 * n->replica_cap : 16;
+    struct vs_replica **table;
+
+    if (n->replica_count < n->replica_cap)
+        return true;
+    table = vs_alloc(n->allocator, cap * sizeof(struct vs_replica *));
+    if (table == NULL)
+        return false;
+    if (n->replica_count != 0)
+        memcpy(table, n->replica, n->replica_count * sizeof(struct vs_replica *));
+    vs_free(n->allocator, n->replica, n->replica_cap * sizeof(struct vs_replica *));
+    n->replica = table;
+    n->replica_cap = cap;
+    return true;
+}
+
+static struct vs_shard_plan plan_of(const struct vshard_node *n, const struct vs_collection *c)
+{
+    const struct vshard_collection *s = &c->spec;
+
+    return (struct vs_shard_plan){ .dim = s->dim,
+                                   .family = s->family,
+                                   .metric = s->metric,
+                                   .element = s->element,
+                                   .m = s->m,
+                                   .ef_construction = s->ef_construction,
+                                   .ef_search = s->ef_search,
+                                   .train_rows = s->train_rows,
+                                   .profile = s->profile,
+                                   .attribute_count = s->attributes,
+                                   .seed = s->seed,
+                                   .allocator = n->allocator,
+                                   .logger = n->logger,
+                                   .executor = n->executor,
+                                   .storage = &n->storage };
+}
+
+int vs_replica_add(struct vshard_node *n, uint64_t group, const struct vs_collection *c,
+                   uint32_t number, struct vs_replica **out)
+{
+    struct vs_replica *r = vs_alloc_zeroed(n->allocator, sizeof *r);
+    uint32_t at = place_of(n, group);
+
+    if (r == NULL || !table_room(n)) {
+        vs_free(n->allocator, r, sizeof *r);
+        return VSHARD_ENOMEM;
+    }
+    r->group = group;
+    r->number = number;
+    r->entries_end = &r->entries;
+    if (c != NULL) {
+        r->collection = c->id;
+        r->plan = plan_of(n, c);
+    }
+    memmove(&n->replica[at + 1], &n->replica[at],
+            (n->replica_count - at) * sizeof(struct vs_replica *));
+    n->replica[at] = r;
+    n->replica_count++;
+    *out = r;
+    return VSHARD_OK;
+}
+
+static void entry_free(struct vshard_node *n, struct vs_entry *e)
+{
+    vs_free(n->allocator, e, sizeof *e + e->count);
+}
+
+/* Of a replica that no item names. */
+void vs_replica_free(struct vshard_node *n, struct vs_replica *r)
+{
+    uint32_t at = place_of(n, r->group);
+
+    while (r->entries != NULL) {
+        struct vs_entry *e = r->entries;
+
+        r->entries = e->next;
+        entry_free(n, e);
+    }
+    while (r->waiting != NULL) {
+        struct vs_serving *s = r->waiting;
+
+        r->waiting = s->next;
+        vs_serving_free(n, s);
+    }
+    while (r->parked != NULL) {
+        struct vs_parked *p = r->parked;
+
+        r->parked = p->next;
+        vs_free(n->allocator, p, sizeof *p);
+    }
+    vs_shard_destroy(r->shard);
+    n->replica_count--;
+    memmove(&n->replica[at], &n->replica[at + 1],
+            (n->replica_count - at) * sizeof(struct vs_replica *));
+    vs_free(n->allocator, r, sizeof *r);
+}
+
+void vs_replica_halt(struct vshard_node *n, struct vs_replica *r, int status)
+{
+    if (r->status == VSHARD_OK)
+        vs_node_event(n, VSHARD_LOG_ERROR, "node.halted", r->group, vshard_strerror(status),
+                      status);
+    r->status = status;
+}
+
+uint64_t vs_replica_epoch(const struct vs_replica *r)
+{
+    return r->term >> 48;
+}
+
+/* ---- starting ---- */
+
+static int load_meta(struct vshard_node *n, const char *base, void **meta, size_t *meta_bytes)
+{
+    char path[4096];
+    void *bytes;
+    size_t count;
+    struct vs_in in;
+    uint32_t head;
+    int rc;
+
+    memcpy(path, base, strlen(base) + 1);
+    strncat(path, ".map", sizeof path - strlen(path) - 1);
+    rc = vs_file_read(&n->storage, n->allocator, path, &bytes, &count);
+    if (rc != VSHARD_OK)
+        return rc;
+    in = (struct vs_in){ .at = bytes, .left = count >= 8 ? count - 8 : 0 };
+    if (count < 8 ||
+        vs_checksum(bytes, count - 8, 0) != vs_load64((const unsigned char *)bytes + count - 8))
+        rc = VSHARD_ECORRUPT;
+    head = vs_take32(&in);
+    if (rc == VSHARD_OK && (head == 0 || head > in.left))
+        rc = VSHARD_ECORRUPT;
+    if (rc == VSHARD_OK) {
+        *meta = vs_alloc(n->allocator, head);
+        rc = *meta ? VSHARD_OK : VSHARD_ENOMEM;
+    }
+    if (rc == VSHARD_OK) {
+        *meta_bytes = head;
+        memcpy(*meta, vs_take_bytes(&in, head), head);
+        rc = vs_cluster_decode(&n->meta, &in);
+    }
+    vs_free(n->allocator, bytes, count);
+    return rc;
+}
+
+static int load_snapshot(struct vshard_node *n, struct vs_replica *r,
+                         const struct vshard_wal_group *about, struct vshard_raft_boot *boot,
+                         void **meta, size_t *meta_bytes)
+{
+    char path[4096];
+    int rc;
+
+    if (about->mark_index == 0)
+        return VSHARD_OK;
+    if (about->mark_bytes != 16)
+        return VSHARD_ECORRUPT;
+    r->snapshot_index = vs_load64(about->mark);
+    r->snapshot_term = vs_load64((const unsigned char *)about->mark + 8);
+    vs_snapshot_path(n, path, r->group, r->snapshot_index);
+    rc = r->group == VS_META ? load_meta(n, path, meta, meta_bytes)
+                             : vs_shard_open(&r->plan, path, &r->shard, meta, meta_bytes);
+    if (rc == VSHARD_ENOTFOUND)
+        rc = VSHARD_ECORRUPT; /* the log names it */
+    if (rc != VSHARD_OK)
+        return rc;
+    boot->snapshot_index = boot->applied = r->snapshot_index;
+    boot->snapshot_term = r->snapshot_term;
+    boot->meta = *meta;
+    boot->meta_count = *meta_bytes;
+    r->queued = r->acknowledged = r->snapshot_index;
+    atomic_store(&r->applied, r->snapshot_index);
+    return VSHARD_OK;
+}
+
+static int load_entries(struct vshard_node *n, struct vs_replica *r, uint64_t first)
+{
+    struct vs_gathered g = { .limit = 4 << 20 };
+    int rc;
+
+    for (;; first += g.count) {
+        vs_gathered_free(&g);
+        rc = vs_gather(n, r->group, first, &g);
+        if (rc == VSHARD_OK && g.count != 0)
+            rc = vshard_raft_load(n->raft, r->group, g.entry, g.count);
+        if (rc != VSHARD_OK || g.count == 0)
+            break;
+    }
+    vs_gathered_free(&g);
+    return rc;
+}
+
+/* The founders, if this node is one and has nothing of the group on disk. Of several voters
+ * the first is preferred as leader: placement turns who is first. */
+static uint32_t founders_of(const struct vshard_node *n, const struct vs_replica *r,
+                            struct vshard_raft_member *member)
+{
+    const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, r->group, NULL);
+    uint32_t count = 0;
+    bool here = false;
+
+    for (uint32_t i = 0; r->group == VS_META && i < n->founder_count; i++) {
+        member[count++] =
+            (struct vshard_raft_member){ n->founders[i], 1,
+                                         i < 5 ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER, 0 };
+        here |= n->founders[i] == n->node && n->incarnation == 1;
+    }
+    for (uint32_t i = 0; shard != NULL && i < shard->founder_count; i++) {
+        member[count++] =
+            (struct vshard_raft_member){ shard->founders[i].node, shard->founders[i].incarnation,
+                                         VSHARD_RAFT_VOTER, i == 0 };
+        here |=
+            shard->founders[i].node == n->node && shard->founders[i].incarnation == n->incarnation;
+    }
+    return here ? count : 0;
+}
+
+static int open_group(struct vshard_node *n, struct vs_replica *r, void **meta, size_t *meta_bytes)
+{
+    struct vshard_wal_group about = { .size = sizeof about };
+    struct vshard_raft_boot boot = { .size = sizeof boot, .group = r->group };
+    struct vshard_raft_member member[VSHARD_NODES_MAX];
+    int rc = vshard_wal_find(n->wal, r->group, &about);
+    bool known = rc == VSHARD_OK && (about.voted || about.mark_index != 0 || about.last_term != 0);
+
+    if (rc != VSHARD_OK && rc != VSHARD_ENOTFOUND)
+        return rc;
+    rc = known ? load_snapshot(n, r, &about, &boot, meta, meta_bytes) : VSHARD_OK;
+    if (rc == VSHARD_OK && r->group != VS_META && r->shard == NULL)
+        rc = vs_shard_create(&r->plan, &r->shard);
+    if (rc != VSHARD_OK)
+        return rc;
+    if (known) {
+        boot.term = r->term = about.voted ? about.vote_term : 0;
+        boot.vote = r->vote = about.voted ? about.vote : 0;
+        boot.commit = r->commit = about.commit;
+        boot.flags = n->unsettled ? VSHARD_RAFT_UNCERTAIN : 0;
+    } else {
+        boot.member_count = founders_of(n, r, member);
+        boot.members = member;
+    }
+    rc = vshard_raft_open(n->raft, &boot);
+    if (rc == VSHARD_OK && known && about.last_term != 0)
+        rc = load_entries(n, r, about.first);
+    return rc;
+}
+
+int vs_replica_start(struct vshard_node *n, struct vs_replica *r)
+{
+    void *meta = NULL;
+    size_t meta_bytes = 0;
+    int rc = open_group(n, r, &meta, &meta_bytes);
+
+    vs_free(n->allocator, meta, meta_bytes);
+    if (rc == VSHARD_OK)
+        rc = vshard_raft_start(n->raft, r->group, n->now);
+    if (rc != VSHARD_OK)
+        return rc;
+    r->open = 1;
+    vs_take_effects(n);
+    return VSHARD_OK;
+}
+
+/* ---- applying ---- */
+
+static int queue_entry(struct vshard_node *n, struct vs_replica *r,
+                       const struct vshard_raft_entry *x)
+{
+    bool batch = x->kind == VSHARD_RAFT_DATA && x->flags == 0;
+    size_t count = batch ? (size_t)x->count : 0;
+    struct vs_entry *e = vs_alloc(n->allocator, sizeof *e + count);
+
+    if (e == NULL)
+        return VSHARD_ENOMEM;
+    *e = (struct vs_entry){ .index = x->index, .count = count };
+    if (count != 0)
+        memcpy(e + 1, x->data, count);
+    *r->entries_end = e;
+    r->entries_end = &e->next;
+    r->backlog += count;
+    return VSHARD_OK;
+}
+
+static void apply_map(struct vshard_node *n, struct vs_replica *r,
+                      const struct vshard_raft_effect *e)
+{
+    int rc = VSHARD_OK;
+
+    for (uint32_t i = 0; rc == VSHARD_OK && i < e->entry_count; i++) {
+        const struct vshard_raft_entry *x = &e->entries[i];
+
+        if (x->kind == VSHARD_RAFT_DATA && x->flags == 0)
+            rc = vs_cluster_apply(&n->meta, x->index, x->data, (size_t)x->count);
+        r->since_snapshot += x->count;
+    }
+    if (rc != VSHARD_OK) {
+        vs_node_fail(n, rc, "the map cannot be applied");
+        return;
+    }
+    r->queued = r->acknowledged = e->index;
+    atomic_store(&r->applied, e->index);
+    n->meta_seen = 0;
+    vs_todo_push(
+        n, (struct vs_todo){ .kind = VSHARD_RAFT_APPLIED, .group = r->group, .index = e->index });
+}
+
+void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
+                      const struct vshard_raft_effect *e)
+{
+    int rc = VSHARD_OK;
+
+    if (r->group == VS_META) {
+        apply_map(n, r, e);
+        return;
+    }
+    for (uint32_t i = 0; rc == VSHARD_OK && i < e->entry_count; i++)
+        rc = queue_entry(n, r, &e->entries[i]);
+    if (rc != VSHARD_OK) {
+        vs_node_fail(n, rc, "committed entries");
+        return;
+    }
+    r->queued = e->index;
+    if (r->backlog <= n->o.backlog_bytes) {
+        r->acknowledged = e->index;
+        vs_todo_push(n, (struct vs_todo){
+                            .kind = VSHARD_RAFT_APPLIED, .group = r->group, .index = e->index });
+    }
+    vs_replica_more(n, r);
+}
+
+void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
+{
+    struct vs_item *item;
+
+    if (r->apply_busy || r->entries == NULL || r->status != VSHARD_OK)
+        return;
+    item = vs_item_new(n, VS_ITEM_APPLY, r);
+    if (item == NULL)
+        return; /* at a later turn */
+    /* As many as there are now: their links do not change any more, but for the last's. */
+    item->entry = r->entries;
+    for (struct vs_entry *e = r->entries; e != NULL && item->entries < VS_CHUNK_ROWS; e = e->next)
+        item->entries++;
+    r->apply_busy = 1;
+    vs_item_push(n, item);
+}
+
+/* The first entries have been applied, up to item->index; their memory goes. */
+static void applied(struct vshard_node *n, struct vs_replica *r)
+{
+    uint64_t at = atomic_load(&r->applied);
+
+    while (!r->apply_busy && r->entries != NULL && r->entries->index <= at) {
+        struct vs_entry *e = r->entries;
+
+        r->entries = e->next;
+        if (r->entries == NULL)
+            r->entries_end = &r->entries;
+        r->backlog -= e->count;
+        r->since_snapshot += e->count;
+        entry_free(n, e);
+    }
+    if (r->acknowledged < r->queued && r->backlog <= n->o.backlog_bytes) {
+        r->acknowledged = r->queued;
+        vs_todo_push(n, (struct vs_todo){
+                            .kind = VSHARD_RAFT_APPLIED, .group = r->group, .index = r->queued });
+    }
+    vs_serve_ready(n, r);
+    vs_write_parked(n, r);
+}
+
+static void apply_finished(struct vshard_node *n, struct vs_replica *r, const struct vs_item *item)
+{
+    r->apply_busy = 0;
+    applied(n, r);
+    if (item->status != VSHARD_OK && item->status != VSHARD_ENOMEM)
+        vs_replica_halt(n, r, item->status);
+    vs_replica_more(n, r);
+}
+
+static void digest_finished(struct vs_replica *r, const struct vs_item *item, uint64_t now)
+{
+    r->digest_busy = 0;
+    if (item->status != VSHARD_OK)
+        return;
+    r->digest = item->digest;
+    r->digest_index = item->position;
+    r->digest_at_ns = now;
+}
+
+static void chunk_finished(struct vshard_node *n, struct vs_replica *r, const struct vs_item *item)
+{
+    struct vshard_raft_event event = vs_event(VSHARD_RAFT_CHUNK, r->group);
+
+    event.node = item->node;
+    event.index = item->index;
+    event.offset = item->offset;
+    event.status = item->status;
+    if (item->status == VSHARD_OK) {
+        event.bytes = item->bytes;
+        event.byte_count = item->meta_bytes; /* read; the block may be larger */
+        event.flags = item->last ? VSHARD_RAFT_LAST : 0;
+    }
+    vs_step(n, &event); /* without memory it is lost, and asked for again */
+}
+
+static void snapshot_finished(struct vshard_node *n, struct vs_replica *r,
+                              const struct vs_item *item)
+{
+    if (item->status != VSHARD_OK) {
+        vs_node_event(n, VSHARD_LOG_WARN, "node.snapshot", r->group, vshard_strerror(item->status),
+                      item->status);
+        r->taking_index = 0;
+        r->since_snapshot = 0; /* again when as much has come */
+        return;
+    }
+    vs_mark(n, r, r->compact_index, vshard_raft_term(n->raft, r->group, r->compact_index));
+}
+
+/* The map is the control thread's, so it is read here. */
+static bool adopt_map(struct vshard_node *n, struct vs_replica *r)
+{
+    char path[4096];
+    void *meta = NULL;
+    size_t meta_bytes = 0;
+    int rc;
+
+    vs_snapshot_path(n, path, r->group, r->taking_index);
+    rc = load_meta(n, path, &meta, &meta_bytes);
+    vs_free(n->allocator, meta, meta_bytes);
+    if (rc != VSHARD_OK) {
+        vs_node_fail(n, rc, "the map cannot be installed");
+        return false;
+    }
+    r->queued = r->acknowledged = r->taking_index;
+    atomic_store(&r->applied, r->taking_index);
+    n->meta_seen = 0;
+    return true;
+}
+
+static void install_finished(struct vshard_node *n, struct vs_replica *r,
+                             const struct vs_item *item)
+{
+    if (item->status != VSHARD_OK) {
+        vs_node_event(n, VSHARD_LOG_WARN, "node.install", r->group, vshard_strerror(item->status),
+                      item->status);
+        r->taking_index = 0;
+        r->installing = 0;
+        vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_INSTALLED,
+                                          .group = r->group,
+                                          .index = item->index,
+                                          .status = VSHARD_EIO });
+        return;
+    }
+    if (r->group == VS_META && !adopt_map(n, r))
+        return;
+    if (r->group != VS_META)
+        applied(n, r);
+    vs_mark(n, r, r->taking_index, r->taking_term);
+}
+
+static void piece_finished(struct vshard_node *n, struct vs_replica *r, const struct vs_item *item)
+{
+    if (item->status == VSHARD_OK)
+        vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_CHUNK_WRITTEN,
+                                          .group = r->group,
+                                          .index = item->index,
+                                          .offset = item->offset + item->meta_bytes });
+}
+
+void vs_replica_finished(struct vshard_node *n, struct vs_item *item)
+{
+    struct vs_replica *r = item->replica;
+
+    switch (item->kind) {
+    case VS_ITEM_APPLY: apply_finished(n, r, item); break;
+    case VS_ITEM_SEARCH:
+    case VS_ITEM_FETCH: vs_serve_done(n, item); break;
+    case VS_ITEM_META:
+    case VS_ITEM_SNAPSHOT: snapshot_finished(n, r, item); break;
+    case VS_ITEM_CHUNK: chunk_finished(n, r, item); break;
+    case VS_ITEM_PIECE: piece_finished(n, r, item); break;
+    case VS_ITEM_INSTALL: install_finished(n, r, item); break;
+    default: digest_finished(r, item, n->now);
+    }
+    vs_item_free(n, item);
+}

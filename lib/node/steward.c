@@ -1,0 +1,429 @@
+/* steward.c - who is a member of what: what the map says, made so.
+ *
+ * The map says what shall be; three parties make it so, each by looking at what is and
+ * doing one thing at a time, so that it does not matter when one of them dies:
+ *
+ *   - every node opens the groups it is a member of, and lets go of those it is not;
+ *   - the leader of a group asks its core for the members that the map names;
+ *   - the leader of the map writes down nodes that are members of it, makes those members
+ *     that are written down, and gives the replicas of a node that has been silent for
+ *     replace_ns to another.
+ *
+ *     GOSSIP  4 count, [count x (8 group, 8 applied, 8 leader, 8 term, 8 digest's index,
+ *             8 digest)]
+ *
+ * Two replicas that name different digests for one position have diverged: it is reported,
+ * and the one that is not the leader's gives up its state and is refilled. */
+#include "node/core.h"
+
+enum { GOSSIP_NS = 100000000, STEWARD_NS = 100000000, LETS_GO_NS = 2000000000 };
+
+/* ---- who leads ---- */
+
+uint64_t vs_leader_of(struct vshard_node *n, uint64_t group)
+{
+    const struct vs_replica *r = vs_replica_find(n, group);
+    uint64_t leader = 0, term = 0;
+
+    if (r != NULL && r->open && !r->dropped && r->leader != 0)
+        return r->leader;
+    for (uint32_t i = 0; i < n->hint_count; i++) {
+        const struct vs_hint *h = &n->hint[i];
+
+        if (h->group != group || h->leader == 0 || h->term < term)
+            continue;
+        leader = h->leader;
+        term = h->term;
+    }
+    return leader;
+}
+
+/* ---- this node's replicas ---- */
+
+static bool named(const struct vs_meta_node *x, uint32_t count, uint64_t node, uint64_t incarnation)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (x[i].node == node && x[i].incarnation == incarnation)
+            return true;
+    }
+    return false;
+}
+
+static void open_replica(struct vshard_node *n, const struct vs_collection *c, uint32_t number)
+{
+    struct vs_replica *r;
+    int rc = vs_replica_add(n, c->shard[number].group, c, number, &r);
+
+    if (rc != VSHARD_OK) {
+        n->meta_seen = 0; /* at a later turn */
+        return;
+    }
+    rc = vs_replica_start(n, r);
+    if (rc != VSHARD_OK)
+        vs_replica_halt(n, r, rc);
+}
+
+static void open_all(struct vshard_node *n)
+{
+    for (uint32_t i = 0; i < n->meta.collection_count; i++) {
+        const struct vs_collection *c = n->meta.collection[i];
+
+        for (uint32_t s = 0; s < c->spec.shards; s++) {
+            if (named(c->shard[s].members, c->shard[s].member_count, n->node, n->incarnation) &&
+                vs_replica_find(n, c->shard[s].group) == NULL)
+                open_replica(n, c, s);
+        }
+    }
+}
+
+/* Whether the group's configuration, as far as this node knows, still counts on it. */
+static bool configured(struct vshard_node *n, uint64_t group)
+{
+    struct vshard_raft_member member[VSHARD_RAFT_MEMBERS_MAX];
+    uint32_t count = 0;
+
+    if (vshard_raft_members(n->raft, group, member, &count) != VSHARD_OK)
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        if (member[i].node == n->node && member[i].incarnation == n->incarnation)
+            return true;
+    }
+    return false;
+}
+
+static void drop(struct vshard_node *n, struct vs_replica *r)
+{
+    const struct vshard_wal_record forget = { .group = r->group, .kind = VSHARD_WAL_FORGET };
+
+    if (!r->dropped) {
+        vs_node_event(n, VSHARD_LOG_INFO, "node.dropped", r->group, "replica", 0);
+        r->dropped = 1;
+        vshard_raft_close(n->raft, r->group);
+        vs_take_effects(n);
+        r->open = 0;
+        r->role = VSHARD_RAFT_FOLLOWER;
+        r->leader = 0;
+        vshard_wal_append(n->wal, &forget, 1, NULL); /* at worst it is dropped again later */
+    }
+    if (r->readers != 0 || r->writers != 0 || r->queue.first != NULL || r->apply_busy ||
+        r->taking_index != 0)
+        return; /* when its items are done */
+    vs_replica_files_remove(n, r);
+    vs_replica_free(n, r);
+}
+
+static void drop_all(struct vshard_node *n)
+{
+    for (uint32_t i = n->replica_count; i-- > 1;) {
+        struct vs_replica *r = n->replica[i];
+        const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, r->group, NULL);
+
+        if (shard != NULL && !r->dropped &&
+            named(shard->members, shard->member_count, n->node, n->incarnation)) {
+            r->unwanted_ns = 0;
+            continue;
+        }
+        if (r->unwanted_ns == 0)
+            r->unwanted_ns = n->now;
+        /* A quorum may still need it: until the group counts without it, or goes silent. */
+        if (shard == NULL || r->dropped || !configured(n, r->group) ||
+            (r->leader == 0 && n->now - r->unwanted_ns > LETS_GO_NS))
+            drop(n, r);
+    }
+}
+
+void vs_steward_map(struct vshard_node *n)
+{
+    if (n->meta_seen)
+        return;
+    n->meta_seen = 1;
+    for (uint32_t i = 0; i < n->meta.node_count; i++)
+        vs_peer_meet(n, n->meta.node[i].node);
+    open_all(n);
+    vs_admin_known(n);
+    n->steward_at = n->now;
+}
+
+/* ---- the members of a group, by its leader ---- */
+
+static uint32_t wanted_members(struct vshard_node *n, const struct vs_replica *r,
+                               struct vshard_raft_member *to)
+{
+    const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, r->group, NULL);
+    uint32_t count = 0, voters = 0;
+
+    if (r->group == VS_META) {
+        for (uint32_t i = 0; i < n->meta.node_count; i++) {
+            const struct vs_meta_node *x = &n->meta.node[i];
+
+            voters++;
+            to[count++] = (struct vshard_raft_member){
+                x->node, x->incarnation, voters <= 5 ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER, 0
+            };
+        }
+        return count;
+    }
+    for (uint32_t i = 0; shard != NULL && i < shard->member_count; i++)
+        to[count++] =
+            (struct vshard_raft_member){ shard->members[i].node, shard->members[i].incarnation,
+                                         VSHARD_RAFT_VOTER, i == 0 };
+    return count;
+}
+
+static bool same_members(const struct vshard_raft_member *a, uint32_t a_count,
+                         const struct vshard_raft_member *b, uint32_t b_count)
+{
+    if (a_count != b_count)
+        return false;
+    for (uint32_t i = 0; i < a_count; i++) {
+        uint32_t k = 0;
+
+        while (k < b_count && (a[i].node != b[k].node || a[i].incarnation != b[k].incarnation ||
+                               a[i].role != b[k].role || a[i].priority != b[k].priority))
+            k++;
+        if (k == b_count)
+            return false;
+    }
+    return true;
+}
+
+static void configure(struct vshard_node *n, struct vs_replica *r)
+{
+    struct vshard_raft_event event = vs_event(VSHARD_RAFT_CONFIGURE, r->group);
+    struct vshard_raft_member now[VSHARD_RAFT_MEMBERS_MAX], wanted[VSHARD_RAFT_MEMBERS_MAX];
+    uint32_t now_count = 0, wanted_count = wanted_members(n, r, wanted);
+
+    if (wanted_count == 0 || vshard_raft_members(n->raft, r->group, now, &now_count) != VSHARD_OK ||
+        same_members(now, now_count, wanted, wanted_count))
+        return;
+    /* Of the map's group no founder is put out because it is not written down yet. */
+    if (r->group == VS_META && wanted_count < now_count && n->meta.node_count < n->founder_count)
+        return;
+    event.members = wanted;
+    event.member_count = wanted_count;
+    vs_step(n, &event); /* EBUSY while one is under way: the next time */
+}
+
+/* ---- the map's leader ---- */
+
+static void propose(struct vshard_node *n, struct vs_out *o)
+{
+    struct vshard_raft_event event = vs_event(VSHARD_RAFT_PROPOSE, VS_META);
+    struct vshard_raft_entry entry = { .kind = VSHARD_RAFT_DATA };
+    struct vs_proposal *p = NULL;
+
+    if (o->status == VSHARD_OK)
+        p = vs_proposal_new(n, VS_PROPOSED_SELF, VS_META);
+    if (p != NULL) {
+        entry.data = o->at;
+        entry.count = o->count;
+        event.tag = (uintptr_t)p;
+        event.entries = &entry;
+        event.entry_count = 1;
+        n->steward_busy = 1;
+        if (vs_step(n, &event) != VSHARD_OK) {
+            n->steward_busy = 0;
+            vs_proposal_free(n, p);
+        }
+    }
+    vs_out_free(o);
+}
+
+void vs_steward_proposed(struct vshard_node *n, int status)
+{
+    (void)status; /* what is still to do, the next look will find */
+    n->steward_busy = 0;
+}
+
+/* True if a member of the map's group was not written down. */
+static bool write_down(struct vshard_node *n)
+{
+    struct vshard_raft_member now[VSHARD_RAFT_MEMBERS_MAX];
+    struct vs_out o = { .allocator = n->allocator };
+    uint32_t count = 0;
+
+    if (vshard_raft_members(n->raft, VS_META, now, &count) != VSHARD_OK)
+        return false;
+    if (n->meta.node_count >= n->founder_count && n->meta.applied != 0)
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        if (vs_cluster_node(&n->meta, now[i].node) != NULL)
+            continue;
+        vs_cmd_node(&o, now[i].node, now[i].incarnation);
+        propose(n, &o);
+        return true;
+    }
+    return false;
+}
+
+/* A node with the fewest replicas that is alive and has none of this shard. */
+static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard)
+{
+    struct vs_placing p = { .count = 0 };
+    uint64_t node = 0;
+
+    for (uint32_t i = 0; i < n->meta.node_count; i++) {
+        uint64_t x = n->meta.node[i].node;
+        bool has = false;
+
+        for (uint32_t k = 0; k < shard->member_count; k++)
+            has |= shard->members[k].node == x;
+        if (!has && vs_peer_alive(n, x, 4 * n->o.election_ns))
+            p.node[p.count++].node = x;
+    }
+    for (uint32_t i = 0; i < n->meta.collection_count; i++) {
+        const struct vs_collection *c = n->meta.collection[i];
+
+        for (uint32_t s = 0; s < c->spec.shards; s++) {
+            for (uint32_t k = 0; k < c->shard[s].member_count; k++)
+                vs_placing_count(&p, c->shard[s].members[k].node, k == 0);
+        }
+    }
+    if (p.count != 0)
+        vs_place(&p, &node, 1);
+    return node;
+}
+
+/* One member at a time: one that came back under another incarnation, or one whose node is
+ * gone. Only while most of the shard's members are there: else nothing can be decided. */
+static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
+{
+    struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1];
+    struct vs_out o = { .allocator = n->allocator };
+    uint32_t alive = 0, at = shard->member_count;
+    const struct vs_meta_node *x;
+
+    memcpy(members, shard->members, sizeof members);
+    for (uint32_t i = 0; i < shard->member_count; i++) {
+        x = vs_cluster_node(&n->meta, members[i].node);
+        if (x != NULL && x->incarnation != members[i].incarnation) {
+            members[i] = *x;
+            vs_cmd_members(&o, shard->group, members, shard->member_count);
+            propose(n, &o);
+            return true;
+        }
+        alive += vs_peer_alive(n, members[i].node, 4 * n->o.election_ns);
+        if (!vs_peer_alive(n, members[i].node, n->o.replace_ns))
+            at = i;
+    }
+    if (n->o.replace_ns == VS_NEVER || at == shard->member_count ||
+        alive <= shard->member_count / 2)
+        return false;
+    x = vs_cluster_node(&n->meta, spare(n, shard));
+    if (x == NULL)
+        return false;
+    vs_node_event(n, VSHARD_LOG_WARN, "node.replaces", shard->group, "lost member",
+                  (int64_t)members[at].node);
+    members[at] = *x;
+    vs_cmd_members(&o, shard->group, members, shard->member_count);
+    propose(n, &o);
+    return true;
+}
+
+static void lead_map(struct vshard_node *n)
+{
+    if (n->steward_busy || write_down(n))
+        return;
+    for (uint32_t i = 0; i < n->meta.collection_count; i++) {
+        const struct vs_collection *c = n->meta.collection[i];
+
+        for (uint32_t s = 0; s < c->spec.shards; s++) {
+            if (replace_in(n, &c->shard[s]))
+                return;
+        }
+    }
+}
+
+void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation)
+{
+    const struct vs_meta_node *x = vs_cluster_node(&n->meta, from);
+    struct vs_out o = { .allocator = n->allocator };
+
+    if ((x != NULL && x->incarnation == incarnation) || n->steward_busy)
+        return;
+    vs_cmd_node(&o, from, incarnation);
+    propose(n, &o); /* by way of the leader; the sender asks again if it is lost */
+}
+
+/* ---- gossip ---- */
+
+static void gossip(struct vshard_node *n)
+{
+    struct vs_out o = { .allocator = n->allocator };
+    uint32_t count = 0;
+
+    vs_put32(&o, 0);
+    for (uint32_t i = 0; i < n->replica_count; i++) {
+        const struct vs_replica *r = n->replica[i];
+
+        if (!r->open || r->dropped)
+            continue;
+        count++;
+        vs_put64(&o, r->group);
+        vs_put64(&o, atomic_load(&r->applied));
+        vs_put64(&o, r->leader);
+        vs_put64(&o, r->term);
+        vs_put64(&o, r->digest_index);
+        vs_put64(&o, r->digest);
+    }
+    if (o.status == VSHARD_OK) {
+        vs_store32(o.at, count);
+        for (uint32_t i = 0; i < n->peer_count; i++)
+            vs_post(n, n->peer[i].node, VS_FRAME_GOSSIP, VS_META, o.at, o.count, NULL, 0);
+    }
+    vs_out_free(&o);
+}
+
+static void compare_digest(struct vshard_node *n, const struct vs_hint *h)
+{
+    struct vs_replica *r = vs_replica_find(n, h->group);
+
+    if (r == NULL || r->digest_index == 0 || r->digest_index != h->digest_index ||
+        r->digest == h->digest || r->reported)
+        return;
+    r->reported = 1;
+    vs_node_event(n, VSHARD_LOG_ERROR, "node.diverged", r->group, "from node", (int64_t)h->node);
+}
+
+void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in)
+{
+    uint32_t count = vs_take32(in);
+
+    for (uint32_t i = 0; i < count && in->status == VSHARD_OK; i++) {
+        struct vs_hint got = { .node = from }, *h;
+
+        got.group = vs_take64(in);
+        got.applied = vs_take64(in);
+        got.leader = vs_take64(in);
+        got.term = vs_take64(in);
+        got.digest_index = vs_take64(in);
+        got.digest = vs_take64(in);
+        if (in->status != VSHARD_OK || vs_cluster_group(&n->meta, got.group, NULL) == NULL)
+            continue;
+        h = vs_hint_add(n, from, got.group);
+        if (h != NULL)
+            *h = got;
+        compare_digest(n, &got);
+    }
+}
+
+void vs_steward_time(struct vshard_node *n)
+{
+    if (n->now >= n->gossip_at) {
+        n->gossip_at = n->now + GOSSIP_NS;
+        gossip(n);
+    }
+    if (n->now < n->steward_at)
+        return;
+    n->steward_at = n->now + STEWARD_NS;
+    drop_all(n);
+    for (uint32_t i = 0; i < n->replica_count; i++) {
+        struct vs_replica *r = n->replica[i];
+
+        vs_serve_time(n, r);
+        if (r->open && r->role == VSHARD_RAFT_LEADER)
+            configure(n, r);
+    }
+    if (n->replica[0]->role == VSHARD_RAFT_LEADER)
+        lead_map(n);
+}

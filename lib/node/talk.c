@@ -1,0 +1,292 @@
+/* talk.c - what nodes say to each other, as bytes, and who takes what arrives.
+ *
+ *     type           group   payload
+ *     RAFT           -       a message of the core
+ *     READ           shard   see ask.c: a search or a fetch of one shard
+ *     READ_REPLY     shard
+ *     WRITE          shard   see write.c: a batch for the shard's leader
+ *     WRITE_REPLY    shard
+ *     GOSSIP         -       see steward.c: how the sender's replicas are
+ *     JOIN           -       nothing: the sender asks for admission
+ *     CANCEL         -       8 request: its reads are not wanted any more
+ *
+ * Integers are little-endian. Frames may be lost, repeated and overtaken: each says what
+ * it answers, and an answer nobody waits for is dropped. */
+#include "node/core.h"
+
+/* ---- bytes ---- */
+
+static bool reserve(struct vs_out *o, size_t more)
+{
+    size_t cap = o->cap ? o->cap : 256;
+    unsigned char *at;
+
+    if (o->status != VSHARD_OK || more > SIZE_MAX / 4 - o->count)
+        return false;
+    if (o->count + more <= o->cap)
+        return true;
+    while (cap < o->count + more)
+        cap *= 2;
+    at = vs_alloc(o->allocator, cap);
+    if (at == NULL) {
+        o->status = VSHARD_ENOMEM;
+        return false;
+    }
+    if (o->count != 0)
+        memcpy(at, o->at, o->count);
+    vs_free(o->allocator, o->at, o->cap);
+    o->at = at;
+    o->cap = cap;
+    return true;
+}
+
+void *vs_put_room(struct vs_out *o, size_t count)
+{
+    if (!reserve(o, count))
+        return NULL;
+    o->count += count;
+    return o->at + o->count - count;
+}
+
+void vs_put32(struct vs_out *o, uint32_t v)
+{
+    void *to = vs_put_room(o, 4);
+
+    if (to != NULL)
+        vs_store32(to, v);
+}
+
+void vs_put64(struct vs_out *o, uint64_t v)
+{
+    void *to = vs_put_room(o, 8);
+
+    if (to != NULL)
+        vs_store64(to, v);
+}
+
+void vs_put_float(struct vs_out *o, float f)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &f, sizeof bits);
+    vs_put32(o, bits);
+}
+
+void vs_put_key(struct vs_out *o, struct vshard_key key)
+{
+    vs_put64(o, key.hi);
+    vs_put64(o, key.lo);
+}
+
+void vs_put_bytes(struct vs_out *o, const void *bytes, size_t count)
+{
+    void *to = count != 0 ? vs_put_room(o, count) : NULL;
+
+    if (to != NULL)
+        memcpy(to, bytes, count);
+}
+
+void vs_put_text(struct vs_out *o, const char *text)
+{
+    size_t count = strlen(text);
+
+    vs_put32(o, (uint32_t)count);
+    vs_put_bytes(o, text, count);
+}
+
+void vs_out_free(struct vs_out *o)
+{
+    vs_free(o->allocator, o->at, o->cap);
+    *o = (struct vs_out){ .allocator = o->allocator };
+}
+
+const void *vs_take_bytes(struct vs_in *in, size_t count)
+{
+    const void *at = in->at;
+
+    if (in->status != VSHARD_OK || count > in->left) {
+        in->status = VSHARD_ECORRUPT;
+        return NULL;
+    }
+    in->at += count;
+    in->left -= count;
+    return at;
+}
+
+uint32_t vs_take32(struct vs_in *in)
+{
+    const void *at = vs_take_bytes(in, 4);
+
+    return at ? vs_load32(at) : 0;
+}
+
+uint64_t vs_take64(struct vs_in *in)
+{
+    const void *at = vs_take_bytes(in, 8);
+
+    return at ? vs_load64(at) : 0;
+}
+
+float vs_take_float(struct vs_in *in)
+{
+    uint32_t bits = vs_take32(in);
+    float f;
+
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+struct vshard_key vs_take_key(struct vs_in *in)
+{
+    struct vshard_key key = { 0, 0 };
+
+    key.hi = vs_take64(in);
+    key.lo = vs_take64(in);
+    return key;
+}
+
+void vs_take_text(struct vs_in *in, char text[VSHARD_NAME_MAX + 1])
+{
+    uint32_t count = vs_take32(in);
+    const void *at;
+
+    text[0] = 0;
+    if (count > VSHARD_NAME_MAX)
+        in->status = VSHARD_ECORRUPT;
+    at = vs_take_bytes(in, count);
+    if (at == NULL)
+        return;
+    memcpy(text, at, count);
+    text[count] = 0;
+}
+
+/* ---- frames ---- */
+
+void vs_post(struct vshard_node *n, uint64_t node, uint32_t type, uint64_t group, const void *head,
+             size_t head_bytes, const void *body, size_t body_bytes)
+{
+    const struct vshard_frame f = { .size = sizeof f,
+                                    .type = type,
+                                    .group = group,
+                                    .node = node,
+                                    .head = head,
+                                    .head_bytes = head_bytes,
+                                    .body = body,
+                                    .body_bytes = body_bytes };
+    size_t cap = vshard_wire_bound(head_bytes + body_bytes);
+    struct vs_sending *s = vs_alloc(n->allocator, sizeof *s + cap);
+
+    if (s == NULL)
+        return; /* as if the network had lost it */
+    *s = (struct vs_sending){ .node = node, .cap = cap };
+    if (vshard_wire_encode(n->wire, &f, s + 1, cap, &s->count) != VSHARD_OK) {
+        vs_free(n->allocator, s, sizeof *s + cap);
+        return;
+    }
+    *n->sending_end = s;
+    n->sending_end = &s->next;
+}
+
+/* ---- peers ---- */
+
+struct vs_peer *vs_peer_find(struct vshard_node *n, uint64_t node)
+{
+    for (uint32_t i = 0; i < n->peer_count; i++) {
+        if (n->peer[i].node == node)
+            return &n->peer[i];
+    }
+    return NULL;
+}
+
+struct vs_peer *vs_peer_meet(struct vshard_node *n, uint64_t node)
+{
+    struct vs_peer *p = vs_peer_find(n, node);
+    uint32_t oldest = 0;
+
+    if (p != NULL || node == n->node || node == 0)
+        return p;
+    for (uint32_t i = 1; i < n->peer_count; i++)
+        oldest = n->peer[i].heard_ns < n->peer[oldest].heard_ns ? i : oldest;
+    p = n->peer_count < VSHARD_NODES_MAX ? &n->peer[n->peer_count++] : &n->peer[oldest];
+    *p = (struct vs_peer){ .node = node, .first_ns = n->now };
+    return p;
+}
+
+bool vs_peer_alive(struct vshard_node *n, uint64_t node, uint64_t silence_ns)
+{
+    const struct vs_peer *p = vs_peer_find(n, node);
+    uint64_t since;
+
+    if (node == n->node)
+        return true;
+    if (p == NULL)
+        return false;
+    since = p->heard_ns > p->first_ns ? p->heard_ns : p->first_ns;
+    return n->now - since <= silence_ns;
+}
+
+struct vs_hint *vs_hint_find(struct vshard_node *n, uint64_t node, uint64_t group)
+{
+    for (uint32_t i = 0; i < n->hint_count; i++) {
+        if (n->hint[i].group == group && n->hint[i].node == node)
+            return &n->hint[i];
+    }
+    return NULL;
+}
+
+struct vs_hint *vs_hint_add(struct vshard_node *n, uint64_t node, uint64_t group)
+{
+    struct vs_hint *h = vs_hint_find(n, node, group);
+    uint32_t cap = n->hint_cap ? 2 * n->hint_cap : 64;
+
+    if (h != NULL)
+        return h;
+    if (n->hint_count == n->hint_cap) {
+        if (cap > VSHARD_CLUSTER_SHARDS_MAX * (VSHARD_REPLICAS_MAX + 1))
+            return NULL;
+        h = vs_alloc(n->allocator, cap * sizeof *h);
+        if (h == NULL)
+            return NULL; /* it is only advice */
+        if (n->hint_count != 0)
+            memcpy(h, n->hint, n->hint_count * sizeof *h);
+        vs_free(n->allocator, n->hint, n->hint_cap * sizeof *h);
+        n->hint = h;
+        n->hint_cap = cap;
+    }
+    h = &n->hint[n->hint_count++];
+    *h = (struct vs_hint){ .node = node, .group = group };
+    return h;
+}
+
+/* ---- what arrives ---- */
+
+static void take_message(struct vshard_node *n, const struct vshard_frame *f)
+{
+    struct vshard_raft_event event = vs_event(VSHARD_RAFT_MESSAGE, 0);
+
+    event.bytes = f->head;
+    event.byte_count = f->head_bytes;
+    vs_step(n, &event); /* what it refuses, it counts */
+}
+
+void vs_receive(struct vshard_node *n, const struct vshard_frame *f)
+{
+    struct vs_in in = { .at = f->head, .left = (size_t)f->head_bytes };
+    struct vs_peer *p = vs_peer_meet(n, f->node);
+
+    if (p != NULL) {
+        p->heard_ns = n->now;
+        p->incarnation = f->incarnation;
+    }
+    switch (f->type) {
+    case VS_FRAME_RAFT: take_message(n, f); break;
+    case VS_FRAME_READ: vs_serve_read(n, f->node, &in); break;
+    case VS_FRAME_READ_REPLY: vs_read_reply(n, f->node, &in); break;
+    case VS_FRAME_WRITE: vs_serve_write(n, f->node, &in); break;
+    case VS_FRAME_WRITE_REPLY: vs_write_reply(n, f->node, &in); break;
+    case VS_FRAME_GOSSIP: vs_gossip_take(n, f->node, &in); break;
+    case VS_FRAME_JOIN: vs_join_take(n, f->node, f->incarnation); break;
+    case VS_FRAME_CANCEL: vs_serve_cancel(n, f->node, vs_take64(&in)); break;
+    default: n->frames_refused++; /* of a later version, perhaps */
+    }
+}

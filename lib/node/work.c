@@ -1,0 +1,332 @@
+/* work.c - what each item of work does, on whatever thread takes it.
+ *
+ * A reader may look at its replica's shard, a writer may change it. Of the node only what
+ * never changes is touched: allocator, storage, paths, options. */
+#include "node/core.h"
+
+#include <math.h>
+#include <stdio.h>
+
+enum { CHUNK = 256 << 10 };
+
+/* ---- apply ---- */
+
+/* A step of one entry; *rows are those that it took. */
+static int apply_one(struct vs_replica *r, const struct vs_entry *e, uint32_t *rows, bool *whole)
+{
+    struct vs_shard_stats stats;
+    struct vs_batch b = { .count = 0 };
+    uint32_t before = r->row;
+    int rc = VSHARD_OK;
+
+    *whole = true;
+    vs_shard_stats(r->shard, &stats);
+    if (e->index <= stats.applied) { /* a snapshot that was installed has it */
+        before = r->row = 0;
+    } else if (e->count == 0) {
+        vs_shard_pass(r->shard, e->index);
+    } else {
+        rc = vs_batch_decode(&b, e + 1, e->count);
+        if (rc == VSHARD_OK)
+            rc = vs_shard_apply(r->shard, e->index, e + 1, e->count, &r->row);
+        *whole = r->row == b.count;
+    }
+    *rows = r->row - before;
+    if (rc == VSHARD_OK && *whole)
+        r->row = 0;
+    return rc;
+}
+
+/* A step is about VS_CHUNK_ROWS rows: one of a large entry, or many small entries. */
+static int apply(struct vs_item *item)
+{
+    struct vs_replica *r = item->replica;
+    struct vs_entry *e = item->entry;
+    struct vs_shard_stats stats;
+    uint32_t taken = 0, rows;
+    bool whole = true;
+    int rc = VSHARD_OK;
+
+    for (uint64_t i = 0; i < item->entries && whole && taken < VS_CHUNK_ROWS; i++) {
+        if (i != 0)
+            e = e->next;
+        rc = apply_one(r, e, &rows, &whole);
+        if (rc != VSHARD_OK)
+            break;
+        taken += rows + 1;
+        if (whole)
+            atomic_store(&r->applied, e->index);
+    }
+    vs_shard_stats(r->shard, &stats);
+    atomic_store(&r->rows, stats.rows);
+    return rc;
+}
+
+/* ---- reads ---- */
+
+static int search(const struct vshard_node *n, struct vs_item *item)
+{
+    struct vs_serving *s = item->serving;
+    const struct vs_shard_query q = { .vector = s->query,
+                                      .k = s->k,
+                                      .ef = s->ef,
+                                      .exact = s->flags & VSHARD_NODE_EXACT,
+                                      .condition_count = s->condition_count,
+                                      .conditions = s->condition,
+                                      .bound = s->bound,
+                                      .target_recall = s->target_recall,
+                                      .deadline_ns = s->deadline_ns,
+                                      .clock = n->clock,
+                                      .cancel = &s->cancel };
+    int rc;
+
+    s->hits = vs_alloc(n->allocator, s->k * sizeof *s->hits);
+    if (s->hits == NULL)
+        return VSHARD_ENOMEM;
+    rc = vs_shard_search(item->replica->shard, &q, s->hits, &s->answer);
+    item->position = s->answer.position;
+    return rc;
+}
+
+static int fetch(struct vs_item *item)
+{
+    struct vs_serving *s = item->serving;
+    const struct vs_replica *r = item->replica;
+    uint32_t vector_bytes = vs_plan_vector_bytes(&r->plan);
+    uint32_t attributes = r->plan.attribute_count;
+    int64_t attribute[VS_ATTRIBUTES_MAX];
+    struct vs_shard_stats stats;
+    const void *payload;
+    void *vector;
+    int rc;
+
+    vs_shard_stats(r->shard, &stats);
+    item->position = stats.applied;
+    vector = vs_put_room(&s->row, vector_bytes);
+    if (vector == NULL)
+        return VSHARD_ENOMEM;
+    rc = vs_shard_fetch(r->shard, s->key, vector, attribute, &s->version, &payload,
+                        &s->payload_bytes);
+    if (rc != VSHARD_OK)
+        return rc;
+    while (s->row.count % 8 != 0)
+        vs_put_bytes(&s->row, "", 1);
+    for (uint32_t i = 0; i < attributes; i++)
+        vs_put64(&s->row, (uint64_t)attribute[i]);
+    vs_put_bytes(&s->row, payload, s->payload_bytes);
+    s->vector_bytes = vector_bytes;
+    s->attribute_count = attributes;
+    return s->row.status;
+}
+
+/* ---- snapshots ---- */
+
+static int save(struct vshard_node *n, struct vs_item *item)
+{
+    char path[4096];
+
+    vs_snapshot_path(n, path, item->replica->group, item->index);
+    return vs_shard_save(item->replica->shard, path, item->bytes, item->meta_bytes);
+}
+
+static int save_map(struct vshard_node *n, struct vs_item *item)
+{
+    char path[4096], map[4096 + 8];
+
+    vs_snapshot_path(n, path, item->replica->group, item->index);
+    snprintf(map, sizeof map, "%s.map", path);
+    return vs_file_replace(&n->storage, map, item->bytes, item->meta_bytes);
+}
+
+/* The files that a snapshot travels as; one for the map. */
+struct files {
+    char name[2][4096 + 8];
+    uint64_t bytes[2];
+    uint32_t count, head; /* head: bytes before the first */
+};
+
+static void files_of(struct files *f, const struct vs_replica *r, const char *path)
+{
+    *f = (struct files){ .count = r->group == VS_META ? 1 : 2,
+                         .head = r->group == VS_META ? 0 : 16 };
+    snprintf(f->name[0], sizeof f->name[0], "%s.%s", path, r->group == VS_META ? "map" : "rows");
+    snprintf(f->name[1], sizeof f->name[1], "%s.index", path);
+}
+
+static int read_part(struct vshard_node *n, const char *name, uint64_t offset, void *to,
+                     size_t count, uint64_t *bytes)
+{
+    uint64_t file;
+    int rc = vs_io_open(&n->storage, name, 0, &file, bytes);
+
+    if (rc != VSHARD_OK)
+        return rc;
+    if (offset < *bytes && count != 0)
+        rc = vs_io_read(&n->storage, file, offset, to,
+                        *bytes - offset < count ? (size_t)(*bytes - offset) : count);
+    vs_io_close(&n->storage, file);
+    return rc;
+}
+
+static int read_chunk(struct vshard_node *n, struct vs_item *item)
+{
+    char path[4096];
+    struct files f;
+    uint64_t at, end;
+    unsigned char *to;
+    int rc = VSHARD_OK;
+
+    vs_snapshot_path(n, path, item->replica->group, item->index);
+    files_of(&f, item->replica, path);
+    item->bytes = to = vs_alloc(n->allocator, CHUNK);
+    if (to == NULL)
+        return VSHARD_ENOMEM;
+    item->count = CHUNK;
+    for (uint32_t i = 0; rc == VSHARD_OK && i < f.count; i++)
+        rc = read_part(n, f.name[i], 0, NULL, 0, &f.bytes[i]);
+    end = f.head + f.bytes[0] + f.bytes[1];
+    if (item->offset > end)
+        rc = VSHARD_ENOTFOUND;
+    for (at = item->offset; rc == VSHARD_OK && at < end && at < item->offset + CHUNK;) {
+        unsigned char head[16];
+        size_t room = (size_t)(item->offset + CHUNK - at), count;
+
+        if (at < f.head) {
+            vs_store64(head, f.bytes[0]);
+            vs_store64(head + 8, f.bytes[1]);
+            count = (size_t)(f.head - at) < room ? (size_t)(f.head - at) : room;
+            memcpy(to, head + at, count);
+        } else {
+            uint32_t i = at - f.head >= f.bytes[0];
+            uint64_t inside = at - f.head - (i ? f.bytes[0] : 0), left = f.bytes[i] - inside;
+
+            count = left < room ? (size_t)left : room;
+            rc = read_part(n, f.name[i], inside, to, count, &left);
+        }
+        to += count;
+        at += count;
+    }
+    item->meta_bytes = (size_t)(at - item->offset);
+    item->last = at == end;
+    return rc;
+}
+
+static int write_part(struct vshard_node *n, const char *name, uint64_t offset, const void *from,
+                      size_t count)
+{
+    uint32_t flags = VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE;
+    uint64_t file;
+    int rc = vs_io_open(&n->storage, name, offset == 0 ? flags | VSHARD_IO_OPEN_TRUNCATE : flags,
+                        &file, NULL);
+    int closed;
+
+    if (rc != VSHARD_OK)
+        return rc;
+    if (count != 0)
+        rc = vs_io_write(&n->storage, file, offset, from, count);
+    closed = vs_io_close(&n->storage, file);
+    return rc != VSHARD_OK ? rc : closed;
+}
+
+/* The head says where the first file ends; pieces come in order, so it is known by then. */
+static int write_piece(struct vshard_node *n, struct vs_item *item)
+{
+    struct vs_replica *r = item->replica;
+    char path[4096];
+    struct files f;
+    const unsigned char *from = item->bytes;
+    uint64_t at = item->offset, end = item->offset + item->meta_bytes;
+    int rc = VSHARD_OK;
+
+    vs_incoming_path(n, path, r->group);
+    files_of(&f, r, path);
+    for (; at < end && at < f.head; at++)
+        r->incoming_head[at] = *from++;
+    f.bytes[0] = f.head != 0 ? vs_load64(r->incoming_head) : UINT64_MAX / 2;
+    while (rc == VSHARD_OK && at < end) {
+        uint32_t i = at - f.head >= f.bytes[0];
+        uint64_t inside = at - f.head - (i ? f.bytes[0] : 0), left = end - at;
+
+        if (i == 0 && left > f.bytes[0] - inside)
+            left = f.bytes[0] - inside;
+        rc = write_part(n, f.name[i], inside, from, (size_t)left);
+        from += left;
+        at += left;
+    }
+    return rc;
+}
+
+static int move_in(struct vshard_node *n, const char *from, const char *to)
+{
+    uint64_t file;
+    int rc = vs_io_open(&n->storage, from, VSHARD_IO_OPEN_WRITE, &file, NULL);
+
+    if (rc != VSHARD_OK)
+        return rc;
+    rc = vs_io_sync(&n->storage, file);
+    vs_io_close(&n->storage, file);
+    return rc == VSHARD_OK ? vs_io_rename(&n->storage, from, to) : rc;
+}
+
+static int install(struct vshard_node *n, struct vs_item *item)
+{
+    struct vs_replica *r = item->replica;
+    char path[4096];
+    struct files from, to;
+    struct vs_shard *shard = NULL;
+    struct vs_shard_stats stats;
+    void *meta = NULL;
+    size_t meta_bytes = 0;
+    int rc = VSHARD_OK;
+
+    vs_incoming_path(n, path, r->group);
+    files_of(&from, r, path);
+    vs_snapshot_path(n, path, r->group, item->index);
+    files_of(&to, r, path);
+    for (uint32_t i = to.count; rc == VSHARD_OK && i-- > 0;)
+        rc = move_in(n, from.name[i], to.name[i]);
+    if (rc == VSHARD_OK)
+        rc = vs_io_sync_dir(&n->storage, n->path);
+    if (rc != VSHARD_OK || r->group == VS_META)
+        return rc;
+    rc = vs_shard_open(&r->plan, path, &shard, &meta, &meta_bytes);
+    vs_free(n->allocator, meta, meta_bytes);
+    if (rc != VSHARD_OK)
+        return rc;
+    vs_shard_stats(shard, &stats);
+    if (stats.applied != item->index) {
+        vs_shard_destroy(shard);
+        return VSHARD_ECORRUPT;
+    }
+    vs_shard_destroy(r->shard);
+    r->shard = shard;
+    r->row = 0;
+    atomic_store(&r->rows, stats.rows);
+    if (atomic_load(&r->applied) < stats.applied)
+        atomic_store(&r->applied, stats.applied);
+    return VSHARD_OK;
+}
+
+static int digest(struct vs_item *item)
+{
+    struct vs_shard_stats stats;
+
+    vs_shard_stats(item->replica->shard, &stats);
+    item->position = stats.applied;
+    return vs_shard_digest(item->replica->shard, &item->digest);
+}
+
+int vs_item_run(struct vshard_node *n, struct vs_item *item)
+{
+    switch (item->kind) {
+    case VS_ITEM_APPLY: return apply(item);
+    case VS_ITEM_SEARCH: return search(n, item);
+    case VS_ITEM_FETCH: return fetch(item);
+    case VS_ITEM_SNAPSHOT: return save(n, item);
+    case VS_ITEM_META: return save_map(n, item);
+    case VS_ITEM_CHUNK: return read_chunk(n, item);
+    case VS_ITEM_PIECE: return write_piece(n, item);
+    case VS_ITEM_INSTALL: return install(n, item);
+    default: return digest(item);
+    }
+}

@@ -1,0 +1,90 @@
+/* cluster.h - nodes in one process on virtual time: an array is the network, and storage in
+ * memory the disks. For tests of vshard/node.h and for the simulator.
+ *
+ * Everything follows from the seed and the calls. A message takes NET_MIN_NS and up to
+ * NET_SPREAD_NS more, may be lost or repeated, and does not pass a cut. A node that is
+ * killed loses what its disk had not synced. */
+#ifndef SUPPORT_CLUSTER_H
+#define SUPPORT_CLUSTER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <vshard.h>
+
+#include "support/fault_storage.h"
+
+enum { CLUSTER_NODES = 8, CLUSTER_ANSWERS = 1 << 16, CLUSTER_HITS = 64, CLUSTER_POSITIONS = 16 };
+
+#define CLUSTER_MS ((uint64_t)1000000)
+
+/* An answer, kept. */
+struct cluster_answer {
+    uint64_t tag, at_ns;
+    uint32_t kind, times; /* times: how often it was answered; 0: not yet */
+    int32_t status;
+    uint32_t shards, shards_answered, hit_count, position_count, hedges;
+    uint64_t version, rows;
+    struct vshard_merge_hit hits[CLUSTER_HITS];
+    struct vshard_position positions[CLUSTER_POSITIONS];
+    float vector[32];
+    uint32_t payload_bytes;
+    char payload[64];
+};
+
+struct cluster_message {
+    uint64_t at_ns, order;
+    uint64_t from, to;
+    size_t count;
+    unsigned char *bytes;
+};
+
+struct cluster_node {
+    struct cluster *cluster;
+    uint64_t id;
+    struct vshard_node *node; /* NULL: down */
+    struct fault_storage *disk;
+    uint64_t paused_until; /* takes no event before */
+    uint32_t side;         /* messages pass between nodes of one side */
+    uint32_t joins;
+    int32_t opened; /* the status of the last opening */
+    uint32_t reserved;
+};
+
+struct cluster {
+    uint64_t now, random, order;
+    uint32_t count; /* nodes 1..count */
+    uint32_t founders;
+    uint32_t lose_per_mille, repeat_per_mille;
+    uint64_t spread_ns;
+    struct cluster_node node[CLUSTER_NODES + 1];
+    struct cluster_message *message; /* a heap */
+    size_t message_count, message_cap;
+    struct cluster_answer *answer; /* [CLUSTER_ANSWERS] by tag */
+    struct vshard_node_options options;
+    const struct vshard_logger *logger;
+    uint64_t sent, lost;
+};
+
+/* Founders 1..founders are formatted and opened; nodes up to `count` are not yet there. */
+struct cluster *cluster_create(uint32_t founders, uint32_t count, uint64_t seed,
+                               const struct vshard_node_options *options);
+void cluster_destroy(struct cluster *c);
+
+/* Lets time pass. */
+void cluster_run(struct cluster *c, uint64_t ns);
+/* Until tag is answered, at most so long; NULL if it is not. */
+struct cluster_answer *cluster_wait(struct cluster *c, uint64_t tag, uint64_t ns);
+
+/* Power is cut: what was not synced is gone, in a way that the seed decides. */
+void cluster_kill(struct cluster *c, uint64_t id);
+int cluster_start(struct cluster *c, uint64_t id);
+/* The disk is empty, and the node has asked `peer` for admission. */
+void cluster_join(struct cluster *c, uint64_t id, uint64_t peer);
+
+uint64_t cluster_random(struct cluster *c, uint64_t below);
+/* Who leads a shard, as a node that is up says; 0 if nobody. */
+uint64_t cluster_leader(struct cluster *c, const char *collection, uint32_t shard);
+
+#endif

@@ -1,0 +1,73 @@
+/* raft_close.c - a group is closed at a node that has others.
+ *
+ * Method: one replica of three leads, has requests under way and barriers not reached, and
+ * is closed; the node must answer what was asked and go on with its other groups. */
+#include "support/raft_rig.h"
+
+static void open_other(struct rig *t, uint64_t group)
+{
+    struct vshard_raft_boot b = {
+        .size = sizeof b, .group = group, .members = three, .member_count = 3
+    };
+
+    cr_assert_eq(vshard_raft_open(t->raft, &b), VSHARD_OK);
+    cr_assert_eq(vshard_raft_start(t->raft, group, t->now), VSHARD_OK);
+    drain(t);
+}
+
+Test(raft_close, answers_what_was_asked_and_forgets_the_rest)
+{
+    struct rig t;
+    uint64_t seq;
+
+    boot(&t, 2, 0, "12");
+    for (uint64_t group = 2; group < 40; group++)
+        open_other(&t, group);
+    lead_firmly(&t);
+    propose(&t, 77);
+    seq = t.raft->seq;
+    cr_assert_eq(vshard_raft_close(t.raft, 1), VSHARD_OK);
+    drain(&t);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->tag, (uint64_t)77);
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EUNKNOWN);
+    cr_expect_eq(vshard_raft_close(t.raft, 1), VSHARD_ENOTFOUND);
+    /* Its barriers may come or not; the other groups are found, and time passes. */
+    cr_expect_eq(
+        step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSISTED, .barrier = seq }),
+        VSHARD_OK);
+    for (uint64_t group = 2; group < 40; group += 2) {
+        cr_assert_eq(vshard_raft_close(t.raft, group), VSHARD_OK, "group %d", (int)group);
+        drain(&t);
+    }
+    for (int i = 0; i < 100; i++)
+        time_passes(&t, 30 * MS);
+    for (uint64_t group = 1; group < 40; group++) {
+        struct vshard_raft_status s = { .size = sizeof s };
+
+        cr_expect_eq(vshard_raft_inspect(t.raft, group, &s),
+                     group % 2 == 1 && group > 1 ? VSHARD_OK : VSHARD_ENOTFOUND, "group %d",
+                     (int)group);
+    }
+    /* It may be opened again. */
+    open_other(&t, 1);
+    cr_expect_eq(status(&t).last, (uint64_t)1);
+    stop(&t);
+}
+
+Test(raft_close, waits_until_effects_are_taken)
+{
+    struct vshard_raft_event time = { .size = sizeof time,
+                                      .kind = VSHARD_RAFT_CAMPAIGN,
+                                      .group = 1 };
+    struct rig t;
+
+    boot(&t, 2, 0, "12");
+    time.now_ns = t.now;
+    cr_assert_eq(vshard_raft_step(t.raft, &time), VSHARD_OK);
+    cr_expect_eq(vshard_raft_close(t.raft, 1), VSHARD_EBUSY);
+    drain(&t);
+    cr_expect_eq(vshard_raft_close(t.raft, 1), VSHARD_OK);
+    cr_expect_eq(vshard_raft_close(NULL, 1), VSHARD_EINVAL);
+    stop(&t);
+}
