@@ -9,8 +9,7 @@ enum { AGAIN_NS = 50000000 };
 static void again(struct vshard_node *n, struct vs_request *q)
 {
     q->again_ns = n->now + AGAIN_NS;
-    if (q->again_ns < n->next_timer)
-        n->next_timer = q->again_ns;
+    vs_requests_by(n, q->again_ns);
 }
 
 int vs_admin_propose(struct vshard_node *n, struct vs_request *q)

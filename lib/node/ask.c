@@ -13,9 +13,11 @@
  *                 multiple of 8
  *
  * A shard is asked at one replica: here if there is one that may answer, else at the one
- * that answers soonest and is not behind. When that takes longer than it should, another
- * is asked, too, and the first answer counts. A replica that cannot answer says so at
- * once, and the next is asked.
+ * that answers soonest and is not behind. When that takes longer than its answers mostly do,
+ * another is asked, too, and the first answer counts. Such second requests are bought: each
+ * request earns a twentieth of one, so that a cluster which is slow because it has too
+ * much to do is not given more. Who is thought dead is not waited for at all. A
+ * replica that cannot answer says so at once, and the next is asked.
  *
  * Answers go into a merger as they come. No key is on two shards, so its bound is sound:
  * shards that are asked later leave out what is farther. */
@@ -23,31 +25,47 @@
 
 #include <math.h>
 
-enum { AGAIN_NS = 2000000 }; /* before a replica that could not answer is asked again */
+enum {
+    AGAIN_NS = 2000000,  /* before a replica that could not answer is asked again */
+    LOST_NS = 100000000, /* when an answer is not late, but lost */
+    HEDGE_PRICE = 20,    /* requests that earn a second one, */
+    HEDGE_CREDIT = 200   /* and how much may be saved */
+};
 
 /* ---- which replica ---- */
+
+static struct vs_peer *peer_of(struct vshard_node *n, uint64_t node)
+{
+    return node == n->node ? &n->self : vs_peer_find(n, node);
+}
+
+/* Two heartbeats or rounds of gossip have not come. */
+static bool silent(struct vshard_node *n, uint64_t node)
+{
+    return !vs_peer_alive(n, node, 2 * n->o.heartbeat_ns + 2 * VS_GOSSIP_NS);
+}
 
 /* How long an answer is expected to take, in ns; more for who is behind or silent. */
 static uint64_t cost(struct vshard_node *n, const struct vs_request *q, uint64_t group,
                      uint64_t node)
 {
     const struct vs_replica *r = vs_replica_find(n, group);
+    const struct vs_peer *p = peer_of(n, node);
     const struct vs_hint *h;
-    const struct vs_peer *p;
-    uint64_t best = 0, ns;
+    uint64_t best = 0, ns, applied;
 
-    if (node == n->node)
-        return r != NULL && r->status == VSHARD_OK && r->open && !r->dropped ? 0 : VS_NEVER / 2;
-    p = vs_peer_find(n, node);
-    if (p == NULL || !vs_peer_alive(n, node, 4 * n->o.election_ns))
+    if (p == NULL || silent(n, node))
         return VS_NEVER / 4;
-    ns = 20000 + p->latency_ns * (1 + p->outstanding);
+    if (node == n->node && (r == NULL || r->status != VSHARD_OK || !r->open || r->dropped))
+        return VS_NEVER / 2;
     for (uint32_t i = 0; i < n->hint_count; i++) {
         if (n->hint[i].group == group && n->hint[i].applied > best)
             best = n->hint[i].applied;
     }
     h = vs_hint_find(n, node, group);
-    ns += h == NULL ? 1000000 : (best - h->applied) * 100000;
+    applied = node == n->node ? atomic_load(&r->applied) : h != NULL ? h->applied : 0;
+    ns = node == n->node ? p->latency_ns / 2 : 20000 + p->latency_ns * (1 + p->outstanding);
+    ns += best > applied ? (best - applied) * 10000 : 0;
     if (q->consistency == VSHARD_READ_LINEARIZABLE && vs_leader_of(n, group) != node)
         ns += 1000000;
     return ns;
@@ -78,14 +96,28 @@ static uint64_t choose(struct vshard_node *n, const struct vs_request *q, struct
     return node;
 }
 
-static uint64_t patience(struct vshard_node *n, uint64_t node)
+/* How long the first answer is waited for: as long as nearly all of them take. */
+static uint64_t patience(struct vshard_node *n, const struct vs_part *p)
 {
-    const struct vs_peer *p = vs_peer_find(n, node);
-    uint64_t ns = p != NULL ? 3 * p->latency_ns : 0;
+    const struct vs_peer *peer = peer_of(n, p->node);
+    uint64_t ns = peer != NULL ? peer->latency_ns + 4 * peer->spread_ns : 0;
 
-    if (n->o.hedge_ns == VS_NEVER)
-        return 10 * n->o.election_ns;
+    if (silent(n, p->node))
+        return AGAIN_NS;
+    if (n->o.hedge_ns == VS_NEVER || p->attempts > 1)
+        return LOST_NS;
     return ns > n->o.hedge_ns ? ns : n->o.hedge_ns;
+}
+
+/* Whether a second request may go out though the first may yet be answered. */
+static bool may_hedge(struct vshard_node *n, const struct vs_part *p)
+{
+    if (silent(n, p->node) || n->now - p->asked_ns >= LOST_NS)
+        return true;
+    if (n->hedge_credit < HEDGE_PRICE)
+        return false;
+    n->hedge_credit -= HEDGE_PRICE;
+    return true;
 }
 
 /* ---- asking ---- */
@@ -138,19 +170,21 @@ void vs_read_ask(struct vshard_node *n, struct vs_request *q, struct vs_part *p)
     if (node == 0) { /* all were tried: from the beginning, a little later */
         p->tried = 0;
         p->again_ns = n->now + AGAIN_NS;
+        vs_requests_by(n, p->again_ns);
         return;
     }
     p->node = node;
     p->asked_ns = n->now;
-    p->again_ns = n->now + patience(n, node);
     p->attempts++;
-    if (q->part_count == 0)
-        return;
+    p->again_ns = n->now + patience(n, p);
+    vs_requests_by(n, p->again_ns);
+    if (p->attempts == 1 && n->hedge_credit < HEDGE_CREDIT)
+        n->hedge_credit++;
+    peer = peer_of(n, node);
+    if (peer != NULL)
+        peer->outstanding++;
     put_read(n, q, p, &o);
     if (o.status == VSHARD_OK && node != n->node) {
-        peer = vs_peer_meet(n, node);
-        if (peer != NULL)
-            peer->outstanding++;
         vs_post(n, node, VS_FRAME_READ, p->group, o.at, o.count, NULL, 0);
     } else if (o.status == VSHARD_OK) {
         struct vs_in in = { .at = o.at, .left = o.count };
@@ -167,7 +201,11 @@ void vs_read_time(struct vshard_node *n, struct vs_request *q)
 
         if (p->state != VS_PART_OPEN || p->again_ns > n->now)
             continue;
-        if (p->attempts != 0 && p->tried != 0) {
+        if (p->tried != 0 && !may_hedge(n, p)) {
+            p->again_ns = n->now + patience(n, p);
+            continue;
+        }
+        if (p->tried != 0) {
             q->hedges++;
             n->hedges++;
         }
@@ -179,8 +217,8 @@ void vs_read_time(struct vshard_node *n, struct vs_request *q)
 
 static void note_latency(struct vshard_node *n, uint64_t from, const struct vs_part *p)
 {
-    struct vs_peer *peer = vs_peer_find(n, from);
-    uint64_t ns;
+    struct vs_peer *peer = peer_of(n, from);
+    uint64_t ns, off;
 
     if (peer == NULL)
         return;
@@ -188,8 +226,11 @@ static void note_latency(struct vshard_node *n, uint64_t from, const struct vs_p
     if (p == NULL || p->node != from)
         return;
     ns = n->now - p->asked_ns;
-    peer->latency_ns =
-        peer->latency_ns == 0 ? ns : peer->latency_ns - peer->latency_ns / 8 + ns / 8;
+    off = ns > peer->latency_ns ? ns - peer->latency_ns : peer->latency_ns - ns;
+    peer->spread_ns += off / 4;
+    peer->spread_ns -= peer->spread_ns / 4;
+    peer->latency_ns += ns / 8;
+    peer->latency_ns -= peer->latency_ns / 8;
 }
 
 static bool take_hits(struct vs_request *q, const struct vs_part *p, struct vs_in *in,

@@ -123,6 +123,7 @@ int vshard_node_format(const struct vshard_node_birth *birth)
     if (rc != VSHARD_OK)
         return rc;
     o.path = b.path;
+    o.segment_bytes = 65536; /* for one note; the first opening makes larger ones */
     o.log_id = log_id(b.node);
     o.storage = b.storage;
     o.allocator = b.allocator;
@@ -295,6 +296,8 @@ static int open_all(struct vshard_node *n)
     if (rc == VSHARD_OK)
         rc = vs_replica_add(n, VS_META, NULL, 0, &map);
     n->next_request = n->boot << 40;
+    n->hedge_credit = 200; /* ten second requests before any has been earned */
+    n->serve_at = VS_NEVER;
     n->opened = rc == VSHARD_OK;
     if (rc == VSHARD_OK)
         rc = vs_replica_start(n, map);

@@ -21,6 +21,7 @@
 #define VS_NEVER UINT64_MAX
 
 enum { VS_META = 0 }; /* the group of the map */
+enum { VS_GOSSIP_NS = 100000000 };
 
 /* ---- talk.c: messages as bytes ---- */
 
@@ -161,14 +162,18 @@ struct vs_queue {
     struct vs_item *first, **end;
 };
 
+struct vs_ring {
+    struct vs_replica *first, **end;
+};
+
 struct vs_items {
     atomic_flag lock, storage_lock;
     struct vs_queue storage; /* before all others */
-    struct vs_replica *ready, **ready_end;
+    struct vs_ring ready[2]; /* replicas of which an item may start that reads, or writes */
+    uint32_t since_write;    /* readers begun while a writer could have been */
     struct vs_queue finished;
     uint32_t waiting, running; /* items, all replicas */
     uint32_t told;             /* work was announced since the last item was pushed */
-    uint32_t reserved;
 };
 
 /* ---- requests served here, for this node's router or another's ---- */
@@ -186,13 +191,11 @@ struct vs_serving {
     uint32_t consistency, flags;
     uint64_t wanted_index; /* POSITIONS, and what a read index demands */
     uint64_t max_staleness_ns;
-    uint64_t deadline_ns;
-    uint32_t raft_waits; /* a READ of the core is under way */
-    uint32_t over;       /* nobody waits any more; freed when the core has answered */
+    uint64_t deadline_ns, wait_until_ns;
     uint32_t k, ef;
     float target_recall, bound;
     uint32_t condition_count;
-    uint32_t cancel;
+    uint32_t cancel; /* read by the search */
     struct vs_condition condition[VSHARD_NODE_CONDITIONS_MAX];
     struct vshard_key key;
     void *query; /* [query_bytes] owned */
@@ -265,17 +268,20 @@ struct vs_replica {
     unsigned char incoming_head[16];
 
     uint64_t unwanted_ns; /* since when the map does not name it; 0: it does */
-    uint64_t digest_index, digest, digest_at_ns;
+    uint64_t digest_index, digest;
+    uint64_t rest_index, rest_ns; /* nothing was applied beyond it, since then */
     uint32_t digest_busy, reported;
 
+    uint32_t items;             /* of it, pushed and not yet finished */
+    uint32_t raft_reads;        /* under way in the core */
     struct vs_serving *waiting; /* reads that wait for an index */
     struct vs_parked *parked;   /* by index */
 
     /* items.c, under its lock */
-    struct vs_queue queue;
-    uint32_t readers, writers, listed;
-    uint32_t reserved;
-    struct vs_replica *ready_next;
+    struct vs_queue free, ordered;
+    uint32_t running[4]; /* items, by class */
+    uint32_t listed[2];
+    struct vs_replica *ready_next[2];
 };
 
 /* ---- requests asked here ---- */
@@ -362,10 +368,11 @@ struct vs_ending { /* a request whose answer is due */
     struct vs_request *request;
 };
 
-struct vs_peer { /* what is known of another node */
+struct vs_peer { /* what is known of a node */
     uint64_t node, incarnation;
     uint64_t heard_ns, first_ns; /* 0: never */
-    uint64_t latency_ns;         /* of its answers, smoothed */
+    uint64_t latency_ns;         /* of its answers, smoothed, */
+    uint64_t spread_ns;          /* and how far they lie from that */
     uint32_t outstanding, reserved;
 };
 
@@ -438,12 +445,15 @@ struct vshard_node {
     struct vs_request *ended, **ended_end;
 
     struct vs_peer peer[VSHARD_NODES_MAX];
+    struct vs_peer self; /* how soon this node answers itself */
     uint32_t peer_count;
+    uint32_t hedge_credit; /* see ask.c */
     struct vs_hint *hint;
     uint32_t hint_count, hint_cap;
     uint32_t meta_seen; /* collections and members were looked at for map `meta_at` */
     uint64_t meta_at;
     uint64_t gossip_at, steward_at;
+    uint64_t serve_at; /* no read that waits for its replica runs out before */
     uint64_t join_at, join_peer;
     uint32_t steward_busy, steward_step;
 
@@ -505,6 +515,8 @@ void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
                       const struct vshard_raft_effect *e);
 void vs_replica_more(struct vshard_node *n,
                      struct vs_replica *r); /* an apply item, if there is need */
+void vs_replica_rest(struct vshard_node *n,
+                     struct vs_replica *r); /* nothing was applied, perhaps */
 void vs_replica_halt(struct vshard_node *n, struct vs_replica *r, int status);
 /* An item of it is finished; frees it. */
 void vs_replica_finished(struct vshard_node *n, struct vs_item *item);
@@ -570,6 +582,8 @@ void vs_request_finish(struct vshard_node *n, struct vs_request *q, int status);
 void vs_request_free(struct vshard_node *n, struct vs_request *q);
 void vs_request_part_done(struct vshard_node *n, struct vs_request *q, struct vs_part *p);
 void vs_requests_time(struct vshard_node *n);
+/* Some request wants attention then. */
+void vs_requests_by(struct vshard_node *n, uint64_t ns);
 uint64_t vs_requests_deadline(const struct vshard_node *n);
 
 /* ---- ask.c, serve.c ---- */
@@ -582,7 +596,7 @@ void vs_serve_cancel(struct vshard_node *n, uint64_t origin, uint64_t request);
 void vs_serve_done(struct vshard_node *n, struct vs_item *item);
 void vs_serve_read_done(struct vshard_node *n, struct vs_serving *s, int status, uint64_t index);
 void vs_serve_ready(struct vshard_node *n, struct vs_replica *r);
-void vs_serve_time(struct vshard_node *n, struct vs_replica *r);
+void vs_serve_time(struct vshard_node *n);
 void vs_serving_free(struct vshard_node *n, struct vs_serving *s);
 
 /* ---- write.c ---- */

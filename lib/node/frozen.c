@@ -17,8 +17,6 @@
 
 #include <stdio.h>
 
-enum { TRAILING = 32 }; /* entries kept behind a snapshot, for who is a little late */
-
 void vs_snapshot_path(const struct vshard_node *n, char path[4096], uint64_t group, uint64_t index)
 {
     snprintf(path, 4096, "%s/g%llx-%llx", n->path, (unsigned long long)group,
@@ -92,7 +90,8 @@ void vs_replica_meta_effect(struct vshard_node *n, struct vs_replica *r,
         return; /* the core may begin another one */
     r->taking_index = e->index;
     r->taking_term = e->term;
-    r->compact_index = e->index > TRAILING ? e->index - TRAILING : e->index;
+    /* A quarter of what has come since the last is kept, for who is a little late. */
+    r->compact_index = e->index - (e->index - r->snapshot_index) / 4;
     if (vshard_raft_term(n->raft, r->group, r->compact_index) == 0)
         r->compact_index = e->index; /* the log begins later than that */
     vs_item_push(n, item);

@@ -1,11 +1,21 @@
 /* items.c - work that host threads take, one item at a time.
  *
- * Each replica has a queue. Its first item may start when nothing that it excludes runs:
- * readers (searches, fetches, saves) run beside each other, a writer (a step of apply, an
- * install) alone. Order is that of arrival, so a writer waits for the readers before it and
- * holds up those behind it, for one short step: neither starves. Replicas whose first item
- * may start stand in a ring, so threads spread over shards, and taking an item costs the
- * same however many wait.
+ * Items of a replica are of four classes:
+ *
+ *   FREE     searches, and pieces of files: beside all but REFILLS
+ *   READS    fetches, saves, digests: beside each other and FREE, at a moment when nothing
+ *            is half applied
+ *   WRITES   a step of apply: beside FREE alone; the index lets searches run meanwhile
+ *   REFILLS  an install, which puts another shard in the place of the one there is: alone
+ *
+ * FREE items have a queue of their own; the others are taken in the order in which they
+ * came, so none starves: a fetch waits for one short step of apply, and a save sees what
+ * was applied before it was asked for.
+ *
+ * Replicas of which something may start stand in two rings, so threads spread over shards,
+ * and taking an item costs the same however many wait. Reads go first, since somebody
+ * waits for them; but after WRITE_EVERY of them it is a writer's turn, so that shards do
+ * not fall behind for ever.
  *
  * Syncs of the write-ahead log come before all others: every acknowledgement waits for
  * one. They reach this queue through a struct vshard_storage that stands in front of the
@@ -13,6 +23,9 @@
  *
  * The lock is held for a few pointers at a time, never across a call to another room. */
 #include "node/core.h"
+
+enum { FREE = 0, READS = 1, WRITES = 2, REFILLS = 3 }; /* classes */
+enum { READ_RING = 0, WRITE_RING = 1, WRITE_EVERY = 4 };
 
 static void spin(atomic_flag *flag)
 {
@@ -58,7 +71,6 @@ void vs_items_init(struct vs_items *q)
     *q = (struct vs_items){ .waiting = 0 };
     atomic_flag_clear(&q->lock);
     atomic_flag_clear(&q->storage_lock);
-    q->ready_end = &q->ready;
 }
 
 struct vs_item *vs_item_new(struct vshard_node *n, uint32_t kind, struct vs_replica *r)
@@ -80,24 +92,102 @@ void vs_item_free(struct vshard_node *n, struct vs_item *item)
     vs_free(n->allocator, item, sizeof *item);
 }
 
-static bool writes(const struct vs_item *item)
+static uint32_t class_of(const struct vs_item *item)
 {
-    return item->kind == VS_ITEM_APPLY || item->kind == VS_ITEM_INSTALL;
+    switch (item->kind) {
+    case VS_ITEM_SEARCH:
+    case VS_ITEM_CHUNK:
+    case VS_ITEM_PIECE:
+    case VS_ITEM_META: return FREE;
+    case VS_ITEM_APPLY: return WRITES;
+    case VS_ITEM_INSTALL: return REFILLS;
+    default: return READS;
+    }
 }
 
-/* The first item may start, and threads are told so once. */
+static bool may_start(const struct vs_replica *r, const struct vs_item *item)
+{
+    const uint32_t *n = r->running;
+
+    if (item == NULL || n[REFILLS] != 0)
+        return false;
+    switch (class_of(item)) {
+    case FREE: return r->ordered.first == NULL || class_of(r->ordered.first) != REFILLS;
+    case READS: return n[WRITES] == 0;
+    case WRITES: return n[WRITES] + n[READS] == 0;
+    default: return n[WRITES] + n[READS] + n[FREE] == 0;
+    }
+}
+
+static void list_in(struct vs_items *q, struct vs_replica *r, uint32_t which)
+{
+    struct vs_ring *ring = &q->ready[which];
+
+    if (r->listed[which])
+        return;
+    r->listed[which] = 1;
+    r->ready_next[which] = NULL;
+    if (ring->first == NULL)
+        ring->end = &ring->first;
+    *ring->end = r;
+    ring->end = &r->ready_next[which];
+}
+
+/* Something of it may start: the replica stands in a ring, once. */
 static void list(struct vs_items *q, struct vs_replica *r)
 {
-    const struct vs_item *first = r->queue.first;
+    const struct vs_item *ordered = may_start(r, r->ordered.first) ? r->ordered.first : NULL;
 
-    if (r->listed || first == NULL || r->writers != 0 || (writes(first) && r->readers != 0))
-        return;
-    r->listed = 1;
-    r->ready_next = NULL;
-    if (q->ready == NULL)
-        q->ready_end = &q->ready;
-    *q->ready_end = r;
-    q->ready_end = &r->ready_next;
+    if (may_start(r, r->free.first) || (ordered != NULL && class_of(ordered) == READS))
+        list_in(q, r, READ_RING);
+    if (ordered != NULL && class_of(ordered) > READS)
+        list_in(q, r, WRITE_RING);
+}
+
+/* The next replica of a ring of which something may still start. */
+static struct vs_replica *next_ready(struct vs_items *q, uint32_t which)
+{
+    struct vs_ring *ring = &q->ready[which];
+    struct vs_replica *r = ring->first;
+
+    if (r == NULL)
+        return NULL;
+    ring->first = r->ready_next[which];
+    r->listed[which] = 0;
+    return r;
+}
+
+static struct vs_item *take_of(struct vs_replica *r, uint32_t which)
+{
+    struct vs_item *first = r->ordered.first;
+
+    if (which == READ_RING && may_start(r, r->free.first))
+        return take(&r->free);
+    if (may_start(r, first) && (class_of(first) > READS) == (which == WRITE_RING))
+        return take(&r->ordered);
+    return NULL; /* what made it stand there has been taken, or something hinders it now */
+}
+
+/* An item that may start, counted as running; NULL if there is none. */
+static struct vs_item *next_item(struct vs_items *q)
+{
+    uint32_t which = q->ready[WRITE_RING].first != NULL && q->since_write >= WRITE_EVERY
+                         ? WRITE_RING
+                         : READ_RING;
+    struct vs_item *item = NULL;
+    struct vs_replica *r;
+
+    for (int ring = 0; ring < 2 && item == NULL; ring++, which = 1 - which) {
+        while (item == NULL && (r = next_ready(q, which)) != NULL) {
+            item = take_of(r, which);
+            if (item == NULL)
+                continue;
+            q->since_write = which == WRITE_RING ? 0 : q->since_write + 1;
+            r->running[class_of(item)]++;
+            list(q, r);
+        }
+    }
+    return item;
 }
 
 void vs_item_push(struct vshard_node *n, struct vs_item *item)
@@ -108,7 +198,8 @@ void vs_item_push(struct vshard_node *n, struct vs_item *item)
     if (item->replica == NULL) {
         put(&q->storage, item);
     } else {
-        put(&item->replica->queue, item);
+        item->replica->items++;
+        put(class_of(item) == FREE ? &item->replica->free : &item->replica->ordered, item);
         list(q, item->replica);
     }
     q->waiting++;
@@ -119,19 +210,11 @@ void vs_item_push(struct vshard_node *n, struct vs_item *item)
 static struct vs_item *begin(struct vs_items *q)
 {
     struct vs_item *item;
-    struct vs_replica *r;
 
     lock(q);
     item = take(&q->storage);
-    if (item == NULL && q->ready != NULL) {
-        r = q->ready;
-        q->ready = r->ready_next;
-        r->listed = 0;
-        item = take(&r->queue);
-        r->writers += writes(item);
-        r->readers += !writes(item);
-        list(q, r);
-    }
+    if (item == NULL)
+        item = next_item(q);
     if (item != NULL) {
         q->waiting--;
         q->running++;
@@ -140,15 +223,13 @@ static struct vs_item *begin(struct vs_items *q)
     return item;
 }
 
-/* Storage is not waited for by the control thread's queue: its owner polls. */
 static void end(struct vs_items *q, struct vs_item *item)
 {
     struct vs_replica *r = item->replica;
 
     lock(q);
     q->running--;
-    r->writers -= writes(item);
-    r->readers -= !writes(item);
+    r->running[class_of(item)]--;
     list(q, r);
     put(&q->finished, item);
     unlock(q);

@@ -89,6 +89,7 @@ void vs_turn(struct vshard_node *n)
     settle(n);
     if (n->failed == VSHARD_OK) {
         vs_steward_time(n);
+        vs_serve_time(n);
         vs_requests_time(n);
         for (uint32_t i = 0; i < n->replica_count; i++) {
             vs_replica_more(n, n->replica[i]);
@@ -162,7 +163,7 @@ uint64_t vshard_node_deadline_ns(const struct vshard_node *n)
     if (n->todo_count != 0)
         return 0;
     at = sooner(vshard_raft_deadline_ns(n->raft), vs_requests_deadline(n));
-    at = sooner(at, sooner(n->gossip_at, n->steward_at));
+    at = sooner(at, sooner(n->serve_at, sooner(n->gossip_at, n->steward_at)));
     return n->pending_count != 0 || n->stuck != NULL ? sooner(at, n->now + 1000000) : at;
 }
 

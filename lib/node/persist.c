@@ -210,7 +210,7 @@ void vs_send_message(struct vshard_node *n, const struct vshard_raft_effect *e)
 {
     struct vs_held *h;
 
-    if (e->barrier <= n->raft_durable) {
+    if (e->barrier <= n->raft_durable || (TRAP(65) && e->body_count == 0)) {
         vs_post(n, e->node, VS_FRAME_RAFT, e->group, e->bytes, (size_t)e->byte_count, e->body,
                 (size_t)e->body_count);
         return;

@@ -10,6 +10,8 @@
  * Not here: snapshots, which are frozen.c; the items themselves, work.c. */
 #include "node/core.h"
 
+enum { DIGEST_EVERY = 4096, REST_NS = 1000000000 };
+
 /* ---- the table ---- */
 
 static uint32_t place_of(const struct vshard_node *n, uint64_t group)
@@ -366,18 +368,55 @@ void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
     vs_replica_more(n, r);
 }
 
+/* Replicas take their digests at the same positions, so that they can be compared: at
+ * multiples of DIGEST_EVERY, and where a log has come to rest. Nothing is applied before
+ * it is taken. True if one was asked for. */
+static bool take_digest(struct vshard_node *n, struct vs_replica *r, bool idle)
+{
+    uint64_t at = atomic_load(&r->applied);
+    struct vs_item *item;
+
+    if (r->digest_busy || at == 0 || at <= r->digest_index || (at % DIGEST_EVERY != 0 && !idle))
+        return false;
+    item = vs_item_new(n, VS_ITEM_DIGEST, r);
+    if (item == NULL)
+        return false;
+    r->digest_busy = 1;
+    vs_item_push(n, item);
+    return true;
+}
+
+void vs_replica_rest(struct vshard_node *n, struct vs_replica *r)
+{
+    uint64_t at = atomic_load(&r->applied);
+
+    if (r->group == VS_META || !r->open || r->dropped || r->status != VSHARD_OK ||
+        r->entries != NULL || r->apply_busy)
+        return;
+    if (at != r->rest_index) {
+        r->rest_index = at;
+        r->rest_ns = n->now;
+    } else if (n->now - r->rest_ns >= REST_NS) {
+        take_digest(n, r, true);
+    }
+}
+
 void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
 {
     struct vs_item *item;
+    uint64_t border;
 
     if (r->apply_busy || r->entries == NULL || r->status != VSHARD_OK)
         return;
+    take_digest(n, r, false);
     item = vs_item_new(n, VS_ITEM_APPLY, r);
     if (item == NULL)
         return; /* at a later turn */
     /* As many as there are now: their links do not change any more, but for the last's. */
     item->entry = r->entries;
-    for (struct vs_entry *e = r->entries; e != NULL && item->entries < VS_CHUNK_ROWS; e = e->next)
+    border = (r->entries->index + DIGEST_EVERY - 1) / DIGEST_EVERY * DIGEST_EVERY;
+    for (struct vs_entry *e = r->entries;
+         e != NULL && item->entries < VS_CHUNK_ROWS && e->index <= border; e = e->next)
         item->entries++;
     r->apply_busy = 1;
     vs_item_push(n, item);
@@ -416,14 +455,13 @@ static void apply_finished(struct vshard_node *n, struct vs_replica *r, const st
     vs_replica_more(n, r);
 }
 
-static void digest_finished(struct vs_replica *r, const struct vs_item *item, uint64_t now)
+static void digest_finished(struct vs_replica *r, const struct vs_item *item)
 {
     r->digest_busy = 0;
     if (item->status != VSHARD_OK)
         return;
     r->digest = item->digest;
     r->digest_index = item->position;
-    r->digest_at_ns = now;
 }
 
 static void chunk_finished(struct vshard_node *n, struct vs_replica *r, const struct vs_item *item)
@@ -490,6 +528,7 @@ static void install_finished(struct vshard_node *n, struct vs_replica *r,
                                           .status = VSHARD_EIO });
         return;
     }
+    vs_node_event(n, VSHARD_LOG_INFO, "node.refilled", r->group, "to entry", (int64_t)item->index);
     if (r->group == VS_META && !adopt_map(n, r))
         return;
     if (r->group != VS_META)
@@ -510,6 +549,7 @@ void vs_replica_finished(struct vshard_node *n, struct vs_item *item)
 {
     struct vs_replica *r = item->replica;
 
+    r->items--;
     switch (item->kind) {
     case VS_ITEM_APPLY: apply_finished(n, r, item); break;
     case VS_ITEM_SEARCH:
@@ -519,7 +559,7 @@ void vs_replica_finished(struct vshard_node *n, struct vs_item *item)
     case VS_ITEM_CHUNK: chunk_finished(n, r, item); break;
     case VS_ITEM_PIECE: piece_finished(n, r, item); break;
     case VS_ITEM_INSTALL: install_finished(n, r, item); break;
-    default: digest_finished(r, item, n->now);
+    default: digest_finished(r, item);
     }
     vs_item_free(n, item);
 }

@@ -159,6 +159,12 @@ void vs_requests_time(struct vshard_node *n)
     }
 }
 
+void vs_requests_by(struct vshard_node *n, uint64_t ns)
+{
+    if (ns < n->next_timer)
+        n->next_timer = ns;
+}
+
 uint64_t vs_requests_deadline(const struct vshard_node *n)
 {
     return n->requests != NULL ? n->next_timer : VS_NEVER;

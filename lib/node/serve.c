@@ -88,8 +88,7 @@ static void answer(struct vshard_node *n, struct vs_serving *s, int status, uint
                              .position = position,
                              .epoch = (uint32_t)vs_replica_epoch(s->replica) };
 
-    if (!s->over)
-        reply(n, &a, status, s);
+    reply(n, &a, status, s);
     vs_serving_free(n, s);
 }
 
@@ -150,10 +149,13 @@ static void run_or_wait(struct vshard_node *n, struct vs_serving *s)
 {
     struct vs_replica *r = s->replica;
 
-    if (atomic_load(&r->applied) >= s->wanted_index) {
+    if (atomic_load(&r->applied) >= s->wanted_index || TRAP(62)) {
         run(n, s);
         return;
     }
+    /* A quarter of the time is left for who asked, to ask another. */
+    s->wait_until_ns = s->deadline_ns - (s->deadline_ns - n->now) / 4;
+    n->serve_at = s->wait_until_ns < n->serve_at ? s->wait_until_ns : n->serve_at;
     s->next = r->waiting;
     r->waiting = s;
 }
@@ -174,9 +176,10 @@ static void ask_core(struct vshard_node *n, struct vs_serving *s)
     event.mode =
         s->consistency == VSHARD_READ_BOUNDED ? VSHARD_RAFT_READ_STALE : VSHARD_RAFT_READ_INDEX;
     event.max_age_ns = s->max_staleness_ns;
-    s->raft_waits = 1;
+    s->replica->raft_reads++;
     rc = vs_step(n, &event);
     if (rc != VSHARD_OK) { /* the core did not take it, and answers nothing */
+        s->replica->raft_reads--;
         vs_proposal_free(n, p);
         answer(n, s, rc, 0);
     }
@@ -184,8 +187,8 @@ static void ask_core(struct vshard_node *n, struct vs_serving *s)
 
 void vs_serve_read_done(struct vshard_node *n, struct vs_serving *s, int status, uint64_t index)
 {
-    s->raft_waits = 0;
-    if (status != VSHARD_OK || s->over || s->deadline_ns <= n->now) {
+    s->replica->raft_reads--;
+    if (status != VSHARD_OK || s->deadline_ns <= n->now) {
         answer(n, s, status == VSHARD_OK ? VSHARD_ETIMEDOUT : status, 0);
         return;
     }
@@ -197,7 +200,8 @@ static int begin(struct vshard_node *n, struct vs_serving *s, uint32_t epoch)
 {
     if (s->wanted_index != 0 && epoch != vs_replica_epoch(s->replica))
         return VSHARD_ESTALE; /* what the position names may be void */
-    if (s->consistency == VSHARD_READ_BOUNDED || s->consistency == VSHARD_READ_LINEARIZABLE)
+    if ((s->consistency == VSHARD_READ_LINEARIZABLE && !TRAP(60)) ||
+        (s->consistency == VSHARD_READ_BOUNDED && !TRAP(61)))
         ask_core(n, s);
     else
         run_or_wait(n, s);
@@ -269,20 +273,30 @@ void vs_serve_ready(struct vshard_node *n, struct vs_replica *r)
 }
 
 /* Those for whom it is too late say that this replica is behind. */
-void vs_serve_time(struct vshard_node *n, struct vs_replica *r)
+static void give_up(struct vshard_node *n, struct vs_replica *r)
 {
     struct vs_serving **link = &r->waiting;
 
     while (*link != NULL) {
         struct vs_serving *s = *link;
 
-        if (s->deadline_ns > n->now) {
+        if (s->wait_until_ns > n->now) {
+            n->serve_at = s->wait_until_ns < n->serve_at ? s->wait_until_ns : n->serve_at;
             link = &s->next;
             continue;
         }
         *link = s->next;
         answer(n, s, VSHARD_ESTALE, 0);
     }
+}
+
+void vs_serve_time(struct vshard_node *n)
+{
+    if (n->now < n->serve_at)
+        return;
+    n->serve_at = VS_NEVER;
+    for (uint32_t i = 0; i < n->replica_count; i++)
+        give_up(n, n->replica[i]);
 }
 
 void vs_serve_cancel(struct vshard_node *n, uint64_t origin, uint64_t request)

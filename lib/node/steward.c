@@ -16,7 +16,7 @@
  * and the one that is not the leader's gives up its state and is refilled. */
 #include "node/core.h"
 
-enum { GOSSIP_NS = 100000000, STEWARD_NS = 100000000, LETS_GO_NS = 2000000000 };
+enum { STEWARD_NS = 100000000, LETS_GO_NS = 2000000000 };
 
 /* ---- who leads ---- */
 
@@ -105,8 +105,7 @@ static void drop(struct vshard_node *n, struct vs_replica *r)
         r->leader = 0;
         vshard_wal_append(n->wal, &forget, 1, NULL); /* at worst it is dropped again later */
     }
-    if (r->readers != 0 || r->writers != 0 || r->queue.first != NULL || r->apply_busy ||
-        r->taking_index != 0)
+    if (r->items != 0)
         return; /* when its items are done */
     vs_replica_files_remove(n, r);
     vs_replica_free(n, r);
@@ -410,7 +409,7 @@ void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in)
 void vs_steward_time(struct vshard_node *n)
 {
     if (n->now >= n->gossip_at) {
-        n->gossip_at = n->now + GOSSIP_NS;
+        n->gossip_at = n->now + VS_GOSSIP_NS;
         gossip(n);
     }
     if (n->now < n->steward_at)
@@ -420,7 +419,7 @@ void vs_steward_time(struct vshard_node *n)
     for (uint32_t i = 0; i < n->replica_count; i++) {
         struct vs_replica *r = n->replica[i];
 
-        vs_serve_time(n, r);
+        vs_replica_rest(n, r);
         if (r->open && r->role == VSHARD_RAFT_LEADER)
             configure(n, r);
     }

@@ -4,7 +4,50 @@
  * order of requests, so tables may grow at any time. */
 #include "shard/keymap.h"
 
+#include "os/os.h"
+
 enum { FIRST = 64 };
+
+/* ---- the guard ---- */
+
+void vs_guard_read(struct vs_guard *g)
+{
+    for (;;) {
+        int readers = atomic_load_explicit(&g->readers, memory_order_relaxed);
+
+        if (readers >= 0 && atomic_load_explicit(&g->wanted, memory_order_relaxed) == 0 &&
+            atomic_compare_exchange_weak_explicit(&g->readers, &readers, readers + 1,
+                                                  memory_order_acquire, memory_order_relaxed))
+            return;
+        if (readers < 0)
+            vs_os_yield();
+    }
+}
+
+void vs_guard_read_end(struct vs_guard *g)
+{
+    atomic_fetch_sub_explicit(&g->readers, 1, memory_order_release);
+}
+
+void vs_guard_write(struct vs_guard *g)
+{
+    int none = 0;
+
+    atomic_store_explicit(&g->wanted, 1, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&g->readers, &none, -1, memory_order_acquire,
+                                                  memory_order_relaxed)) {
+        none = 0;
+        vs_os_yield();
+    }
+    atomic_store_explicit(&g->wanted, 0, memory_order_relaxed);
+}
+
+void vs_guard_write_end(struct vs_guard *g)
+{
+    atomic_store_explicit(&g->readers, 0, memory_order_release);
+}
+
+/* ---- rows ---- */
 
 static uint64_t hash(struct vshard_key key)
 {

@@ -3,13 +3,28 @@
 #ifndef VS_SHARD_KEYMAP_H
 #define VS_SHARD_KEYMAP_H
 
+#include <stdatomic.h>
+
 #include "shard/shard.h"
+
+/* Searches run beside a step of apply, and look up rows while it changes them: under
+ * this, for some hundred nanoseconds at a time. Many read, or one writes. */
+struct vs_guard {
+    atomic_int readers; /* -1: somebody writes */
+    atomic_int wanted;  /* somebody waits to write */
+};
+
+void vs_guard_read(struct vs_guard *g);
+void vs_guard_read_end(struct vs_guard *g);
+void vs_guard_write(struct vs_guard *g);
+void vs_guard_write_end(struct vs_guard *g);
 
 enum { VS_ROW_FREE = 0, VS_ROW_LIVE = 1, VS_ROW_TOMBSTONE = 2 };
 
 struct vs_row {
     struct vshard_key key;
     uint64_t version; /* of a free row: the next free row + 1 */
+    uint64_t born;    /* the step that gave the row to its key; not state */
     unsigned char *payload;
     uint32_t payload_bytes;
     uint32_t state;
@@ -70,8 +85,10 @@ struct vs_shard {
     struct vshard_index *index;
     struct vs_keymap map;
     struct vs_requests requests;
-    uint64_t applied;
+    _Atomic uint64_t applied;
+    _Atomic uint64_t step; /* steps of apply that are complete; not state */
     uint64_t fenced, repeated;
+    struct vs_guard guard; /* of map, for searches; other readers run when nothing is applied */
 };
 
 #endif

@@ -11,6 +11,12 @@
  * fences late rows off in the same way; one without leaves none, since no later entry
  * has a smaller index.
  *
+ * Beside searches. A search takes no note of steps that come while it runs, but what it
+ * finds has to be looked up afterwards: a row that has meanwhile been given to another
+ * key was born by a later step than those that were complete when the search began, and
+ * is left out. A row that was replaced meanwhile is answered with the old distance or the
+ * new, whichever the index saw.
+ *
  * Requests. An entry with a request id that was applied before, within the last
  * VS_REQUESTS_KEPT of them, changes nothing: a request may be sent again. */
 #include "shard/keymap.h"
@@ -111,6 +117,7 @@ static int step_init(struct step *t)
     const struct vshard_allocator *a = t->s->plan.allocator;
     size_t rows = t->end - t->first;
     char *p;
+    int rc;
 
     t->bytes = rows * (8 + 8 + sizeof(char *) + 4 + 4);
     t->vector_bytes = t->b->kind == VS_BATCH_ADD ? rows * t->b->vector_bytes : 0;
@@ -123,7 +130,10 @@ static int step_init(struct step *t)
     t->payload = (unsigned char **)(void *)(p + 16 * rows);
     t->from = (uint32_t *)(void *)(p + (16 + sizeof(char *)) * rows);
     t->rows = t->from + rows;
-    return vs_keymap_reserve(&t->s->map, (uint32_t)rows);
+    vs_guard_write(&t->s->guard);
+    rc = vs_keymap_reserve(&t->s->map, (uint32_t)rows);
+    vs_guard_write_end(&t->s->guard);
+    return rc;
 }
 
 static void step_fini(struct step *t)
@@ -166,6 +176,8 @@ static int enter(struct step *t, uint32_t i, const unsigned char *payload)
     t->rows[t->count] = row == VS_NO_ROW ? before : VS_NO_ROW;
     if (row == VS_NO_ROW)
         row = vs_keymap_place(m, key_of(t->b, i));
+    if (t->rows[t->count] != VS_NO_ROW)
+        m->row[row].born = atomic_load(&t->s->step) + 1;
     t->id[t->count] = row;
     t->from[t->count] = i;
     t->version[t->count] = m->row[row].version;
@@ -219,18 +231,22 @@ static int add_rows(struct step *t)
 
     for (uint32_t i = 0; i < t->first; i++)
         payload += payload_length(t->b, i);
+    vs_guard_write(&t->s->guard);
     for (uint32_t i = t->first; rc == VSHARD_OK && i < t->end; i++) {
         rc = enter(t, i, payload);
         payload += payload_length(t->b, i);
     }
+    vs_guard_write_end(&t->s->guard);
     if (rc == VSHARD_OK && t->count != 0)
         rc = vshard_index_add(t->s->index, t->id, t->vectors, t->count);
+    vs_guard_write(&t->s->guard);
     if (rc == VSHARD_OK) {
         settle(t);
     } else {
         take_back(t);
         t->s->fenced = fenced;
     }
+    vs_guard_write_end(&t->s->guard);
     return rc;
 }
 
@@ -289,8 +305,12 @@ static int apply_step(struct step *t)
         rc = add_rows(t);
     else if (rc == VSHARD_OK)
         rc = remove_rows(t);
+    vs_guard_write(&t->s->guard);
     for (uint32_t i = t->first; rc == VSHARD_OK && t->b->kind == VS_BATCH_REMOVE && i < t->end; i++)
         bury(t, i);
+    vs_guard_write_end(&t->s->guard);
+    if (rc == VSHARD_OK)
+        atomic_fetch_add(&t->s->step, 1);
     step_fini(t);
     return rc;
 }
@@ -309,7 +329,7 @@ int vs_shard_apply(struct vs_shard *s, uint64_t index, const void *entry, size_t
                                                  b.attribute_count != s->plan.attribute_count)))
         return VSHARD_EINVAL;
     asked = b.request.hi != 0 || b.request.lo != 0;
-    if (*row == 0 && asked && vs_requests_has(&s->requests, b.request)) {
+    if (*row == 0 && asked && vs_requests_has(&s->requests, b.request) && !TRAP(63)) {
         s->repeated++;
         s->applied = index;
         *row = b.count;
@@ -406,22 +426,50 @@ int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, void *vector
 /* ---- search ---- */
 
 struct asked {
-    const struct vs_shard *s;
+    struct vs_shard *s;
     const struct vs_shard_query *q;
 };
 
-static int allow(void *ctx, uint64_t id)
+static bool holds(const struct asked *a, uint64_t row)
 {
-    const struct asked *a = ctx;
-    const int64_t *attribute = a->s->map.attribute + id * a->s->map.attribute_count;
+    const int64_t *attribute = a->s->map.attribute + row * a->s->map.attribute_count;
 
     for (uint32_t i = 0; i < a->q->condition_count; i++) {
         const struct vs_condition *c = &a->q->conditions[i];
 
         if (attribute[c->attribute] < c->low || attribute[c->attribute] > c->high)
-            return 0;
+            return false;
     }
-    return 1;
+    return true;
+}
+
+static int allow(void *ctx, uint64_t id)
+{
+    const struct asked *a = ctx;
+    bool allowed;
+
+    vs_guard_read(&a->s->guard);
+    allowed = id < a->s->map.count && holds(a, id);
+    vs_guard_read_end(&a->s->guard);
+    return allowed;
+}
+
+/* Rows become keys, unless they are not what they were when the search began. */
+static uint32_t look_up(const struct asked *a, uint64_t step, const struct vshard_hit *found,
+                        struct vshard_merge_hit *hits)
+{
+    uint32_t count = 0;
+
+    vs_guard_read(&a->s->guard);
+    for (uint32_t i = 0; i < a->q->k && found[i].id != VSHARD_ID_NONE; i++) {
+        const struct vs_row *r = &a->s->map.row[found[i].id];
+
+        if (r->state != VS_ROW_LIVE || r->born > step || !holds(a, found[i].id))
+            continue;
+        hits[count++] = (struct vshard_merge_hit){ r->key, r->version, found[i].distance, 0 };
+    }
+    vs_guard_read_end(&a->s->guard);
+    return count;
 }
 
 static bool bounded(float bound)
@@ -429,7 +477,7 @@ static bool bounded(float bound)
     return bound < (float)INFINITY;
 }
 
-int vs_shard_search(const struct vs_shard *s, const struct vs_shard_query *q,
+int vs_shard_search(struct vs_shard *s, const struct vs_shard_query *q,
                     struct vshard_merge_hit *hits, struct vs_shard_answer *answer)
 {
     struct asked asked = { s, q };
@@ -450,10 +498,12 @@ int vs_shard_search(const struct vs_shard *s, const struct vs_shard_query *q,
         .cancel = q->cancel,
         .distance_max = bounded(q->bound) ? q->bound : 0
     };
+    uint64_t step = atomic_load(&s->step);
     struct vshard_hit *found;
     int rc;
 
-    *answer = (struct vs_shard_answer){ .rows = s->map.live, .position = s->applied };
+    *answer = (struct vs_shard_answer){ .rows = vshard_index_count(s->index),
+                                        .position = atomic_load(&s->applied) };
     for (uint32_t i = 0; i < q->condition_count; i++) {
         if (q->conditions[i].attribute >= s->plan.attribute_count)
             return VSHARD_EINVAL;
@@ -462,12 +512,8 @@ int vs_shard_search(const struct vs_shard *s, const struct vs_shard_query *q,
     if (found == NULL)
         return VSHARD_ENOMEM;
     rc = vshard_index_search(s->index, q->vector, 1, q->k, found, &o);
-    for (uint32_t i = 0; rc == VSHARD_OK && i < q->k && found[i].id != VSHARD_ID_NONE; i++) {
-        const struct vs_row *r = &s->map.row[found[i].id];
-
-        hits[answer->found++] =
-            (struct vshard_merge_hit){ r->key, r->version, found[i].distance, 0 };
-    }
+    if (rc == VSHARD_OK)
+        answer->found = look_up(&asked, step, found, hits);
     answer->limits = info.limits;
     answer->distances = info.distances;
     vs_free(s->plan.allocator, found, q->k * sizeof *found);

@@ -6,8 +6,8 @@
  * index does not know: keys, versions, attributes, payloads, and which requests have
  * been applied. It knows no group, no network and no thread.
  *
- * Who may call what beside what: calls that take a const shard may run beside each
- * other; the others need the shard to themselves. */
+ * Who may call what beside what: a search beside anything but destroy; calls that take a
+ * const shard beside each other; apply beside searches alone. */
 #ifndef VS_SHARD_H
 #define VS_SHARD_H
 
@@ -144,7 +144,7 @@ struct vs_shard_answer {
 };
 
 /* The nearest rows: hits [k], of shard number 0, nearest first. */
-int vs_shard_search(const struct vs_shard *s, const struct vs_shard_query *q,
+int vs_shard_search(struct vs_shard *s, const struct vs_shard_query *q,
                     struct vshard_merge_hit *hits, struct vs_shard_answer *answer);
 
 /* One row; what is not wanted is NULL. payload points into the shard. ENOTFOUND. */

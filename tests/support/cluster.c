@@ -7,7 +7,7 @@
 
 #include "support/random.h"
 
-enum { NET_MIN_NS = 50000, ITEM_NS = 20000 };
+enum { NET_MIN_NS = 50000, ITEM_NS = 20000, LATE_NS = 500000000 };
 
 static const char home[] = "home";
 
@@ -72,6 +72,8 @@ static void on_send(void *ctx, uint64_t to, const void *bytes, size_t count)
         struct cluster_message m = { .from = n->id, .to = to, .count = count };
 
         m.at_ns = c->now + NET_MIN_NS + (c->spread_ns ? cluster_random(c, c->spread_ns) : 0);
+        if (i != 0) /* a repetition may come when all has changed */
+            m.at_ns += cluster_random(c, LATE_NS);
         m.bytes = malloc(count);
         memcpy(m.bytes, bytes, count);
         push(c, m);
@@ -156,7 +158,10 @@ int cluster_start(struct cluster *c, uint64_t id)
     o.host = &host;
     o.storage = fault_storage_hook(n->disk);
     o.logger = c->logger;
+    n->disk_at = 0;
+    fault_storage_defer(n->disk, 0); /* opening waits for each request */
     n->opened = vshard_node_open(&o, c->now, &n->node);
+    fault_storage_defer(n->disk, c->disk_ns != 0);
     return n->opened;
 }
 
@@ -169,6 +174,7 @@ void cluster_kill(struct cluster *c, uint64_t id)
     if (n->node == NULL)
         return;
     after = fault_storage_after(n->disk, &crash);
+    fault_storage_defer(n->disk, 0);
     vshard_node_close(n->node);
     n->node = NULL;
     fault_storage_destroy(n->disk);
@@ -182,7 +188,7 @@ void cluster_join(struct cluster *c, uint64_t id, uint64_t peer)
     const struct vshard_node_admin join = { .size = sizeof join,
                                             .op = VSHARD_ADMIN_JOIN,
                                             .node = peer,
-                                            .tag = 60000 + id,
+                                            .tag = 4000 + id,
                                             .timeout_ns = 60000 * CLUSTER_MS };
 
     vshard_node_close(n->node);
@@ -245,7 +251,27 @@ static uint64_t wants(const struct cluster *c, const struct cluster_node *n)
         at = c->now + ITEM_NS; /* an item of work takes its time */
     if (at < c->now + 1000)
         at = c->now + 1000;
-    return at < n->paused_until ? n->paused_until : at;
+    at = at < n->paused_until ? n->paused_until : at;
+    return n->disk_at != 0 && n->disk_at < at ? n->disk_at : at;
+}
+
+/* Its storage begins to work on what has been submitted, or is done with it. */
+static void disk(struct cluster *c, struct cluster_node *n)
+{
+    if (n->disk_at != 0 && n->disk_at <= c->now) {
+        n->disk_at = 0;
+        fault_storage_drain(n->disk);
+    }
+    if (n->disk_at == 0 && n->node != NULL && fault_storage_queued(n->disk) != 0)
+        n->disk_at = c->now + 1000 + cluster_random(c, c->disk_ns);
+}
+
+static void tick(struct cluster *c, struct cluster_node *n)
+{
+    disk(c, n);
+    if (n->node != NULL && n->paused_until <= c->now)
+        vshard_node_tick(n->node, c->now);
+    disk(c, n);
 }
 
 static void deliver(struct cluster *c)
@@ -262,6 +288,7 @@ static void deliver(struct cluster *c)
         vshard_node_recv(to->node, c->now, m.bytes, m.count);
     else
         c->lost++;
+    disk(c, to);
     free(m.bytes);
 }
 
@@ -286,7 +313,7 @@ static bool event(struct cluster *c, uint64_t end)
     if (id == 0)
         deliver(c);
     else
-        vshard_node_tick(c->node[id].node, c->now);
+        tick(c, &c->node[id]);
     return true;
 }
 

@@ -15,7 +15,7 @@
 
 #include "support/fault_storage.h"
 
-enum { CLUSTER_NODES = 8, CLUSTER_ANSWERS = 1 << 16, CLUSTER_HITS = 64, CLUSTER_POSITIONS = 16 };
+enum { CLUSTER_NODES = 8, CLUSTER_ANSWERS = 1 << 12, CLUSTER_HITS = 16, CLUSTER_POSITIONS = 16 };
 
 #define CLUSTER_MS ((uint64_t)1000000)
 
@@ -46,6 +46,7 @@ struct cluster_node {
     struct vshard_node *node; /* NULL: down */
     struct fault_storage *disk;
     uint64_t paused_until; /* takes no event before */
+    uint64_t disk_at;      /* its storage completes what is queued then; 0: nothing is */
     uint32_t side;         /* messages pass between nodes of one side */
     uint32_t joins;
     int32_t opened; /* the status of the last opening */
@@ -58,6 +59,7 @@ struct cluster {
     uint32_t founders;
     uint32_t lose_per_mille, repeat_per_mille;
     uint64_t spread_ns;
+    uint64_t disk_ns; /* storage requests take up to so long; 0: no time */
     struct cluster_node node[CLUSTER_NODES + 1];
     struct cluster_message *message; /* a heap */
     size_t message_count, message_cap;

@@ -110,12 +110,25 @@ static char *parent(const char *path)
     return out;
 }
 
+/* "home" and "home/" are one directory. */
+static size_t bare(const char *path)
+{
+    size_t n = strlen(path);
+
+    return n > 1 && path[n - 1] == '/' ? n - 1 : n;
+}
+
+static int same_path(const char *a, const char *b)
+{
+    return bare(a) == bare(b) && memcmp(a, b, bare(a)) == 0;
+}
+
 int disk_has_dir(const struct disk *disk, const char *path)
 {
     if (strcmp(path, ".") == 0 || strcmp(path, "/") == 0)
         return 1;
     for (uint32_t i = 0; i < disk->dir_count; i++) {
-        if (strcmp(disk->dirs[i], path) == 0)
+        if (same_path(disk->dirs[i], path))
             return 1;
     }
     return 0;
@@ -183,7 +196,7 @@ static void drop_changes(struct disk *disk, const char *directory)
     uint32_t kept = 0;
 
     for (uint32_t i = 0; i < disk->change_count; i++) {
-        if (directory != NULL && strcmp(disk->changes[i].directory, directory) != 0)
+        if (directory != NULL && !same_path(disk->changes[i].directory, directory))
             disk->changes[kept++] = disk->changes[i];
         else
             free_change(&disk->changes[i]);
@@ -232,7 +245,7 @@ void disk_remove(struct disk *disk, const char *path)
 void disk_sync_dir(struct disk *disk, const char *path)
 {
     for (uint32_t i = 0; i < disk->change_count; i++) {
-        if (strcmp(disk->changes[i].directory, path) == 0)
+        if (same_path(disk->changes[i].directory, path))
             apply(&disk->durable, &disk->changes[i]);
     }
     drop_changes(disk, path);

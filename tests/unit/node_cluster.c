@@ -1,126 +1,25 @@
 /* node_cluster.c - a cluster of nodes as its hosts see it: collections, writes, searches,
- * fetches, leaders that die.
+ * fetches, leaders that die, replicas that are behind, nodes that come and go.
  *
- * Method: five nodes over an array as network and storage in memory, on virtual time
- * (support/cluster.h). What was acknowledged is kept in an array by key, and every answer
- * is compared with it. */
+ * Method: nodes over an array as network and storage in memory, on virtual time
+ * (support/cluster.h). What was acknowledged is known by key, and every answer is compared
+ * with it. */
 #include <criterion/criterion.h>
-#include <stdlib.h>
 
-#include "support/cluster.h"
-#include "support/random.h"
+#include "support/cluster_ask.h"
 
-#define MS CLUSTER_MS
-
-enum { DIM = 8, ROWS = 300 };
-
-static uint64_t next_tag = 1;
-
-static void vector_of(float *v, uint64_t key, uint64_t salt)
-{
-    uint64_t state = key * 7919 + salt;
-
-    for (int i = 0; i < DIM; i++)
-        v[i] = random_float(&state);
-}
-
-static struct cluster *five(const struct vshard_node_options *o)
-{
-    struct cluster *c = cluster_create(5, 5, 1, o);
-
-    cluster_run(c, 1500 * MS);
-    return c;
-}
-
-static void create(struct cluster *c, uint64_t at, const char *name, uint32_t shards,
-                   uint32_t replicas)
-{
-    const struct vshard_collection spec = { .size = sizeof spec,
-                                            .dim = DIM,
-                                            .family = VSHARD_FAMILY_FLAT,
-                                            .shards = shards,
-                                            .replicas = replicas,
-                                            .attributes = 1,
-                                            .name = name };
-    const struct vshard_node_admin a = {
-        .size = sizeof a, .op = VSHARD_ADMIN_CREATE, .tag = next_tag++, .collection = &spec
-    };
-    struct cluster_answer *answer;
-
-    cr_assert_eq(vshard_node_admin(c->node[at].node, c->now, &a), VSHARD_OK);
-    answer = cluster_wait(c, a.tag, 5000 * MS);
-    cr_assert_not_null(answer, "no answer to create");
-    cr_assert_eq(answer->status, VSHARD_OK, "%s", vshard_strerror(answer->status));
-}
-
-static uint64_t write_rows(struct cluster *c, uint64_t at, uint64_t first, uint32_t count,
-                           uint64_t salt, uint32_t flags)
-{
-    struct vshard_key *keys = calloc(count, sizeof *keys);
-    float *vectors = calloc((size_t)count * DIM, sizeof *vectors);
-    int64_t *attributes = calloc(count, sizeof *attributes);
-    struct vshard_node_write w = { .size = sizeof w,
-                                   .flags = flags,
-                                   .count = count,
-                                   .tag = next_tag++,
-                                   .collection = "words",
-                                   .keys = keys,
-                                   .vectors = vectors,
-                                   .attributes = attributes };
-    int rc;
-
-    for (uint32_t i = 0; i < count; i++) {
-        keys[i] = (struct vshard_key){ 0, first + i };
-        vector_of(vectors + (size_t)i * DIM, first + i, salt);
-        attributes[i] = (int64_t)((first + i) % 10);
-    }
-    rc = vshard_node_write(c->node[at].node, c->now, &w);
-    cr_assert_eq(rc, VSHARD_OK, "%s", vshard_strerror(rc));
-    free(keys);
-    free(vectors);
-    free(attributes);
-    return w.tag;
-}
-
-static struct cluster_answer *written(struct cluster *c, uint64_t tag)
-{
-    struct cluster_answer *a = cluster_wait(c, tag, 10000 * MS);
-
-    cr_assert_not_null(a, "no answer to a write");
-    cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
-    return a;
-}
-
-static struct cluster_answer *search(struct cluster *c, uint64_t at,
-                                     const struct vshard_node_search *more, uint64_t key,
-                                     uint64_t salt)
-{
-    struct vshard_node_search s = *more;
-    float query[DIM];
-
-    vector_of(query, key, salt);
-    s.size = sizeof s;
-    s.k = s.k ? s.k : 3;
-    s.tag = next_tag++;
-    s.collection = "words";
-    s.query = query;
-    cr_assert_eq(vshard_node_search(c->node[at].node, c->now, &s), VSHARD_OK);
-    return cluster_wait(c, s.tag, 10000 * MS);
-}
+enum { ROWS = 300 };
 
 Test(node_cluster, finds_what_was_written_from_every_node)
 {
-    struct cluster *c = five(NULL);
-    struct vshard_node_search any = { .k = 3 };
+    struct cluster *c = with_words(5, 5, 4, 3, NULL);
 
-    create(c, 2, "words", 4, 3);
-    written(c, write_rows(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED));
+    written(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
     cluster_run(c, 500 * MS);
     for (uint64_t at = 1; at <= 5; at++) {
         for (uint64_t key = 1; key <= ROWS; key += 37) {
-            struct cluster_answer *a = search(c, at, &any, key, 5);
+            struct cluster_answer *a = search(c, at, key, 5, NULL);
 
-            cr_assert_not_null(a);
             cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
             cr_assert_eq(a->shards_answered, 4u);
             cr_assert_eq(a->hit_count, 3u);
@@ -132,39 +31,202 @@ Test(node_cluster, finds_what_was_written_from_every_node)
     cluster_destroy(c);
 }
 
+Test(node_cluster, answers_only_rows_that_all_conditions_allow)
+{
+    struct cluster *c = with_words(3, 3, 2, 3, NULL);
+    const struct vshard_node_condition some = { 0, 0, 4, 6 };
+    const struct vshard_node_search more = {
+        .k = 10, .condition_count = 1, .conditions = &some, .timeout_ns = 1000 * MS
+    };
+
+    written(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
+    cluster_run(c, 500 * MS);
+    for (uint64_t key = 1; key <= ROWS; key += 31) {
+        struct cluster_answer *a = search(c, 2, key, 5, &more);
+
+        cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
+        cr_assert_eq(a->hit_count, 10u);
+        for (uint32_t i = 0; i < a->hit_count; i++)
+            cr_assert(a->hits[i].key.lo % 10 >= 4 && a->hits[i].key.lo % 10 <= 6);
+    }
+    cluster_destroy(c);
+}
+
+Test(node_cluster, removes_rows_for_good)
+{
+    struct cluster *c = with_words(3, 3, 2, 3, NULL);
+    const struct vshard_node_search fresh = { .consistency = VSHARD_READ_LINEARIZABLE,
+                                              .timeout_ns = 2000 * MS };
+
+    written(c, 1, 1, ROWS, 5, 0);
+    written(c, 2, 100, 50, 0, VSHARD_WRITE_REMOVE);
+    for (uint64_t key = 95; key < 155; key++) {
+        bool gone = key >= 100 && key < 150;
+        struct cluster_answer *a = search(c, 3, key, 5, &fresh);
+
+        cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
+        cr_assert_eq(a->hits[0].key.lo == key, !gone, "key %d", (int)key);
+        cr_assert_eq(fetch(c, 1, key, NULL)->status, gone ? VSHARD_ENOTFOUND : VSHARD_OK);
+    }
+    cluster_destroy(c);
+}
+
 Test(node_cluster, goes_on_when_a_leader_dies_and_loses_nothing)
 {
-    struct cluster *c = five(NULL);
-    struct vshard_node_search fresh = { .consistency = VSHARD_READ_LINEARIZABLE,
-                                        .timeout_ns = 5000 * MS };
-    uint64_t leader, router, before, tag;
+    struct cluster *c = with_words(5, 5, 4, 3, NULL);
+    uint64_t leader, router, before;
+    struct cluster_answer *a;
 
-    create(c, 1, "words", 4, 3);
-    written(c, write_rows(c, 1, 1, ROWS, 5, 0));
+    written(c, 1, 1, ROWS, 5, 0);
     leader = cluster_leader(c, "words", 2);
     cr_assert_neq(leader, (uint64_t)0);
     router = leader == 1 ? 2 : 1;
     cluster_kill(c, leader);
     before = c->now;
-    tag = write_rows(c, router, 1, ROWS, 6, 0);
-    written(c, tag);
-    cr_assert_lt((c->answer[tag].at_ns - before) / MS, (uint64_t)1000);
-    for (uint64_t key = 1; key <= ROWS; key += 29) {
-        struct cluster_answer *a = search(c, router, &fresh, key, 6);
-
-        cr_assert_not_null(a);
-        cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
-        cr_assert_eq(a->hits[0].key.lo, key);
-        cr_assert(a->hits[0].distance < 1e-6f);
-    }
+    a = written(c, router, 1, ROWS, 6, 0);
+    cr_assert_lt((a->at_ns - before) / MS, (uint64_t)1000);
+    expect_rows(c, router, 1, 60, 6);
     cr_assert_eq(cluster_start(c, leader), VSHARD_OK);
-    cluster_run(c, 3000 * MS);
-    for (uint64_t key = 1; key <= ROWS; key += 29) {
-        struct cluster_answer *a = search(c, leader, &fresh, key, 6);
+    cluster_run(c, 2000 * MS);
+    expect_rows(c, leader, 1, ROWS, 6);
+    cluster_destroy(c);
+}
 
-        cr_assert_not_null(a);
+Test(node_cluster, comes_back_whole_after_a_power_cut_of_all)
+{
+    struct vshard_node_options o = { .snapshot_bytes = 20000 };
+    struct cluster *c = with_words(3, 3, 2, 3, &o);
+
+    for (uint64_t i = 0; i < 8; i++)
+        written(c, 1 + i % 3, 1, ROWS, i, 0);
+    for (int round = 0; round < 3; round++) {
+        for (uint64_t id = 1; id <= 3; id++)
+            cluster_kill(c, id);
+        for (uint64_t id = 1; id <= 3; id++)
+            cr_assert_eq(cluster_start(c, id), VSHARD_OK, "%s",
+                         vshard_strerror(c->node[id].opened));
+        cluster_run(c, 1500 * MS);
+        expect_rows(c, 2, 1, ROWS, 7);
+    }
+    cluster_destroy(c);
+}
+
+Test(node_cluster, sends_a_snapshot_to_a_replica_that_is_far_behind)
+{
+    struct vshard_node_options o = { .snapshot_bytes = 20000, .replace_ns = UINT64_MAX };
+    struct cluster *c = with_words(3, 3, 1, 3, &o);
+    struct vshard_shard_status s;
+    size_t count;
+
+    cluster_kill(c, 3);
+    for (uint64_t i = 0; i < 60; i++)
+        written(c, 1, 1, ROWS, i, 0);
+    cr_assert_eq(cluster_start(c, 3), VSHARD_OK);
+    cluster_run(c, 3000 * MS);
+    cr_assert_eq(vshard_node_shards(c->node[3].node, "words", &s, 1, &count), VSHARD_OK);
+    cr_expect_eq(s.here, 1u);
+    cr_expect_eq(s.applied, s.committed);
+    cr_expect_eq(s.rows, (uint64_t)ROWS);
+    cluster_kill(c, 1); /* so that the one that was refilled counts */
+    cluster_run(c, 1000 * MS);
+    expect_rows(c, 3, 1, ROWS, 59);
+    cluster_destroy(c);
+}
+
+Test(node_cluster, admits_a_node_and_gives_it_what_a_lost_one_had)
+{
+    struct vshard_node_options o = { .replace_ns = 2000 * MS };
+    struct cluster *c = with_words(3, 4, 2, 3, &o);
+    struct vshard_shard_status s[2];
+    size_t count;
+
+    written(c, 1, 1, ROWS, 5, 0);
+    cluster_join(c, 4, 2);
+    cr_assert_not_null(cluster_wait(c, 4004, 10000 * MS));
+    cr_expect_eq(c->answer[4004].status, VSHARD_OK);
+    cluster_kill(c, 3);
+    cluster_run(c, 8000 * MS);
+    cr_assert_eq(vshard_node_shards(c->node[4].node, "words", s, 2, &count), VSHARD_OK);
+    for (int i = 0; i < 2; i++) {
+        cr_expect_eq(s[i].here, 1u, "shard %d", i);
+        cr_expect_eq(s[i].applied, s[i].committed);
+        for (uint32_t k = 0; k < s[i].member_count; k++)
+            cr_expect_neq(s[i].members[k], (uint64_t)3);
+    }
+    cluster_kill(c, 2);
+    cluster_run(c, 1500 * MS);
+    expect_rows(c, 4, 1, ROWS, 5);
+    cluster_destroy(c);
+}
+
+Test(node_cluster, takes_a_node_back_that_has_lost_its_disk)
+{
+    struct cluster *c = with_words(3, 3, 2, 3, NULL);
+
+    written(c, 1, 1, ROWS, 5, 0);
+    cluster_join(c, 3, 1); /* an empty disk, and another incarnation */
+    cr_assert_not_null(cluster_wait(c, 4003, 10000 * MS));
+    cluster_run(c, 4000 * MS);
+    cluster_kill(c, 2);
+    cluster_run(c, 1500 * MS);
+    written(c, 3, 1, 50, 6, 0);
+    expect_rows(c, 1, 1, 50, 6);
+    expect_rows(c, 3, 51, ROWS - 50, 5);
+    cluster_destroy(c);
+}
+
+Test(node_cluster, forgets_a_collection_that_is_dropped_and_makes_another)
+{
+    struct cluster *c = with_words(3, 3, 2, 3, NULL);
+    struct vshard_node_admin drop = {
+        .size = sizeof drop, .op = VSHARD_ADMIN_DROP, .tag = next_tag++, .name = "words"
+    };
+    struct vshard_node_status status = { .size = sizeof status };
+
+    written(c, 1, 1, ROWS, 5, 0);
+    cr_assert_eq(vshard_node_admin(c->node[2].node, c->now, &drop), VSHARD_OK);
+    cr_assert_eq(cluster_wait(c, drop.tag, 3000 * MS)->status, VSHARD_OK);
+    cluster_run(c, 1000 * MS);
+    for (uint64_t id = 1; id <= 3; id++) {
+        cr_assert_eq(vshard_node_status(c->node[id].node, &status), VSHARD_OK);
+        cr_expect_eq(status.replicas, 0u, "node %d", (int)id);
+    }
+    drop.tag = next_tag++;
+    cr_assert_eq(vshard_node_admin(c->node[2].node, c->now, &drop), VSHARD_OK);
+    cr_assert_eq(cluster_wait(c, drop.tag, 3000 * MS)->status, VSHARD_ENOTFOUND);
+    cr_assert_eq(create(c, 3, 2, 3)->status, VSHARD_OK);
+    cr_assert_eq(create(c, 3, 2, 3)->status, VSHARD_EEXIST);
+    cluster_run(c, 1000 * MS);
+    written(c, 1, 1, 20, 6, 0);
+    expect_rows(c, 2, 1, 20, 6);
+    cr_assert_eq(fetch(c, 1, 100, NULL)->status, VSHARD_ENOTFOUND);
+    for (uint64_t id = 1; id <= 3; id++) {
+        cluster_kill(c, id);
+        cr_assert_eq(cluster_start(c, id), VSHARD_OK);
+    }
+    cluster_run(c, 1500 * MS);
+    expect_rows(c, 2, 1, 20, 6);
+    cluster_destroy(c);
+}
+
+Test(node_cluster, answers_in_part_when_a_shard_has_no_replica_left)
+{
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX };
+    struct cluster *c = with_words(5, 5, 4, 1, &o);
+    const struct vshard_node_search whole = { .flags = VSHARD_NODE_WHOLE };
+    struct cluster_answer *a;
+
+    written(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
+    cluster_kill(c, cluster_leader(c, "words", 2));
+    for (uint64_t id = 1; id <= 5; id++) {
+        if (c->node[id].node == NULL)
+            continue;
+        a = search(c, id, 7, 5, NULL);
         cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
-        cr_assert_eq(a->hits[0].key.lo, key);
+        cr_assert_eq(a->shards, 4u);
+        cr_assert_eq(a->shards_answered, 3u);
+        cr_assert_eq(search(c, id, 7, 5, &whole)->status, VSHARD_ETIMEDOUT);
+        break;
     }
     cluster_destroy(c);
 }

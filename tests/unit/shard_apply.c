@@ -54,14 +54,15 @@ static void compare_rows(const struct vs_shard *s, const struct truth *t)
         cr_assert_eq(version, t->key[k].version);
         cr_assert_eq(attribute[1], (int64_t)t->key[k].salt, "seed %d", (int)seed_now);
         cr_assert_eq(bytes, (uint32_t)(k % 3 == 0 ? 1 + k % 7 : 0));
-        cr_assert_arr_eq(payload, "payload", bytes);
+        if (bytes != 0)
+            cr_assert_arr_eq(payload, "payload", bytes);
     }
     vs_shard_stats(s, &stats);
     cr_assert_eq(stats.rows, rows);
 }
 
 /* The nearest of the rows whose first attribute is in [low, high], by a scan. */
-static void compare_search(const struct vs_shard *s, const struct truth *t, const float *query,
+static void compare_search(struct vs_shard *s, const struct truth *t, const float *query,
                            int64_t low, int64_t high)
 {
     struct vs_condition condition = { 0, 0, low, high };
