@@ -1,0 +1,579 @@
+/* schedule.c - one schedule: clients write and read, machines fail, and everything that was
+ * answered is judged.
+ *
+ * Clients write few keys, one op on a key at a time, with the attribute telling the salt,
+ * so that what is read can be told from everything else that was ever written. Reads ask
+ * for all kinds of consistency. Faults: power cuts, restarts, cuts of the network, pauses,
+ * lost and repeated messages, a disk that is lost and a node that joins in its place. At
+ * the end all is healed, and every key is read and searched for once more. */
+#include "sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support/random.h"
+
+enum { STEP_MS = 30 };
+
+#define MS CLUSTER_MS
+
+/* A read under way. */
+struct reading {
+    uint64_t tag; /* 0: free */
+    struct judge judge;
+    uint32_t kind, key; /* VSHARD_NODE_SEARCH or FETCH */
+    uint32_t consistency;
+    uint64_t at; /* the node asked */
+    float query[DIM];
+};
+
+struct schedule {
+    uint64_t seed, random;
+    struct cluster *c;
+    struct model model;
+    struct reading reading[READS];
+    struct vshard_position session[CLIENTS][CLUSTER_POSITIONS];
+    uint32_t session_count[CLIENTS];
+    struct result *sum;
+    uint64_t next_tag;
+    uint64_t writing[CLIENTS]; /* tags; 0: none */
+    uint64_t writing_at[CLIENTS];
+    uint32_t wiped;
+    bool failed, loud;
+};
+
+static uint64_t chance(struct schedule *s, uint64_t below)
+{
+    return random_below(&s->random, below);
+}
+
+static void wrong(struct schedule *s, const char *what, uint32_t key, uint64_t detail)
+{
+    if (!s->failed)
+        printf("cluster-sim: seed %llu: %s: key %u, %llu, at %llu ms\n",
+               (unsigned long long)s->seed, what, key, (unsigned long long)detail,
+               (unsigned long long)(s->c->now / MS));
+    s->failed = true;
+}
+
+static uint64_t tag(struct schedule *s)
+{
+    return s->next_tag = s->next_tag % 3000 + 1;
+}
+
+static uint64_t some_node(struct schedule *s)
+{
+    uint64_t id = 1 + chance(s, s->c->count);
+
+    return s->c->node[id].node != NULL ? id : 0;
+}
+
+/* ---- writing ---- */
+
+static void write_some(struct schedule *s, uint32_t client)
+{
+    uint64_t at = some_node(s);
+    struct vshard_key keys[4];
+    int64_t salts[4];
+    float vectors[4 * DIM];
+    struct vshard_node_write w = { .size = sizeof w,
+                                   .flags = chance(s, 4) == 0 ? VSHARD_WRITE_REMOVE : 0,
+                                   .timeout_ns = 1500 * MS,
+                                   .collection = "words",
+                                   .keys = keys };
+
+    if (at == 0 || s->writing[client] != 0)
+        return;
+    w.tag = tag(s);
+    s->c->answer[w.tag].times = 0;
+    for (uint64_t wanted = 1 + chance(s, 4); wanted > 0; wanted--) {
+        uint32_t key = (uint32_t)chance(s, KEYS);
+        struct op *o;
+
+        if (s->model.under_way[key] != 0)
+            continue;
+        o = model_begin(&s->model, s->c->now, key, client);
+        if (o == NULL)
+            break;
+        o->tag = w.tag;
+        o->salt = random_next(&s->random) % 1000000 + 1;
+        o->live = (w.flags & VSHARD_WRITE_REMOVE) == 0;
+        keys[w.count] = (struct vshard_key){ 0, key };
+        salts[w.count] = (int64_t)o->salt;
+        vector_of(vectors + (size_t)w.count * DIM, key, o->salt);
+        w.count++;
+    }
+    if (w.count == 0)
+        return;
+    if (!(w.flags & VSHARD_WRITE_REMOVE)) {
+        w.vectors = vectors;
+        w.attributes = salts;
+    }
+    if (vshard_node_write(s->c->node[at].node, s->c->now, &w) != VSHARD_OK) {
+        model_end(&s->model, w.tag, s->c->now, -1); /* nothing was sent, which is one outcome */
+        s->sum->refused++;
+        return;
+    }
+    s->writing[client] = w.tag;
+    s->writing_at[client] = at;
+}
+
+static void remember(struct schedule *s, uint32_t client, const struct cluster_answer *a)
+{
+    for (uint32_t i = 0; i < a->position_count; i++) {
+        uint32_t k = 0;
+
+        while (k < s->session_count[client] && s->session[client][k].group != a->positions[i].group)
+            k++;
+        if (k == s->session_count[client])
+            s->session[client][s->session_count[client]++] = a->positions[i];
+        else if (a->positions[i].index > s->session[client][k].index)
+            s->session[client][k] = a->positions[i];
+    }
+}
+
+static void see_writes(struct schedule *s)
+{
+    for (uint32_t i = 0; i < CLIENTS; i++) {
+        struct cluster_answer *a = &s->c->answer[s->writing[i]];
+
+        if (s->writing[i] == 0)
+            continue;
+        if (a->times > 1)
+            wrong(s, "a write is answered twice", 0, s->writing[i]);
+        if (a->times == 0 && s->c->node[s->writing_at[i]].node != NULL)
+            continue;
+        if (a->times == 1 && a->status == VSHARD_OK) {
+            model_end(&s->model, s->writing[i], a->at_ns, 1);
+            remember(s, i, a);
+            s->sum->acknowledged++;
+        } else {
+            model_end(&s->model, s->writing[i], s->c->now, -1);
+            s->sum->unknown++;
+        }
+        s->writing[i] = 0;
+    }
+}
+
+/* ---- reading ---- */
+
+static struct reading *room(struct schedule *s)
+{
+    for (int i = 0; i < READS; i++) {
+        if (s->reading[i].tag == 0)
+            return &s->reading[i];
+    }
+    return NULL;
+}
+
+static void set_judge(struct schedule *s, struct reading *r, uint32_t client, uint64_t age)
+{
+    r->judge = (struct judge){ .before = 0, .client = CLIENTS };
+    if (r->consistency == VSHARD_READ_LINEARIZABLE)
+        r->judge.before = s->c->now;
+    if (r->consistency == VSHARD_READ_POSITIONS)
+        r->judge = (struct judge){ .before = s->c->now, .client = client };
+    if (r->consistency == VSHARD_READ_BOUNDED)
+        r->judge.before = s->c->now - age;
+}
+
+static void read_some(struct schedule *s, uint32_t client)
+{
+    uint64_t at = some_node(s), age = (20 + chance(s, 500)) * MS;
+    struct reading *r = room(s);
+    struct vshard_node_search q = { .size = sizeof q, .k = K, .flags = VSHARD_NODE_WHOLE };
+    struct vshard_node_fetch f = { .size = sizeof f, .collection = "words" };
+    int rc;
+
+    if (at == 0 || r == NULL)
+        return;
+    r->consistency = (uint32_t)chance(s, 4);
+    r->kind = chance(s, 3) == 0 ? VSHARD_NODE_SEARCH : VSHARD_NODE_FETCH;
+    r->key = (uint32_t)chance(s, KEYS);
+    r->at = at;
+    set_judge(s, r, client, age);
+    vector_of(r->query, r->key, chance(s, 1000));
+    f.consistency = q.consistency = r->consistency;
+    f.timeout_ns = q.timeout_ns = 400 * MS;
+    f.max_staleness_ns = q.max_staleness_ns = age;
+    f.positions = q.positions = s->session[client];
+    f.position_count = q.position_count = s->session_count[client];
+    f.key.lo = r->key;
+    q.collection = "words";
+    q.query = r->query;
+    f.tag = q.tag = tag(s);
+    s->c->answer[q.tag].times = 0;
+    rc = r->kind == VSHARD_NODE_SEARCH ? vshard_node_search(s->c->node[at].node, s->c->now, &q)
+                                       : vshard_node_fetch(s->c->node[at].node, s->c->now, &f);
+    r->tag = rc == VSHARD_OK ? q.tag : 0;
+}
+
+/* Which of its writes a key shows, by the vector; 0: none of them. */
+static uint64_t salt_of(const struct schedule *s, uint32_t key, const float *vector)
+{
+    for (uint32_t i = 0; i < s->model.count; i++) {
+        const struct op *o = &s->model.op[i];
+        float v[DIM];
+
+        vector_of(v, key, o->salt);
+        if (o->key == key && o->live && memcmp(v, vector, sizeof v) == 0)
+            return o->salt;
+    }
+    return 0;
+}
+
+/* A hit shows a key at a distance, which some of its writes may share: is one of them
+ * allowed? And was it ever written at all? */
+static bool hit_allowed(const struct schedule *s, const struct reading *r, uint32_t key, float d,
+                        bool *known)
+{
+    *known = false;
+    for (uint32_t i = 0; i < s->model.count; i++) {
+        const struct op *o = &s->model.op[i];
+        float v[DIM];
+
+        if (o->key != key || !o->live)
+            continue;
+        vector_of(v, key, o->salt);
+        if (distance(v, r->query) > d * 1.0001f + 1e-6f ||
+            distance(v, r->query) < d * 0.9999f - 1e-6f)
+            continue;
+        *known = true;
+        if (model_allows(&s->model, &r->judge, key, 1, o->salt))
+            return true;
+    }
+    return false;
+}
+
+static void judge_fetch(struct schedule *s, const struct reading *r, const struct cluster_answer *a)
+{
+    uint64_t salt = 0;
+
+    if (a->status == VSHARD_OK) {
+        salt = salt_of(s, r->key, a->vector);
+        if (salt == 0)
+            wrong(s, "a vector that nobody wrote", r->key, r->consistency);
+    }
+    if (a->status != VSHARD_OK && a->status != VSHARD_ENOTFOUND)
+        return;
+    s->sum->reads++;
+    if (!model_allows(&s->model, &r->judge, r->key, a->status == VSHARD_OK, salt))
+        wrong(s, a->status == VSHARD_OK ? "an old value" : "a value is gone", r->key,
+              r->consistency);
+}
+
+/* Hits may be seen, and nothing that surely is there and nearer is missing. Distances tell
+ * the writes of a key apart, well enough. */
+static void judge_search(struct schedule *s, const struct reading *r,
+                         const struct cluster_answer *a)
+{
+    bool hit[KEYS] = { false };
+    float last = a->hit_count == K ? a->hits[K - 1].distance : 1e30f;
+
+    if (a->status != VSHARD_OK)
+        return;
+    s->sum->reads++;
+    for (uint32_t i = 0; i < a->hit_count; i++) {
+        uint32_t key = (uint32_t)a->hits[i].key.lo;
+        bool known, allowed = hit_allowed(s, r, key, a->hits[i].distance, &known);
+
+        if (key >= KEYS || !known) {
+            wrong(s, "a hit that nobody wrote", key, r->consistency);
+            return;
+        }
+        if (hit[key])
+            wrong(s, "a key is answered twice", key, r->consistency);
+        hit[key] = true;
+        if (r->consistency == VSHARD_READ_LINEARIZABLE && !allowed)
+            wrong(s, "a hit that is old or removed", key, r->consistency);
+    }
+    for (uint32_t key = 0; key < KEYS && r->consistency == VSHARD_READ_LINEARIZABLE; key++) {
+        uint64_t salt;
+        float v[DIM];
+
+        if (hit[key] || !model_certain(&s->model, &r->judge, key, &salt))
+            continue;
+        vector_of(v, key, salt);
+        if (distance(v, r->query) < last * 0.9999f)
+            wrong(s, "a near row is missing", key, a->hit_count);
+    }
+}
+
+static void see_reads(struct schedule *s)
+{
+    for (int i = 0; i < READS; i++) {
+        struct reading *r = &s->reading[i];
+        struct cluster_answer *a = &s->c->answer[r->tag];
+
+        if (r->tag == 0 || (a->times == 0 && s->c->node[r->at].node != NULL))
+            continue;
+        r->judge.now = a->times != 0 ? a->at_ns : s->c->now;
+        if (a->times > 1)
+            wrong(s, "a read is answered twice", r->key, r->tag);
+        if (a->times != 0 && r->kind == VSHARD_NODE_FETCH)
+            judge_fetch(s, r, a);
+        else if (a->times != 0)
+            judge_search(s, r, a);
+        r->tag = 0;
+    }
+}
+
+/* ---- faults ---- */
+
+static uint32_t down(const struct schedule *s)
+{
+    uint32_t count = 0;
+
+    for (uint64_t id = 1; id <= s->c->founders; id++)
+        count += s->c->node[id].node == NULL;
+    return count;
+}
+
+static void start(struct schedule *s, uint64_t id)
+{
+    if (s->c->node[id].node == NULL && cluster_start(s->c, id) != VSHARD_OK)
+        wrong(s, "a node does not open", (uint32_t)id, (uint64_t)-s->c->node[id].opened);
+}
+
+static void heal(struct schedule *s)
+{
+    s->c->lose_per_mille = s->c->repeat_per_mille = 0;
+    for (uint64_t id = 1; id <= s->c->count; id++)
+        s->c->node[id].side = 0;
+}
+
+static void cut(struct schedule *s)
+{
+    for (uint64_t id = 1; id <= s->c->count; id++)
+        s->c->node[id].side = (uint32_t)chance(s, 2);
+    s->sum->cuts++;
+}
+
+/* A disk is lost when all others are there, so that no quorum ever rests on it. */
+static void wipe(struct schedule *s, uint64_t id)
+{
+    if (s->wiped || down(s) != 0 || s->c->founders < 3)
+        return;
+    heal(s);
+    s->wiped = 1;
+    s->sum->wipes++;
+    cluster_join(s->c, id, id % s->c->founders + 1);
+    cluster_run(s->c, 3000 * MS);
+}
+
+/* The power of all fails at once, and comes back. */
+static void blackout(struct schedule *s)
+{
+    for (uint64_t id = 1; id <= s->c->founders; id++)
+        cluster_kill(s->c, id);
+    for (uint64_t id = 1; id <= s->c->founders; id++)
+        start(s, id);
+    s->sum->kills += s->c->founders;
+}
+
+static void fault(struct schedule *s)
+{
+    uint64_t id = 1 + chance(s, s->c->founders);
+
+    switch (chance(s, 12)) {
+    case 0:
+    case 1:
+        if (down(s) < (s->c->founders - 1) / 2 && s->c->node[id].node != NULL) {
+            cluster_kill(s->c, id);
+            s->sum->kills++;
+        }
+        break;
+    case 2:
+    case 3: start(s, id); break;
+    case 4: cut(s); break;
+    case 5:
+    case 6: heal(s); break;
+    case 7: s->c->node[id].paused_until = s->c->now + chance(s, 600) * MS; break;
+    case 8: s->c->lose_per_mille = (uint32_t)chance(s, 100); break;
+    case 9: s->c->repeat_per_mille = (uint32_t)chance(s, 100); break;
+    case 10:
+        if (chance(s, 8) == 0)
+            wipe(s, id);
+        break;
+    default:
+        blackout(s);
+    }
+}
+
+/* ---- from birth to the last check ---- */
+
+static bool create(struct schedule *s)
+{
+    const struct vshard_collection spec = { .size = sizeof spec,
+                                            .dim = DIM,
+                                            .family = VSHARD_FAMILY_FLAT,
+                                            .shards = 1 + (uint32_t)chance(s, 3),
+                                            .replicas = 3,
+                                            .attributes = 1,
+                                            .name = "words" };
+    const struct vshard_node_admin a = {
+        .size = sizeof a, .op = VSHARD_ADMIN_CREATE, .tag = 3500, .collection = &spec
+    };
+    int rc = VSHARD_EBUSY;
+
+    for (int i = 0; i < 50 && rc == VSHARD_EBUSY; i++) {
+        cluster_run(s->c, 100 * MS);
+        rc = vshard_node_admin(s->c->node[1].node, s->c->now, &a);
+    }
+    if (rc != VSHARD_OK || cluster_wait(s->c, 3500, 5000 * MS) == NULL ||
+        s->c->answer[3500].status != VSHARD_OK)
+        wrong(s, "no collection", 0, (uint64_t)-rc);
+    cluster_run(s->c, 500 * MS);
+    return !s->failed;
+}
+
+static void live(struct schedule *s, uint64_t ns)
+{
+    uint64_t end = s->c->now + ns;
+
+    while (s->c->now < end && !s->failed) {
+        for (uint32_t i = 0; i < CLIENTS; i++) {
+            if (chance(s, 3) == 0)
+                write_some(s, i);
+            if (chance(s, 2) == 0)
+                read_some(s, i);
+        }
+        if (chance(s, 8) == 0)
+            fault(s);
+        cluster_run(s->c, (1 + chance(s, STEP_MS)) * MS);
+        see_writes(s);
+        see_reads(s);
+    }
+}
+
+/* One read that must be answered, as often as it takes. */
+static void must_read(struct schedule *s, uint32_t key, uint32_t kind)
+{
+    for (int i = 0; i < 20 && !s->failed; i++) {
+        struct reading *r = &s->reading[0];
+        struct cluster_answer *a;
+        struct vshard_node_fetch f = { .size = sizeof f,
+                                       .consistency = VSHARD_READ_LINEARIZABLE,
+                                       .timeout_ns = 1000 * MS,
+                                       .key = { 0, key },
+                                       .collection = "words" };
+        struct vshard_node_search q = { .size = sizeof q,
+                                        .consistency = VSHARD_READ_LINEARIZABLE,
+                                        .timeout_ns = 1000 * MS,
+                                        .k = K,
+                                        .flags = VSHARD_NODE_WHOLE,
+                                        .collection = "words",
+                                        .query = r->query };
+        uint64_t at = 1 + chance(s, s->c->founders);
+
+        r->key = key;
+        r->consistency = VSHARD_READ_LINEARIZABLE;
+        set_judge(s, r, 0, 0);
+        vector_of(r->query, key, 1);
+        f.tag = q.tag = tag(s);
+        s->c->answer[f.tag].times = 0;
+        if ((kind == VSHARD_NODE_FETCH
+                 ? vshard_node_fetch(s->c->node[at].node, s->c->now, &f)
+                 : vshard_node_search(s->c->node[at].node, s->c->now, &q)) != VSHARD_OK)
+            continue;
+        a = cluster_wait(s->c, f.tag, 3000 * MS);
+        r->judge.now = s->c->now;
+        if (a == NULL || (a->status != VSHARD_OK && a->status != VSHARD_ENOTFOUND))
+            continue;
+        if (kind == VSHARD_NODE_FETCH)
+            judge_fetch(s, r, a);
+        else
+            judge_search(s, r, a);
+        return;
+    }
+    wrong(s, "no answer when all is well", key, kind);
+}
+
+/* Replicas that name a digest for the same position name the same. */
+static void compare_digests(struct schedule *s)
+{
+    struct vshard_shard_status seen[8] = { { 0 } }, at[8];
+    size_t count;
+
+    for (uint64_t id = 1; id <= s->c->count; id++) {
+        if (s->c->node[id].node == NULL ||
+            vshard_node_shards(s->c->node[id].node, "words", at, 8, &count) != VSHARD_OK)
+            continue;
+        for (size_t i = 0; i < count; i++) {
+            if (at[i].here == 2)
+                wrong(s, "a replica has halted", (uint32_t)i, id);
+            if (!at[i].here || at[i].digest_index == 0)
+                continue;
+            if (seen[i].digest_index == at[i].digest_index && seen[i].digest != at[i].digest)
+                wrong(s, "replicas differ", (uint32_t)i, id);
+            seen[i] = at[i];
+        }
+    }
+}
+
+static void finish(struct schedule *s)
+{
+    heal(s);
+    for (uint64_t id = 1; id <= s->c->founders; id++)
+        start(s, id);
+    for (int i = 0; i < 40 && !s->failed; i++) {
+        cluster_run(s->c, 100 * MS);
+        see_writes(s);
+        see_reads(s);
+    }
+    for (uint32_t key = 0; key < KEYS && !s->failed; key++)
+        must_read(s, key, VSHARD_NODE_FETCH);
+    for (uint32_t key = 0; key < KEYS && !s->failed; key += 5)
+        must_read(s, key, VSHARD_NODE_SEARCH);
+    compare_digests(s);
+}
+
+static void on_event(void *ctx, uint32_t level, const char *name,
+                     const struct vshard_log_field *fields, size_t field_count)
+{
+    struct schedule *s = ctx;
+
+    (void)level;
+    (void)fields;
+
+    s->sum->snapshots += strcmp(name, "node.refilled") == 0;
+    if (s->loud) {
+        printf("%llu %s", (unsigned long long)s->c->now / MS, name);
+        for (size_t i = 0; i < field_count; i++)
+            printf(" %s=%s%lld", fields[i].name, fields[i].text ? fields[i].text : "",
+                   (long long)fields[i].integer);
+        printf("\n");
+    }
+    if (strcmp(name, "node.diverged") == 0)
+        wrong(s, "replicas have diverged", 0, 0);
+}
+
+bool schedule_run(uint64_t seed, struct result *sum, bool loud)
+{
+    static struct schedule s;
+    struct vshard_node_options o = { .segment_bytes = 65536,
+                                     .replace_ns = UINT64_MAX,
+                                     .search_ns = 400 * MS };
+    const struct vshard_logger logger = { on_event, &s };
+    uint32_t founders;
+
+    memset(&s, 0, sizeof s);
+    s.seed = seed;
+    s.random = seed * 0x9e3779b97f4a7c15u + 1;
+    s.sum = sum;
+    s.loud = loud;
+    founders = chance(&s, 2) ? 3 : 5;
+    o.snapshot_bytes = 500 + chance(&s, 20000);
+    model_init(&s.model);
+    o.logger = &logger;
+    s.c = cluster_create(founders, founders, seed, &o);
+    s.c->spread_ns = chance(&s, 3) ? 200000 : 5 * MS;
+    s.c->disk_ns = chance(&s, 3) ? chance(&s, chance(&s, 2) ? 4 * MS : 40 * MS) : 0;
+    if (create(&s))
+        live(&s, 4000 * MS + chance(&s, 4000) * MS);
+    if (!s.failed)
+        finish(&s);
+    cluster_destroy(s.c);
+    return !s.failed;
+}

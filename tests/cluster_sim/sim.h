@@ -1,0 +1,58 @@
+/* sim.h - a whole cluster with search, simulated: what the files share.
+ *
+ * A schedule is a function of its seed: nodes, shards, clients, faults (schedule.c). What
+ * clients did and were told is kept by key (model.c), and each answer is judged by it. */
+#ifndef CLUSTER_SIM_H
+#define CLUSTER_SIM_H
+
+#include "support/cluster.h"
+
+enum { KEYS = 40, OPS = 4096, CLIENTS = 4, DIM = 8, K = 8, READS = 64 };
+
+/* Something that was written to a key, or its removal. */
+struct op {
+    uint64_t tag;
+    uint64_t invoked, ended; /* ended: acknowledged, or given up; 0: under way */
+    uint64_t salt;
+    uint32_t key, client;
+    uint32_t live;   /* 0: a removal */
+    int32_t outcome; /* 1: acknowledged, 0: under way, -1: nobody knows */
+};
+
+struct model {
+    struct op op[OPS];
+    uint32_t count;
+    uint32_t under_way[KEYS]; /* ops */
+};
+
+/* What a read may rest on: everything that was acknowledged by `before`; by one client
+ * alone, if `client` is not CLIENTS. */
+struct judge {
+    uint64_t before, now;
+    uint32_t client;
+};
+
+void model_init(struct model *m);
+/* Begins an op; NULL when there is no room. */
+struct op *model_begin(struct model *m, uint64_t now, uint32_t key, uint32_t client);
+/* The ops of a request have ended. */
+void model_end(struct model *m, uint64_t tag, uint64_t now, int32_t outcome);
+/* Whether a reader may see the key in that state; live 0: as not there. */
+bool model_allows(const struct model *m, const struct judge *j, uint32_t key, uint32_t live,
+                  uint64_t salt);
+/* If only one state is allowed and it is live: its salt, and true. */
+bool model_certain(const struct model *m, const struct judge *j, uint32_t key, uint64_t *salt);
+/* Whether somebody ever wrote this. */
+bool model_knows(const struct model *m, uint32_t key, uint64_t salt);
+
+void vector_of(float *v, uint64_t key, uint64_t salt);
+float distance(const float *a, const float *b);
+
+struct result {
+    uint64_t acknowledged, unknown, reads, refused, kills, cuts, wipes, snapshots;
+};
+
+/* Runs one schedule. False after saying what was wrong. */
+bool schedule_run(uint64_t seed, struct result *sum, bool loud);
+
+#endif
