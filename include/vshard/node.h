@@ -428,6 +428,16 @@ struct vshard_node_status {
  * Since     0.1 */
 VSHARD_API int vshard_node_status(struct vshard_node *node, struct vshard_node_status *status);
 
+/* What a collection is, as it was created, with defaults filled in.
+ *
+ *   collection  [out] set its `size`; `name` is valid until the next control call
+ *
+ * Returns   0, EINVAL, ENOTFOUND
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_collection(struct vshard_node *node, const char *name,
+                                      struct vshard_collection *collection);
+
 /* A shard as this node sees it. An array element of the size it has in this version. */
 struct vshard_shard_status {
     uint64_t group;

@@ -2,8 +2,8 @@
  * ask another, and one answer of many.
  *
  *     READ        8 group, 8 request, 4 part, 4 kind, 4 consistency, 4 flags,
- *                 8 index wanted, 4 its epoch, 4 bound, 8 time left, 8 greatest age,
- *                 16 key, 4 k, 4 ef, 4 target recall, 4 conditions,
+ *                 8 index wanted, 4 its epoch, 4 bound, 8 time left,
+ *                 4 k, 4 0, 8 greatest age, 16 key, 4 ef, 4 target recall, 4 conditions,
  *                 4 bytes of the query, [conditions x (4 attribute, 4 0, 8 low, 8 high)],
  *                 the query
  *     READ_REPLY  8 request, 4 part, 4 status, 8 group, 8 position, 4 epoch, 4 limits,
@@ -18,6 +18,11 @@
  * request earns a twentieth of one, so that a cluster which is slow because it has too
  * much to do is not given more. Who is thought dead is not waited for at all. A
  * replica that cannot answer says so at once, and the next is asked.
+ *
+ * A shard of many is not asked for all k hits: with S shards, k / S of the nearest are
+ * expected in each, and hardly ever more than effort() says, so beams may be narrower. Where
+ * a shard turns out to have given all it was asked for, and the last of it is still among
+ * the nearest, it is asked once more, for all k: the answer is what it would have been.
  *
  * Answers go into a merger as they come. No key is on two shards, so its bound is sound:
  * shards that are asked later leave out what is farther. */
@@ -122,6 +127,15 @@ static bool may_hedge(struct vshard_node *n, const struct vs_part *p)
 
 /* ---- asking ---- */
 
+/* Three standard deviations above what is expected of a shard when hits lie anywhere. */
+uint32_t vs_read_effort(uint32_t k, uint32_t shards)
+{
+    double mean = (double)k / shards;
+    double enough = ceil(mean + 3 * sqrt(mean)) + 1;
+
+    return enough < k ? (uint32_t)enough : k;
+}
+
 static uint64_t wanted_index(const struct vs_request *q, uint64_t group, uint32_t *epoch)
 {
     uint64_t index = 0;
@@ -156,8 +170,10 @@ static void put_read(struct vshard_node *n, const struct vs_request *q, const st
     vs_put32(o, q->flags);
     vs_put64(o, index);
     vs_put32(o, epoch);
-    vs_put_float(o, bound_of(q));
+    vs_put_float(o, p->asked_more ? INFINITY : bound_of(q)); /* its rows may have changed since */
     vs_put64(o, q->deadline_ns - n->now);
+    vs_put32(o, p->k);
+    vs_put32(o, 0);
     vs_put_bytes(o, q->ask.at, q->ask.count);
 }
 
@@ -233,18 +249,27 @@ static void note_latency(struct vshard_node *n, uint64_t from, const struct vs_p
     peer->latency_ns -= peer->latency_ns / 8;
 }
 
-static bool take_hits(struct vs_request *q, const struct vs_part *p, struct vs_in *in,
+static void drop_hits(struct vs_part *p, const struct vshard_allocator *a)
+{
+    vs_free(a, p->hits, p->found * sizeof *p->hits);
+    p->hits = NULL;
+    p->found = 0;
+}
+
+/* A list is kept by its part, and pushed for the sake of the bound: a shard that is asked
+ * again gives another list in the place of the first. */
+static bool take_hits(struct vs_request *q, struct vs_part *p, struct vs_in *in,
                       const struct vshard_allocator *a)
 {
     uint32_t count = vs_take32(in);
     struct vshard_merge_hit *hits;
     const unsigned char *at;
-    int rc;
 
     vs_take32(in);
     at = count <= VSHARD_MERGE_K_MAX ? vs_take_bytes(in, 32 * (size_t)count) : NULL;
     if (at == NULL)
         return false;
+    drop_hits(p, a);
     if (count == 0)
         return true;
     hits = vs_alloc(a, count * sizeof *hits);
@@ -258,9 +283,9 @@ static bool take_hits(struct vs_request *q, const struct vs_part *p, struct vs_i
                                              .shard = p->shard };
         memcpy(&hits[i].distance, &bits, sizeof bits);
     }
-    rc = vshard_merger_push(q->merger, hits, count);
-    vs_free(a, hits, count * sizeof *hits);
-    return rc == VSHARD_OK;
+    p->hits = hits;
+    p->found = count;
+    return vshard_merger_push(q->merger, hits, count) == VSHARD_OK;
 }
 
 static bool take_row(struct vs_request *q, struct vs_in *in)
@@ -295,6 +320,31 @@ static void failed(struct vshard_node *n, struct vs_request *q, struct vs_part *
         vs_read_ask(n, q, p);
 }
 
+/* Shards that may have more of the nearest than they were asked for: each is asked again. */
+static bool ask_more(struct vshard_node *n, struct vs_request *q)
+{
+    uint32_t asked = 0;
+
+    for (uint32_t i = 0; q->kind == VSHARD_NODE_SEARCH && i < q->part_count; i++) {
+        struct vs_part *p = &q->part[i];
+
+        if (p->k >= q->k || p->found < p->k ||
+            p->hits[p->found - 1].distance > vshard_merger_bound(q->merger))
+            continue;
+        p->k = q->k;
+        p->state = VS_PART_OPEN;
+        p->asked_more = 1;
+        p->tried = p->attempts = 0;
+        q->open_count++;
+        asked++;
+    }
+    for (uint32_t i = 0; asked != 0 && i < q->part_count && q->link != NULL; i++) {
+        if (q->part[i].state == VS_PART_OPEN)
+            vs_read_ask(n, q, &q->part[i]);
+    }
+    return asked != 0;
+}
+
 void vs_read_reply(struct vshard_node *n, uint64_t from, struct vs_in *in)
 {
     uint64_t id = vs_take64(in);
@@ -324,8 +374,10 @@ void vs_read_reply(struct vshard_node *n, uint64_t from, struct vs_in *in)
     }
     q->limits |= limits;
     q->distances += distances;
-    q->rows += rows;
-    q->answered++;
+    q->rows += p->asked_more ? 0 : rows;
+    q->answered += !p->asked_more;
     p->status = VSHARD_OK;
-    vs_request_part_done(n, q, p);
+    p->state = VS_PART_DONE;
+    if (--q->open_count == 0 && !ask_more(n, q))
+        vs_request_finish(n, q, VSHARD_OK);
 }

@@ -301,7 +301,11 @@ struct vs_part {
     uint32_t attempts;
     int32_t status; /* the last that an attempt ended with */
     uint32_t epoch;
-    void *bytes; /* WRITE: the batch */
+    uint32_t k, found;   /* SEARCH: hits asked for, and got */
+    uint32_t asked_more; /* it was answered, and is asked for the rest */
+    uint32_t reserved;
+    struct vshard_merge_hit *hits; /* [found] nearest first */
+    void *bytes;                   /* WRITE: the batch */
     size_t count;
 };
 
@@ -588,6 +592,8 @@ uint64_t vs_requests_deadline(const struct vshard_node *n);
 
 /* ---- ask.c, serve.c ---- */
 
+/* Hits to ask one of so many shards for. */
+uint32_t vs_read_effort(uint32_t k, uint32_t shards);
 void vs_read_ask(struct vshard_node *n, struct vs_request *q, struct vs_part *p);
 void vs_read_reply(struct vshard_node *n, uint64_t from, struct vs_in *in);
 void vs_read_time(struct vshard_node *n, struct vs_request *q);

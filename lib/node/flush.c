@@ -30,6 +30,28 @@ static uint32_t positions_of(const struct vs_request *q, struct vshard_position 
     return count;
 }
 
+/* The lists of all shards that have answered, as one. */
+static int merge(struct vshard_node *n, const struct vs_request *q, struct vshard_merge_hit *hits,
+                 uint32_t *found)
+{
+    const struct vshard_merge_options o = { .size = sizeof o,
+                                            .k = q->k,
+                                            .flags = VSHARD_MERGE_SETTLED,
+                                            .allocator = n->allocator,
+                                            .logger = n->logger };
+    size_t bytes = q->part_count * sizeof(struct vshard_merge_list);
+    struct vshard_merge_list *lists = vs_alloc(n->allocator, bytes);
+    int rc;
+
+    if (lists == NULL)
+        return VSHARD_ENOMEM;
+    for (uint32_t i = 0; i < q->part_count; i++)
+        lists[i] = (struct vshard_merge_list){ q->part[i].hits, q->part[i].found };
+    rc = vshard_merge(&o, lists, q->part_count, hits, found);
+    vs_free(n->allocator, lists, bytes);
+    return rc;
+}
+
 static void hand_over(struct vshard_node *n, struct vs_request *q)
 {
     size_t position_bytes = q->part_count * sizeof(struct vshard_position);
@@ -56,7 +78,7 @@ static void hand_over(struct vshard_node *n, struct vs_request *q)
         d.position_count = positions_of(q, positions);
     d.positions = positions;
     if (d.status == VSHARD_OK && q->kind == VSHARD_NODE_SEARCH) {
-        d.status = vshard_merger_hits(q->merger, hits, q->k, &d.hit_count);
+        d.status = merge(n, q, hits, &d.hit_count);
         d.hits = hits;
     }
     if (d.status == VSHARD_OK && q->kind == VSHARD_NODE_FETCH) {

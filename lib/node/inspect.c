@@ -27,6 +27,20 @@ int vshard_node_status(struct vshard_node *n, struct vshard_node_status *status)
     return vs_report_write(status, &s, sizeof s, VS_SIZE_THROUGH(struct vshard_node_status, node));
 }
 
+int vshard_node_collection(struct vshard_node *n, const char *name,
+                           struct vshard_collection *collection)
+{
+    const struct vs_collection *c;
+
+    if (n == NULL || name == NULL || collection == NULL)
+        return VSHARD_EINVAL;
+    c = vs_cluster_find(&n->meta, name);
+    if (c == NULL)
+        return VSHARD_ENOTFOUND;
+    return vs_report_write(collection, &c->spec, sizeof c->spec,
+                           VS_SIZE_THROUGH(struct vshard_collection, reserved_pointer));
+}
+
 static void fill(struct vshard_node *n, const struct vs_collection *c, uint32_t number,
                  struct vshard_shard_status *to)
 {

@@ -254,7 +254,6 @@ static void put_ask(struct vs_out *o, const struct vshard_node_search *s, struct
 {
     vs_put64(o, s->max_staleness_ns);
     vs_put_key(o, key);
-    vs_put32(o, s->k);
     vs_put32(o, s->ef_search);
     vs_put_float(o, s->target_recall);
     vs_put32(o, s->condition_count);
@@ -292,6 +291,7 @@ static int begin_search(struct vshard_node *n, struct vs_request *q,
     for (uint32_t i = 0; i < q->part_count; i++) {
         q->part[i].group = c->shard[i].group;
         q->part[i].shard = i;
+        q->part[i].k = vs_read_effort(s->k, c->spec.shards);
     }
     if (rc == VSHARD_OK)
         rc = copy_positions(n, q, s->positions, s->position_count);

@@ -84,8 +84,10 @@ void vs_request_finish(struct vshard_node *n, struct vs_request *q, int status)
 
 void vs_request_free(struct vshard_node *n, struct vs_request *q)
 {
-    for (uint32_t i = 0; i < q->part_count; i++)
+    for (uint32_t i = 0; i < q->part_count; i++) {
         vs_free(n->allocator, q->part[i].bytes, q->part[i].count);
+        vs_free(n->allocator, q->part[i].hits, q->part[i].found * sizeof *q->part[i].hits);
+    }
     vs_free(n->allocator, q->part, q->part_count * sizeof *q->part);
     vs_free(n->allocator, q->positions, q->position_count * sizeof *q->positions);
     vshard_merger_destroy(q->merger);

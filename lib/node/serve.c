@@ -99,9 +99,10 @@ static int take_query(struct vshard_node *n, struct vs_serving *s, struct vs_in 
     uint32_t bytes;
     const void *query;
 
+    s->k = vs_take32(in);
+    vs_take32(in);
     s->max_staleness_ns = vs_take64(in);
     s->key = vs_take_key(in);
-    s->k = vs_take32(in);
     s->ef = vs_take32(in);
     s->target_recall = vs_take_float(in);
     s->condition_count = vs_take32(in);

@@ -396,8 +396,7 @@ static void fault(struct schedule *s)
         if (chance(s, 8) == 0)
             wipe(s, id);
         break;
-    default:
-        blackout(s);
+    default: blackout(s);
     }
 }
 
@@ -408,7 +407,7 @@ static bool create(struct schedule *s)
     const struct vshard_collection spec = { .size = sizeof spec,
                                             .dim = DIM,
                                             .family = VSHARD_FAMILY_FLAT,
-                                            .shards = 1 + (uint32_t)chance(s, 3),
+                                            .shards = 1 + (uint32_t)chance(s, 7),
                                             .replicas = 3,
                                             .attributes = 1,
                                             .name = "words" };

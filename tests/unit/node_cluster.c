@@ -13,7 +13,13 @@ enum { ROWS = 300 };
 Test(node_cluster, finds_what_was_written_from_every_node)
 {
     struct cluster *c = with_words(5, 5, 4, 3, NULL);
+    struct vshard_collection spec = { .size = sizeof spec };
 
+    cr_assert_eq(vshard_node_collection(c->node[4].node, "words", &spec), VSHARD_OK);
+    cr_expect_eq(spec.dim, (uint32_t)DIM);
+    cr_expect_eq(spec.shards, 4u);
+    cr_expect_str_eq(spec.name, "words");
+    cr_expect_eq(vshard_node_collection(c->node[4].node, "none", &spec), VSHARD_ENOTFOUND);
     written(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
     cluster_run(c, 500 * MS);
     for (uint64_t at = 1; at <= 5; at++) {

@@ -1,0 +1,21 @@
+# server.mk - a node as a process over TCP; included by the Makefile. Built where pkg-config
+# finds libuv, and nothing else needs it.
+
+server_src := $(call find,examples/server/*.c)
+server     := $(O)/examples/server/server
+
+$(O)/examples/server/%.o: ALL_CPP := $(filter-out -I$(srcdir)/lib,$(ALL_CPP)) $(UV_CFLAGS)
+
+$(server): $(server_src:%.c=$(O)/%.o) $(O)/libvshard.a
+	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(UV_LIBS) $(ALL_LIB)
+
+.PHONY: server
+server: $(if $(UV_LIBS),$(server)) ## build the TCP host of a cluster, examples/server; needs libuv
+	$(if $(UV_LIBS),,@echo "server needs libuv (make deps, then ./configure)"; exit 1)
+
+-include $(server_src:%.c=$(O)/%.d)
+
+.PHONY: server-test
+check: server-test
+server-test: $(if $(UV_LIBS),$(server))
+	$(if $(UV_LIBS),@O=$(abspath $(O)) srcdir=$(srcdir) python3 -B $(srcdir)/tests/server.py,@echo 'skip server: built without libuv')

@@ -1,0 +1,28 @@
+/* shard_batch.c - whatever bytes a log or a peer offers as an entry: they are refused, or
+ * every array that they promise is there. Applied to a shard, they change it or nothing. */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shard/shard.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
+{
+    const struct vs_shard_plan plan = { .dim = 4,
+                                        .family = VSHARD_FAMILY_FLAT,
+                                        .attribute_count = 1 };
+    struct vs_shard *shard;
+    struct vs_batch b;
+    uint32_t row = 0;
+
+    if (vs_batch_decode(&b, bytes, count) != VSHARD_OK || vs_plan_admits(&plan, &b) != VSHARD_OK)
+        return 0;
+    if (vs_shard_create(&plan, &shard) != VSHARD_OK)
+        return 0;
+    while (row < b.count && vs_shard_apply(shard, 1, bytes, count, &row) == VSHARD_OK)
+        continue;
+    VS_ASSERT(row == b.count); /* what was admitted can be applied */
+    vs_shard_destroy(shard);
+    return 0;
+}

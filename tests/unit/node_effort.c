@@ -1,0 +1,88 @@
+/* node_effort.c - a shard of many is asked for fewer hits than are wanted, and for the rest
+ * where it has more of them than its share.
+ *
+ * Method: all rows near the query are given keys of one shard, by asking the map, so that
+ * what is expected of a shard is as wrong as it can be; the answer must be the exact one. */
+#include <criterion/criterion.h>
+
+#include "node/core.h"
+#include "support/cluster_ask.h"
+
+enum { SHARDS = 8, NEAR = 12, K = 10 };
+
+Test(node_effort, is_never_more_than_k_and_enough_for_one_shard)
+{
+    for (uint32_t k = 1; k <= 4096; k += 1 + k / 7) {
+        cr_expect_eq(vs_read_effort(k, 1), k);
+        for (uint32_t shards = 2; shards <= 4096; shards *= 2) {
+            cr_expect_leq(vs_read_effort(k, shards), k);
+            cr_expect_geq((uint64_t)vs_read_effort(k, shards) * shards, (uint64_t)k);
+        }
+    }
+}
+
+static uint32_t owner(uint64_t key)
+{
+    const struct vshard_map_options o = { .size = sizeof o };
+    const struct vshard_key k = { 0, key };
+    static struct vshard_map *map;
+    uint32_t shard = 0;
+
+    if (map == NULL) {
+        vshard_map_create(&o, &map);
+        for (uint32_t i = 0; i < SHARDS; i++)
+            vshard_map_add(map, i, 1);
+    }
+    vshard_map_owner(map, &k, 1, &shard, NULL);
+    return shard;
+}
+
+/* Row `key` lies at x along the first axis. */
+static void write_at(struct cluster *c, uint64_t key, float x)
+{
+    const struct vshard_key k = { 0, key };
+    const float vector[DIM] = { x };
+    const struct vshard_node_write w = { .size = sizeof w,
+                                         .flags = VSHARD_WRITE_APPLIED,
+                                         .count = 1,
+                                         .tag = next_tag++,
+                                         .collection = "words",
+                                         .keys = &k,
+                                         .vectors = vector };
+
+    cr_assert_eq(vshard_node_write(c->node[1].node, c->now, &w), VSHARD_OK);
+    cr_assert_eq(cluster_wait(c, w.tag, 3000 * MS)->status, VSHARD_OK);
+}
+
+Test(node_effort, finds_all_of_them_where_they_lie_in_one_shard)
+{
+    struct cluster *c = with_words(3, 3, SHARDS, 3, NULL);
+    const float query[DIM] = { 0 };
+    const struct vshard_node_search s = { .size = sizeof s,
+                                          .k = K,
+                                          .tag = 4090,
+                                          .consistency = VSHARD_READ_LINEARIZABLE,
+                                          .timeout_ns = 2000 * MS,
+                                          .collection = "words",
+                                          .query = query };
+    struct cluster_answer *a;
+    uint64_t near = 0, key;
+
+    cr_assert_lt(vs_read_effort(K, SHARDS), (uint32_t)K);
+    for (key = 1; near < NEAR; key++) {
+        bool chosen = owner(key) == 3;
+
+        write_at(c, key, chosen ? 1 + (float)near : 100 + (float)key);
+        near += chosen;
+    }
+    cr_assert_eq(vshard_node_search(c->node[2].node, c->now, &s), VSHARD_OK);
+    a = cluster_wait(c, s.tag, 5000 * MS);
+    cr_assert_not_null(a);
+    cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
+    cr_assert_eq(a->hit_count, (uint32_t)K);
+    cr_expect_eq(a->shards_answered, (uint32_t)SHARDS);
+    cr_expect_eq(a->rows, key - 1);
+    for (uint32_t i = 0; i < K; i++)
+        cr_expect_float_eq(a->hits[i].distance, (float)((i + 1) * (i + 1)), 1e-3f, "hit %u", i);
+    cluster_destroy(c);
+}
