@@ -250,7 +250,9 @@ enum {                               /* struct vshard_node_admin.op */
        VSHARD_ADMIN_CREATE = 1,      /* collection */
        VSHARD_ADMIN_DROP = 2,        /* name */
        VSHARD_ADMIN_JOIN = 3,        /* node: some member; this node asks it for admission */
-       VSHARD_ADMIN_REMOVE_NODE = 4, /* node: it loses its replicas, and is no member afterwards */
+       VSHARD_ADMIN_REMOVE_NODE = 4, /* node: its replicas move to nodes that have none of those
+                                        shards, and when it has none left it is no member any
+                                        more; 0 says that this has begun */
        VSHARD_ADMIN_REPLACE = 5,     /* group, node: loses this replica; to: who gets it */
        VSHARD_ADMIN_LEAD = 6         /* group; node: who shall lead it; asked of its leader */
 };

@@ -86,6 +86,9 @@ struct vs_cluster {
     uint32_t next_collection;
     uint32_t node_count, collection_count, shard_count;
     struct vs_meta_node node[VSHARD_NODES_MAX]; /* by id */
+    uint32_t leaving[VSHARD_NODES_MAX];         /* likewise: it shall lose its replicas, and go */
+    uint32_t settled; /* a node was removed: who is not written down is none */
+    uint32_t reserved;
     struct vs_collection *collection[VSHARD_COLLECTIONS_MAX];
     struct {
         uint64_t index;
@@ -113,6 +116,9 @@ struct vs_collection *vs_cluster_find(const struct vs_cluster *m, const char *na
 struct vs_collection *vs_cluster_by_id(const struct vs_cluster *m, uint32_t id);
 const struct vs_meta_shard *vs_cluster_group(const struct vs_cluster *m, uint64_t group,
                                              const struct vs_collection **collection);
+/* Whether a node has replicas, as the map has it. */
+bool vs_cluster_holds(const struct vs_cluster *m, uint64_t node);
+bool vs_cluster_leaves(const struct vs_cluster *m, uint64_t node);
 const struct vs_meta_node *vs_cluster_node(const struct vs_cluster *m, uint64_t node);
 void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation);
 void vs_cmd_node_remove(struct vs_out *o, uint64_t node);

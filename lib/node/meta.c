@@ -12,16 +12,16 @@
  *
  *     command   4 kind, then
  *     NODE      8 node, 8 incarnation: it is a member, from now on under this incarnation
- *     NODE_REMOVE  8 node
+ *     NODE_REMOVE  8 node: it goes; as long as it has replicas, it is marked as leaving
  *     CREATE    collection, [shards x replicas x 8] nodes
  *     DROP      text name
  *     MEMBERS   8 group, 4 count, [count x (8 node, 8 incarnation)]: who shall be in it
  *
  *     collection  text name, 12 x 4, 2 x 8: the fields of struct vshard_collection from
  *                 dim to attributes, and seed, max_rows
- *     state     "VSMETA1\0", 8 applied, 8 next group, 4 next collection, 4 nodes,
- *               [nodes x (8, 8)], 4 collections, and for each 4 id, collection, and for
- *               each shard 8 group, 4 founders, 4 members, [.. x (8, 8)] */
+ *     state     "VSMETA1\0", 8 applied, 8 next group, 4 next collection, 4 nodes, 4 settled,
+ *               [nodes x (8, 8)], [nodes x 4 leaving], 4 collections, and for each 4 id,
+ * collection, and for each shard 8 group, 4 founders, 4 members, [.. x (8, 8)] */
 #include "node/core.h"
 
 static const char magic[8] = "VSMETA1";
@@ -95,6 +95,13 @@ const struct vs_meta_node *vs_cluster_node(const struct vs_cluster *m, uint64_t 
             return &m->node[i];
     }
     return NULL;
+}
+
+bool vs_cluster_leaves(const struct vs_cluster *m, uint64_t node)
+{
+    const struct vs_meta_node *x = vs_cluster_node(m, node);
+
+    return x != NULL && m->leaving[x - m->node] != 0;
 }
 
 /* ---- collections as bytes ---- */
@@ -221,37 +228,54 @@ static int apply_node(struct vs_cluster *m, struct vs_in *in)
         at++;
     if (at < m->node_count && m->node[at].node == x.node) {
         m->node[at] = x;
+        m->leaving[at] = 0;
         return VSHARD_OK;
     }
     if (m->node_count == VSHARD_NODES_MAX)
         return VSHARD_E2BIG;
     memmove(&m->node[at + 1], &m->node[at], (m->node_count - at) * sizeof *m->node);
+    memmove(&m->leaving[at + 1], &m->leaving[at], (m->node_count - at) * sizeof *m->leaving);
     m->node[at] = x;
+    m->leaving[at] = 0;
     m->node_count++;
     return VSHARD_OK;
 }
 
-/* Only a node without replicas may go: its replicas are moved first. */
-static int apply_node_remove(struct vs_cluster *m, struct vs_in *in)
+bool vs_cluster_holds(const struct vs_cluster *m, uint64_t node)
 {
-    uint64_t node = vs_take64(in);
-    const struct vs_meta_node *x = vs_cluster_node(m, node);
-    size_t at;
-
-    if (x == NULL)
-        return VSHARD_ENOTFOUND;
     for (uint32_t i = 0; i < m->collection_count; i++) {
         for (uint32_t s = 0; s < m->collection[i]->spec.shards; s++) {
             const struct vs_meta_shard *shard = &m->collection[i]->shard[s];
 
             for (uint32_t k = 0; k < shard->member_count; k++) {
                 if (shard->members[k].node == node)
-                    return VSHARD_EBUSY;
+                    return true;
             }
         }
     }
+    return false;
+}
+
+/* A node that has replicas is only marked: they are moved, and then it is removed. */
+static int apply_node_remove(struct vs_cluster *m, struct vs_in *in)
+{
+    uint64_t node = vs_take64(in);
+    const struct vs_meta_node *x = vs_cluster_node(m, node);
+    size_t at, behind;
+
+    if (x == NULL)
+        return VSHARD_ENOTFOUND;
+    if (m->node_count == 1)
+        return VSHARD_EBUSY;
     at = (size_t)(x - m->node);
-    memmove(&m->node[at], &m->node[at + 1], (m->node_count - at - 1) * sizeof *m->node);
+    m->settled = 1;
+    if (vs_cluster_holds(m, node)) {
+        m->leaving[at] = 1;
+        return VSHARD_OK;
+    }
+    behind = m->node_count - at - 1;
+    memmove(&m->node[at], &m->node[at + 1], behind * sizeof *m->node);
+    memmove(&m->leaving[at], &m->leaving[at + 1], behind * sizeof *m->leaving);
     m->node_count--;
     return VSHARD_OK;
 }
@@ -396,7 +420,10 @@ void vs_cluster_encode(const struct vs_cluster *m, struct vs_out *o)
     vs_put64(o, m->next_group);
     vs_put32(o, m->next_collection);
     vs_put32(o, m->node_count);
+    vs_put32(o, m->settled);
     put_nodes(o, m->node, m->node_count);
+    for (uint32_t i = 0; i < m->node_count; i++)
+        vs_put32(o, m->leaving[i]);
     vs_put32(o, m->collection_count);
     for (uint32_t i = 0; i < m->collection_count; i++) {
         const struct vs_collection *c = m->collection[i];
@@ -463,7 +490,10 @@ int vs_cluster_decode(struct vs_cluster *m, struct vs_in *in)
         m->node_count = 0;
         return VSHARD_ECORRUPT;
     }
+    m->settled = vs_take32(in);
     take_nodes(in, m->node, m->node_count);
+    for (uint32_t i = 0; i < m->node_count; i++)
+        m->leaving[i] = vs_take32(in);
     collections = vs_take32(in);
     if (collections > VSHARD_COLLECTIONS_MAX)
         return VSHARD_ECORRUPT;

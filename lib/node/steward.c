@@ -196,7 +196,7 @@ static void configure(struct vshard_node *n, struct vs_replica *r)
         same_members(now, now_count, wanted, wanted_count))
         return;
     /* Of the map's group no founder is put out because it is not written down yet. */
-    if (r->group == VS_META && wanted_count < now_count && n->meta.node_count < n->founder_count)
+    if (r->group == VS_META && wanted_count < now_count && !n->meta.settled)
         return;
     event.members = wanted;
     event.member_count = wanted_count;
@@ -243,7 +243,7 @@ static bool write_down(struct vshard_node *n)
 
     if (vshard_raft_members(n->raft, VS_META, now, &count) != VSHARD_OK)
         return false;
-    if (n->meta.node_count >= n->founder_count && n->meta.applied != 0)
+    if (n->meta.settled)
         return false;
     for (uint32_t i = 0; i < count; i++) {
         if (vs_cluster_node(&n->meta, now[i].node) != NULL)
@@ -267,7 +267,7 @@ static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard)
 
         for (uint32_t k = 0; k < shard->member_count; k++)
             has |= shard->members[k].node == x;
-        if (!has && vs_peer_alive(n, x, 4 * n->o.election_ns))
+        if (!has && !n->meta.leaving[i] && vs_peer_alive(n, x, 4 * n->o.election_ns))
             p.node[p.count++].node = x;
     }
     for (uint32_t i = 0; i < n->meta.collection_count; i++) {
@@ -284,7 +284,7 @@ static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard)
 }
 
 /* One member at a time: one that came back under another incarnation, or one whose node is
- * gone. Only while most of the shard's members are there: else nothing can be decided. */
+ * gone or leaves. Only while most of the shard's members are there: else nothing can be decided. */
 static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
 {
     struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1];
@@ -302,11 +302,11 @@ static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
             return true;
         }
         alive += vs_peer_alive(n, members[i].node, 4 * n->o.election_ns);
-        if (!vs_peer_alive(n, members[i].node, n->o.replace_ns))
+        if (vs_cluster_leaves(&n->meta, members[i].node) ||
+            (n->o.replace_ns != VS_NEVER && !vs_peer_alive(n, members[i].node, n->o.replace_ns)))
             at = i;
     }
-    if (n->o.replace_ns == VS_NEVER || at == shard->member_count ||
-        alive <= shard->member_count / 2)
+    if (at == shard->member_count || alive <= shard->member_count / 2)
         return false;
     x = vs_cluster_node(&n->meta, spare(n, shard));
     if (x == NULL)
@@ -319,9 +319,24 @@ static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
     return true;
 }
 
+/* Nodes that leave, and have nothing left. */
+static bool see_off(struct vshard_node *n)
+{
+    struct vs_out o = { .allocator = n->allocator };
+
+    for (uint32_t i = 0; i < n->meta.node_count; i++) {
+        if (!n->meta.leaving[i] || vs_cluster_holds(&n->meta, n->meta.node[i].node))
+            continue;
+        vs_cmd_node_remove(&o, n->meta.node[i].node);
+        propose(n, &o);
+        return true;
+    }
+    return false;
+}
+
 static void lead_map(struct vshard_node *n)
 {
-    if (n->steward_busy || write_down(n))
+    if (n->steward_busy || write_down(n) || see_off(n))
         return;
     for (uint32_t i = 0; i < n->meta.collection_count; i++) {
         const struct vs_collection *c = n->meta.collection[i];

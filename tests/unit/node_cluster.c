@@ -165,6 +165,45 @@ Test(node_cluster, admits_a_node_and_gives_it_what_a_lost_one_had)
     cluster_destroy(c);
 }
 
+Test(node_cluster, moves_what_a_node_has_before_it_leaves)
+{
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX };
+    struct cluster *c = with_words(4, 4, 4, 3, &o);
+    struct vshard_node_admin leave = {
+        .size = sizeof leave, .op = VSHARD_ADMIN_REMOVE_NODE, .tag = next_tag++, .node = 2
+    };
+    struct vshard_node_status status = { .size = sizeof status };
+    struct vshard_shard_status s[4];
+    size_t count;
+
+    written(c, 1, 1, ROWS, 5, 0);
+    cr_assert_eq(vshard_node_admin(c->node[3].node, c->now, &leave), VSHARD_OK);
+    cr_assert_eq(cluster_wait(c, leave.tag, 3000 * MS)->status, VSHARD_OK);
+    cluster_run(c, 8000 * MS);
+    for (uint64_t id = 1; id <= 4; id++) {
+        if (id == 2)
+            continue;
+        vshard_node_status(c->node[id].node, &status);
+        cr_expect_eq(status.nodes, 3u, "node %d counts %u", (int)id, status.nodes);
+        cr_expect_eq(status.replicas, 4u);
+        cr_assert_eq(vshard_node_shards(c->node[id].node, "words", s, 4, &count), VSHARD_OK);
+        for (int i = 0; i < 4; i++) {
+            for (uint32_t k = 0; k < s[i].member_count; k++)
+                cr_expect_neq(s[i].members[k], (uint64_t)2);
+        }
+    }
+    cluster_kill(c, 2);
+    cluster_kill(c, 4);
+    cluster_run(c, 1500 * MS);
+    expect_rows(c, 1, 1, ROWS, 5);
+    cr_assert_eq(cluster_start(c, 4), VSHARD_OK);
+    leave.node = 9;
+    leave.tag = next_tag++;
+    cr_assert_eq(vshard_node_admin(c->node[3].node, c->now, &leave), VSHARD_OK);
+    cr_assert_eq(cluster_wait(c, leave.tag, 3000 * MS)->status, VSHARD_ENOTFOUND);
+    cluster_destroy(c);
+}
+
 Test(node_cluster, takes_a_node_back_that_has_lost_its_disk)
 {
     struct cluster *c = with_words(3, 3, 2, 3, NULL);
