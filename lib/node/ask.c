@@ -58,17 +58,19 @@ static uint64_t cost(struct vshard_node *n, const struct vs_request *q, uint64_t
     const struct vs_peer *p = peer_of(n, node);
     const struct vs_hint *h;
     uint64_t best = 0, ns, applied;
+    uint32_t hints;
 
     if (p == NULL || silent(n, node))
         return VS_NEVER / 4;
-    if (node == n->node && (r == NULL || r->status != VSHARD_OK || !r->open || r->dropped))
+    if (node == n->node &&
+        (r == NULL || r->status != VSHARD_OK || !r->open || r->dropped || r->diverged))
         return VS_NEVER / 2;
-    for (uint32_t i = 0; i < n->hint_count; i++) {
-        if (n->hint[i].group == group && n->hint[i].applied > best)
-            best = n->hint[i].applied;
+    h = vs_hints_of(n, group, &hints);
+    applied = node == n->node ? atomic_load(&r->applied) : 0;
+    for (uint32_t i = 0; i < hints; i++) {
+        best = h[i].applied > best ? h[i].applied : best;
+        applied = h[i].node == node ? h[i].applied : applied;
     }
-    h = vs_hint_find(n, node, group);
-    applied = node == n->node ? atomic_load(&r->applied) : h != NULL ? h->applied : 0;
     ns = node == n->node ? p->latency_ns / 2 : 20000 + p->latency_ns * (1 + p->outstanding);
     ns += best > applied ? (best - applied) * 10000 : 0;
     if (q->consistency == VSHARD_READ_LINEARIZABLE && vs_leader_of(n, group) != node)

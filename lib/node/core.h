@@ -139,7 +139,8 @@ enum {
     VS_ITEM_INSTALL = 7,
     VS_ITEM_DIGEST = 8,
     VS_ITEM_STORAGE = 9, /* a storage request of the write-ahead log; of no replica */
-    VS_ITEM_META = 10    /* save the map */
+    VS_ITEM_META = 10,   /* save the map */
+    VS_ITEM_REFILL = 11  /* back to the newest snapshot, or to nothing */
 };
 
 struct vs_replica;
@@ -276,7 +277,9 @@ struct vs_replica {
     uint64_t unwanted_ns; /* since when the map does not name it; 0: it does */
     uint64_t digest_index, digest;
     uint64_t rest_index, rest_ns; /* nothing was applied beyond it, since then */
-    uint32_t digest_busy, reported;
+    uint32_t digest_busy;
+    uint32_t diverged; /* it is, and answers nothing until it was refilled */
+    uint32_t refilling, refills;
 
     uint32_t items;             /* of it, pushed and not yet finished */
     uint32_t raft_reads;        /* under way in the core */
@@ -543,6 +546,11 @@ void vs_replica_snapshot(struct vshard_node *n, struct vs_replica *r); /* if it 
 void vs_replica_files_remove(struct vshard_node *n, struct vs_replica *r);
 void vs_snapshot_path(const struct vshard_node *n, char path[4096], uint64_t group, uint64_t index);
 void vs_incoming_path(const struct vshard_node *n, char path[4096], uint64_t group);
+/* It has diverged from the others: its state is made again from its snapshot and log. */
+void vs_replica_refill(struct vshard_node *n, struct vs_replica *r);
+void vs_replica_refilled(struct vshard_node *n, struct vs_replica *r, const struct vs_item *item);
+void vs_replica_requeue(struct vshard_node *n, struct vs_replica *r,
+                        const struct vshard_raft_entry *entries, uint32_t count);
 int vs_item_run(struct vshard_node *n, struct vs_item *item); /* work.c: on any thread */
 uint64_t vs_replica_epoch(const struct vs_replica *r);
 
@@ -579,8 +587,10 @@ struct vs_peer *vs_peer_find(struct vshard_node *n, uint64_t node);
 struct vs_peer *vs_peer_meet(struct vshard_node *n, uint64_t node);
 /* Heard of lately, or this node itself. */
 bool vs_peer_alive(struct vshard_node *n, uint64_t node, uint64_t silence_ns);
-struct vs_hint *vs_hint_find(struct vshard_node *n, uint64_t node, uint64_t group);
-struct vs_hint *vs_hint_add(struct vshard_node *n, uint64_t node, uint64_t group);
+/* What is known of a group's replicas elsewhere, [*count]. */
+const struct vs_hint *vs_hints_of(const struct vshard_node *n, uint64_t group, uint32_t *count);
+void vs_hint_put(struct vshard_node *n, const struct vs_hint *hint);
+void vs_hints_prune(struct vshard_node *n); /* of groups that the map does not name */
 
 /* ---- requests.c ---- */
 

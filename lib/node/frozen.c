@@ -40,7 +40,8 @@ void vs_replica_snapshot(struct vshard_node *n, struct vs_replica *r)
                 r->installing ? r->taking_term
                               : vshard_raft_term(n->raft, r->group, r->compact_index));
     if (r->since_snapshot < enough || r->taking_index != 0 || r->entries != NULL || r->apply_busy ||
-        r->acknowledged != r->queued || r->status != VSHARD_OK || !r->open)
+        r->diverged || r->refilling || r->acknowledged != r->queued || r->status != VSHARD_OK ||
+        !r->open)
         return;
     vs_step(n, &event); /* EBUSY: later */
 }

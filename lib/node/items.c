@@ -100,6 +100,7 @@ static uint32_t class_of(const struct vs_item *item)
     case VS_ITEM_PIECE:
     case VS_ITEM_META: return FREE;
     case VS_ITEM_APPLY: return WRITES;
+    case VS_ITEM_REFILL:
     case VS_ITEM_INSTALL: return REFILLS;
     default: return READS;
     }

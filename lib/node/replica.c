@@ -321,6 +321,24 @@ static int queue_entry(struct vshard_node *n, struct vs_replica *r,
     return VSHARD_OK;
 }
 
+/* Entries that were applied once stand before those that wait. */
+void vs_replica_requeue(struct vshard_node *n, struct vs_replica *r,
+                        const struct vshard_raft_entry *entries, uint32_t count)
+{
+    struct vs_entry *behind = r->entries, **end = r->entries_end;
+    int rc = VSHARD_OK;
+
+    r->entries = NULL;
+    r->entries_end = &r->entries;
+    for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++)
+        rc = queue_entry(n, r, &entries[i]);
+    *r->entries_end = behind;
+    if (behind != NULL)
+        r->entries_end = end;
+    if (rc != VSHARD_OK)
+        vs_replica_halt(n, r, rc);
+}
+
 static void apply_map(struct vshard_node *n, struct vs_replica *r,
                       const struct vshard_raft_effect *e)
 {
@@ -406,7 +424,7 @@ void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
     struct vs_item *item;
     uint64_t border;
 
-    if (r->apply_busy || r->entries == NULL || r->status != VSHARD_OK)
+    if (r->apply_busy || r->refilling || r->entries == NULL || r->status != VSHARD_OK)
         return;
     take_digest(n, r, false);
     item = vs_item_new(n, VS_ITEM_APPLY, r);
@@ -559,6 +577,7 @@ void vs_replica_finished(struct vshard_node *n, struct vs_item *item)
     case VS_ITEM_CHUNK: chunk_finished(n, r, item); break;
     case VS_ITEM_PIECE: piece_finished(n, r, item); break;
     case VS_ITEM_INSTALL: install_finished(n, r, item); break;
+    case VS_ITEM_REFILL: vs_replica_refilled(n, r, item); break;
     default: digest_finished(r, item);
     }
     vs_item_free(n, item);

@@ -221,7 +221,8 @@ void vs_serve_read(struct vshard_node *n, uint64_t origin, struct vs_in *in)
     a.part = vs_take32(in);
     if (in->status != VSHARD_OK)
         return;
-    if (r == NULL || group == VS_META || r->status != VSHARD_OK || !r->open || r->dropped) {
+    if (r == NULL || group == VS_META || r->status != VSHARD_OK || !r->open || r->dropped ||
+        r->diverged || r->refilling) {
         reply(n, &a, VSHARD_ENOTSUP, NULL);
         return;
     }

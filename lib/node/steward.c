@@ -12,8 +12,7 @@
  *     GOSSIP  4 count, [count x (8 group, 8 applied, 8 leader, 8 term, 8 digest's index,
  *             8 digest)]
  *
- * Two replicas that name different digests for one position have diverged: it is reported,
- * and the one that is not the leader's gives up its state and is refilled. */
+ * What replicas that name different digests for one position do about it is refill.c. */
 #include "node/core.h"
 
 enum { STEWARD_NS = 100000000, LETS_GO_NS = 2000000000 };
@@ -24,16 +23,17 @@ uint64_t vs_leader_of(struct vshard_node *n, uint64_t group)
 {
     const struct vs_replica *r = vs_replica_find(n, group);
     uint64_t leader = 0, term = 0;
+    const struct vs_hint *h;
+    uint32_t hints;
 
     if (r != NULL && r->open && !r->dropped && r->leader != 0)
         return r->leader;
-    for (uint32_t i = 0; i < n->hint_count; i++) {
-        const struct vs_hint *h = &n->hint[i];
-
-        if (h->group != group || h->leader == 0 || h->term < term)
+    h = vs_hints_of(n, group, &hints);
+    for (uint32_t i = 0; i < hints; i++) {
+        if (h[i].leader == 0 || h[i].term < term)
             continue;
-        leader = h->leader;
-        term = h->term;
+        leader = h[i].leader;
+        term = h[i].term;
     }
     return leader;
 }
@@ -138,6 +138,7 @@ void vs_steward_map(struct vshard_node *n)
     n->meta_seen = 1;
     for (uint32_t i = 0; i < n->meta.node_count; i++)
         vs_peer_meet(n, n->meta.node[i].node);
+    vs_hints_prune(n);
     open_all(n);
     vs_admin_known(n);
     n->steward_at = n->now;
@@ -388,23 +389,12 @@ static void gossip(struct vshard_node *n)
     vs_out_free(&o);
 }
 
-static void compare_digest(struct vshard_node *n, const struct vs_hint *h)
-{
-    struct vs_replica *r = vs_replica_find(n, h->group);
-
-    if (r == NULL || r->digest_index == 0 || r->digest_index != h->digest_index ||
-        r->digest == h->digest || r->reported)
-        return;
-    r->reported = 1;
-    vs_node_event(n, VSHARD_LOG_ERROR, "node.diverged", r->group, "from node", (int64_t)h->node);
-}
-
 void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in)
 {
     uint32_t count = vs_take32(in);
 
     for (uint32_t i = 0; i < count && in->status == VSHARD_OK; i++) {
-        struct vs_hint got = { .node = from }, *h;
+        struct vs_hint got = { .node = from };
 
         got.group = vs_take64(in);
         got.applied = vs_take64(in);
@@ -414,10 +404,7 @@ void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in)
         got.digest = vs_take64(in);
         if (in->status != VSHARD_OK || vs_cluster_group(&n->meta, got.group, NULL) == NULL)
             continue;
-        h = vs_hint_add(n, from, got.group);
-        if (h != NULL)
-            *h = got;
-        compare_digest(n, &got);
+        vs_hint_put(n, &got);
     }
 }
 
@@ -435,6 +422,7 @@ void vs_steward_time(struct vshard_node *n)
         struct vs_replica *r = n->replica[i];
 
         vs_replica_rest(n, r);
+        vs_replica_refill(n, r);
         if (r->open && r->role == VSHARD_RAFT_LEADER)
             configure(n, r);
     }

@@ -225,37 +225,77 @@ bool vs_peer_alive(struct vshard_node *n, uint64_t node, uint64_t silence_ns)
     return n->now - since <= silence_ns;
 }
 
-struct vs_hint *vs_hint_find(struct vshard_node *n, uint64_t node, uint64_t group)
+/* Hints lie by group, then node. */
+static uint32_t hint_place(const struct vshard_node *n, uint64_t group, uint64_t node)
 {
-    for (uint32_t i = 0; i < n->hint_count; i++) {
-        if (n->hint[i].group == group && n->hint[i].node == node)
-            return &n->hint[i];
+    uint32_t low = 0, high = n->hint_count;
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const struct vs_hint *h = &n->hint[middle];
+
+        if (h->group < group || (h->group == group && h->node < node))
+            low = middle + 1;
+        else
+            high = middle;
     }
-    return NULL;
+    return low;
 }
 
-struct vs_hint *vs_hint_add(struct vshard_node *n, uint64_t node, uint64_t group)
+const struct vs_hint *vs_hints_of(const struct vshard_node *n, uint64_t group, uint32_t *count)
 {
-    struct vs_hint *h = vs_hint_find(n, node, group);
-    uint32_t cap = n->hint_cap ? 2 * n->hint_cap : 64;
+    uint32_t at = hint_place(n, group, 0);
 
-    if (h != NULL)
-        return h;
+    *count = 0;
+    while (at + *count < n->hint_count && n->hint[at + *count].group == group)
+        ++*count;
+    return n->hint + at;
+}
+
+static const struct vs_hint *hint_find(const struct vshard_node *n, uint64_t node, uint64_t group)
+{
+    uint32_t at = hint_place(n, group, node);
+
+    return at < n->hint_count && n->hint[at].group == group && n->hint[at].node == node
+               ? &n->hint[at]
+               : NULL;
+}
+
+void vs_hint_put(struct vshard_node *n, const struct vs_hint *hint)
+{
+    uint32_t at = hint_place(n, hint->group, hint->node), cap = n->hint_cap ? 2 * n->hint_cap : 64;
+    struct vs_hint *table;
+
+    if (hint_find(n, hint->node, hint->group) != NULL) {
+        n->hint[at] = *hint;
+        return;
+    }
     if (n->hint_count == n->hint_cap) {
-        if (cap > VSHARD_CLUSTER_SHARDS_MAX * (VSHARD_REPLICAS_MAX + 1))
-            return NULL;
-        h = vs_alloc(n->allocator, cap * sizeof *h);
-        if (h == NULL)
-            return NULL; /* it is only advice */
+        if (cap > 2 * VSHARD_CLUSTER_SHARDS_MAX * (VSHARD_REPLICAS_MAX + 1))
+            return;
+        table = vs_alloc(n->allocator, cap * sizeof *table);
+        if (table == NULL)
+            return; /* it is only advice */
         if (n->hint_count != 0)
-            memcpy(h, n->hint, n->hint_count * sizeof *h);
-        vs_free(n->allocator, n->hint, n->hint_cap * sizeof *h);
-        n->hint = h;
+            memcpy(table, n->hint, n->hint_count * sizeof *table);
+        vs_free(n->allocator, n->hint, n->hint_cap * sizeof *table);
+        n->hint = table;
         n->hint_cap = cap;
     }
-    h = &n->hint[n->hint_count++];
-    *h = (struct vs_hint){ .node = node, .group = group };
-    return h;
+    memmove(&n->hint[at + 1], &n->hint[at], (n->hint_count - at) * sizeof *n->hint);
+    n->hint[at] = *hint;
+    n->hint_count++;
+}
+
+void vs_hints_prune(struct vshard_node *n)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < n->hint_count; i++) {
+        if (vs_cluster_group(&n->meta, n->hint[i].group, NULL) != NULL)
+            n->hint[kept++] = n->hint[i];
+    }
+    n->hint_count = kept;
 }
 
 /* ---- what arrives ---- */

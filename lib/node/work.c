@@ -269,6 +269,18 @@ static int move_in(struct vshard_node *n, const char *from, const char *to)
     return rc == VSHARD_OK ? vs_io_rename(&n->storage, from, to) : rc;
 }
 
+static void exchange(struct vs_replica *r, struct vs_shard *shard)
+{
+    struct vs_shard_stats stats;
+
+    vs_shard_stats(shard, &stats);
+    vs_shard_destroy(r->shard);
+    r->shard = shard;
+    r->row = 0;
+    atomic_store(&r->rows, stats.rows);
+    atomic_store(&r->applied, stats.applied);
+}
+
 static int install(struct vshard_node *n, struct vs_item *item)
 {
     struct vs_replica *r = item->replica;
@@ -304,13 +316,26 @@ static int install(struct vshard_node *n, struct vs_item *item)
         atomic_store(&r->applied, stats.applied);
         return VSHARD_OK;
     }
-    vs_shard_destroy(r->shard);
-    r->shard = shard;
-    r->row = 0;
-    atomic_store(&r->rows, stats.rows);
-    if (atomic_load(&r->applied) < stats.applied)
-        atomic_store(&r->applied, stats.applied);
+    exchange(r, shard);
     return VSHARD_OK;
+}
+
+static int refill(struct vshard_node *n, struct vs_item *item)
+{
+    struct vs_replica *r = item->replica;
+    struct vs_shard *shard;
+    void *meta = NULL;
+    size_t meta_bytes = 0;
+    char path[4096];
+    int rc;
+
+    vs_snapshot_path(n, path, r->group, item->index);
+    rc = item->index != 0 ? vs_shard_open(&r->plan, path, &shard, &meta, &meta_bytes)
+                          : vs_shard_create(&r->plan, &shard);
+    vs_free(n->allocator, meta, meta_bytes);
+    if (rc == VSHARD_OK)
+        exchange(r, shard);
+    return rc;
 }
 
 static int digest(struct vs_item *item)
@@ -333,6 +358,7 @@ int vs_item_run(struct vshard_node *n, struct vs_item *item)
     case VS_ITEM_CHUNK: return read_chunk(n, item);
     case VS_ITEM_PIECE: return write_piece(n, item);
     case VS_ITEM_INSTALL: return install(n, item);
+    case VS_ITEM_REFILL: return refill(n, item);
     default: return digest(item);
     }
 }

@@ -40,6 +40,8 @@ struct schedule {
     uint64_t writing[CLIENTS]; /* tags; 0: none */
     uint64_t writing_at[CLIENTS];
     uint32_t wiped;
+    uint64_t spare; /* a node that is not there yet; 0: it has joined */
+    uint64_t gone;  /* a node that was told to leave */
     bool failed, loud;
 };
 
@@ -66,7 +68,7 @@ static uint64_t some_node(struct schedule *s)
 {
     uint64_t id = 1 + chance(s, s->c->count);
 
-    return s->c->node[id].node != NULL ? id : 0;
+    return s->c->node[id].node != NULL && id != s->gone ? id : 0;
 }
 
 /* ---- writing ---- */
@@ -362,6 +364,36 @@ static void wipe(struct schedule *s, uint64_t id)
     cluster_run(s->c, 3000 * MS);
 }
 
+/* A node comes, when all are well; and one goes, when there is one more than replicas need. */
+static void come(struct schedule *s)
+{
+    if (s->spare == 0 || down(s) != 0)
+        return;
+    heal(s);
+    cluster_join(s->c, s->spare, 1);
+    s->spare = 0;
+    s->sum->joins++;
+}
+
+static void go(struct schedule *s)
+{
+    struct vshard_node_admin leave = {
+        .size = sizeof leave, .op = VSHARD_ADMIN_REMOVE_NODE, .tag = 3600, .timeout_ns = 3000 * MS
+    };
+    uint64_t id = 1 + chance(s, s->c->founders), other = id % s->c->founders + 1;
+
+    if (s->gone != 0 || s->spare != 0 || down(s) != 0)
+        return;
+    heal(s);
+    leave.node = id;
+    s->c->answer[leave.tag].times = 0;
+    if (vshard_node_admin(s->c->node[other].node, s->c->now, &leave) != VSHARD_OK)
+        return;
+    s->gone = id;
+    cluster_wait(s->c, leave.tag, 4000 * MS);
+    s->sum->leaves++;
+}
+
 /* The power of all fails at once, and comes back. */
 static void blackout(struct schedule *s)
 {
@@ -376,7 +408,15 @@ static void fault(struct schedule *s)
 {
     uint64_t id = 1 + chance(s, s->c->founders);
 
-    switch (chance(s, 12)) {
+    switch (chance(s, 14)) {
+    case 12:
+        if (chance(s, 4) == 0)
+            come(s);
+        break;
+    case 13:
+        if (chance(s, 4) == 0)
+            go(s);
+        break;
     case 0:
     case 1:
         if (down(s) < (s->c->founders - 1) / 2 && s->c->node[id].node != NULL) {
@@ -466,6 +506,8 @@ static void must_read(struct schedule *s, uint32_t key, uint32_t kind)
                                         .query = r->query };
         uint64_t at = 1 + chance(s, s->c->founders);
 
+        if (at == s->gone)
+            at = at % s->c->founders + 1;
         r->key = key;
         r->consistency = VSHARD_READ_LINEARIZABLE;
         set_judge(s, r, 0, 0);
@@ -566,7 +608,8 @@ bool schedule_run(uint64_t seed, struct result *sum, bool loud)
     o.snapshot_bytes = 500 + chance(&s, 20000);
     model_init(&s.model);
     o.logger = &logger;
-    s.c = cluster_create(founders, founders, seed, &o);
+    s.spare = chance(&s, 2) ? founders + 1 : 0;
+    s.c = cluster_create(founders, founders + (s.spare != 0), seed, &o);
     s.c->spread_ns = chance(&s, 3) ? 200000 : 5 * MS;
     s.c->disk_ns = chance(&s, 3) ? chance(&s, chance(&s, 2) ? 4 * MS : 40 * MS) : 0;
     if (create(&s))

@@ -49,7 +49,7 @@ void vector_of(float *v, uint64_t key, uint64_t salt);
 float distance(const float *a, const float *b);
 
 struct result {
-    uint64_t acknowledged, unknown, reads, refused, kills, cuts, wipes, snapshots;
+    uint64_t acknowledged, unknown, reads, refused, kills, cuts, wipes, snapshots, joins, leaves;
 };
 
 /* Runs one schedule. False after saying what was wrong. */

@@ -1,0 +1,82 @@
+/* refill.c - a replica that has diverged from the others makes its state again.
+ *
+ * Its log is right, as every replica's is: what went wrong is what came of it, by a fault
+ * of memory, say. So the state is thrown away and made again from the newest snapshot of
+ * this replica and the entries behind it, which are in the write-ahead log. Until it is
+ * where it was, the replica answers nothing. If it differs again, its snapshot is wrong,
+ * too, and it halts: its node must lose its directory and join again.
+ *
+ * Which of two that differ is wrong: the one whose digest fewer replicas name, and among as
+ * many, the one that does not lead. */
+#include "node/core.h"
+
+static int compare(const struct vshard_node *n, const struct vs_replica *r)
+{
+    uint32_t hints, same = 1, other = 0;
+    const struct vs_hint *h = vs_hints_of(n, r->group, &hints);
+    bool leader_differs = false;
+
+    for (uint32_t i = 0; i < hints; i++) {
+        if (h[i].digest_index != r->digest_index)
+            continue;
+        same += h[i].digest == r->digest;
+        other += h[i].digest != r->digest;
+        leader_differs |= h[i].digest != r->digest && h[i].node == r->leader;
+    }
+    return other > same || (other == same && leader_differs);
+}
+
+static bool ready(const struct vs_replica *r)
+{
+    return r->items == 0 && !r->apply_busy && r->taking_index == 0 && r->raft_reads == 0;
+}
+
+/* Called now and then as long as the replica has diverged. */
+void vs_replica_refill(struct vshard_node *n, struct vs_replica *r)
+{
+    struct vs_item *item;
+
+    if (!r->diverged && (r->digest_index == 0 || !compare(n, r)))
+        return;
+    if (!r->diverged)
+        vs_node_event(n, VSHARD_LOG_ERROR, "node.diverged", r->group, "at entry",
+                      (int64_t)r->digest_index);
+    r->diverged = 1;
+    if (!ready(r) || r->refilling || r->status != VSHARD_OK)
+        return; /* what runs must end first */
+    if (r->refills == 1) {
+        vs_replica_halt(n, r, VSHARD_ECORRUPT);
+        return;
+    }
+    item = vs_item_new(n, VS_ITEM_REFILL, r);
+    if (item == NULL)
+        return;
+    item->index = r->snapshot_index;
+    r->refilling = 1;
+    r->refills++;
+    vs_item_push(n, item);
+}
+
+void vs_replica_refilled(struct vshard_node *n, struct vs_replica *r, const struct vs_item *item)
+{
+    struct vs_gathered g = { .limit = UINT64_MAX };
+    uint64_t through = r->entries != NULL ? r->entries->index - 1 : r->queued;
+    uint32_t count = 0;
+    int rc = item->status;
+
+    r->refilling = 0;
+    if (rc == VSHARD_OK && through > item->index)
+        rc = vs_gather(n, r->group, item->index + 1, &g);
+    while (count < g.count && g.entry[count].index <= through)
+        count++;
+    if (rc == VSHARD_OK && item->index + count != through)
+        rc = VSHARD_ECORRUPT; /* the log does not have what was applied */
+    if (rc == VSHARD_OK)
+        vs_replica_requeue(n, r, g.entry, count);
+    else
+        vs_replica_halt(n, r, rc);
+    vs_gathered_free(&g);
+    r->digest_index = r->digest = r->rest_index = 0;
+    r->diverged = 0;
+    vs_replica_more(n, r);
+}

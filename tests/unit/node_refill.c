@@ -1,0 +1,94 @@
+/* node_refill.c - a replica whose state has gone wrong is found by its digest, answers
+ * nothing, and makes its state again.
+ *
+ * Method: a batch that is in no log is applied to the shard of a follower, as a fault of
+ * memory would change it. The replicas must agree again, by the digests they name; where a
+ * snapshot has taken the fault in, the replica must halt, and say so. */
+#include <criterion/criterion.h>
+
+#include "node/core.h"
+#include "support/cluster_ask.h"
+
+enum { ROWS = 60 };
+
+static void spoil(struct cluster *c, uint64_t id)
+{
+    struct vs_replica *r = vs_replica_find(c->node[id].node, 1);
+    const struct vshard_key key = { 0, 7 };
+    float vector[DIM] = { 9 };
+    const struct vs_batch_source s = { .kind = VS_BATCH_ADD,
+                                       .count = 1,
+                                       .vector_bytes = sizeof vector,
+                                       .attribute_count = 1,
+                                       .keys = &key,
+                                       .vectors = vector };
+    size_t bytes = vs_batch_bytes(&s);
+    void *entry = malloc(bytes);
+    uint32_t row = 0;
+
+    vs_batch_encode(&s, entry);
+    cr_assert_eq(vs_shard_apply(r->shard, atomic_load(&r->applied), entry, bytes, &row), VSHARD_OK);
+    free(entry);
+}
+
+static struct vshard_shard_status look(struct cluster *c, uint64_t id)
+{
+    struct vshard_shard_status s;
+    size_t count;
+
+    cr_assert_eq(vshard_node_shards(c->node[id].node, "words", &s, 1, &count), VSHARD_OK);
+    return s;
+}
+
+/* A write, and a while in which nothing is written. */
+static void rest(struct cluster *c, uint64_t salt)
+{
+    written(c, 1, 1, 5, salt, 0);
+    cluster_run(c, 4000 * MS);
+}
+
+Test(node_refill, brings_back_who_has_diverged)
+{
+    struct cluster *c = with_words(3, 3, 1, 3, NULL);
+    uint64_t leader, bad;
+
+    written(c, 1, 1, ROWS, 5, 0);
+    cluster_run(c, 300 * MS);
+    leader = cluster_leader(c, "words", 0);
+    bad = leader % 3 + 1;
+    spoil(c, bad);
+    rest(c, 6);
+    rest(c, 7);
+    for (uint64_t id = 1; id <= 3; id++) {
+        cr_expect_eq(look(c, id).here, 1u, "node %d", (int)id);
+        cr_expect_eq(look(c, id).digest, look(c, leader).digest, "node %d", (int)id);
+        cr_expect_eq(look(c, id).digest_index, look(c, leader).digest_index);
+    }
+    cr_expect_eq(vs_replica_find(c->node[bad].node, 1)->refills, 1u);
+    for (uint64_t id = 1; id <= 3; id++) {
+        if (id != bad)
+            cr_expect_eq(vs_replica_find(c->node[id].node, 1)->refills, 0u, "node %d", (int)id);
+    }
+    cluster_destroy(c);
+}
+
+Test(node_refill, halts_a_replica_whose_snapshot_is_wrong_as_well)
+{
+    struct vshard_node_options o = { .snapshot_bytes = 3000 };
+    struct cluster *c = with_words(3, 3, 1, 3, &o);
+    uint64_t bad;
+
+    written(c, 1, 1, ROWS, 5, 0);
+    cluster_run(c, 300 * MS);
+    bad = cluster_leader(c, "words", 0) % 3 + 1;
+    spoil(c, bad);
+    for (uint64_t i = 0; i < 6; i++)
+        written(c, 1, 100 + i, 30, i, 0);
+    rest(c, 6);
+    rest(c, 7);
+    rest(c, 8);
+    cr_expect_eq(look(c, bad).here, 2u);
+    for (uint64_t id = 1; id <= 3; id++)
+        cr_expect_eq(search(c, id, 1, 8, NULL)->status, VSHARD_OK);
+    cluster_destroy(c);
+}
