@@ -183,6 +183,7 @@ static void set_defaults(struct vshard_node_options *o)
     o->replace_ns = or_default(o->replace_ns, 60000 * ms);
     o->snapshot_bytes = or_default(o->snapshot_bytes, 64 << 20);
     o->backlog_bytes = or_default(o->backlog_bytes, 64 << 20);
+    o->segment_bytes = or_default(o->segment_bytes, 32 << 20);
     o->max_requests = (uint32_t)or_default(o->max_requests, 4096);
 }
 

@@ -274,7 +274,8 @@ struct vs_replica {
     uint64_t incoming; /* index of the snapshot that comes in pieces, or 0 */
     unsigned char incoming_head[16];
 
-    uint64_t unwanted_ns; /* since when the map does not name it; 0: it does */
+    uint64_t hand_over_ns; /* not before that is leadership offered again */
+    uint64_t unwanted_ns;  /* since when the map does not name it; 0: it does */
     uint64_t digest_index, digest;
     uint64_t rest_index, rest_ns; /* nothing was applied beyond it, since then */
     uint32_t digest_busy;
@@ -447,6 +448,7 @@ struct vshard_node {
 
     /* requests */
     struct vs_request *requests;
+    struct vs_request *walk; /* the next that vs_requests_time() looks at, or NULL */
     struct vs_request *bucket[1024];
     uint32_t request_count, reserved;
     uint64_t next_request;

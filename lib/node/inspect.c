@@ -56,6 +56,8 @@ static void fill(struct vshard_node *n, const struct vs_collection *c, uint32_t 
     to->member_count = shard->member_count;
     for (uint32_t i = 0; i < shard->member_count; i++)
         to->members[i] = shard->members[i].node;
+    if (r != NULL && r->status != VSHARD_OK)
+        to->here = 2;
     if (r == NULL || !r->open || vshard_raft_inspect(n->raft, r->group, &s) != VSHARD_OK)
         return;
     to->here = r->status != VSHARD_OK ? 2 : 1;

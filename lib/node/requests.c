@@ -67,6 +67,8 @@ void vs_request_finish(struct vshard_node *n, struct vs_request *q, int status)
 
     if (q->link == NULL)
         return; /* it has ended */
+    if (n->walk == q)
+        n->walk = q->next;
     while (*at != q)
         at = &(*at)->chain;
     *at = q->chain;
@@ -133,15 +135,14 @@ static uint64_t wanted_at(const struct vs_request *q)
 
 void vs_requests_time(struct vshard_node *n)
 {
-    struct vs_request *next;
-
     if (n->now < n->next_timer)
         return;
     n->next_timer = VS_NEVER;
-    for (struct vs_request *q = n->requests; q != NULL; q = next) {
+    for (n->walk = n->requests; n->walk != NULL;) {
+        struct vs_request *q = n->walk;
         uint64_t at;
 
-        next = q->next;
+        n->walk = q->next; /* which may end before its turn */
         if (q->deadline_ns <= n->now) {
             vs_request_finish(n, q, late(q));
             continue;

@@ -17,6 +17,8 @@
 
 enum { STEWARD_NS = 100000000, LETS_GO_NS = 2000000000 };
 
+static const uint64_t hand_over_every = 5000000000; /* ns */
+
 /* ---- who leads ---- */
 
 uint64_t vs_leader_of(struct vshard_node *n, uint64_t group)
@@ -146,6 +148,11 @@ void vs_steward_map(struct vshard_node *n)
 
 /* ---- the members of a group, by its leader ---- */
 
+static bool silent(struct vshard_node *n, uint64_t node)
+{
+    return !vs_peer_alive(n, node, 4 * n->o.election_ns);
+}
+
 static uint32_t wanted_members(struct vshard_node *n, const struct vs_replica *r,
                                struct vshard_raft_member *to)
 {
@@ -204,6 +211,23 @@ static void configure(struct vshard_node *n, struct vs_replica *r)
     vs_step(n, &event); /* EBUSY while one is under way: the next time */
 }
 
+/* Leaders are spread by placement, which turns who comes first: to that member leadership is
+ * handed. The core does so by itself while a group is awake; this also reaches one that sleeps. */
+static void hand_over(struct vshard_node *n, struct vs_replica *r)
+{
+    const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, r->group, NULL);
+    struct vshard_raft_event event = vs_event(VSHARD_RAFT_TRANSFER, r->group);
+
+    if (shard == NULL || shard->members[0].node == n->node || n->now < r->hand_over_ns)
+        return;
+    /* Not at once: who has just begun to lead has other things to do. */
+    if (r->hand_over_ns != 0 && !silent(n, shard->members[0].node)) {
+        event.node = shard->members[0].node;
+        vs_step(n, &event); /* whatever comes of it */
+    }
+    r->hand_over_ns = n->now + hand_over_every;
+}
+
 /* ---- the map's leader ---- */
 
 static void propose(struct vshard_node *n, struct vs_out *o)
@@ -260,7 +284,6 @@ static bool write_down(struct vshard_node *n)
 static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard)
 {
     struct vs_placing p = { .count = 0 };
-    uint64_t node = 0;
 
     for (uint32_t i = 0; i < n->meta.node_count; i++) {
         uint64_t x = n->meta.node[i].node;
@@ -279,9 +302,7 @@ static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard)
                 vs_placing_count(&p, c->shard[s].members[k].node, k == 0);
         }
     }
-    if (p.count != 0)
-        vs_place(&p, &node, 1);
-    return node;
+    return p.count != 0 ? vs_place_one(&p) : 0;
 }
 
 /* One member at a time: one that came back under another incarnation, or one whose node is
@@ -423,8 +444,12 @@ void vs_steward_time(struct vshard_node *n)
 
         vs_replica_rest(n, r);
         vs_replica_refill(n, r);
-        if (r->open && r->role == VSHARD_RAFT_LEADER)
-            configure(n, r);
+        if (!r->open || r->role != VSHARD_RAFT_LEADER) {
+            r->hand_over_ns = 0;
+            continue;
+        }
+        configure(n, r);
+        hand_over(n, r);
     }
     if (n->replica[0]->role == VSHARD_RAFT_LEADER)
         lead_map(n);

@@ -25,5 +25,7 @@ void vs_placing_count(struct vs_placing *p, uint64_t node, bool leads);
 /* Chooses `replicas` different nodes, at most p->count, and counts them. The first is to
  * lead. */
 void vs_place(struct vs_placing *p, uint64_t *nodes, uint32_t replicas);
+/* Who would get one replica more; p->count is at least 1. */
+uint64_t vs_place_one(const struct vs_placing *p);
 
 #endif

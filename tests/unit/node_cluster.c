@@ -37,6 +37,29 @@ Test(node_cluster, finds_what_was_written_from_every_node)
     cluster_destroy(c);
 }
 
+Test(node_cluster, spreads_replicas_and_leaders_over_nodes)
+{
+    struct cluster *c = with_words(5, 5, 10, 3, NULL);
+    struct vshard_shard_status s[10];
+    uint32_t replicas[6] = { 0 }, leads[6] = { 0 };
+    size_t count;
+
+    cluster_run(c, 15000 * MS); /* leaders hand over to who is preferred */
+    cr_assert_eq(vshard_node_shards(c->node[1].node, "words", s, 10, &count), VSHARD_OK);
+    cr_assert_eq(count, (size_t)10);
+    for (uint32_t i = 0; i < 10; i++) {
+        cr_assert_eq(s[i].member_count, 3u);
+        for (uint32_t k = 0; k < 3; k++)
+            replicas[s[i].members[k]]++;
+        leads[cluster_leader(c, "words", i)]++;
+    }
+    for (int id = 1; id <= 5; id++) {
+        cr_expect(replicas[id] >= 5 && replicas[id] <= 7, "node %d has %u", id, replicas[id]);
+        cr_expect_eq(leads[id], 2u, "node %d leads %u", id, leads[id]);
+    }
+    cluster_destroy(c);
+}
+
 Test(node_cluster, answers_only_rows_that_all_conditions_allow)
 {
     struct cluster *c = with_words(3, 3, 2, 3, NULL);

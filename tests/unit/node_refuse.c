@@ -205,6 +205,47 @@ Test(node_refuse, requests_that_break_their_contract)
     cluster_destroy(c);
 }
 
+Test(node_refuse, rows_that_no_entry_of_their_log_can_hold)
+{
+    struct vshard_node_options o = { .segment_bytes = 65536 };
+    struct cluster *c = with_words(3, 3, 1, 3, &o);
+    struct vshard_node_status status = { .size = sizeof status };
+
+    cr_expect_eq(write_rows(c, 1, 1, 300, 5, NULL), (uint64_t)0, "18 KB, and an eighth is 8");
+    written(c, 1, 1, 100, 5, 0);
+    cluster_run(c, 100 * MS);
+    for (uint64_t id = 1; id <= 3; id++) {
+        vshard_node_status(c->node[id].node, &status);
+        cr_expect_eq(status.status, VSHARD_OK);
+    }
+    cluster_destroy(c);
+}
+
+Test(node_refuse, writes_where_too_much_waits_to_be_applied)
+{
+    struct vshard_node_options o = { .backlog_bytes = 4000 };
+    struct cluster *c = with_words(3, 3, 1, 3, &o);
+    uint64_t leader = cluster_leader(c, "words", 0), tags[40];
+    uint32_t busy = 0, fine = 0;
+
+    /* Rows come faster than items are done: the rig does one a while. */
+    for (int i = 0; i < 40; i++)
+        tags[i] = write_rows(c, leader, 1, 60, (uint64_t)i, NULL);
+    for (int i = 0; i < 40; i++) {
+        struct cluster_answer *a = cluster_wait(c, tags[i], 6000 * MS);
+
+        cr_assert_not_null(a, "write %d", i);
+        busy += a->status == VSHARD_EBUSY;
+        fine += a->status == VSHARD_OK;
+    }
+    cr_expect_eq(busy + fine, 40u);
+    cr_expect_gt(fine, 0u);
+    cluster_run(c, 500 * MS);
+    written(c, leader, 1, 60, 99, VSHARD_WRITE_APPLIED);
+    expect_rows(c, leader, 1, 60, 99);
+    cluster_destroy(c);
+}
+
 Test(node_refuse, more_requests_than_they_have_room_for)
 {
     struct vshard_node_options o = { .max_requests = 3 };
