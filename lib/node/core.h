@@ -275,7 +275,6 @@ struct vs_replica {
     unsigned char incoming_head[16];
 
     uint64_t hand_over_ns; /* not before that is leadership offered again */
-    uint64_t unwanted_ns;  /* since when the map does not name it; 0: it does */
     uint64_t digest_index, digest;
     uint64_t rest_index, rest_ns; /* nothing was applied beyond it, since then */
     uint32_t digest_busy;
@@ -392,6 +391,7 @@ struct vs_peer { /* what is known of a node */
 
 struct vs_hint { /* what another node says of its replica */
     uint64_t node, group, applied, leader, term, digest_index, digest;
+    uint64_t members; /* a bit for each, by member_bit(), where it leads and they are settled */
 };
 
 struct vshard_node {

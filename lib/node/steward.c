@@ -10,12 +10,16 @@
  *     replace_ns to another.
  *
  *     GOSSIP  4 count, [count x (8 group, 8 applied, 8 leader, 8 term, 8 digest's index,
- *             8 digest)]
+ *             8 digest, 8 members)]
+ *
+ * A replica that the map does not name any more goes only when the group does not count on
+ * it: when its own configuration says so, or a leader tells that a configuration without it
+ * is committed. What it has may be all there is of an entry until then.
  *
  * What replicas that name different digests for one position do about it is refill.c. */
 #include "node/core.h"
 
-enum { STEWARD_NS = 100000000, LETS_GO_NS = 2000000000 };
+enum { STEWARD_NS = 100000000 };
 
 static const uint64_t hand_over_every = 5000000000; /* ns */
 
@@ -78,19 +82,21 @@ static void open_all(struct vshard_node *n)
     }
 }
 
-/* Whether the group's configuration, as far as this node knows, still counts on it. */
+/* Whether the group's configuration, as far as this node knows for sure, counts on it. */
 static bool configured(struct vshard_node *n, uint64_t group)
 {
     struct vshard_raft_member member[VSHARD_RAFT_MEMBERS_MAX];
+    struct vshard_raft_status s = { .size = sizeof s };
     uint32_t count = 0;
 
-    if (vshard_raft_members(n->raft, group, member, &count) != VSHARD_OK)
+    if (vshard_raft_members(n->raft, group, member, &count) != VSHARD_OK ||
+        vshard_raft_inspect(n->raft, group, &s) != VSHARD_OK)
         return false;
     for (uint32_t i = 0; i < count; i++) {
         if (member[i].node == n->node && member[i].incarnation == n->incarnation)
             return true;
     }
-    return false;
+    return s.commit != s.last; /* what leaves it out may yet be undone */
 }
 
 static void drop(struct vshard_node *n, struct vs_replica *r)
@@ -113,6 +119,42 @@ static void drop(struct vshard_node *n, struct vs_replica *r)
     vs_replica_free(n, r);
 }
 
+/* Members as bits: one that is missing is no member, one that is set may be. */
+static uint64_t member_bit(uint64_t node, uint64_t incarnation)
+{
+    return (uint64_t)1 << (vs_mix64(node ^ vs_mix64(incarnation)) & 63);
+}
+
+/* Of a group that is led here, and has committed all it has: its configuration, too. */
+static uint64_t settled_members(struct vshard_node *n, const struct vs_replica *r)
+{
+    struct vshard_raft_member member[VSHARD_RAFT_MEMBERS_MAX];
+    struct vshard_raft_status s = { .size = sizeof s };
+    uint32_t count = 0;
+    uint64_t bits = 0;
+
+    if (r->role != VSHARD_RAFT_LEADER || vshard_raft_inspect(n->raft, r->group, &s) != VSHARD_OK ||
+        s.commit != s.last || vshard_raft_members(n->raft, r->group, member, &count) != VSHARD_OK)
+        return UINT64_MAX;
+    for (uint32_t i = 0; i < count; i++)
+        bits |= member_bit(member[i].node, member[i].incarnation);
+    return bits;
+}
+
+/* A leader has said that the group goes on without this replica. */
+static bool released(const struct vshard_node *n, const struct vs_replica *r)
+{
+    uint32_t hints;
+    const struct vs_hint *h = vs_hints_of(n, r->group, &hints);
+
+    for (uint32_t i = 0; i < hints; i++) {
+        if (h[i].leader == h[i].node && h[i].term >= r->term &&
+            (h[i].members & member_bit(n->node, n->incarnation)) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void drop_all(struct vshard_node *n)
 {
     for (uint32_t i = n->replica_count; i-- > 1;) {
@@ -120,15 +162,9 @@ static void drop_all(struct vshard_node *n)
         const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, r->group, NULL);
 
         if (shard != NULL && !r->dropped &&
-            named(shard->members, shard->member_count, n->node, n->incarnation)) {
-            r->unwanted_ns = 0;
+            named(shard->members, shard->member_count, n->node, n->incarnation))
             continue;
-        }
-        if (r->unwanted_ns == 0)
-            r->unwanted_ns = n->now;
-        /* A quorum may still need it: until the group counts without it, or goes silent. */
-        if (shard == NULL || r->dropped || !configured(n, r->group) ||
-            (r->leader == 0 && n->now - r->unwanted_ns > LETS_GO_NS))
+        if (shard == NULL || r->dropped || !configured(n, r->group) || released(n, r))
             drop(n, r);
     }
 }
@@ -401,6 +437,7 @@ static void gossip(struct vshard_node *n)
         vs_put64(&o, r->term);
         vs_put64(&o, r->digest_index);
         vs_put64(&o, r->digest);
+        vs_put64(&o, settled_members(n, r));
     }
     if (o.status == VSHARD_OK) {
         vs_store32(o.at, count);
@@ -423,6 +460,7 @@ void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in)
         got.term = vs_take64(in);
         got.digest_index = vs_take64(in);
         got.digest = vs_take64(in);
+        got.members = vs_take64(in);
         if (in->status != VSHARD_OK || vs_cluster_group(&n->meta, got.group, NULL) == NULL)
             continue;
         vs_hint_put(n, &got);
