@@ -350,8 +350,10 @@ int vs_mark(struct vshard_node *n, struct vs_replica *r, uint64_t through, uint6
                                                   .term = term,
                                                   .payload = payload,
                                                   .payload_bytes = sizeof payload };
-    /* Past what waits for room, unless that is this group's: a mark makes room. */
-    rc = vshard_wal_append(n->wal, record, count, &r->mark_barrier);
+    /* Past what waits for room, since a mark makes room; but a cut must not overtake entries. */
+    rc = r->installing && n->stuck != NULL
+             ? VSHARD_EBUSY
+             : vshard_wal_append(n->wal, record, count, &r->mark_barrier);
     r->mark_wanted = later(rc);
     if (rc != VSHARD_OK)
         r->mark_barrier = 0;

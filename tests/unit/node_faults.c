@@ -230,3 +230,34 @@ Test(node_faults, of_storage_stop_the_node_and_lose_nothing_acknowledged)
         cr_assert(k < 100000);
     }
 }
+
+/* A disk that is full refuses writes, and nothing else; when there is room they go on. */
+Test(node_faults, of_room_refuse_writes_until_there_is_some)
+{
+    struct lone l;
+    int rc = VSHARD_OK, fine = 0;
+
+    begin(&l);
+    cr_assert_eq(format_node(&l, NULL), VSHARD_OK);
+    cr_assert_eq(open_node(&l, NULL), VSHARD_OK);
+    cr_assert_eq(create_words(&l), VSHARD_OK);
+    cr_assert_eq(write_words(&l, 1), VSHARD_OK);
+    fault_storage_capacity(l.fs, fault_storage_used(l.fs) + 20000);
+    for (uint64_t i = 2; i < 400 && rc == VSHARD_OK; i++) {
+        rc = write_words(&l, i);
+        fine += rc == VSHARD_OK;
+    }
+    cr_assert(rc == VSHARD_ENOSPC || rc == VSHARD_ETIMEDOUT, "%s", vshard_strerror(rc));
+    cr_assert_gt(fine, 0);
+    cr_expect_eq(search_words(&l), VSHARD_OK);
+    fault_storage_capacity(l.fs, UINT64_MAX);
+    for (int i = 0; i < 300 && rc != VSHARD_OK; i++) { /* the log tries again now and then */
+        cr_assert_eq(vshard_node_tick(l.node, l.now += 10 * MS), VSHARD_OK);
+        rc = write_words(&l, 999);
+    }
+    cr_expect_eq(rc, VSHARD_OK, "%s", vshard_strerror(rc));
+    vshard_node_close(l.node);
+    cr_expect_null(fault_storage_verdict(l.fs), "%s", fault_storage_verdict(l.fs));
+    check_again(&l, 0, 1);
+    fault_storage_destroy(l.fs);
+}
