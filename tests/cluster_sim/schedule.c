@@ -352,10 +352,11 @@ static void cut(struct schedule *s)
     s->sum->cuts++;
 }
 
-/* A disk is lost when all others are there, so that no quorum ever rests on it. */
+/* A disk is lost when all others are there, and no replica is on its way from a node that
+ * leaves: so that no quorum ever rests on it. */
 static void wipe(struct schedule *s, uint64_t id)
 {
-    if (s->wiped || down(s) != 0 || s->c->founders < 3)
+    if (s->wiped || s->gone != 0 || down(s) != 0 || s->c->founders < 3)
         return;
     heal(s);
     s->wiped = 1;
