@@ -23,6 +23,7 @@
 
 enum { BATCH = 1000, LOADS = 8, READS = 16, WRITES = 16, ASKED_MAX = 1000, CHECKED_MAX = 3000 };
 enum { CALM_MS = 1500, STORM_MS = 4000, WRITES_A_SECOND = 500 };
+enum { WORDS = 8, WORDS_SHOWN = 6 }; /* asked for, and found */
 
 static const uint64_t ms = 1000000;
 static volatile sig_atomic_t stop_signal;
@@ -429,6 +430,23 @@ static double recall(const struct story *s, size_t count)
     return wanted != 0 ? (double)right / (double)wanted : 1;
 }
 
+/* Words, and those that were found nearest to each, in whatever shard they are. */
+static void show_words(const struct story *s, const char *title, size_t first, size_t end)
+{
+    char line[512], name[32];
+
+    for (size_t q = first; q < end && q < s->set.query_words.count; q++) {
+        const struct vshard_merge_hit *hits = s->found + q * NEAREST;
+        size_t at = 0;
+
+        for (uint32_t i = 0; i < s->found_count[q] && i < WORDS_SHOWN; i++)
+            at += (size_t)snprintf(line + at, sizeof line - at, "%s%.24s", i != 0 ? ", " : "",
+                                   set_name(&s->set.base_words, hits[i].key.lo, name));
+        say(q == first ? title : "", "%s%s%s: %s", strong_on(),
+            set_name(&s->set.query_words, q, name), plain_on(), line);
+    }
+}
+
 static int measure(struct story *s, double *quality, double *qps)
 {
     size_t count = s->set.queries < ASKED_MAX ? s->set.queries : ASKED_MAX;
@@ -446,6 +464,7 @@ static int measure(struct story *s, double *quality, double *qps)
     *quality = recall(s, count);
     say("search", "recall@10 %.4f; %.0f a second, each asking %u shards; p50 %.0f us, p99 %.0f us",
         *quality, *qps, s->plan.shards, percentile(s, 0.5), percentile(s, 0.99));
+    show_words(s, "nearest", 0, WORDS / 2);
     return 0;
 }
 
@@ -549,6 +568,9 @@ static int kill_leader(struct story *s, size_t *turn)
         "of %llu searches meanwhile %llu failed, %llu were partial; p99 %.0f us, before %.0f us",
         (unsigned long long)(s->reads - reads), (unsigned long long)s->reads_failed,
         (unsigned long long)s->reads_partial, percentile(s, 0.99), quiet);
+    if (ask_all(s, FOR_RECALL, s->set.queries < WORDS ? s->set.queries : WORDS) != 0)
+        return -1;
+    show_words(s, "nearest", WORDS / 2, WORDS); /* one node is still dead */
     return 0;
 }
 

@@ -1,6 +1,6 @@
-/* 04-cluster.c - three nodes in one process, an array as their network.
+/* 05-cluster.c - three nodes in one process, an array as their network.
  *
- *     cc 04-cluster.c $(pkg-config --cflags --libs libvshard) && ./a.out
+ *     cc 05-cluster.c $(pkg-config --cflags --libs libvshard) && ./a.out
  *
  * Time and the network are variables here; the files are real, in directories under
  * /tmp. Points on a line are written and searched for; then the node that leads their shard
@@ -40,7 +40,7 @@ static int answered;
 static void check(int status, const char *what)
 {
     if (status != VSHARD_OK) {
-        fprintf(stderr, "04-cluster: %s: %s\n", what, vshard_strerror(status));
+        fprintf(stderr, "05-cluster: %s: %s\n", what, vshard_strerror(status));
         exit(1);
     }
 }
