@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "../demo/screen.h"
@@ -57,15 +58,16 @@ static const char help[] =
     "  --ef N          width of the search             100\n"
     "  --dir DIR       keep the files in DIR, which is new\n";
 
-static int read_number(const char *text, uint64_t min, uint64_t max, uint64_t *to)
+static int read_number(const char *name, uint64_t min, uint64_t max, uint64_t *to)
 {
+    const char *text = optarg;
     char *end;
 
     errno = 0;
     *to = strtoull(text, &end, 10);
     if (text[0] < '0' || text[0] > '9' || *end != 0 || errno != 0 || *to < min || *to > max)
-        return failed("a number from %llu to %llu is wanted, not '%s'", (unsigned long long)min,
-                      (unsigned long long)max, text);
+        return failed("%s: a number from %llu to %llu is wanted, not '%s'", name,
+                      (unsigned long long)min, (unsigned long long)max, text);
     return 0;
 }
 
@@ -78,12 +80,12 @@ static int read_option(struct plan *p, int option)
     case 'd': p->data = optarg; return 0;
     case 's': p->set = optarg; return 0;
     case 'D': p->dir = optarg; return 0;
-    case 'r': rc = read_number(optarg, 1, UINT32_MAX, &n); break;
-    case 'n': rc = read_number(optarg, 3, NODES_MAX, &n); break;
-    case 'S': rc = read_number(optarg, 1, SHARDS_MAX, &n); break;
-    case 'R': rc = read_number(optarg, 3, 7, &n); break;
-    case 't': rc = read_number(optarg, 1, 64, &n); break;
-    case 'e': rc = read_number(optarg, 1, VSHARD_EF_MAX, &n); break;
+    case 'r': rc = read_number("--rows", 1, UINT32_MAX, &n); break;
+    case 'n': rc = read_number("--nodes", 3, NODES_MAX, &n); break;
+    case 'S': rc = read_number("--shards", 1, SHARDS_MAX, &n); break;
+    case 'R': rc = read_number("--replicas", 3, 7, &n); break;
+    case 't': rc = read_number("--threads", 1, 64, &n); break;
+    case 'e': rc = read_number("--ef", 1, VSHARD_EF_MAX, &n); break;
     case 'h': fputs(help, stdout); return 1;
     default: return -1;
     }
@@ -307,6 +309,21 @@ static int found(struct story *s)
     say("cluster", "%u nodes, %u shards, %u replicas each; leaders after %.1f s", s->plan.nodes,
         s->plan.shards, s->plan.replicas, seconds() - start);
     return 0;
+}
+
+/* Logs take their first segments at once; said before they run out of it. */
+static int check_space(const struct story *s)
+{
+    uint64_t need = (uint64_t)s->plan.nodes * (40u << 20) +
+                    4 * s->plan.replicas * s->set.rows * (uint64_t)s->set.row_bytes;
+    struct statvfs at;
+
+    if (statvfs(s->folder, &at) != 0 || (uint64_t)at.f_bavail * at.f_frsize >= need)
+        return 0;
+    return failed("%s: about %llu MB are needed there, and %llu are free; --dir or TMPDIR names "
+                  "another place",
+                  s->folder, (unsigned long long)(need >> 20),
+                  (unsigned long long)((uint64_t)at.f_bavail * at.f_frsize >> 20));
 }
 
 /* ---- loading ---- */
@@ -629,6 +646,8 @@ static int run(struct story *s)
         rc = find_owners(s);
     if (rc == 0)
         rc = make_folder(s);
+    if (rc == 0)
+        rc = check_space(s);
     if (rc == 0)
         rc = found(s);
     if (rc == 0)
