@@ -301,22 +301,47 @@ static void open_node(struct server *s, const struct vshard_logger *logger)
                                            .logger = logger };
     int rc = vshard_node_open(&o, server_now(), &s->node);
 
+    if (rc == VSHARD_ENOTFOUND)
+        die(s->config.dir, "no node lives there yet (--format, or --joins)");
     if (rc != VSHARD_OK)
         die(s->config.dir, vshard_strerror(rc));
+}
+
+static const char usage[] =
+    "usage: server CONFIG [--format | --joins]\n"
+    "Runs one node of a cluster; CONFIG is like examples/server/example.conf.\n"
+    "\n"
+    "  --format   makes the directory a node's home first: once, when the cluster is born\n"
+    "  --joins    likewise, as a node that enters a cluster that exists\n";
+
+/* Whether the directory is to be made a home: 0, 'f' or 'j'. */
+static int read_arguments(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+        fputs(usage, stdout);
+        exit(0);
+    }
+    if (argc == 2 && argv[1][0] != '-')
+        return 0;
+    if (argc == 3 && argv[1][0] != '-' && strcmp(argv[2], "--format") == 0)
+        return 'f';
+    if (argc == 3 && argv[1][0] != '-' && strcmp(argv[2], "--joins") == 0)
+        return 'j';
+    fputs(usage, stderr);
+    exit(2);
 }
 
 int main(int argc, char **argv)
 {
     static struct server s;
     const struct vshard_logger logger = { on_event, NULL };
+    int born = read_arguments(argc, argv);
 
-    if (argc < 2)
-        die("usage", "server CONFIG [--format | --joins]");
     signal(SIGPIPE, SIG_IGN);
     config_read(&s.config, argv[1]);
     lock_directory(s.config.dir);
-    if (argc > 2)
-        format(&s.config, strcmp(argv[2], "--joins") == 0, &logger);
+    if (born != 0)
+        format(&s.config, born == 'j', &logger);
     s.loop = uv_default_loop();
     uv_mutex_init(&s.lock);
     uv_cond_init(&s.work);
