@@ -11,22 +11,7 @@ t=$(mktemp -d) && trap 'umount "$t/small" 2> "$t/null"; rm -rf "$t"' EXIT
 export TMPDIR="$t/tmp" LC_ALL=C
 unset NO_COLOR
 mkdir "$TMPDIR"
-bad=0
-count=0
-
-fail() { echo "demo.sh: $case: $*"; sed 's/^/    /' "$t/out" "$t/err"; bad=1; }
-
-# run <case> <status> <words of the reason> <arguments>: and nothing is left in TMPDIR.
-run() {
-    case=$1 status=$2 reason=$3
-    shift 3
-    count=$((count + 1))
-    "$demo" "$@" > "$t/out" 2> "$t/err"
-    got=$?
-    [ $got = "$status" ] || fail "status $got, not $status"
-    if [ -n "$reason" ]; then grep -q -- "$reason" "$t/err"; else [ ! -s "$t/err" ]; fi || fail "does not say '$reason'"
-    [ -z "$(ls "$TMPDIR")" ] || { fail "leaves $(ls "$TMPDIR")"; rm -rf "$TMPDIR"/*; }
-}
+. tests/support/demo_run.sh
 
 last_line() {
     tail -n 1 "$t/out" | grep -Eqx 'demo: ok recall@10=[01]\.[0-9]{4} qps=[0-9]+' ||

@@ -17,11 +17,6 @@ static uint32_t edges_enough(const struct vshard_index *x)
     return x->degree / 16 * 13 + x->degree % 16 * 13 / 16;
 }
 
-static bool is_dying(const struct vs_repair *r, uint32_t slot)
-{
-    return r->marks[slot / 64] >> (slot % 64) & 1;
-}
-
 /* Moves the edges that stay to the front of the list; returns how many. */
 static uint32_t keep_edges(const struct vshard_index *x, uint32_t *list, uint32_t count)
 {
@@ -30,7 +25,7 @@ static uint32_t keep_edges(const struct vshard_index *x, uint32_t *list, uint32_
     for (uint32_t i = 0; i < count; i++) {
         uint32_t to = list[i];
 
-        if (is_dying(&x->repair, to))
+        if (vs_is_dying(x, to))
             continue;
         list[i] = list[kept];
         list[kept++] = to;
@@ -106,7 +101,7 @@ static void replace_edges(void *arg, uint32_t item, uint32_t strand)
     if (count == 0)
         return;
     parent = list[0];
-    orphan = is_dying(&x->repair, parent);
+    orphan = vs_is_dying(x, parent);
     kept = keep_edges(x, list, count);
     if (kept + orphan < want) {
         request_codes(x, list, kept);

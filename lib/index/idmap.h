@@ -27,7 +27,8 @@ enum {
     VS_ROW_LIVE = 1,    /* can be found */
     VS_ROW_REMOVED = 2, /* not found any more, still passed through */
     VS_ROW_DYING = 3,   /* removed, and its edges are being repaired now */
-    VS_ROW_BITS = 2
+    VS_ROW_BITS = 2,
+    VS_ROW_MASK = (1 << VS_ROW_BITS) - 1
 };
 
 struct vs_idtable {

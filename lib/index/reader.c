@@ -107,7 +107,7 @@ void vs_reader_leave(struct vs_reader *r)
 bool vs_row_visible(const struct vshard_index *x, uint32_t slot, uint32_t position)
 {
     uint32_t word = atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire);
-    uint32_t state = word & ((1u << VS_ROW_BITS) - 1), since = word >> VS_ROW_BITS;
+    uint32_t state = word & VS_ROW_MASK, since = word >> VS_ROW_BITS;
 
     return state == VS_ROW_LIVE ? since <= position : state != VS_ROW_FREE && since > position;
 }

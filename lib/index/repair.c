@@ -77,11 +77,6 @@ void vs_repair_retire(struct vshard_index *x, uint32_t slot)
     atomic_fetch_add_explicit(&x->removed, 1, memory_order_relaxed);
 }
 
-static bool is_marked(const struct vs_repair *r, uint32_t slot)
-{
-    return r->marks[slot / 64] >> (slot % 64) & 1;
-}
-
 static void begin(struct vshard_index *x)
 {
     struct vs_repair *r = &x->repair;
@@ -122,9 +117,9 @@ static void drop_entries(struct vshard_index *x)
     uint32_t count = atomic_load(&x->entry_count), at = 0;
 
     for (;;) {
-        while (at < count && !is_marked(&x->repair, vs_entry_at(x, at)))
+        while (at < count && !vs_is_dying(x, vs_entry_at(x, at)))
             at++;
-        while (at < count && is_marked(&x->repair, vs_entry_at(x, count - 1)))
+        while (at < count && vs_is_dying(x, vs_entry_at(x, count - 1)))
             count--;
         if (at == count)
             break;
@@ -163,7 +158,7 @@ static bool leads_to_dying(const struct vshard_index *x, uint32_t slot)
 
         if (to == VS_SLOT_NONE)
             return false;
-        if (is_marked(&x->repair, to))
+        if (vs_is_dying(x, to))
             return true;
     }
     return false;

@@ -324,8 +324,7 @@ static inline struct vs_row *vs_row_at(const struct vshard_index *x, uint32_t sl
 
 static inline uint32_t vs_row_state(const struct vshard_index *x, uint32_t slot)
 {
-    return atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire) &
-           ((1u << VS_ROW_BITS) - 1);
+    return atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire) & VS_ROW_MASK;
 }
 
 static inline _Atomic uint32_t *vs_link_at(const struct vshard_index *x, uint32_t slot)
@@ -388,6 +387,12 @@ static inline size_t vs_vector_bytes(const struct vshard_index *x)
 static inline bool vs_elements_are_codes(const struct vshard_index *x)
 {
     return x->space >= SPACE_U8_L2;
+}
+
+/* Will the pass that is under way free this slot? As the states say, from fewer lines. */
+static inline bool vs_is_dying(const struct vshard_index *x, uint32_t slot)
+{
+    return x->repair.marks[slot / 64] >> (slot % 64) & 1;
 }
 
 /* Codes are all that is kept once there is a graph. */

@@ -113,7 +113,6 @@ int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, si
 void vs_cluster_encode(const struct vs_cluster *m, struct vs_out *o);
 int vs_cluster_decode(struct vs_cluster *m, struct vs_in *in);
 struct vs_collection *vs_cluster_find(const struct vs_cluster *m, const char *name);
-struct vs_collection *vs_cluster_by_id(const struct vs_cluster *m, uint32_t id);
 const struct vs_meta_shard *vs_cluster_group(const struct vs_cluster *m, uint64_t group,
                                              const struct vs_collection **collection);
 /* Whether a node has replicas, as the map has it. */

@@ -63,15 +63,6 @@ struct vs_collection *vs_cluster_find(const struct vs_cluster *m, const char *na
     return NULL;
 }
 
-struct vs_collection *vs_cluster_by_id(const struct vs_cluster *m, uint32_t id)
-{
-    for (uint32_t i = 0; i < m->collection_count; i++) {
-        if (m->collection[i]->id == id)
-            return m->collection[i];
-    }
-    return NULL;
-}
-
 const struct vs_meta_shard *vs_cluster_group(const struct vs_cluster *m, uint64_t group,
                                              const struct vs_collection **collection)
 {

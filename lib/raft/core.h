@@ -545,6 +545,5 @@ void vs_on_chunk_written(struct vshard_raft *r, struct vs_group *g,
                          const struct vshard_raft_event *e);
 int vs_on_installed(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);
 void vs_install_try(struct vshard_raft *r, struct vs_group *g);
-void vs_chunk_retry(struct vshard_raft *r, struct vs_group *g);
 
 #endif

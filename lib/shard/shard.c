@@ -385,21 +385,6 @@ int vs_shard_digest(const struct vs_shard *s, uint64_t *digest)
     return rc;
 }
 
-bool vs_shard_next(const struct vs_shard *s, uint32_t *from, struct vshard_key *key,
-                   uint64_t *version)
-{
-    while (*from < s->map.count) {
-        const struct vs_row *r = &s->map.row[(*from)++];
-
-        if (r->state != VS_ROW_LIVE)
-            continue;
-        *key = r->key;
-        *version = r->version;
-        return true;
-    }
-    return false;
-}
-
 int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, void *vector,
                    int64_t *attributes, uint64_t *version, const void **payload,
                    uint32_t *payload_bytes)

@@ -152,11 +152,6 @@ int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, void *vector
                    int64_t *attributes, uint64_t *version, const void **payload,
                    uint32_t *payload_bytes);
 
-/* The k-th live row from `from` on, for walks over all rows: its key and version, and the
- * place to go on from; false at the end. */
-bool vs_shard_next(const struct vs_shard *s, uint32_t *from, struct vshard_key *key,
-                   uint64_t *version);
-
 /* ==== 3. Files ========================================================= */
 
 /* A snapshot is two files, path + ".index" and path + ".rows", the second naming the first
