@@ -86,6 +86,15 @@ int ask_load(struct story *s, size_t first, size_t count, uint32_t node)
     return rc;
 }
 
+int is_being_written(const struct story *s, size_t row)
+{
+    for (uint32_t i = 0; i < FLIGHT; i++) {
+        if (s->asked[i].kind == FOR_WRITE && s->asked[i].item == row)
+            return 1;
+    }
+    return 0;
+}
+
 /* The same vector again, so that recall stays what it was, with how often it was written. */
 int ask_write(struct story *s, size_t row, uint32_t node)
 {

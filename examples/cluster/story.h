@@ -56,6 +56,7 @@ struct story {
 int ask_read(struct story *s, uint32_t why, size_t query, uint32_t node);
 int ask_load(struct story *s, size_t first, size_t count, uint32_t node);
 int ask_write(struct story *s, size_t row, uint32_t node);
+int is_being_written(const struct story *s, size_t row);
 int ask_check(struct story *s, size_t row, uint32_t node);
 
 void on_done(void *ctx, uint32_t at, const struct vshard_node_done *done);

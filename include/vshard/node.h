@@ -307,7 +307,8 @@ struct vshard_node_write {
 };
 
 /* Adds rows, or replaces or removes them. The rows of one shard are applied together; those
- * of several are not one transaction. Leaders that change meanwhile are found again.
+ * of several are not one transaction. Leaders that change meanwhile are found again. Of two
+ * writes that are under way at once either may be applied first, whichever was asked first.
  *
  * Returns   0: done() will tell; EINVAL (also a vector that an index refuses), EVERSION, E2BIG,
  *           ENOTFOUND (collection), ENOMEM, EBUSY; or the status that has stopped this node. done:
