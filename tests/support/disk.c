@@ -497,31 +497,39 @@ void disk_destroy(struct disk *disk)
     free(disk);
 }
 
-static int reachable(const struct disk *disk, uint32_t file)
+static void mark_names(const struct disk_names *names, unsigned char *reachable)
 {
-    for (uint32_t i = 0; i < disk->now.count; i++) {
-        if (disk->now.at[i].file == file)
-            return 1;
-    }
-    for (uint32_t i = 0; i < disk->durable.count; i++) {
-        if (disk->durable.at[i].file == file)
-            return 1;
-    }
+    for (uint32_t i = 0; i < names->count; i++)
+        reachable[names->at[i].file] = 1;
+}
+
+/* Of each file whether a name leads to it, or did and a crash may bring that back. For all
+ * at once: on a full disk thousands are made and removed, and none of that is durable. The
+ * caller frees it. */
+static unsigned char *find_reachable(const struct disk *disk)
+{
+    unsigned char *reachable = must(calloc(disk->file_count + 1, 1));
+
+    mark_names(&disk->now, reachable);
+    mark_names(&disk->durable, reachable);
     for (uint32_t i = 0; i < disk->change_count; i++) {
-        if (disk->changes[i].file == file && disk->changes[i].path_to != NULL)
-            return 1;
+        if (disk->changes[i].path_to != NULL)
+            reachable[disk->changes[i].file] = 1;
     }
-    return 0;
+    return reachable;
 }
 
 void disk_collect(struct disk *disk)
 {
+    unsigned char *reachable = find_reachable(disk);
+
     for (uint32_t i = 0; i < disk->file_count; i++) {
         struct disk_file *f = &disk->files[i];
 
-        if (f->used && f->handles == 0 && !reachable(disk, i))
+        if (f->used && f->handles == 0 && !reachable[i])
             free_file(f);
     }
+    free(reachable);
 }
 
 /* ---- crash states ---- */
@@ -627,17 +635,19 @@ static size_t dir_units(const struct disk *disk, int each_change, uint32_t *stat
 size_t disk_units(const struct disk *disk, int each_change, uint32_t *states, size_t cap)
 {
     size_t n = dir_units(disk, each_change, states, cap);
+    unsigned char *reachable = find_reachable(disk);
 
     for (uint32_t i = 0; i < disk->file_count; i++) {
         const struct disk_file *f = &disk->files[i];
 
-        if (!f->used || !reachable(disk, i))
+        if (!f->used || !reachable[i])
             continue;
         if (f->length_count > 0)
             add_unit(length_states(f), states, cap, &n);
         for (uint32_t s = 0; s < f->dirty_count; s++)
             add_unit(f->sectors[f->dirty[s]]->count + 1, states, cap, &n);
     }
+    free(reachable);
     return n;
 }
 
@@ -668,12 +678,14 @@ static void crash_dirs(struct disk *disk, int each_change, const uint32_t *chose
 void disk_crash(struct disk *disk, int each_change, const uint32_t *chosen, uint64_t *garbage)
 {
     size_t used = dir_units(disk, each_change, NULL, 0);
+    unsigned char *reachable = find_reachable(disk);
 
     for (uint32_t i = 0; i < disk->file_count; i++) {
-        if (disk->files[i].used && reachable(disk, i))
+        if (disk->files[i].used && reachable[i])
             used += crash_file(&disk->files[i], chosen + used, garbage);
         disk->files[i].handles = 0;
     }
+    free(reachable);
     crash_dirs(disk, each_change, chosen);
     drop_changes(disk, NULL);
     free_names(&disk->now);
