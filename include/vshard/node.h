@@ -33,6 +33,7 @@ extern "C" {
 #define VSHARD_PAYLOAD_MAX         65536 /* bytes of a row's payload */
 #define VSHARD_WRITE_ROWS_MAX      65536 /* of one write */
 #define VSHARD_NODE_CONDITIONS_MAX 16    /* of one search */
+#define VSHARD_STATEMENT_MAX       1024  /* bytes of what an operator says about a recovery */
 
 struct vshard_node;
 
@@ -254,8 +255,29 @@ enum {                               /* struct vshard_node_admin.op */
                                         shards, and when it has none left it is no member any
                                         more; 0 says that this has begun */
        VSHARD_ADMIN_REPLACE = 5,     /* group, node: loses this replica; to: who gets it */
-       VSHARD_ADMIN_LEAD = 6         /* group; node: who shall lead it; asked of its leader */
+       VSHARD_ADMIN_LEAD = 6,        /* group; node: who shall lead it; asked of its leader */
+       VSHARD_ADMIN_RECOVER = 7      /* group, lost, epoch, last, last_term, name: see below */
 };
+
+/* When most replicas of a group are lost for good, nothing that keeps its promises can go on,
+ * and RECOVER makes the replica of the node that is asked the beginning of a new epoch. What
+ * was acknowledged and is not in its log is lost, which is why nothing automatic does this.
+ * Before it, see to it that no lost node takes part again as it was (power it off, cut it off;
+ * it comes back with an empty directory, by JOIN), and compare what the survivors say of the
+ * group in their status: it is to be done at the one with the highest (last_term, last).
+ * First the map, group 0, if most of its voters are lost, then every shard of which most
+ * replicas are; after that, REMOVE_NODE for each lost node, so that spare nodes get what it had.
+ *
+ *   group      0, or of a shard that has a replica here
+ *   lost       [lost_count] nodes that are fenced; others than members may be among them
+ *   epoch      above the present one, 1..32767, and never used twice for a group
+ *   last, last_term  of this replica, as vshard_node_status() or vshard_node_shards() say
+ *   name       a statement, 1..1024 bytes, of who was fenced and how; kept in the log
+ *
+ * done: 0: the group goes on; positions[0]: what was acknowledged at `index` or beyond, in an
+ * earlier epoch, is lost. EEXIST: the others are a quorum, REMOVE_NODE will do; EBUSY: a leader
+ * or a lost node has been heard within some election_ns; ESTALE: the log or the epoch is another;
+ * EUNKNOWN, ETIMEDOUT: look at the status, and draw another epoch if it had no effect. */
 
 /* Set `size`; zero the rest. */
 struct vshard_node_admin {
@@ -268,6 +290,12 @@ struct vshard_node_admin {
     uint64_t group;
     const struct vshard_collection *collection;
     const char *name;
+    uint64_t last;
+    uint64_t last_term;
+    uint32_t epoch;
+    uint32_t lost_count;
+    const uint64_t *lost;         /* [lost_count] */
+    const void *reserved_pointer; /* NULL */
 };
 
 /* Changes the cluster, at any of its nodes. done() says 0 when this node knows the change;
@@ -405,12 +433,16 @@ VSHARD_API int vshard_node_cancel(struct vshard_node *node, uint64_t tag);
 /* Set `size`; the library fills in as much as fits. */
 struct vshard_node_status {
     uint32_t size;
-    int32_t status;          /* [out] what has stopped this node, or 0 */
-    uint64_t node;           /* [out] */
-    uint64_t incarnation;    /* [out] */
-    uint64_t boot;           /* [out] how often it was opened */
-    uint64_t meta_leader;    /* [out] who leads the cluster's map; 0: not known */
-    uint64_t map_index;      /* [out] the last change of the map that this node knows */
+    int32_t status;         /* [out] what has stopped this node, or 0 */
+    uint64_t node;          /* [out] */
+    uint64_t incarnation;   /* [out] */
+    uint64_t boot;          /* [out] how often it was opened */
+    uint64_t meta_leader;   /* [out] who leads the cluster's map; 0: not known */
+    uint64_t map_index;     /* [out] the last change of the map that this node knows */
+    uint64_t map_last;      /* [out] where the map's log ends here, */
+    uint64_t map_last_term; /* [out] in which term, */
+    uint32_t map_epoch;     /* [out] and in which recovery epoch it is */
+    uint32_t reserved;
     uint32_t nodes;          /* [out] of the cluster */
     uint32_t collections;    /* [out] */
     uint32_t shards;         /* [out] of all collections */
@@ -446,8 +478,10 @@ struct vshard_shard_status {
     uint64_t group;
     uint64_t leader; /* 0: not known */
     uint64_t term;
-    uint64_t committed; /* here, as the next three; 0 where there is no replica here */
+    uint64_t committed; /* here, as the next seven; 0 where there is no replica here */
     uint64_t applied;
+    uint64_t last;      /* where its log ends, */
+    uint64_t last_term; /* and in which term */
     uint64_t rows;
     uint64_t digest_index; /* the digest below is of this position; 0: none yet */
     uint64_t digest;
@@ -455,6 +489,8 @@ struct vshard_shard_status {
     uint32_t collection; /* id; in the order of creation */
     uint32_t here;       /* 1: there is a replica here; 2: it has halted */
     uint32_t member_count;
+    uint32_t epoch; /* recovery epoch, here */
+    uint32_t reserved;
     uint64_t members[VSHARD_REPLICAS_MAX + 1];
 };
 

@@ -20,7 +20,8 @@
 
 #define VS_NEVER UINT64_MAX
 
-enum { VS_META = 0 }; /* the group of the map */
+enum { VS_META = 0 };        /* the group of the map, */
+enum { VS_META_VOTERS = 5 }; /* and how many of its members vote, at most */
 enum { VS_GOSSIP_NS = 100000000 };
 
 /* ---- talk.c: messages as bytes ---- */
@@ -223,10 +224,16 @@ struct vs_proposal {
     uint32_t until_applied;
     uint32_t reserved;
     struct vs_serving *serving; /* READ */
-    struct vs_request *admin;   /* ADMIN, while it is not over */
+    struct vs_request *admin;   /* ADMIN, RECOVERY, while it is not over */
 };
 
-enum { VS_PROPOSED_WRITE = 1, VS_PROPOSED_ADMIN = 2, VS_PROPOSED_READ = 3, VS_PROPOSED_SELF = 4 };
+enum {
+    VS_PROPOSED_WRITE = 1,
+    VS_PROPOSED_ADMIN = 2,
+    VS_PROPOSED_READ = 3,
+    VS_PROPOSED_SELF = 4,
+    VS_PROPOSED_RECOVERY = 5
+};
 
 /* A write that is committed and waits to be applied here. */
 struct vs_parked {
@@ -638,6 +645,12 @@ void vs_admin_time(struct vshard_node *n, struct vs_request *q);
 int vs_admin_propose(struct vshard_node *n, struct vs_request *q);
 /* The command for the map's log; an empty one: there is nothing to propose. */
 int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, struct vs_out *o);
+
+/* ---- quorum_lost.c ---- */
+
+int vs_recover(struct vshard_node *n, struct vs_request *q, const struct vshard_node_admin *a);
+void vs_recover_done(struct vshard_node *n, struct vs_proposal *p,
+                     const struct vshard_raft_effect *e);
 
 /* ---- steward.c ---- */
 

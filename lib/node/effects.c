@@ -101,6 +101,7 @@ static void done(struct vshard_node *n, const struct vshard_raft_effect *e)
     switch (p->kind) {
     case VS_PROPOSED_WRITE: vs_write_committed(n, p, e); break;
     case VS_PROPOSED_ADMIN: vs_admin_committed(n, p, e); break;
+    case VS_PROPOSED_RECOVERY: vs_recover_done(n, p, e); break;
     case VS_PROPOSED_READ: vs_serve_read_done(n, p->serving, e->status, e->index); break;
     default: vs_steward_proposed(n, e->status);
     }

@@ -4,15 +4,21 @@
 int vshard_node_status(struct vshard_node *n, struct vshard_node_status *status)
 {
     struct vshard_node_status s = { .size = sizeof s };
+    struct vshard_raft_status map = { .size = sizeof map };
 
     if (n == NULL)
         return VSHARD_EINVAL;
+    if (n->replica[0]->open)
+        vshard_raft_inspect(n->raft, VS_META, &map);
     s.status = n->failed;
     s.node = n->node;
     s.incarnation = n->incarnation;
     s.boot = n->boot;
     s.meta_leader = vs_leader_of(n, VS_META);
     s.map_index = n->meta.applied;
+    s.map_last = map.last;
+    s.map_last_term = map.last_term;
+    s.map_epoch = (uint32_t)map.epoch;
     s.nodes = n->meta.node_count;
     s.collections = n->meta.collection_count;
     s.shards = n->meta.shard_count;
@@ -63,6 +69,9 @@ static void fill(struct vshard_node *n, const struct vs_collection *c, uint32_t 
     to->here = r->status != VSHARD_OK ? 2 : 1;
     to->term = s.term;
     to->committed = s.commit;
+    to->last = s.last;
+    to->last_term = s.last_term;
+    to->epoch = (uint32_t)s.epoch;
     to->applied = atomic_load(&r->applied);
     to->rows = atomic_load(&r->rows);
     to->digest_index = r->digest_index;

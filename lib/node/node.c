@@ -205,7 +205,7 @@ static int begin(struct vshard_node *n, struct vs_request *q, int rc)
     for (uint32_t i = 0; q != NULL && i < q->part_count && q->link != NULL; i++) {
         if (q->kind == VSHARD_NODE_WRITE)
             vs_write_ask(n, q, &q->part[i]);
-        else
+        else if (q->kind != VSHARD_NODE_ADMIN)
             vs_read_ask(n, q, &q->part[i]);
     }
     vs_turn(n);
@@ -533,10 +533,13 @@ int vshard_node_admin(struct vshard_node *n, uint64_t now_ns, const struct vshar
     if (rc != VSHARD_OK)
         return rc;
     q = vs_request_new(n, VSHARD_NODE_ADMIN, a.tag,
-                       a.timeout_ns != 0 ? a.timeout_ns : n->o.write_ns, 0);
+                       a.timeout_ns != 0 ? a.timeout_ns : n->o.write_ns,
+                       a.op == VSHARD_ADMIN_RECOVER);
     if (q == NULL)
         return VSHARD_ENOMEM;
     q->command = a.op;
+    if (a.op == VSHARD_ADMIN_RECOVER)
+        return begin(n, q, vs_recover(n, q, &a));
     rc = vs_admin_command(n, &a, &q->ask);
     if (rc == VSHARD_OK)
         rc = q->ask.status;

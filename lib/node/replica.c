@@ -240,9 +240,9 @@ static uint32_t founders_of(const struct vshard_node *n, const struct vs_replica
     bool here = false;
 
     for (uint32_t i = 0; r->group == VS_META && i < n->founder_count; i++) {
-        member[count++] =
-            (struct vshard_raft_member){ n->founders[i], 1,
-                                         i < 5 ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER, 0 };
+        member[count++] = (struct vshard_raft_member){
+            n->founders[i], 1, i < VS_META_VOTERS ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER, 0
+        };
         here |= n->founders[i] == n->node && n->incarnation == 1;
     }
     for (uint32_t i = 0; shard != NULL && i < shard->founder_count; i++) {

@@ -189,61 +189,88 @@ static bool silent(struct vshard_node *n, uint64_t node)
     return !vs_peer_alive(n, node, 4 * n->o.election_ns);
 }
 
-static uint32_t wanted_members(struct vshard_node *n, const struct vs_replica *r,
-                               struct vshard_raft_member *to)
+struct vs_members {
+    struct vshard_raft_member member[VSHARD_RAFT_MEMBERS_MAX];
+    uint32_t count;
+};
+
+static const struct vshard_raft_member *find_member(const struct vs_members *m, uint64_t node,
+                                                    uint64_t incarnation)
 {
-    const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, r->group, NULL);
-    uint32_t count = 0, voters = 0;
-
-    if (r->group == VS_META) {
-        for (uint32_t i = 0; i < n->meta.node_count; i++) {
-            const struct vs_meta_node *x = &n->meta.node[i];
-
-            voters++;
-            to[count++] = (struct vshard_raft_member){
-                x->node, x->incarnation, voters <= 5 ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER, 0
-            };
-        }
-        return count;
+    for (uint32_t i = 0; i < m->count; i++) {
+        if (m->member[i].node == node && m->member[i].incarnation == incarnation)
+            return &m->member[i];
     }
-    for (uint32_t i = 0; shard != NULL && i < shard->member_count; i++)
-        to[count++] =
-            (struct vshard_raft_member){ shard->members[i].node, shard->members[i].incarnation,
-                                         VSHARD_RAFT_VOTER, i == 0 };
-    return count;
+    return NULL;
 }
 
-static bool same_members(const struct vshard_raft_member *a, uint32_t a_count,
-                         const struct vshard_raft_member *b, uint32_t b_count)
+/* A member that is to come is asked for when it is there, under the incarnation that it has
+ * now: one that never answers could only stand in the way of all that follows. */
+static bool may_come(struct vshard_node *n, const struct vs_meta_node *x)
 {
-    if (a_count != b_count)
-        return false;
-    for (uint32_t i = 0; i < a_count; i++) {
-        uint32_t k = 0;
+    const struct vs_meta_node *now = vs_cluster_node(&n->meta, x->node);
 
-        while (k < b_count && (a[i].node != b[k].node || a[i].incarnation != b[k].incarnation ||
-                               a[i].role != b[k].role || a[i].priority != b[k].priority))
-            k++;
-        if (k == b_count)
+    return now != NULL && now->incarnation == x->incarnation &&
+           !vs_cluster_leaves(&n->meta, x->node) && !silent(n, x->node);
+}
+
+/* What the map names, as far as it can be had; and until all of it can be had, those who are
+ * there already stay. */
+static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
+                        const struct vs_members *now, struct vs_members *to)
+{
+    const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, r->group, NULL);
+    const struct vs_meta_node *named = shard != NULL ? shard->members : n->meta.node;
+    uint32_t count = shard != NULL         ? shard->member_count
+                     : r->group == VS_META ? n->meta.node_count
+                                           : 0;
+
+    to->count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct vs_meta_node *x = &named[i];
+        bool learns = shard == NULL && to->count >= VS_META_VOTERS;
+
+        if (find_member(now, x->node, x->incarnation) != NULL || may_come(n, x))
+            to->member[to->count++] =
+                (struct vshard_raft_member){ x->node, x->incarnation,
+                                             learns ? VSHARD_RAFT_LEARNER : VSHARD_RAFT_VOTER,
+                                             shard != NULL && i == 0 };
+    }
+    if (to->count == count)
+        return;
+    for (uint32_t i = 0; i < now->count && to->count < VSHARD_RAFT_MEMBERS_MAX; i++) {
+        if (find_member(to, now->member[i].node, now->member[i].incarnation) == NULL)
+            to->member[to->count++] = now->member[i];
+    }
+}
+
+static bool same_members(const struct vs_members *a, const struct vs_members *b)
+{
+    for (uint32_t i = 0; i < a->count; i++) {
+        const struct vshard_raft_member *x = &a->member[i];
+        const struct vshard_raft_member *y = find_member(b, x->node, x->incarnation);
+
+        if (y == NULL || y->role != x->role || y->priority != x->priority)
             return false;
     }
-    return true;
+    return a->count == b->count;
 }
 
 static void configure(struct vshard_node *n, struct vs_replica *r)
 {
     struct vshard_raft_event event = vs_event(VSHARD_RAFT_CONFIGURE, r->group);
-    struct vshard_raft_member now[VSHARD_RAFT_MEMBERS_MAX], wanted[VSHARD_RAFT_MEMBERS_MAX];
-    uint32_t now_count = 0, wanted_count = wanted_members(n, r, wanted);
+    struct vs_members now = { .count = 0 }, wanted;
 
-    if (wanted_count == 0 || vshard_raft_members(n->raft, r->group, now, &now_count) != VSHARD_OK ||
-        same_members(now, now_count, wanted, wanted_count))
+    if (vshard_raft_members(n->raft, r->group, now.member, &now.count) != VSHARD_OK)
+        return;
+    find_wanted(n, r, &now, &wanted);
+    if (wanted.count == 0 || same_members(&now, &wanted))
         return;
     /* Of the map's group no founder is put out because it is not written down yet. */
-    if (r->group == VS_META && wanted_count < now_count && !n->meta.settled)
+    if (r->group == VS_META && wanted.count < now.count && !n->meta.settled)
         return;
-    event.members = wanted;
-    event.member_count = wanted_count;
+    event.members = wanted.member;
+    event.member_count = wanted.count;
     vs_step(n, &event); /* EBUSY while one is under way: the next time */
 }
 
@@ -341,13 +368,34 @@ static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard)
     return p.count != 0 ? vs_place_one(&p) : 0;
 }
 
+/* The members of a group as its leader has them, as bits; all, where that is not known. */
+static uint64_t counted_members(struct vshard_node *n, uint64_t group)
+{
+    const struct vs_replica *r = vs_replica_find(n, group);
+    uint64_t members = UINT64_MAX, term = 0;
+    uint32_t hints;
+    const struct vs_hint *h = vs_hints_of(n, group, &hints);
+
+    if (r != NULL && r->open && !r->dropped && r->role == VSHARD_RAFT_LEADER)
+        return settled_members(n, r);
+    for (uint32_t i = 0; i < hints; i++) {
+        if (h[i].leader == h[i].node && h[i].term > term) {
+            members = h[i].members;
+            term = h[i].term;
+        }
+    }
+    return members;
+}
+
 /* One member at a time: one that came back under another incarnation, or one whose node is
- * gone or leaves. Only while most of the shard's members are there: else nothing can be decided. */
+ * gone or leaves. Only while most of those are there that count, which after a recovery are
+ * fewer than the map names: else nothing can be decided. */
 static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
 {
     struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1];
     struct vs_out o = { .allocator = n->allocator };
-    uint32_t alive = 0, at = shard->member_count;
+    const uint64_t counted = counted_members(n, shard->group);
+    uint32_t alive = 0, count = 0, at = shard->member_count;
     const struct vs_meta_node *x;
 
     memcpy(members, shard->members, sizeof members);
@@ -359,12 +407,15 @@ static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
             propose(n, &o);
             return true;
         }
-        alive += vs_peer_alive(n, members[i].node, 4 * n->o.election_ns);
+        if (counted & member_bit(members[i].node, members[i].incarnation)) {
+            alive += !silent(n, members[i].node);
+            count++;
+        }
         if (vs_cluster_leaves(&n->meta, members[i].node) ||
             (n->o.replace_ns != VS_NEVER && !vs_peer_alive(n, members[i].node, n->o.replace_ns)))
             at = i;
     }
-    if (at == shard->member_count || alive <= shard->member_count / 2)
+    if (at == shard->member_count || alive <= count / 2)
         return false;
     x = vs_cluster_node(&n->meta, spare(n, shard));
     if (x == NULL)
