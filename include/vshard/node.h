@@ -46,7 +46,8 @@ struct vshard_node_birth {
     uint32_t size;             /* bytes in this struct; required */
     uint32_t flags;            /* VSHARD_NODE_* */
     uint32_t founder_count;    /* nodes that the cluster begins with, 1..16; 0 with JOINS */
-    uint32_t reserved;         /* 0 */
+    uint32_t region;           /* where it stands; founders stand in region 0, which is the
+                                  primary one until VSHARD_ADMIN_PRIMARY names another */
     struct vshard_key cluster; /* drawn once for a cluster, the same on all its nodes; required */
     uint64_t node;             /* this node's id; required */
     const uint64_t *founders;  /* [founder_count] ids, this node's among them; the same list on
@@ -240,7 +241,9 @@ struct vshard_collection {
     uint32_t shards;     /* default 1 */
     uint32_t replicas;   /* of each shard, 1..7, and no more than nodes; default 3, or the nodes */
     uint32_t attributes; /* 64-bit integers beside each vector, 0..16 */
-    uint32_t reserved;   /* 0 */
+    uint32_t learners;   /* replicas of each shard in other regions than the primary one, beside
+                            `replicas`, and no more than 7 with these: they follow without being
+                            waited for, and answer reads; as soon as such nodes are there */
     uint64_t seed;
     uint64_t max_rows;            /* of a shard, about; writes beyond it: E2BIG; default no limit */
     const char *name;             /* 1..64 bytes; required */
@@ -256,7 +259,11 @@ enum {                               /* struct vshard_node_admin.op */
                                         more; 0 says that this has begun */
        VSHARD_ADMIN_REPLACE = 5,     /* group, node: loses this replica; to: who gets it */
        VSHARD_ADMIN_LEAD = 6,        /* group; node: who shall lead it; asked of its leader */
-       VSHARD_ADMIN_RECOVER = 7      /* group, lost, epoch, last, last_term, name: see below */
+       VSHARD_ADMIN_RECOVER = 7,     /* group, lost, epoch, last, last_term, name: see below */
+       VSHARD_ADMIN_PRIMARY = 8      /* region: replicas there vote and lead from now on, and those
+                                        in other regions learn. While a quorum lives nothing is
+                                        lost; 0 says that it has begun. done: ENOTFOUND: no node
+                                        is there; EBUSY: not a replica of each shard is */
 };
 
 /* When most replicas of a group are lost for good, nothing that keeps its promises can go on,
@@ -294,6 +301,8 @@ struct vshard_node_admin {
     uint64_t last_term;
     uint32_t epoch;
     uint32_t lost_count;
+    uint32_t region;
+    uint32_t reserved;
     const uint64_t *lost;         /* [lost_count] */
     const void *reserved_pointer; /* NULL */
 };
@@ -442,6 +451,8 @@ struct vshard_node_status {
     uint64_t map_last;      /* [out] where the map's log ends here, */
     uint64_t map_last_term; /* [out] in which term, */
     uint32_t map_epoch;     /* [out] and in which recovery epoch it is */
+    uint32_t region;        /* [out] where it stands */
+    uint32_t primary;       /* [out] the region whose replicas vote */
     uint32_t reserved;
     uint32_t nodes;          /* [out] of the cluster */
     uint32_t collections;    /* [out] */

@@ -83,7 +83,10 @@ void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
 void vs_admin_time(struct vshard_node *n, struct vs_request *q)
 {
     if (q->command == VSHARD_ADMIN_JOIN) {
-        vs_post(n, n->join_peer, VS_FRAME_JOIN, VS_META, NULL, 0, NULL, 0);
+        unsigned char region[4];
+
+        vs_store32(region, n->region);
+        vs_post(n, n->join_peer, VS_FRAME_JOIN, VS_META, region, sizeof region, NULL, 0);
         q->again_ns = n->now + 4 * (uint64_t)AGAIN_NS;
         return;
     }
@@ -102,7 +105,8 @@ static int place(struct vshard_node *n, const struct vshard_collection *c, uint6
     for (uint32_t i = 0; i < n->meta.node_count; i++) {
         uint64_t node = n->meta.node[i].node;
 
-        if (vs_peer_alive(n, node, 4 * n->o.election_ns) && !n->meta.leaving[i])
+        if (vs_peer_alive(n, node, 4 * n->o.election_ns) && !n->meta.leaving[i] &&
+            vs_cluster_votes(&n->meta, node))
             p.node[p.count++].node = node;
     }
     for (uint32_t i = 0; i < n->meta.collection_count; i++) {
@@ -118,6 +122,15 @@ static int place(struct vshard_node *n, const struct vshard_collection *c, uint6
     for (uint32_t s = 0; s < c->shards; s++)
         vs_place(&p, nodes + (size_t)s * c->replicas, c->replicas);
     return VSHARD_OK;
+}
+
+static uint32_t voting_nodes(const struct vshard_node *n)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < n->meta.node_count; i++)
+        count += n->meta.region[i] == n->meta.primary;
+    return count;
 }
 
 static int check_collection(struct vshard_node *n, struct vshard_collection *c)
@@ -145,11 +158,14 @@ static int check_collection(struct vshard_node *n, struct vshard_collection *c)
                               VSHARD_NODE_ATTRIBUTES_MAX);
     c->shards = c->shards != 0 ? c->shards : 1;
     if (c->replicas == 0)
-        c->replicas = n->meta.node_count < 3 ? n->meta.node_count : 3;
+        c->replicas = voting_nodes(n) < 3 ? voting_nodes(n) : 3;
     if (c->shards > VSHARD_CLUSTER_SHARDS_MAX)
         return vs_node_refuse(n, VSHARD_E2BIG, "shards", c->shards, VSHARD_CLUSTER_SHARDS_MAX);
     if (c->replicas > VSHARD_REPLICAS_MAX)
         return vs_node_refuse(n, VSHARD_E2BIG, "replicas", c->replicas, VSHARD_REPLICAS_MAX);
+    if (c->learners > VSHARD_REPLICAS_MAX - c->replicas)
+        return vs_node_refuse(n, VSHARD_E2BIG, "learners", c->learners,
+                              VSHARD_REPLICAS_MAX - c->replicas);
     rc = vshard_index_create(&o, &index); /* it says what an index does not take */
     vshard_index_destroy(index);
     return rc;
@@ -197,6 +213,8 @@ static int replace(struct vshard_node *n, const struct vshard_node_admin *a, str
     }
     if (!found)
         return VSHARD_ENOTFOUND;
+    if (vs_cluster_votes(&n->meta, a->node) != vs_cluster_votes(&n->meta, a->to))
+        return vs_node_refuse(n, VSHARD_EINVAL, "to", (int64_t)a->to, 0);
     vs_cmd_members(o, a->group, members, shard->member_count);
     return VSHARD_OK;
 }
@@ -232,6 +250,7 @@ int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, s
     case VSHARD_ADMIN_REMOVE_NODE: vs_cmd_node_remove(o, a->node); return VSHARD_OK;
     case VSHARD_ADMIN_REPLACE: return replace(n, a, o);
     case VSHARD_ADMIN_LEAD: return lead(n, a);
-    default: return vs_node_refuse(n, VSHARD_EINVAL, "op", a->op, VSHARD_ADMIN_LEAD);
+    case VSHARD_ADMIN_PRIMARY: vs_cmd_primary(o, a->region); return VSHARD_OK;
+    default: return vs_node_refuse(n, VSHARD_EINVAL, "op", a->op, VSHARD_ADMIN_PRIMARY);
     }
 }

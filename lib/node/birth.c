@@ -2,7 +2,8 @@
  *
  * What a node is stands in a note of its write-ahead log, under the map's group:
  *
- *     8 "VSNODE1\0", 16 cluster, 8 node, 8 incarnation, 4 founders, 4 0, [founders x 8]
+ *     8 "VSNODE1\0", 16 cluster, 8 node, 8 incarnation, 4 founders, 4 region,
+ *     [founders x 8]
  *
  * Founders have incarnation 1, which all of them know without asking. A node that joins,
  * or comes back without its disk, has one that its log has drawn: it is another replica,
@@ -16,7 +17,7 @@ static const char magic[8] = "VSNODE1";
 struct identity {
     struct vshard_key cluster;
     uint64_t node, incarnation;
-    uint32_t founder_count;
+    uint32_t founder_count, region;
     uint64_t founders[VSHARD_NODES_MAX];
 };
 
@@ -51,6 +52,7 @@ static int read_note(struct vshard_wal *wal, struct identity *id)
     id->node = vs_load64(p + 24);
     id->incarnation = vs_load64(p + 32);
     id->founder_count = vs_load32(p + 40);
+    id->region = vs_load32(p + 44);
     if (id->founder_count > VSHARD_NODES_MAX ||
         about.note_bytes != NOTE_HEAD + 8 * id->founder_count)
         return VSHARD_ECORRUPT;
@@ -75,6 +77,7 @@ static int write_note(struct vshard_wal *wal, const struct identity *id)
     vs_store64(note + 24, id->node);
     vs_store64(note + 32, id->incarnation);
     vs_store32(note + 40, id->founder_count);
+    vs_store32(note + 44, id->region);
     for (uint32_t i = 0; i < id->founder_count; i++)
         vs_store64(note + NOTE_HEAD + 8 * (size_t)i, id->founders[i]);
     rc = vshard_wal_append(wal, &record, 1, &barrier);
@@ -88,6 +91,8 @@ static int check_birth(const struct vshard_node_birth *b)
     if (b->path == NULL || b->node == 0 || (b->cluster.hi == 0 && b->cluster.lo == 0) ||
         (b->flags & ~(uint32_t)VSHARD_NODE_JOINS) != 0)
         return vs_refuse(b->logger, VSHARD_EINVAL, "node.refused", "birth", (int64_t)b->node, 0);
+    if (!joins && b->region != 0)
+        return vs_refuse(b->logger, VSHARD_EINVAL, "node.refused", "region", b->region, 0);
     if (joins != (b->founder_count == 0) || (!joins && b->founders == NULL))
         return vs_refuse(b->logger, VSHARD_EINVAL, "node.refused", "founder_count",
                          b->founder_count, VSHARD_NODES_MAX);
@@ -135,6 +140,7 @@ int vshard_node_format(const struct vshard_node_birth *birth)
     rc = rc == VSHARD_ENOTFOUND ? VSHARD_OK : VSHARD_EEXIST;
     id.cluster = b.cluster;
     id.node = b.node;
+    id.region = b.region;
     id.founder_count = b.founder_count;
     if (b.founder_count != 0)
         memcpy(id.founders, b.founders, b.founder_count * sizeof *b.founders);
@@ -248,6 +254,7 @@ static int open_storage(struct vshard_node *n)
     n->cluster = id.cluster;
     n->node = id.node;
     n->incarnation = id.incarnation;
+    n->region = id.region;
     n->boot = report.boot;
     n->unsettled = report.unsettled;
     n->founder_count = id.founder_count;

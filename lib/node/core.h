@@ -88,8 +88,9 @@ struct vs_cluster {
     uint32_t node_count, collection_count, shard_count;
     struct vs_meta_node node[VSHARD_NODES_MAX]; /* by id */
     uint32_t leaving[VSHARD_NODES_MAX];         /* likewise: it shall lose its replicas, and go */
+    uint32_t region[VSHARD_NODES_MAX];          /* likewise */
+    uint32_t primary; /* replicas in this region vote, those in others learn */
     uint32_t settled; /* a node was removed: who is not written down is none */
-    uint32_t reserved;
     struct vs_collection *collection[VSHARD_COLLECTIONS_MAX];
     struct {
         uint64_t index;
@@ -103,7 +104,8 @@ enum { /* commands */
        VS_CMD_NODE_REMOVE = 2,
        VS_CMD_CREATE = 3,
        VS_CMD_DROP = 4,
-       VS_CMD_MEMBERS = 5
+       VS_CMD_MEMBERS = 5,
+       VS_CMD_PRIMARY = 6
 };
 
 void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
@@ -120,7 +122,10 @@ const struct vs_meta_shard *vs_cluster_group(const struct vs_cluster *m, uint64_
 bool vs_cluster_holds(const struct vs_cluster *m, uint64_t node);
 bool vs_cluster_leaves(const struct vs_cluster *m, uint64_t node);
 const struct vs_meta_node *vs_cluster_node(const struct vs_cluster *m, uint64_t node);
-void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation);
+/* Whether replicas of a node vote: it is in the primary region. */
+bool vs_cluster_votes(const struct vs_cluster *m, uint64_t node);
+void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation, uint32_t region);
+void vs_cmd_primary(struct vs_out *o, uint32_t region);
 void vs_cmd_node_remove(struct vs_out *o, uint64_t node);
 void vs_cmd_create(struct vs_out *o, const struct vshard_collection *c, const uint64_t *nodes);
 void vs_cmd_drop(struct vs_out *o, const char *name);
@@ -419,7 +424,7 @@ struct vshard_node {
     struct vshard_key cluster;
     uint64_t node, incarnation, boot;
     uint64_t founders[VSHARD_NODES_MAX];
-    uint32_t founder_count;
+    uint32_t founder_count, region;
     uint32_t unsettled;
     int32_t failed;  /* what has stopped this node, or 0 */
     uint32_t inside; /* a callback runs */
@@ -456,7 +461,7 @@ struct vshard_node {
     struct vs_request *requests;
     struct vs_request *walk; /* the next that vs_requests_time() looks at, or NULL */
     struct vs_request *bucket[1024];
-    uint32_t request_count, reserved;
+    uint32_t request_count;
     uint64_t next_request;
     uint64_t next_timer; /* no request needs attention before */
     struct vs_proposal *proposals;
@@ -658,7 +663,7 @@ void vs_steward_map(struct vshard_node *n); /* the map may have changed */
 void vs_steward_time(struct vshard_node *n);
 void vs_steward_proposed(struct vshard_node *n, int status);
 void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in);
-void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation);
+void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, struct vs_in *in);
 uint64_t vs_leader_of(struct vshard_node *n, uint64_t group);
 
 /* ---- flush.c ---- */

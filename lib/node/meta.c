@@ -11,20 +11,25 @@
  * came later waits to be told.
  *
  *     command   4 kind, then
- *     NODE      8 node, 8 incarnation: it is a member, from now on under this incarnation
+ *     NODE      8 node, 8 incarnation, 4 region: it is a member, from now on under this
+ *               incarnation
  *     NODE_REMOVE  8 node: it goes; as long as it has replicas, it is marked as leaving
  *     CREATE    collection, [shards x replicas x 8] nodes
  *     DROP      text name
  *     MEMBERS   8 group, 4 count, [count x (8 node, 8 incarnation)]: who shall be in it
+ *     PRIMARY   4 region: replicas there vote from now on, and all others learn
  *
- *     collection  text name, 12 x 4, 2 x 8: the fields of struct vshard_collection from
- *                 dim to attributes, and seed, max_rows
- *     state     "VSMETA1\0", 8 applied, 8 next group, 4 next collection, 4 nodes, 4 settled,
- *               [nodes x (8, 8)], [nodes x 4 leaving], 4 collections, and for each 4 id,
- * collection, and for each shard 8 group, 4 founders, 4 members, [.. x (8, 8)] */
+ *     collection  text name, 13 x 4, 2 x 8: the fields of struct vshard_collection from
+ *                 dim to learners, and seed, max_rows
+ *     state     "VSMETA2\0", 8 applied, 8 next group, 4 next collection, 4 nodes, 4 settled,
+ *               4 primary, [nodes x (8, 8)], [nodes x 4 leaving], [nodes x 4 region],
+ *               4 collections, and for each 4 id, collection, and for each shard 8 group,
+ *               4 founders, 4 members, [.. x (8, 8)]
+ *
+ * A shard's members are in two parts, those that vote first, so the first may lead. */
 #include "node/core.h"
 
-static const char magic[8] = "VSMETA1";
+static const char magic[8] = "VSMETA2";
 
 void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
                      const struct vshard_logger *logger)
@@ -95,16 +100,38 @@ bool vs_cluster_leaves(const struct vs_cluster *m, uint64_t node)
     return x != NULL && m->leaving[x - m->node] != 0;
 }
 
+bool vs_cluster_votes(const struct vs_cluster *m, uint64_t node)
+{
+    const struct vs_meta_node *x = vs_cluster_node(m, node);
+
+    return x != NULL && m->region[x - m->node] == m->primary;
+}
+
+static void voters_first(const struct vs_cluster *m, struct vs_meta_shard *shard)
+{
+    struct vs_meta_node members[VS_COUNT(shard->members)];
+    uint32_t count = 0;
+
+    for (int votes = 1; votes >= 0; votes--) {
+        for (uint32_t i = 0; i < shard->member_count; i++) {
+            if (vs_cluster_votes(m, shard->members[i].node) == votes)
+                members[count++] = shard->members[i];
+        }
+    }
+    memcpy(shard->members, members, count * sizeof *members);
+}
+
 /* ---- collections as bytes ---- */
 
 static void put_spec(struct vs_out *o, const struct vshard_collection *c)
 {
-    const uint32_t field[12] = { c->dim,     c->family,          c->metric,    c->element,
+    const uint32_t field[13] = { c->dim,     c->family,          c->metric,    c->element,
                                  c->m,       c->ef_construction, c->ef_search, c->train_rows,
-                                 c->profile, c->shards,          c->replicas,  c->attributes };
+                                 c->profile, c->shards,          c->replicas,  c->attributes,
+                                 c->learners };
 
     vs_put_text(o, c->name);
-    for (int i = 0; i < 12; i++)
+    for (size_t i = 0; i < VS_COUNT(field); i++)
         vs_put32(o, field[i]);
     vs_put64(o, c->seed);
     vs_put64(o, c->max_rows);
@@ -113,12 +140,13 @@ static void put_spec(struct vs_out *o, const struct vshard_collection *c)
 static void take_spec(struct vs_in *in, struct vs_collection *to)
 {
     struct vshard_collection *c = &to->spec;
-    uint32_t *const field[12] = { &c->dim,     &c->family,          &c->metric,    &c->element,
+    uint32_t *const field[13] = { &c->dim,     &c->family,          &c->metric,    &c->element,
                                   &c->m,       &c->ef_construction, &c->ef_search, &c->train_rows,
-                                  &c->profile, &c->shards,          &c->replicas,  &c->attributes };
+                                  &c->profile, &c->shards,          &c->replicas,  &c->attributes,
+                                  &c->learners };
 
     vs_take_text(in, to->name);
-    for (int i = 0; i < 12; i++)
+    for (size_t i = 0; i < VS_COUNT(field); i++)
         *field[i] = vs_take32(in);
     c->seed = vs_take64(in);
     c->max_rows = vs_take64(in);
@@ -126,6 +154,7 @@ static void take_spec(struct vs_in *in, struct vs_collection *to)
     c->name = to->name;
     if (to->name[0] == 0 || c->shards == 0 || c->shards > VSHARD_CLUSTER_SHARDS_MAX ||
         c->replicas == 0 || c->replicas > VSHARD_REPLICAS_MAX ||
+        c->learners > VSHARD_REPLICAS_MAX - c->replicas ||
         c->attributes > VSHARD_NODE_ATTRIBUTES_MAX)
         in->status = VSHARD_ECORRUPT;
 }
@@ -167,11 +196,18 @@ static int collection_take(const struct vs_cluster *m, struct vs_in *in, struct 
 
 /* ---- commands ---- */
 
-void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation)
+void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation, uint32_t region)
 {
     vs_put32(o, VS_CMD_NODE);
     vs_put64(o, node);
     vs_put64(o, incarnation);
+    vs_put32(o, region);
+}
+
+void vs_cmd_primary(struct vs_out *o, uint32_t region)
+{
+    vs_put32(o, VS_CMD_PRIMARY);
+    vs_put32(o, region);
 }
 
 void vs_cmd_node_remove(struct vs_out *o, uint64_t node)
@@ -209,26 +245,26 @@ void vs_cmd_members(struct vs_out *o, uint64_t group, const struct vs_meta_node 
 static int apply_node(struct vs_cluster *m, struct vs_in *in)
 {
     struct vs_meta_node x;
-    uint32_t at = 0;
+    uint32_t at = 0, region;
 
     x.node = vs_take64(in);
     x.incarnation = vs_take64(in);
+    region = vs_take32(in);
     if (in->status != VSHARD_OK || x.node == 0 || x.incarnation == 0)
         return VSHARD_EINVAL;
     while (at < m->node_count && m->node[at].node < x.node)
         at++;
-    if (at < m->node_count && m->node[at].node == x.node) {
-        m->node[at] = x;
-        m->leaving[at] = 0;
-        return VSHARD_OK;
+    if (at == m->node_count || m->node[at].node != x.node) {
+        if (m->node_count == VSHARD_NODES_MAX)
+            return VSHARD_E2BIG;
+        memmove(&m->node[at + 1], &m->node[at], (m->node_count - at) * sizeof *m->node);
+        memmove(&m->leaving[at + 1], &m->leaving[at], (m->node_count - at) * sizeof *m->leaving);
+        memmove(&m->region[at + 1], &m->region[at], (m->node_count - at) * sizeof *m->region);
+        m->node_count++;
     }
-    if (m->node_count == VSHARD_NODES_MAX)
-        return VSHARD_E2BIG;
-    memmove(&m->node[at + 1], &m->node[at], (m->node_count - at) * sizeof *m->node);
-    memmove(&m->leaving[at + 1], &m->leaving[at], (m->node_count - at) * sizeof *m->leaving);
     m->node[at] = x;
     m->leaving[at] = 0;
-    m->node_count++;
+    m->region[at] = region;
     return VSHARD_OK;
 }
 
@@ -267,6 +303,7 @@ static int apply_node_remove(struct vs_cluster *m, struct vs_in *in)
     behind = m->node_count - at - 1;
     memmove(&m->node[at], &m->node[at + 1], behind * sizeof *m->node);
     memmove(&m->leaving[at], &m->leaving[at + 1], behind * sizeof *m->leaving);
+    memmove(&m->region[at], &m->region[at + 1], behind * sizeof *m->region);
     m->node_count--;
     return VSHARD_OK;
 }
@@ -284,6 +321,8 @@ static int place(struct vs_cluster *m, struct vs_in *in, struct vs_collection *c
 
             if (x == NULL)
                 return VSHARD_ENOTFOUND;
+            if (!vs_cluster_votes(m, node))
+                return VSHARD_EINVAL;
             for (uint32_t k = 0; k < i; k++) {
                 if (shard->founders[k].node == node)
                     return VSHARD_EINVAL;
@@ -360,9 +399,43 @@ static int apply_members(struct vs_cluster *m, struct vs_in *in)
     }
     if (in->status != VSHARD_OK)
         return VSHARD_EINVAL;
+    if (!vs_cluster_votes(m, members[0].node))
+        return VSHARD_EINVAL;
     memcpy(shard->members, members, count * sizeof *members);
     shard->member_count = count;
+    voters_first(m, shard);
     return VSHARD_OK;
+}
+
+/* Not without a replica there of every shard, and a node that can hold the map. */
+static int apply_primary(struct vs_cluster *m, struct vs_in *in)
+{
+    uint32_t region = vs_take32(in), was = m->primary, there = 0;
+    bool whole = true;
+
+    if (in->status != VSHARD_OK)
+        return VSHARD_EINVAL;
+    for (uint32_t i = 0; i < m->node_count; i++)
+        there += m->region[i] == region;
+    if (there == 0)
+        return VSHARD_ENOTFOUND;
+    m->primary = region;
+    for (uint32_t i = 0; i < m->collection_count; i++) {
+        for (uint32_t s = 0; s < m->collection[i]->spec.shards; s++) {
+            struct vs_meta_shard *shard = &m->collection[i]->shard[s];
+
+            voters_first(m, shard);
+            whole &= vs_cluster_votes(m, shard->members[0].node);
+        }
+    }
+    if (whole)
+        return VSHARD_OK;
+    m->primary = was;
+    for (uint32_t i = 0; i < m->collection_count; i++) {
+        for (uint32_t s = 0; s < m->collection[i]->spec.shards; s++)
+            voters_first(m, &m->collection[i]->shard[s]);
+    }
+    return VSHARD_EBUSY;
 }
 
 int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, size_t count)
@@ -376,6 +449,7 @@ int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, si
     case VS_CMD_CREATE: rc = apply_create(m, &in); break;
     case VS_CMD_DROP: rc = apply_drop(m, &in); break;
     case VS_CMD_MEMBERS: rc = apply_members(m, &in); break;
+    case VS_CMD_PRIMARY: rc = apply_primary(m, &in); break;
     default: return VSHARD_EVERSION; /* of a later version: this replica must not guess */
     }
     if (rc == VSHARD_ENOMEM)
@@ -412,9 +486,12 @@ void vs_cluster_encode(const struct vs_cluster *m, struct vs_out *o)
     vs_put32(o, m->next_collection);
     vs_put32(o, m->node_count);
     vs_put32(o, m->settled);
+    vs_put32(o, m->primary);
     put_nodes(o, m->node, m->node_count);
     for (uint32_t i = 0; i < m->node_count; i++)
         vs_put32(o, m->leaving[i]);
+    for (uint32_t i = 0; i < m->node_count; i++)
+        vs_put32(o, m->region[i]);
     vs_put32(o, m->collection_count);
     for (uint32_t i = 0; i < m->collection_count; i++) {
         const struct vs_collection *c = m->collection[i];
@@ -482,9 +559,12 @@ int vs_cluster_decode(struct vs_cluster *m, struct vs_in *in)
         return VSHARD_ECORRUPT;
     }
     m->settled = vs_take32(in);
+    m->primary = vs_take32(in);
     take_nodes(in, m->node, m->node_count);
     for (uint32_t i = 0; i < m->node_count; i++)
         m->leaving[i] = vs_take32(in);
+    for (uint32_t i = 0; i < m->node_count; i++)
+        m->region[i] = vs_take32(in);
     collections = vs_take32(in);
     if (collections > VSHARD_COLLECTIONS_MAX)
         return VSHARD_ECORRUPT;

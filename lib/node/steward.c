@@ -221,6 +221,7 @@ static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
 {
     const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, r->group, NULL);
     const struct vs_meta_node *named = shard != NULL ? shard->members : n->meta.node;
+    uint32_t voters = 0;
     uint32_t count = shard != NULL         ? shard->member_count
                      : r->group == VS_META ? n->meta.node_count
                                            : 0;
@@ -228,14 +229,20 @@ static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
     to->count = 0;
     for (uint32_t i = 0; i < count; i++) {
         const struct vs_meta_node *x = &named[i];
-        bool learns = shard == NULL && to->count >= VS_META_VOTERS;
+        bool votes =
+            vs_cluster_votes(&n->meta, x->node) && (shard != NULL || voters < VS_META_VOTERS);
 
-        if (find_member(now, x->node, x->incarnation) != NULL || may_come(n, x))
-            to->member[to->count++] =
-                (struct vshard_raft_member){ x->node, x->incarnation,
-                                             learns ? VSHARD_RAFT_LEARNER : VSHARD_RAFT_VOTER,
-                                             shard != NULL && i == 0 };
+        if (find_member(now, x->node, x->incarnation) == NULL && !may_come(n, x))
+            continue;
+        voters += votes;
+        to->member[to->count++] =
+            (struct vshard_raft_member){ x->node, x->incarnation,
+                                         votes ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER,
+                                         shard != NULL && i == 0 };
     }
+    /* After a recovery in another region, until that is made the primary one. */
+    if (voters == 0)
+        *to = *now;
     if (to->count == count)
         return;
     for (uint32_t i = 0; i < now->count && to->count < VSHARD_RAFT_MEMBERS_MAX; i++) {
@@ -336,15 +343,16 @@ static bool write_down(struct vshard_node *n)
     for (uint32_t i = 0; i < count; i++) {
         if (vs_cluster_node(&n->meta, now[i].node) != NULL)
             continue;
-        vs_cmd_node(&o, now[i].node, now[i].incarnation);
+        vs_cmd_node(&o, now[i].node, now[i].incarnation, 0); /* a founder */
         propose(n, &o);
         return true;
     }
     return false;
 }
 
-/* A node with the fewest replicas that is alive and has none of this shard. */
-static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard)
+/* A node with the fewest replicas that is alive and has none of this shard, and whose replica
+ * would vote, or learn. */
+static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard, bool votes)
 {
     struct vs_placing p = { .count = 0 };
 
@@ -354,7 +362,7 @@ static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard)
 
         for (uint32_t k = 0; k < shard->member_count; k++)
             has |= shard->members[k].node == x;
-        if (!has && !n->meta.leaving[i] && vs_peer_alive(n, x, 4 * n->o.election_ns))
+        if (!has && !n->meta.leaving[i] && vs_cluster_votes(&n->meta, x) == votes && !silent(n, x))
             p.node[p.count++].node = x;
     }
     for (uint32_t i = 0; i < n->meta.collection_count; i++) {
@@ -407,7 +415,8 @@ static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
             propose(n, &o);
             return true;
         }
-        if (counted & member_bit(members[i].node, members[i].incarnation)) {
+        if (vs_cluster_votes(&n->meta, members[i].node) &&
+            (counted & member_bit(members[i].node, members[i].incarnation)) != 0) {
             alive += !silent(n, members[i].node);
             count++;
         }
@@ -417,13 +426,39 @@ static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
     }
     if (at == shard->member_count || alive <= count / 2)
         return false;
-    x = vs_cluster_node(&n->meta, spare(n, shard));
+    x = vs_cluster_node(&n->meta, spare(n, shard, vs_cluster_votes(&n->meta, members[at].node)));
     if (x == NULL)
         return false;
     vs_node_event(n, VSHARD_LOG_WARN, "node.replaces", shard->group, "lost member",
                   (int64_t)members[at].node);
     members[at] = *x;
     vs_cmd_members(&o, shard->group, members, shard->member_count);
+    propose(n, &o);
+    return true;
+}
+
+/* One replica more, where a shard has too few that vote, or that learn. */
+static bool complete(struct vshard_node *n, const struct vshard_collection *c,
+                     const struct vs_meta_shard *shard)
+{
+    struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1];
+    struct vs_out o = { .allocator = n->allocator };
+    const struct vs_meta_node *x = NULL;
+    uint32_t voters = 0;
+
+    for (uint32_t i = 0; i < shard->member_count; i++)
+        voters += vs_cluster_votes(&n->meta, shard->members[i].node);
+    if (shard->member_count > VSHARD_REPLICAS_MAX)
+        return false;
+    if (voters < c->replicas)
+        x = vs_cluster_node(&n->meta, spare(n, shard, true));
+    if (x == NULL && shard->member_count - voters < c->learners)
+        x = vs_cluster_node(&n->meta, spare(n, shard, false));
+    if (x == NULL)
+        return false;
+    memcpy(members, shard->members, sizeof members);
+    members[shard->member_count] = *x;
+    vs_cmd_members(&o, shard->group, members, shard->member_count + 1);
     propose(n, &o);
     return true;
 }
@@ -451,20 +486,21 @@ static void lead_map(struct vshard_node *n)
         const struct vs_collection *c = n->meta.collection[i];
 
         for (uint32_t s = 0; s < c->spec.shards; s++) {
-            if (replace_in(n, &c->shard[s]))
+            if (replace_in(n, &c->shard[s]) || complete(n, &c->spec, &c->shard[s]))
                 return;
         }
     }
 }
 
-void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation)
+void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, struct vs_in *in)
 {
     const struct vs_meta_node *x = vs_cluster_node(&n->meta, from);
     struct vs_out o = { .allocator = n->allocator };
+    uint32_t region = vs_take32(in);
 
-    if ((x != NULL && x->incarnation == incarnation) || n->steward_busy)
+    if (in->status != VSHARD_OK || (x != NULL && x->incarnation == incarnation) || n->steward_busy)
         return;
-    vs_cmd_node(&o, from, incarnation);
+    vs_cmd_node(&o, from, incarnation, region);
     propose(n, &o); /* by way of the leader; the sender asks again if it is lost */
 }
 

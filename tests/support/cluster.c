@@ -123,6 +123,7 @@ static void format(struct cluster_node *n, bool joins)
                                    .founders = founders,
                                    .founder_count = joins ? 0 : c->founders,
                                    .flags = joins ? VSHARD_NODE_JOINS : 0,
+                                   .region = n->region,
                                    .path = home,
                                    .storage = fault_storage_hook(n->disk) };
     int rc;

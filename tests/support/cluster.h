@@ -49,8 +49,8 @@ struct cluster_node {
     uint64_t disk_at;      /* its storage completes what is queued then; 0: nothing is */
     uint32_t side;         /* messages pass between nodes of one side */
     uint32_t joins;
-    int32_t opened; /* the status of the last opening */
-    uint32_t reserved;
+    int32_t opened;  /* the status of the last opening */
+    uint32_t region; /* when it is formatted */
 };
 
 struct cluster {

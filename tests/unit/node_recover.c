@@ -76,9 +76,9 @@ static int recover_shard(struct disaster *d, uint32_t shard, uint64_t *at)
 
     for (int i = 0; i < 2; i++)
         s[i] = shard_at(d, d->alive[i], shard);
-    best = s[0].here == 0 || (s[1].here != 0 && (s[1].last_term > s[0].last_term ||
-                                                 (s[1].last_term == s[0].last_term &&
-                                                  s[1].last > s[0].last)));
+    best = s[0].here == 0 ||
+           (s[1].here != 0 && (s[1].last_term > s[0].last_term ||
+                               (s[1].last_term == s[0].last_term && s[1].last > s[0].last)));
     cr_assert_eq(s[best].here, 1u, "nobody has shard %u", shard);
     a = recovery(d, s[best].group);
     a.last = s[best].last;
@@ -150,10 +150,10 @@ static void recover_all(struct disaster *d)
         cr_assert(rc == VSHARD_OK || rc == VSHARD_EEXIST, "shard %u: %s", i, vshard_strerror(rc));
     }
     for (int i = 0; i < 3; i++)
-        cr_assert_eq(ask(d, d->alive[0],
-                         (struct vshard_node_admin){ .op = VSHARD_ADMIN_REMOVE_NODE,
-                                                     .node = d->lost[i] }),
-                     VSHARD_OK);
+        cr_assert_eq(
+            ask(d, d->alive[0],
+                (struct vshard_node_admin){ .op = VSHARD_ADMIN_REMOVE_NODE, .node = d->lost[i] }),
+            VSHARD_OK);
     cluster_run(d->c, 2000 * MS);
 }
 
