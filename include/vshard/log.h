@@ -266,10 +266,12 @@ VSHARD_API void vshard_raft_destroy(struct vshard_raft *raft);
 
 enum {                           /* struct vshard_raft_boot.flags */
        VSHARD_RAFT_UNCERTAIN = 1 /* the last record that was synced may be missing, and with it a
-                                    vote or entries that others count on. The replica takes no
-                                    part in elections until the others have told it what it must
-                                    know, and CERTAIN says that they have; until then storage
-                                    must boot it so. A single voter stays uncertain for ever */
+                                    vote or entries that others count on. The replica follows,
+                                    but does not vote, and its answers do not count, until it has
+                                    an entry that a leader made for it and enough others have.
+                                    CERTAIN says so; until then storage must boot it so. A single
+                                    voter stays uncertain for ever, and so does one of two
+                                    unless the other leads */
 };
 
 /* What storage remembers of a group. All zero but `size` and `group`: a replica that
@@ -320,9 +322,11 @@ VSHARD_API int vshard_raft_load(struct vshard_raft *raft, uint64_t group,
 VSHARD_API int vshard_raft_start(struct vshard_raft *raft, uint64_t group, uint64_t now_ns);
 
 /* Ends a group here: the node takes no more part in it, and its messages are refused. What
- * was asked of it and has no answer is answered, by DONE effects; nothing else follows, and
- * barriers of its PERSIST effects need not be reached. What storage has of it is the host's
- * to forget. A member that is closed is missed like one that has died.
+ * was asked of it and has no answer is answered, by DONE effects, and by SEND effects where other
+ * nodes had asked; nothing else follows, and barriers of its PERSIST effects need not be reached.
+ * What storage has of it is the host's to forget. A member that is closed is missed like one
+ * that has died. One that is opened again is opened with all that storage has of it: opened as
+ * newborn, it would forget what it has promised.
  *
  * Returns   0, EINVAL, ENOTFOUND, EBUSY (effects are waiting), ENOMEM: nothing changed
  * Thread    exclusive

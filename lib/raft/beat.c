@@ -70,6 +70,18 @@ void vs_beats(struct vshard_raft *r, struct vs_group *only)
 
 /* ---- receiving ---- */
 
+/* The group that a line is for; NULL for one that is not here, for a line that is for another
+ * incarnation, and for a second line: of that no honest sender has need. */
+static struct vs_group *group_of(const struct vshard_raft *r, const struct vs_beat *b)
+{
+    struct vs_group *g = vs_group_find(r, b->group);
+
+    if (g == NULL || g->mark == r->step_id || (b->to_incarnation != r->o.incarnation && !TRAP(16)))
+        return NULL;
+    g->mark = r->step_id;
+    return g;
+}
+
 int vs_on_beats(struct vshard_raft *r, const struct vs_message *m)
 {
     struct vs_room room = { 4, 2 * VS_MESSAGE_HEAD + m->body_bytes, 0 };
@@ -83,11 +95,15 @@ int vs_on_beats(struct vshard_raft *r, const struct vs_message *m)
     uint64_t barrier = 0;
     int rc = VSHARD_OK;
 
+    r->step_id++;
     for (uint32_t i = 0; i < m->count && rc == VSHARD_OK; i++) {
-        struct vs_group *g = vs_group_find(r, vs_load64(m->body + VS_BEAT_BYTES * (size_t)i));
-        if (g == NULL)
-            continue;
-        rc = vs_room_add(r, g, &room);
+        struct vs_beat b;
+        struct vs_group *g;
+
+        vs_beat_decode(&b, m->body + VS_BEAT_BYTES * (size_t)i);
+        g = group_of(r, &b);
+        if (g != NULL)
+            rc = vs_room_add(r, g, &room);
     }
     if (rc == VSHARD_OK)
         rc = vs_room_make(r, &room);
@@ -96,15 +112,15 @@ int vs_on_beats(struct vshard_raft *r, const struct vs_message *m)
     if (!vs_link_heard(r, m))
         return VSHARD_OK;
     out = vs_head(r, m->body_bytes);
+    r->step_id++;
     for (uint32_t i = 0; i < m->count; i++) {
         struct vs_beat b, answer = { 0 };
         struct vs_group *g;
 
         vs_beat_decode(&b, m->body + VS_BEAT_BYTES * (size_t)i);
-        g = vs_group_find(r, b.group);
+        g = group_of(r, &b);
         if (g == NULL || !g->started || g->stopped || b.term >> 63 || b.commit >> 63 ||
-            (b.term & VS_TERM_COUNT) == VS_TERM_COUNT ||
-            (b.to_incarnation != r->o.incarnation && !TRAP(16)))
+            (b.term & VS_TERM_COUNT) == VS_TERM_COUNT)
             continue;
         vs_group_begin(r, g);
         if (m->kind == VS_BEATS) {

@@ -1,123 +1,117 @@
 /* certain.c - a replica whose log may have lost its end.
  *
- * Storage cannot always tell whether the last record it synced is there. A replica
- * that lost it may have voted, or acknowledged entries, and not know. If it then
- * voted as its log says, it could help to elect a leader without entries that are
- * committed, or vote twice (trap 17).
+ * Storage cannot always tell whether the last record it synced is there. A replica that
+ * lost it may have voted, or acknowledged entries, and not know. Votes that it forgot may
+ * still be on their way, to one who stands in a term that nobody else has heard of, and so
+ * may its acknowledgements. Until it is certain, it neither votes nor stands, and nothing
+ * that it answers is counted: not for commits, not for leases, not for reads (trap 17).
  *
- * So it does not vote, nor stand, until three things are true. First, it has heard
- * the terms of so many others that those it has not heard, and itself, are no
- * quorum: whoever was elected with a vote it forgot, was elected by one of those it
- * heard, so no such term is above what it heard. It abstains in the highest.
- * Second, a leader of that term or a later one has confirmed its commit index by a
- * quorum, after this replica asked: what was committed with an acknowledgement it
- * forgot, is at or below that. Third, it has all of that on disk again.
+ * It asks the leader. The leader takes back what it believed of it, since that came from an
+ * earlier process, and appends an entry. It answers when so many of the others have that
+ * entry on disk that those who do not, with the one that asks, are no quorum. Then:
  *
- * Meanwhile it follows like any other: what it acknowledges now, it has. A leader
- * takes back what it believed of it, since the acknowledgements came from a process
- * with an earlier boot. */
+ *   - Who stands in a later term and has the forgotten vote stood before the entry was made,
+ *     and does not have it. To be elected it needs the vote of one who has, and is refused
+ *     for the end of its log. One who voted for it before would not have taken the entry.
+ *   - Nobody leads in a later term, for the same reason: one of those who elected it would
+ *     have taken the entry in spite of its vote.
+ *   - In the leader's term and before, the replica will not vote any more: it abstains.
+ *   - What was committed with an acknowledgement that it forgot is in the leader's log, before
+ *     the entry: if in an earlier term, because this leader was elected; if in this one,
+ *     because such acknowledgements do not count any more since the question came.
+ *
+ * So when it has the leader's log on disk up to that entry, and its term and abstention as
+ * well, it is certain, and from then on as good as any other.
+ *
+ * While too many are uncertain or dead for that, it waits, and so does the group; what is
+ * lost then an operator has to decide (epoch.c). */
 #include "raft/core.h"
 
 void vs_certain_begin(struct vshard_raft *r, struct vs_group *g)
 {
-    const struct vs_config *c = vs_config_now(g);
-
-    g->uncertain = VS_ASKING_TERMS;
-    for (uint32_t i = 0; i < c->count; i++)
-        g->peer[i].vote = 0;
+    g->uncertain = VS_ASKING;
     vs_certain_tick(r, g);
 }
 
-/* Have so many been heard that nobody else can have elected a leader with a vote that
- * this replica forgot? Then the leader is asked next. */
-static void weigh_terms(struct vshard_raft *r, struct vs_group *g)
-{
-    const struct vs_config *c = vs_config_now(g);
-    uint64_t unheard[VSHARD_RAFT_MEMBERS_MAX];
-    bool any = false;
-
-    for (uint32_t i = 0; i < c->count; i++) {
-        unheard[i] = vs_is_self(r, &g->peer[i]) || g->peer[i].vote == 0;
-        any |= !unheard[i];
-    }
-    if (!any || vs_config_reached(c, unheard) != 0)
-        return;
-    if (g->sure_term > g->term)
-        vs_become_follower(r, g, g->sure_term, 0);
-    if (g->vote == 0) { /* abstain */
-        g->vote = r->o.node;
-        vs_dirty(r, g);
-    }
-    g->uncertain = VS_ASKING_LEADER;
-}
-
-/* Asks, or asks again. Of a configuration that came meanwhile enough may be heard. */
+/* Asks, or asks again; of another leader everything. */
 void vs_certain_tick(struct vshard_raft *r, struct vs_group *g)
 {
-    const struct vs_config *c = vs_config_now(g);
+    struct vs_message m = {
+        .kind = VS_SURE, .to = g->leader, .term = g->term, .to_incarnation = g->leader_incarnation
+    };
 
-    g->sure_at = vs_later(r->now, r->o.election_ns);
-    if (g->uncertain == VS_ASKING_TERMS)
-        weigh_terms(r, g);
-    for (uint32_t i = 0; i < c->count && g->uncertain == VS_ASKING_TERMS; i++) {
-        const struct vs_peer *p = &g->peer[i];
-        struct vs_message m = {
-            .kind = VS_TERM, .to = p->node, .term = g->term, .to_incarnation = p->incarnation
-        };
-        if (!vs_is_self(r, p) && p->vote == 0)
-            vs_send(r, g, &m, 0);
-    }
-    if (g->uncertain == VS_ASKING_LEADER && g->leader != 0) {
-        struct vs_message m = { .kind = VS_READ,
-                                .to = g->leader,
-                                .term = g->term,
-                                .to_incarnation = g->leader_incarnation };
-        g->sure_id = m.round = ++g->next_id;
-        vs_send(r, g, &m, 0);
-    }
+    g->sure_at = vs_later(r->now, r->o.heartbeat_ns);
+    if (g->uncertain == VS_CATCHING_UP && g->sure_term == g->term)
+        return;
+    g->uncertain = VS_ASKING;
+    if (g->leader == 0)
+        return;
+    g->sure_id = m.round = ++g->next_id;
+    vs_send(r, g, &m, 0);
 }
 
-void vs_on_term(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+/* ---- at the leader ---- */
+
+/* Do so many have it that those who do not are no quorum, even with one that is uncertain? */
+static bool is_held(const struct vshard_raft *r, const struct vs_group *g, uint64_t index)
 {
-    struct vs_message reply = { .kind = VS_TERM_REPLY,
+    const struct vs_config *c = vs_config_now(g);
+    uint64_t without[VSHARD_RAFT_MEMBERS_MAX];
+
+    for (uint32_t i = 0; i < c->count; i++) {
+        const struct vs_peer *p = &g->peer[i];
+
+        without[i] = vs_is_self(r, p) ? g->durable < index : p->uncertain || p->match < index;
+    }
+    return vs_config_reached(c, without) == 0 || TRAP(46);
+}
+
+void vs_on_sure(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+{
+    const struct vshard_raft_entry blank = { .kind = VSHARD_RAFT_BLANK };
+    struct vs_peer *p = vs_peer_of(g, m->from, m->from_incarnation);
+    struct vs_message reply = { .kind = VS_SURE_REPLY,
                                 .to = m->from,
                                 .term = g->term,
                                 .to_incarnation = m->from_incarnation,
+                                .round = m->round,
                                 .log_term = m->boot };
 
-    /* Who is uncertain itself does not know which terms it has been in. */
-    if (g->uncertain == VS_CERTAIN)
+    if (g->role != VSHARD_RAFT_LEADER || m->term != g->term || p == NULL ||
+        !vs_same_process(p, m->boot))
+        return;
+    p->uncertain = 1;
+    if (p->sure_boot != m->boot || p->sure_term != g->term) {
+        vs_leader_append(r, g, &blank);
+        p->sure_boot = m->boot;
+        p->sure_term = g->term;
+        p->sure_index = g->log.last;
+    }
+    reply.index = p->sure_index;
+    if (is_held(r, g, p->sure_index))
         vs_send(r, g, &reply, 0);
 }
 
-void vs_on_term_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
-{
-    struct vs_peer *p = vs_peer_of(g, m->from, m->from_incarnation);
+/* ---- at the one that asked ---- */
 
-    if (g->uncertain != VS_ASKING_TERMS || p == NULL || m->log_term != r->o.boot)
+void vs_on_sure_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+{
+    if (g->uncertain != VS_ASKING || m->term != g->term || m->round != g->sure_id ||
+        m->log_term != r->o.boot || m->index == 0)
         return;
-    p->vote = 1;
-    if (m->term > g->sure_term)
-        g->sure_term = m->term;
-    weigh_terms(r, g);
-    if (g->uncertain == VS_ASKING_LEADER)
-        vs_certain_tick(r, g);
-}
-
-/* The leader's answer, see vs_on_read_reply(). */
-void vs_certain_index(struct vs_group *g, const struct vs_message *m)
-{
-    if (g->uncertain == VS_ASKING_LEADER && m->round == g->sure_id && m->index != 0 &&
-        !(m->flags & VS_FLAG_REJECT)) {
-        g->sure_index = m->index;
-        g->uncertain = VS_CATCHING_UP;
+    g->uncertain = VS_CATCHING_UP;
+    g->sure_index = m->index;
+    g->sure_term = g->term;
+    if (g->vote == 0) { /* abstain */
+        g->vote = r->o.node;
+        vs_dirty(r, g);
     }
 }
 
 void vs_certain_try(struct vshard_raft *r, struct vs_group *g)
 {
-    if (g->uncertain != VS_CATCHING_UP || g->commit < g->sure_index || g->durable < g->sure_index ||
-        !vs_promised(r, g))
+    if (g->uncertain != VS_CATCHING_UP || g->sure_term != g->term || g->verified < g->sure_index ||
+        g->durable < g->sure_index || !vs_promised(r, g))
         return;
     g->uncertain = VS_CERTAIN;
     vs_effect(r, VSHARD_RAFT_CERTAIN, g->id);

@@ -154,8 +154,8 @@ enum {
     VS_READ_REPLY = 13,
     VS_CHUNK = 14,
     VS_CHUNK_REPLY = 15,
-    VS_TERM = 16,
-    VS_TERM_REPLY = 17,
+    VS_SURE = 16, /* certain.c */
+    VS_SURE_REPLY = 17,
     VS_KIND_MAX = 17
 };
 
@@ -164,8 +164,9 @@ enum {
     VS_FLAG_TRANSFER = 2,
     VS_FLAG_LAST = 4,
     VS_FLAG_QUIET = 8,
-    VS_FLAG_SLEEP = 16,  /* a beat: the group may sleep; its answer: it does */
-    VS_FLAG_STALLED = 32 /* a frame of beats: the sender's disk hangs */
+    VS_FLAG_SLEEP = 16,    /* a beat: the group may sleep; its answer: it does */
+    VS_FLAG_STALLED = 32,  /* a frame of beats: the sender's disk hangs */
+    VS_FLAG_UNCERTAIN = 64 /* an answer that does not count, see certain.c */
 };
 
 struct vs_message {
@@ -211,9 +212,10 @@ struct vs_peer {
     uint64_t ack_round;    /* likewise, by count */
     uint64_t forward_high; /* forwarded requests taken: the highest, and the 64 below it */
     uint64_t forward_seen;
-    uint64_t forward_boot; /* of the process that sent them */
-    uint64_t boot;         /* of the process that answered last */
-    uint64_t chunk_index;  /* of the snapshot on its way */
+    uint64_t forward_boot;                     /* of the process that sent them */
+    uint64_t boot;                             /* of the process that answered last */
+    uint64_t sure_boot, sure_term, sure_index; /* the entry made for it in this term, certain.c */
+    uint64_t chunk_index;                      /* of the snapshot on its way */
     uint64_t chunk_term;
     uint64_t chunk_offset;
     uint64_t chunk_ns;              /* when the last piece went or was asked of the host */
@@ -222,10 +224,11 @@ struct vs_peer {
     uint32_t link; /* of its node, in the node's list */
     int32_t vote;  /* 1 granted, -1 refused */
     uint8_t state;
-    uint8_t paused;   /* PROBE: one append is out */
-    uint8_t fetching; /* entries have been asked of storage */
-    uint8_t reading;  /* a piece of the snapshot has been asked of the host */
-    uint8_t asleep;   /* it has said that the group sleeps there */
+    uint8_t paused;    /* PROBE: one append is out */
+    uint8_t fetching;  /* entries have been asked of storage */
+    uint8_t reading;   /* a piece of the snapshot has been asked of the host */
+    uint8_t asleep;    /* it has said that the group sleeps there */
+    uint8_t uncertain; /* what it answers does not count */
 };
 
 /* What this node knows of another, whatever groups they share (link.c). */
@@ -243,9 +246,8 @@ struct vs_link {
 
 enum { /* struct vs_group.uncertain, see certain.c */
        VS_CERTAIN = 0,
-       VS_ASKING_TERMS = 1,
-       VS_ASKING_LEADER = 2,
-       VS_CATCHING_UP = 3
+       VS_ASKING = 1,
+       VS_CATCHING_UP = 2
 };
 
 enum {                          /* struct vs_request.kind */
@@ -299,7 +301,7 @@ struct vs_group {
     uint64_t prefer_at; /* when a leader may next look for a better one */
     uint64_t transfer_node, transfer_tag, transfer_until, transfer_fence;
     uint64_t proof_index, proof_ns; /* follower: the state at proof_index was current then */
-    uint64_t next_id;
+    uint64_t next_id; /* of what is asked of other nodes; never used again by this process */
     uint64_t snapshot_index, snapshot_term, taken_index, taken_term;
     uint64_t install_index, install_term, install_from, install_incarnation, install_offset;
     struct vs_log log;
@@ -346,6 +348,7 @@ struct vshard_raft {
     uint64_t now;
     uint64_t seq, durable_seq;
     uint64_t step_id;
+    uint64_t id_floor; /* groups that were closed have used ids up to this */
     uint64_t beat_at;
     uint64_t since_ns;          /* when its first group started */
     struct vs_link *link;       /* nodes that share a group with this one */
@@ -421,6 +424,7 @@ void vs_done(struct vshard_raft *r, const struct vs_group *g, const struct vs_re
 void vs_dirty(struct vshard_raft *r, struct vs_group *g);
 bool vs_stalled(const struct vshard_raft *r);
 void vs_lead(struct vshard_raft *r, struct vs_group *g, bool leads);
+void vs_effects_begin(struct vshard_raft *r);
 void vs_group_begin(struct vshard_raft *r, struct vs_group *g);
 void vs_group_finish(struct vshard_raft *r, struct vs_group *g);
 void vs_heap_place(struct vshard_raft *r, struct vs_group *g);
@@ -464,6 +468,9 @@ void vs_on_beat(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
 void vs_on_beat_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m,
                       const struct vs_beat *b);
 void vs_on_fetched(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);
+/* False for an answer of an earlier process of that node. A new process may have lost what
+ * the old one acknowledged (certain.c). */
+bool vs_same_process(struct vs_peer *p, uint64_t boot);
 struct vs_peer *vs_peer_of(struct vs_group *g, uint64_t node, uint64_t incarnation);
 bool vs_leads_firmly(const struct vs_group *g);
 uint64_t vs_peer_commit(const struct vs_group *g, const struct vs_peer *p);
@@ -493,9 +500,8 @@ bool vs_unproven(const struct vs_group *g, uint64_t term);
 void vs_certain_begin(struct vshard_raft *r, struct vs_group *g);
 void vs_certain_tick(struct vshard_raft *r, struct vs_group *g);
 void vs_certain_try(struct vshard_raft *r, struct vs_group *g);
-void vs_certain_index(struct vs_group *g, const struct vs_message *m);
-void vs_on_term(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
-void vs_on_term_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
+void vs_on_sure(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
+void vs_on_sure_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
 
 /* propose.c */
 int vs_propose(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);

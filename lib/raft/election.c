@@ -80,8 +80,6 @@ void vs_heard_leader(struct vshard_raft *r, struct vs_group *g, const struct vs_
     g->leader_incarnation = m->from_incarnation;
     g->promise_until = vs_later(r->now, r->o.election_ns);
     vs_election_reset(r, g);
-    if (g->uncertain == VS_ASKING_LEADER && g->sure_id == 0)
-        vs_certain_tick(r, g);
 }
 
 void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term, uint64_t leader)

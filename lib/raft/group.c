@@ -213,6 +213,7 @@ static int group_create(struct vshard_raft *r, const struct vshard_raft_boot *b,
     g->id = b->group;
     g->term = b->term;
     g->vote = b->vote;
+    g->next_id = r->id_floor;
     g->commit = b->commit;
     g->applied = b->applied;
     g->uncertain = (b->flags & VSHARD_RAFT_UNCERTAIN) != 0;
@@ -426,6 +427,7 @@ int vshard_raft_close(struct vshard_raft *r, uint64_t group)
         return VSHARD_ENOTFOUND;
     if (r->effect_taken < r->effect_count)
         return VSHARD_EBUSY;
+    vs_effects_begin(r);
     rc = vs_reserve_one(r, g, 0, 0);
     if (rc != VSHARD_OK)
         return rc;
@@ -439,6 +441,7 @@ int vshard_raft_close(struct vshard_raft *r, uint64_t group)
     g->role = VSHARD_RAFT_FOLLOWER;
     vs_requests_drop(r, g);
     pending_forget(r, g);
+    r->id_floor = g->next_id > r->id_floor ? g->next_id : r->id_floor;
     last = r->heap[--r->group_count];
     if (last != g) {
         last->heap_at = g->heap_at;
@@ -575,6 +578,7 @@ static uint64_t digest_group(const struct vs_group *g)
                               g->proof_index,
                               g->proof_ns,
                               g->next_id,
+                              g->sure_index,
                               g->snapshot_index,
                               g->install_index,
                               g->install_offset,
@@ -621,9 +625,9 @@ uint64_t vshard_raft_digest(const struct vshard_raft *r)
 
     if (r == NULL)
         return 0;
-    d = digest_words(
-        (uint64_t[]){ r->now, r->seq, r->durable_seq, r->beat_at, r->group_count, r->poisoned }, 6,
-        r->o.node);
+    d = digest_words((uint64_t[]){ r->now, r->seq, r->durable_seq, r->beat_at, r->group_count,
+                                   r->poisoned, r->id_floor },
+                     7, r->o.node);
 
     /* The sum of the groups does not depend on the order they lie in. */
     for (uint32_t i = 0; i < r->link_count; i++)

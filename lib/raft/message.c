@@ -23,7 +23,7 @@
  * carries the message. */
 #include "raft/core.h"
 
-enum { VERSION = 1, FLAGS = 2 * VS_FLAG_STALLED - 1 };
+enum { VERSION = 1, FLAGS = 2 * VS_FLAG_UNCERTAIN - 1 };
 
 void vs_message_encode(unsigned char *to, const struct vs_message *m)
 {
@@ -46,6 +46,11 @@ static int check_entries(struct vs_message *m)
     size_t left = m->body_bytes;
     uint64_t index = m->index, term = m->log_term;
 
+    /* No entry is of term 0, and before the first there is none. */
+    if (m->kind == VS_APPEND && (m->term == 0 || (m->index == 0) != (m->log_term == 0)))
+        return VSHARD_ECORRUPT;
+    if (m->kind == VS_FORWARD && m->count == 0)
+        return VSHARD_ECORRUPT;
     for (uint32_t i = 0; i < m->count; i++) {
         struct vshard_raft_entry e;
         struct vs_config c;
@@ -109,7 +114,11 @@ int vs_message_decode(struct vs_message *m, const void *bytes, size_t count)
     case VS_BEATS:
     case VS_BEAT_REPLIES:
         return m->body_bytes == (size_t)m->count * VS_BEAT_BYTES ? VSHARD_OK : VSHARD_ECORRUPT;
-    case VS_CHUNK: return m->hint_term <= m->body_bytes ? VSHARD_OK : VSHARD_ECORRUPT;
+    case VS_CHUNK:
+        return m->hint_term <= m->body_bytes && m->count == 0 && m->index != 0 &&
+                       m->log_term != 0 && m->hint >> 63 == 0
+                   ? VSHARD_OK
+                   : VSHARD_ECORRUPT;
     default: return m->body_bytes == 0 && m->count == 0 ? VSHARD_OK : VSHARD_ECORRUPT;
     }
 }

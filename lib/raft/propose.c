@@ -57,7 +57,7 @@ static void reply_forward(struct vshard_raft *r, struct vs_group *g, const struc
                             .to_incarnation = q->origin_incarnation,
                             .round = q->id,
                             .log_term = q->origin_boot,
-                            .index = status == VSHARD_OK ? q->index : 0,
+                            .index = status == VSHARD_OK || status == VSHARD_ESTALE ? q->index : 0,
                             .hint = (uint64_t)-status };
 
     vs_send(r, g, &m, 0);
@@ -90,7 +90,8 @@ static int check_proposal(const struct vshard_raft_event *e)
         return VSHARD_EINVAL;
     for (uint32_t i = 0; i < e->entry_count; i++) {
         const struct vshard_raft_entry *x = &e->entries[i];
-        if (x->kind != VSHARD_RAFT_DATA && x->kind != VSHARD_RAFT_SESSION)
+        if ((x->kind != VSHARD_RAFT_DATA && x->kind != VSHARD_RAFT_SESSION) || x->flags != 0 ||
+            x->reserved != NULL)
             return VSHARD_EINVAL;
         if (x->session != 0 && (x->kind != VSHARD_RAFT_DATA || x->sequence == 0))
             return VSHARD_EINVAL;
@@ -185,8 +186,6 @@ int vs_on_forward(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
     size_t left = m->body_bytes;
     struct vs_request *kept;
 
-    if (m->count == 0)
-        return VSHARD_ECORRUPT;
     if (g->role != VSHARD_RAFT_LEADER || m->term != g->term || p == NULL) {
         reply_forward(r, g, &q, VSHARD_ENOTLEADER);
         return VSHARD_OK;

@@ -267,8 +267,8 @@ static int dispatch(struct vshard_raft *r, struct vs_group *g, const struct vs_m
     case VS_FORWARD_REPLY: vs_on_forward_reply(r, g, m); break;
     case VS_READ: vs_on_read(r, g, m); break;
     case VS_READ_REPLY: vs_on_read_reply(r, g, m); break;
-    case VS_TERM: vs_on_term(r, g, m); break;
-    case VS_TERM_REPLY: vs_on_term_reply(r, g, m); break;
+    case VS_SURE: vs_on_sure(r, g, m); break;
+    case VS_SURE_REPLY: vs_on_sure_reply(r, g, m); break;
     case VS_CHUNK: return vs_on_chunk(r, g, m);
     case VS_CHUNK_REPLY: vs_on_chunk_reply(r, g, m); break;
     default: break;
@@ -314,6 +314,7 @@ static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
     rc = dispatch(r, g, &m);
     if (rc != VSHARD_OK) {
         r->effect_count = 0;
+        r->counters.malformed += rc == VSHARD_ECORRUPT;
         return rc;
     }
     vs_group_finish(r, g);
@@ -419,6 +420,17 @@ static int on_group_event(struct vshard_raft *r, const struct vshard_raft_event 
     return VSHARD_OK;
 }
 
+static uint32_t flags_of(uint32_t kind)
+{
+    switch (kind) {
+    case VSHARD_RAFT_PROPOSE:
+    case VSHARD_RAFT_READ: return VSHARD_RAFT_LOCAL_ONLY;
+    case VSHARD_RAFT_CHUNK: return VSHARD_RAFT_LAST;
+    case VSHARD_RAFT_PERSISTED: return VSHARD_RAFT_VOTE_ONLY;
+    default: return 0;
+    }
+}
+
 static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
 {
     if (r->effect_taken < r->effect_count)
@@ -428,15 +440,13 @@ static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
     if (e->kind != VSHARD_RAFT_MESSAGE && e->kind != VSHARD_RAFT_CHUNK &&
         e->kind != VSHARD_RAFT_PROMOTE && e->byte_count != 0)
         return VSHARD_EINVAL;
-    if ((e->flags &
-         ~(uint32_t)(VSHARD_RAFT_LOCAL_ONLY | VSHARD_RAFT_LAST | VSHARD_RAFT_VOTE_ONLY)) != 0 ||
-        e->mode > VSHARD_RAFT_READ_STALE || e->reserved != 0 || e->reserved_pointer != NULL)
+    if ((e->flags & ~flags_of(e->kind)) != 0 || e->reserved != 0 || e->reserved_pointer != NULL ||
+        e->mode > (e->kind == VSHARD_RAFT_READ ? VSHARD_RAFT_READ_STALE : 0) ||
+        (e->entry_count != 0 && e->kind != VSHARD_RAFT_PROPOSE && e->kind != VSHARD_RAFT_FETCHED))
         return VSHARD_EINVAL;
     if (e->byte_count > VS_MESSAGE_MAX || (e->byte_count != 0 && e->bytes == NULL))
         return VSHARD_EINVAL;
-    r->effect_count = r->effect_taken = 0;
-    /* Room for a head before the first piece, see vs_on_beats(). */
-    r->head_used = VS_MESSAGE_HEAD;
+    vs_effects_begin(r);
     r->now = e->now_ns > r->now ? e->now_ns : r->now;
     switch (e->kind) {
     case VSHARD_RAFT_TIME: return on_time(r);
@@ -530,7 +540,7 @@ static int read_options(struct vshard_raft_options *o, const struct vshard_raft_
     if (o->max_sessions == 0)
         o->max_sessions = 1024;
     /* Heartbeats must fit into the silence a follower bears, with some to spare. */
-    return o->heartbeat_ns * 2 <= o->election_ns && o->election_max_ns >= o->election_ns &&
+    return o->heartbeat_ns <= o->election_ns / 2 && o->election_max_ns >= o->election_ns &&
                    o->election_max_ns >> 48 == 0
                ? VSHARD_OK
                : VSHARD_EINVAL;

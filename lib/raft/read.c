@@ -104,8 +104,6 @@ void vs_on_read(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
 
 void vs_on_read_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
 {
-    if (m->log_term == r->o.boot)
-        vs_certain_index(g, m);
     for (uint32_t i = 0; i < g->request_count; i++) {
         struct vs_request *q = &g->request[i];
 

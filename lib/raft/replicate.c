@@ -58,9 +58,10 @@ void vs_advance_commit(struct vshard_raft *r, struct vs_group *g)
     uint64_t reached;
 
     for (uint32_t i = 0; i < c->count; i++)
-        value[i] = !vs_is_self(r, &g->peer[i]) ? g->peer[i].match
-                   : TRAP(15)                  ? g->log.last
-                                               : g->durable;
+        value[i] = g->peer[i].uncertain && !TRAP(45) ? 0
+                   : !vs_is_self(r, &g->peer[i])     ? g->peer[i].match
+                   : TRAP(15)                        ? g->log.last
+                                                     : g->durable;
     reached = vs_config_reached(c, value);
     /* 1: entries of earlier terms are committed only beneath one of this term. */
     if (reached > g->commit && reached <= g->log.last &&
@@ -420,9 +421,7 @@ static void free_flight(struct vs_peer *p)
 
 static void probe_from(struct vs_peer *p, uint64_t next);
 
-/* False for an answer of an earlier process of that node. A new process may have
- * lost what the old one acknowledged (certain.c). */
-static bool same_process(struct vs_peer *p, uint64_t boot)
+bool vs_same_process(struct vs_peer *p, uint64_t boot)
 {
     if (boot < p->boot)
         return false;
@@ -435,8 +434,11 @@ static bool same_process(struct vs_peer *p, uint64_t boot)
     return true;
 }
 
-static void note_answer(struct vs_peer *p, uint64_t stamp, uint64_t round)
+static void note_answer(struct vs_peer *p, uint32_t flags, uint64_t stamp, uint64_t round)
 {
+    p->uncertain = (flags & VS_FLAG_UNCERTAIN) != 0;
+    if (p->uncertain && !TRAP(45))
+        return;
     p->ack_ns = stamp > p->ack_ns ? stamp : p->ack_ns;
     p->ack_round = round > p->ack_round ? round : p->ack_round;
 }
@@ -459,9 +461,9 @@ void vs_on_append_reply(struct vshard_raft *r, struct vs_group *g, const struct 
     }
     if (g->role != VSHARD_RAFT_LEADER || m->term != g->term || p == NULL ||
         m->index > g->log.last || m->stamp > r->now || m->round > g->round ||
-        !same_process(p, m->boot))
+        !vs_same_process(p, m->boot))
         return;
-    note_answer(p, m->stamp, m->round);
+    note_answer(p, m->flags, m->stamp, m->round);
     if (m->flags & VS_FLAG_REJECT) {
         /* Only the answer to the last probe counts, not one that is late. */
         if (p->state == VS_SNAPSHOT || m->index <= p->match ||
@@ -505,7 +507,7 @@ void vs_on_beat(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
         return;
     }
     if (b->term >= g->term && follows(r, g, &head)) {
-        reply->flags = 0;
+        reply->flags = g->uncertain ? VS_FLAG_UNCERTAIN : 0;
         reply->received = g->verified;
         reply->commit = g->verified < g->durable ? g->verified : g->durable;
         commit = TRAP(2) ? (b->commit < g->log.last ? b->commit : g->log.last)
@@ -513,7 +515,7 @@ void vs_on_beat(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
         if (commit > g->commit)
             g->commit = commit;
         if ((b->flags & VS_FLAG_SLEEP) && vs_sleep_with(r, g, b))
-            reply->flags = VS_FLAG_SLEEP;
+            reply->flags |= VS_FLAG_SLEEP;
     }
     reply->term = g->term;
 }
@@ -529,9 +531,9 @@ void vs_on_beat_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
     }
     if (g->role != VSHARD_RAFT_LEADER || b->term != g->term || p == NULL || m->stamp > r->now ||
         b->round > g->round || (b->flags & VS_FLAG_REJECT) || g->asleep ||
-        !same_process(p, m->boot))
+        !vs_same_process(p, m->boot))
         return;
-    note_answer(p, m->stamp, b->round);
+    note_answer(p, b->flags, m->stamp, b->round);
     p->asleep = (b->flags & VS_FLAG_SLEEP) && m->stamp > g->active_ns;
     if (b->commit > g->log.last || b->received > g->log.last)
         return;

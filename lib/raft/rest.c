@@ -231,6 +231,8 @@ struct vshard_raft_effect *vs_send(struct vshard_raft *r, const struct vs_group 
     out.from = r->o.node;
     out.from_incarnation = r->o.incarnation;
     out.boot = r->o.boot;
+    if (m->kind == VS_APPEND_REPLY && g->uncertain)
+        out.flags |= VS_FLAG_UNCERTAIN;
     vs_message_encode(head, &out);
     e->node = m->to;
     e->bytes = head;
@@ -264,6 +266,14 @@ void vs_dirty(struct vshard_raft *r, struct vs_group *g)
 {
     g->dirty = 1;
     g->hard_seq = r->seq + 1;
+}
+
+/* All that there were have been taken. */
+void vs_effects_begin(struct vshard_raft *r)
+{
+    r->effect_count = r->effect_taken = 0;
+    /* Room for a head before the first piece, see vs_on_beats(). */
+    r->head_used = VS_MESSAGE_HEAD;
 }
 
 void vs_group_begin(struct vshard_raft *r, struct vs_group *g)

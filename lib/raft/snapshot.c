@@ -106,8 +106,9 @@ void vs_on_host_chunk(struct vshard_raft *r, struct vs_group *g, const struct vs
     if (g->role != VSHARD_RAFT_LEADER || p->state != VS_SNAPSHOT || e->index != p->chunk_index ||
         e->offset != p->chunk_offset)
         return;
-    if (e->status == VSHARD_ENOTFOUND || (e->offset == 0 && e->index != g->snapshot_index)) {
-        p->chunk_offset = 0; /* it is gone: begin the newest */
+    /* It is gone: begin the newest. If this is the newest, the host cannot read it now. */
+    if (e->index != g->snapshot_index && (e->status == VSHARD_ENOTFOUND || e->offset == 0)) {
+        p->chunk_offset = 0;
         return;
     }
     p->paused = 1;

@@ -118,7 +118,7 @@ VS_RIG int say(struct rig *t, struct vs_message m)
 /* An append of `count` one-byte entries of m.term - 0, after (m.index, m.log_term). */
 VS_RIG int append(struct rig *t, struct vs_message m, uint64_t entry_term, uint32_t count)
 {
-    unsigned char body[1024];
+    unsigned char body[1024] = { 0 };
     size_t used = 0;
 
     for (uint32_t i = 0; i < count; i++) {

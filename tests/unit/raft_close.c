@@ -55,6 +55,67 @@ Test(raft_close, answers_what_was_asked_and_forgets_the_rest)
     stop(&t);
 }
 
+Test(raft_close, ends_any_number_of_groups_in_a_row)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "12");
+    for (uint64_t group = 2; group < 400; group++)
+        open_other(&t, group);
+    for (uint64_t group = 2; group < 400; group++) {
+        cr_assert_eq(vshard_raft_close(t.raft, group), VSHARD_OK, "group %d", (int)group);
+        drain(&t);
+    }
+    stop(&t);
+}
+
+/* The question is lost, and an answer to the group's life before comes instead. */
+Test(raft_close, believes_no_answer_to_a_group_that_was_closed)
+{
+    struct vshard_raft_event read = { .kind = VSHARD_RAFT_READ, .tag = 5 };
+    struct vshard_raft_boot again = { .size = sizeof again, .group = 1, .term = 2, .commit = 2 };
+    struct vs_message m = {
+        .kind = VS_READ_REPLY, .from = 2, .term = 2, .index = 2, .log_term = 1
+    };
+    unsigned char members[VS_CONFIG_BYTES];
+    struct vshard_raft_entry e[2] = {
+        { .index = 1, .term = 1, .kind = VSHARD_RAFT_CONFIG, .data = members },
+        { .index = 2, .term = 2, .data = "y", .count = 1 }
+    };
+    struct vs_config c;
+    struct rig t;
+    uint64_t asked;
+
+    boot(&t, 2, 0, "2");
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 2, .log_term = 2 }, 2, 0);
+    step(&t, read);
+    cr_assert_not_null(sent(&t, VS_READ, 2));
+    m.round = sent(&t, VS_READ, 2)->round;
+    cr_assert_eq(vshard_raft_close(t.raft, 1), VSHARD_OK);
+    drain(&t);
+    cr_assert_eq(vs_config_change(NULL, three, 3, &c), VSHARD_OK);
+    e[0].count = vs_config_encode(&c, members);
+    cr_assert_eq(vshard_raft_open(t.raft, &again), VSHARD_OK);
+    cr_assert_eq(vshard_raft_load(t.raft, 1, e, 2), VSHARD_OK);
+    cr_assert_eq(vshard_raft_start(t.raft, 1, t.now), VSHARD_OK);
+    drain(&t);
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 2, .log_term = 2, .commit = 2 },
+           2, 0);
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_APPLIED, .index = 2 });
+    read.tag = 6;
+    step(&t, read);
+    cr_assert_not_null(sent(&t, VS_READ, 2));
+    asked = sent(&t, VS_READ, 2)->round;
+    cr_expect_neq(asked, m.round);
+    say(&t, m);
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE));
+    m.round = asked;
+    say(&t, m);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->tag, (uint64_t)6);
+    stop(&t);
+}
+
 Test(raft_close, waits_until_effects_are_taken)
 {
     struct vshard_raft_event time = { .size = sizeof time,

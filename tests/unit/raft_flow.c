@@ -511,32 +511,3 @@ Test(raft_flow, each_request_of_a_leader_is_answered_once)
 }
 
 /* ---- in doubt ---- */
-
-/* One of the two others has been heard when the one that has not leaves the group. Nobody
- * is left to be asked; what was heard is enough. */
-Test(raft_flow, who_is_in_doubt_counts_again_when_the_members_change)
-{
-    static const struct vshard_raft_member two[] = { { 1, 1, VSHARD_RAFT_VOTER, 0 },
-                                                     { 2, 2, VSHARD_RAFT_VOTER, 0 } };
-    unsigned char bytes[VS_CONFIG_BYTES], body[VS_CONFIG_BYTES + VS_ENTRY_HEAD];
-    struct vshard_raft_entry e = {
-        .index = 2, .term = 2, .kind = VSHARD_RAFT_CONFIG, .data = bytes
-    };
-    struct vs_config c;
-    struct rig t;
-
-    boot_as(&t, 2, 0, "", VSHARD_RAFT_UNCERTAIN);
-    say(&t, (struct vs_message){ .kind = VS_TERM_REPLY, .from = 2, .term = 2, .log_term = 1 });
-    cr_assert_eq(vs_config_change(NULL, two, 2, &c), VSHARD_OK);
-    e.count = vs_config_encode(&c, bytes);
-    vs_entry_encode(body, &e);
-    deliver(&t,
-            (struct vs_message){
-                .kind = VS_APPEND, .from = 2, .term = 2, .index = 1, .log_term = 1, .count = 1 },
-            body, vs_entry_bytes(e.count));
-    persisted(&t);
-    cr_expect_null(sent(&t, VS_READ, 2));
-    time_passes(&t, 160 * MS);
-    cr_expect_not_null(sent(&t, VS_READ, 2));
-    stop(&t);
-}

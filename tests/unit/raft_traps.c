@@ -268,36 +268,125 @@ Test(raft_traps, trap_16_a_wiped_disk_has_no_vote)
     stop(&t);
 }
 
+/* The answer to its question, for an entry that the leader has made for it. */
+static void make_sure(struct rig *t, uint64_t term, uint64_t index)
+{
+    cr_assert_not_null(sent(t, VS_SURE, 2), "it asks the leader");
+    say(t, (struct vs_message){ .kind = VS_SURE_REPLY,
+                                .from = 2,
+                                .term = term,
+                                .index = index,
+                                .round = sent(t, VS_SURE, 2)->round,
+                                .log_term = 1 });
+}
+
 Test(raft_traps, trap_17_who_may_have_lost_the_end_of_its_log_does_not_vote)
 {
     struct rig t;
-    uint64_t id;
 
     boot_as(&t, 2, 0, "22", VSHARD_RAFT_UNCERTAIN);
     request_vote(&t, 2, 3, 3, 2);
     cr_expect_not(granted(&t, 2));
     campaign(&t);
     cr_expect_null(sent(&t, VS_PREVOTE, 2));
-    time_passes(&t, 200 * MS);
-    cr_expect_not_null(sent(&t, VS_TERM, 2), "it asks for their terms");
-    say(&t, (struct vs_message){ .kind = VS_TERM_REPLY, .from = 2, .term = 4, .log_term = 1 });
-    cr_expect_eq(status(&t).term, 2, "one of two others is not enough");
-    say(&t, (struct vs_message){ .kind = VS_TERM_REPLY, .from = 3, .term = 3, .log_term = 1 });
-    cr_expect_eq(status(&t).term, 4);
-    cr_expect_eq(status(&t).vote, 1, "and it abstains in that term");
-    append(&t, (struct vs_message){ .from = 2, .term = 4, .index = 3, .log_term = 2, .commit = 4 },
-           4, 1);
-    time_passes(&t, 200 * MS);
-    cr_assert_not_null(sent(&t, VS_READ, 2), "it asks the leader what is committed");
-    id = sent(&t, VS_READ, 2)->round;
-    say(&t,
-        (struct vs_message){
-            .kind = VS_READ_REPLY, .from = 2, .term = 4, .index = 4, .round = id, .log_term = 1 });
-    cr_expect_eq(status(&t).uncertain, 1, "entry 4 is not on disk");
+    append(&t, (struct vs_message){ .from = 2, .term = 4, .index = 3, .log_term = 2 }, 4, 1);
+    cr_assert_not_null(sent(&t, VS_APPEND_REPLY, 2));
+    cr_expect(sent(&t, VS_APPEND_REPLY, 2)->flags & VS_FLAG_UNCERTAIN);
+    time_passes(&t, 40 * MS);
+    make_sure(&t, 4, 5);
+    cr_expect_eq(status(&t).vote, 1, "it abstains in the leader's term");
+    persisted(&t);
+    cr_expect_eq(status(&t).uncertain, 1, "it has not got the entry");
+    append(&t, (struct vs_message){ .from = 2, .term = 4, .index = 4, .log_term = 4 }, 4, 1);
+    cr_expect_eq(status(&t).uncertain, 1, "the entry is not on disk");
     persisted(&t);
     cr_expect_not_null(effect(&t, VSHARD_RAFT_CERTAIN));
+    append(&t, (struct vs_message){ .from = 2, .term = 4, .index = 5, .log_term = 4 }, 4, 1);
+    cr_expect_not(sent(&t, VS_APPEND_REPLY, 2)->flags & VS_FLAG_UNCERTAIN);
+    t.now += 400 * MS;
     request_vote(&t, 3, 5, 9, 4);
     cr_expect(granted(&t, 3));
+    stop(&t);
+}
+
+Test(raft_traps, what_one_leader_has_made_sure_is_not_so_for_the_next)
+{
+    struct rig t;
+
+    boot_as(&t, 2, 0, "22", VSHARD_RAFT_UNCERTAIN);
+    append(&t, (struct vs_message){ .from = 2, .term = 4, .index = 3, .log_term = 2 }, 4, 1);
+    time_passes(&t, 40 * MS);
+    make_sure(&t, 4, 5);
+    append(&t, (struct vs_message){ .from = 2, .term = 6, .index = 4, .log_term = 4 }, 6, 1);
+    persisted(&t);
+    cr_expect_eq(status(&t).uncertain, 1);
+    time_passes(&t, 40 * MS);
+    make_sure(&t, 6, 5);
+    persisted(&t);
+    cr_expect_eq(status(&t).uncertain, 0);
+    stop(&t);
+}
+
+static void ask_to_be_sure(struct rig *t, uint64_t from, uint64_t term, uint64_t boot)
+{
+    say(t, (struct vs_message){
+               .kind = VS_SURE, .from = from, .term = term, .round = 9, .boot = boot });
+}
+
+Test(raft_traps, trap_45_what_is_answered_in_doubt_does_not_count)
+{
+    struct rig t;
+    uint64_t term, at;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    ask_to_be_sure(&t, 2, term, 2);
+    at = status(&t).last;
+    persisted(&t);
+    say(&t, (struct vs_message){ .kind = VS_APPEND_REPLY,
+                                 .from = 2,
+                                 .term = term,
+                                 .index = at,
+                                 .stamp = t.now,
+                                 .boot = 2,
+                                 .flags = VS_FLAG_UNCERTAIN });
+    cr_expect_lt(status(&t).commit, at);
+    say(&t, (struct vs_message){
+                .kind = VS_APPEND_REPLY, .from = 2, .term = term, .index = at, .stamp = t.now });
+    cr_expect_lt(status(&t).commit, at, "an answer of the process before");
+    say(&t, (struct vs_message){ .kind = VS_APPEND_REPLY,
+                                 .from = 2,
+                                 .term = term,
+                                 .index = at,
+                                 .stamp = t.now,
+                                 .boot = 2 });
+    cr_expect_eq(status(&t).commit, at);
+    stop(&t);
+}
+
+Test(raft_traps, trap_46_a_leader_makes_nobody_sure_before_enough_others_have_an_entry)
+{
+    struct rig t;
+    uint64_t term, last;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    last = status(&t).last;
+    ask_to_be_sure(&t, 2, term, 2);
+    cr_expect_eq(status(&t).last, last + 1, "an entry is made for it");
+    cr_expect_null(sent(&t, VS_SURE_REPLY, 2));
+    persisted(&t);
+    ask_to_be_sure(&t, 2, term, 2);
+    cr_expect_eq(status(&t).last, last + 1, "one is enough");
+    cr_expect_null(sent(&t, VS_SURE_REPLY, 2), "2 and 3 do not have it, and are a quorum");
+    acknowledge(&t, 3, term, last + 1);
+    ask_to_be_sure(&t, 2, term, 2);
+    cr_assert_not_null(sent(&t, VS_SURE_REPLY, 2));
+    cr_expect_eq(sent(&t, VS_SURE_REPLY, 2)->index, last + 1);
+    cr_expect_eq(sent(&t, VS_SURE_REPLY, 2)->log_term, 2u, "it says to which process");
+    ask_to_be_sure(&t, 2, term, 3);
+    cr_expect_eq(status(&t).last, last + 2, "another for another process");
+    cr_expect_null(sent(&t, VS_SURE_REPLY, 2));
     stop(&t);
 }
 

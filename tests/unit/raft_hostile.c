@@ -1,0 +1,178 @@
+/* raft_hostile.c - messages that no honest node sends get a status and a counter, and take no
+ * memory to speak of; events that break their contract are refused.
+ *
+ * Method: one replica of three; a message that is right is changed in one field at a time, to
+ * the values at the edges, over all kinds. */
+#include "support/raft_rig.h"
+
+static uint64_t refused(const struct rig *t)
+{
+    struct vshard_raft_counters c = { .size = sizeof c };
+
+    cr_assert_eq(vshard_raft_count(t->raft, &c), VSHARD_OK);
+    return c.malformed;
+}
+
+Test(raft_hostile, an_append_that_leaves_a_gap_is_not_taken)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "2");
+    cr_expect_eq(append(&t, (struct vs_message){ .from = 2, .term = 9, .index = 500 }, 9, 1),
+                 VSHARD_ECORRUPT);
+    cr_expect_eq(append(&t, (struct vs_message){ .from = 2, .term = 9, .index = 500 }, 9, 0),
+                 VSHARD_ECORRUPT);
+    cr_expect_eq(append(&t, (struct vs_message){ .from = 2, .term = 9, .log_term = 3 }, 9, 1),
+                 VSHARD_ECORRUPT);
+    cr_expect_eq(refused(&t), 3u);
+    cr_expect_eq(status(&t).term, 2u, "nothing has changed");
+    append(&t, (struct vs_message){ .from = 2, .term = 9, .index = 500, .log_term = 8 }, 9, 1);
+    cr_assert_not_null(sent(&t, VS_APPEND_REPLY, 2));
+    cr_expect(sent(&t, VS_APPEND_REPLY, 2)->flags & VS_FLAG_REJECT);
+    cr_expect_eq(status(&t).last, 2u);
+    stop(&t);
+}
+
+/* Whatever the numbers say, a step ends, and takes no more than a message could carry. */
+Test(raft_hostile, no_number_in_a_message_is_believed)
+{
+    static const uint64_t edge[] = {
+        0, 1, 2, 3, 1000, 0x7fffffff, (uint64_t)1 << 40, ((uint64_t)1 << 63) - 1, UINT64_MAX
+    };
+    unsigned char wire[VS_MESSAGE_HEAD];
+    uint64_t taken = 0;
+    struct rig t;
+
+    for (unsigned kind = 1; kind <= VS_KIND_MAX; kind++) {
+        boot(&t, 2, 0, "2");
+        for (unsigned word = 0; word < 13; word++) {
+            for (unsigned i = 0; i < sizeof edge / sizeof *edge; i++) {
+                struct vs_message m = { .kind = kind,
+                                        .group = 1,
+                                        .from = 2,
+                                        .to = 1,
+                                        .from_incarnation = 2,
+                                        .to_incarnation = 1,
+                                        .term = 2,
+                                        .index = 2,
+                                        .log_term = 2,
+                                        .boot = 1 };
+
+                vs_message_encode(wire, &m);
+                if (word == 0)
+                    vs_store32(wire + 4, (uint32_t)edge[i]);
+                else
+                    vs_store64(wire + 48 + 8 * (word - 1), edge[i]);
+                vs_store64(wire + 120, word == 12 ? edge[i] : 0);
+                taken +=
+                    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
+                                                         .bytes = wire,
+                                                         .byte_count = sizeof wire }) == VSHARD_OK;
+            }
+        }
+        cr_expect_lt(t.raft->head_cap, (size_t)1 << 20, "kind %u", kind);
+        stop(&t);
+    }
+    cr_expect_gt(taken, 100u, "some of them are right");
+}
+
+Test(raft_hostile, many_heartbeats_of_one_group_are_one)
+{
+    enum { LINES = 5000 };
+    struct vs_message m = { .kind = VS_BEATS,
+                            .from = 2,
+                            .to = 1,
+                            .from_incarnation = 2,
+                            .to_incarnation = 1,
+                            .boot = 1,
+                            .count = LINES,
+                            .body_bytes = LINES * VS_BEAT_BYTES };
+    const struct vs_beat b = { .group = 1, .term = 2, .to_incarnation = 1 };
+    unsigned char *wire = calloc(1, VS_MESSAGE_HEAD + LINES * (size_t)VS_BEAT_BYTES);
+    struct rig t;
+
+    boot(&t, 2, 0, "2");
+    vs_message_encode(wire, &m);
+    for (size_t i = 0; i < LINES; i++)
+        vs_beat_encode(wire + VS_MESSAGE_HEAD + i * VS_BEAT_BYTES, &b);
+    cr_assert_eq(step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
+                                                      .bytes = wire,
+                                                      .byte_count = VS_MESSAGE_HEAD +
+                                                                    LINES * VS_BEAT_BYTES }),
+                 VSHARD_OK);
+    cr_assert_not_null(sent(&t, VS_BEAT_REPLIES, 2));
+    cr_expect_eq(sent(&t, VS_BEAT_REPLIES, 2)->count, 1u);
+    cr_expect_lt(t.raft->head_cap, (size_t)1 << 20);
+    free(wire);
+    stop(&t);
+}
+
+Test(raft_hostile, events_with_flags_that_are_not_theirs_are_refused)
+{
+    struct vshard_raft_entry e = { .data = "z", .count = 1 };
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    lead_firmly(&t);
+    for (uint32_t kind = VSHARD_RAFT_TIME; kind <= VSHARD_RAFT_PROMOTE; kind++) {
+        for (uint32_t flag = 1; flag <= 8; flag *= 2) {
+            bool known = flag == VSHARD_RAFT_LOCAL_ONLY
+                             ? kind == VSHARD_RAFT_PROPOSE || kind == VSHARD_RAFT_READ
+                         : flag == VSHARD_RAFT_LAST      ? kind == VSHARD_RAFT_CHUNK
+                         : flag == VSHARD_RAFT_VOTE_ONLY ? kind == VSHARD_RAFT_PERSISTED
+                                                         : false;
+
+            if (!known)
+                cr_expect_eq(step(&t, (struct vshard_raft_event){ .kind = kind, .flags = flag }),
+                             VSHARD_EINVAL, "kind %u, flag %u", kind, flag);
+        }
+        if (kind != VSHARD_RAFT_READ)
+            cr_expect_eq(step(&t, (struct vshard_raft_event){ .kind = kind, .mode = 1 }),
+                         VSHARD_EINVAL, "kind %u", kind);
+        if (kind != VSHARD_RAFT_PROPOSE && kind != VSHARD_RAFT_FETCHED)
+            cr_expect_eq(
+                step(&t,
+                     (struct vshard_raft_event){ .kind = kind, .entries = &e, .entry_count = 1 }),
+                VSHARD_EINVAL, "kind %u", kind);
+    }
+    e.flags = 1;
+    cr_expect_eq(step(&t,
+                      (struct vshard_raft_event){
+                          .kind = VSHARD_RAFT_PROPOSE, .tag = 1, .entries = &e, .entry_count = 1 }),
+                 VSHARD_EINVAL);
+    stop(&t);
+}
+
+/* Nobody is asked again and again, in one step, for what cannot be read. */
+Test(raft_hostile, a_snapshot_that_cannot_be_read_is_asked_for_as_time_passes)
+{
+    struct vshard_raft_event gone = { .kind = VSHARD_RAFT_CHUNK,
+                                      .node = 3,
+                                      .status = VSHARD_ENOTFOUND };
+    struct rig t;
+    uint64_t term, at;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    at = status(&t).commit;
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_APPLIED, .index = at });
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_SNAPSHOT });
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_COMPACT, .index = at, .offset = at });
+    say(&t, (struct vs_message){ .kind = VS_APPEND_REPLY,
+                                 .from = 3,
+                                 .term = term,
+                                 .index = at - 1,
+                                 .flags = VS_FLAG_REJECT,
+                                 .stamp = t.now });
+    for (int i = 0; i < 40 && effect(&t, VSHARD_RAFT_SNAPSHOT_READ) == NULL; i++) {
+        time_passes(&t, 30 * MS);
+        beat_reply(&t, 2, term, t.beat.round);
+        if (effect(&t, VSHARD_RAFT_SNAPSHOT_READ) == NULL)
+            beat_reply(&t, 3, term, t.beat.round);
+    }
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_SNAPSHOT_READ));
+    gone.index = effect(&t, VSHARD_RAFT_SNAPSHOT_READ)->index;
+    cr_expect_eq(step(&t, gone), VSHARD_OK);
+    cr_expect_null(effect(&t, VSHARD_RAFT_SNAPSHOT_READ));
+    stop(&t);
+}
