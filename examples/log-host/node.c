@@ -38,10 +38,10 @@ struct entry_head {
     uint32_t kind, reserved;
 };
 
-/* The note about the node itself: what must be different at each start, and what must
- * not change. */
+/* The note about the node itself: what must not change. The number of the start is the
+ * log's, which counts them. */
 struct identity {
-    uint64_t node, cluster, incarnation, boot;
+    uint64_t node, cluster, incarnation;
     uint64_t born; /* 1: a first member; 0: it joined */
 };
 
@@ -1073,11 +1073,10 @@ static void open_log(struct node *n, struct vshard_wal_report *report)
         say("the log ends in a %s batch", report->verdict == VSHARD_WAL_TORN ? "torn" : "doubtful");
 }
 
-static void identify(struct node *n)
+static void identify(struct node *n, const struct vshard_wal_report *report)
 {
     struct vshard_wal_group about = { .size = sizeof about };
     struct vshard_wal_record note = { .group = NODE_ITSELF, .kind = VSHARD_WAL_NOTE };
-    struct vshard_entropy entropy;
     uint64_t barrier;
     bool known = vshard_wal_find(n->wal, NODE_ITSELF, &about) == VSHARD_OK &&
                  about.note_bytes == sizeof n->self;
@@ -1091,16 +1090,14 @@ static void identify(struct node *n)
         die("%s has no log. A new cluster starts with --init on all its nodes; a node that has "
             "lost its disk, with --join",
             n->o->dir);
-    if (!known) {
-        n->self = (struct identity){ n->o->node, n->o->cluster, 1, 0, n->o->init };
-        if (n->o->join && (vshard_entropy_default(&entropy) != VSHARD_OK ||
-                           entropy.fill(entropy.ctx, &n->self.incarnation, 8) != 0))
-            die("there is no entropy");
-    }
+    if (!known)
+        n->self = (struct identity){ n->o->node, n->o->cluster,
+                                     n->o->join ? report->incarnation : 1, n->o->init };
     if (n->self.node != n->o->node || n->self.cluster != n->o->cluster)
         die("%s belongs to node %" PRIu64 " of cluster %" PRIu64, n->o->dir, n->self.node,
             n->self.cluster);
-    n->self.boot++;
+    if (known)
+        return;
     note.payload = &n->self;
     note.payload_bytes = sizeof n->self;
     rc = vshard_wal_append(n->wal, &note, 1, &barrier);
@@ -1171,6 +1168,10 @@ static void open_group(struct node *n, bool unsettled)
         boot.vote = n->vote = about.voted ? about.vote : 0;
         boot.commit = n->commit = about.commit;
         boot.flags = unsettled ? VSHARD_RAFT_UNCERTAIN : 0;
+    } else if (unsettled) {
+        die("%s may have lost all of the group, and what it has promised. Move the directory away "
+            "and start with --join",
+            n->o->dir);
     } else if (n->self.born) {
         /* Nothing was persisted, so nothing was promised: it is born, perhaps again. */
         for (uint32_t i = 0; i < n->o->peer_count; i++)
@@ -1218,12 +1219,12 @@ struct node *node_open(uv_loop_t *loop, const struct options *o)
     lock_directory(n);
     n->disk = disk_open(loop, on_wake, n);
     open_log(n, &report);
-    identify(n);
+    identify(n, &report);
     n->peers = peers_open(loop, o, n->self.incarnation, n);
     n->clients = clients_open(loop, o, n);
 
     options.incarnation = n->self.incarnation;
-    options.boot = n->self.boot;
+    options.boot = report.boot;
     options.seed = n->self.incarnation + o->node;
     if (vshard_raft_create(&options, &n->raft) != VSHARD_OK)
         die("out of memory");
@@ -1234,7 +1235,7 @@ struct node *node_open(uv_loop_t *loop, const struct options *o)
     start_timers(n);
     say("node %" PRIu64 ", incarnation %" PRIu64 ", start %" PRIu64 ", %" PRIu64
         " records in the log%s",
-        o->node, n->self.incarnation, n->self.boot, report.records,
+        o->node, n->self.incarnation, report.boot, report.records,
         report.unsettled ? ", uncertain" : "");
     flush(n);
     return n;
