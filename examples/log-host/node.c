@@ -26,6 +26,7 @@
 
 /* Records of the node itself stand under a group id of their own. */
 enum { NODE_ITSELF = 0 };
+enum { SEGMENT_DEFAULT = 32 << 20 }; /* of the log */
 enum { RESULTS = 1 << 14, BATCH_MAX = 1024, BATCH_BYTES = 1 << 20, CHUNK = 256 << 10 };
 enum { TRAILING = 10000, BUSY_BYTES = 32 << 20 };
 enum { RETRY_MS = 100, WITNESS_MS = 1000, STOP_MS = 1000 };
@@ -1201,12 +1202,23 @@ static void start_timers(struct node *n)
     uv_timer_start(&n->housekeeper, on_housekeeping, RETRY_MS, RETRY_MS);
 }
 
+/* What the log takes, less what stands before each entry. */
+static uint64_t largest_entry(const struct options *o)
+{
+    uint64_t segment = o->segment_kib != 0 ? o->segment_kib << 10 : SEGMENT_DEFAULT;
+    uint64_t bytes = segment / 8;
+
+    return (bytes < VSHARD_WAL_PAYLOAD_MAX ? bytes : VSHARD_WAL_PAYLOAD_MAX) -
+           sizeof(struct entry_head);
+}
+
 struct node *node_open(uv_loop_t *loop, const struct options *o)
 {
     struct vshard_wal_report report = { .size = sizeof report };
     struct vshard_raft_options options = { .size = sizeof options,
                                            .node = o->node,
-                                           .election_ns = o->election_ms * millisecond };
+                                           .election_ns = o->election_ms * millisecond,
+                                           .max_entry = largest_entry(o) };
     const struct vshard_raft_effect *e;
     struct node *n = take(NULL, sizeof *n);
 

@@ -246,6 +246,8 @@ struct vshard_raft_options {
                                  at least election_ns; default 6 election_ns */
     uint64_t idle_ns;         /* a group that nobody wants anything of for this long goes to sleep
                                  and costs nothing; UINT64_MAX: never; default 10 election_ns */
+    uint64_t max_entry;       /* bytes of one proposed entry: what the host's log takes, less what
+                                 the host adds; the same on all nodes; to 16 MiB, the default */
 };
 
 /* Makes a node without groups.
@@ -338,9 +340,10 @@ VSHARD_API int vshard_raft_close(struct vshard_raft *raft, uint64_t group);
  *
  * Returns   0; ENOMEM: nothing changed; EBUSY: effects are waiting, take them first, or see
  *           SNAPSHOT; ENOTFOUND: no such group; EINVAL: the event breaks its contract (fields,
- *           flags or modes that its kind does not know, entries or indexes that cannot be); EIO:
- *           after PERSIST_FAILED, or the group has stopped. For MESSAGE also ECORRUPT, EVERSION,
- * ENOTFOUND and EINVAL (not for this replica): it was counted and dropped, and nothing changed
+ *           flags or modes that its kind does not know, entries or indexes that cannot be); E2BIG:
+ *           an entry is larger than max_entry; EIO: after PERSIST_FAILED, or the group has
+ *           stopped. For MESSAGE also ECORRUPT, EVERSION, ENOTFOUND and EINVAL (not for this
+ *           replica): it was counted and dropped, and nothing changed
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_raft_step(struct vshard_raft *raft, const struct vshard_raft_event *event);
@@ -377,11 +380,11 @@ struct vshard_raft_status {
     uint64_t uncommitted_bytes;
     uint64_t pending; /* requests without an answer */
     uint32_t member_count;
-    uint32_t stopped;    /* 1 after FATAL */
-    uint32_t uncertain;  /* 1 until CERTAIN */
-    uint32_t asleep;     /* 1: idle, without timers; any request or message wakes it */
-    uint64_t epoch;      /* the recovery epoch of `term` */
-    uint32_t superseded; /* 1: has met `epoch` and has no entry of it: elects nobody */
+    uint32_t stopped;      /* 1 after FATAL */
+    uint32_t uncertain;    /* 1 until CERTAIN */
+    uint32_t asleep;       /* 1: idle, without timers; any request or message wakes it */
+    uint64_t epoch;        /* the recovery epoch of `term` */
+    uint32_t superseded;   /* 1: has met `epoch` and has no entry of it: elects nobody */
     uint32_t term_durable; /* 1: `term`, its epoch and the vote are on this node's disk */
 };
 

@@ -286,6 +286,7 @@ static int make_core(struct vshard_node *n)
                                            .heartbeat_ns = n->o.heartbeat_ns,
                                            .election_ns = n->o.election_ns,
                                            .idle_ns = n->o.idle_ns,
+                                           .max_entry = vs_entry_limit(n),
                                            .allocator = n->allocator,
                                            .logger = n->logger };
 

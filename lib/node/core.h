@@ -500,6 +500,8 @@ void vs_turn(struct vshard_node *n);
 /* ---- persist.c ---- */
 
 enum { VS_ENTRY_HEAD_BYTES = 24 };
+/* What the log takes of an entry. */
+uint64_t vs_entry_limit(const struct vshard_node *n);
 void vs_persist(struct vshard_node *n, struct vs_replica *r, const struct vshard_raft_effect *e);
 void vs_send_message(struct vshard_node *n, const struct vshard_raft_effect *e);
 /* Gives the log what it had no room for, and sees what has become durable. True if something

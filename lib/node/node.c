@@ -405,13 +405,12 @@ static int split(struct vshard_node *n, const struct vshard_node_write *w,
 static int make_part(struct vshard_node *n, struct vs_part *p, const struct vs_batch_source *s)
 {
     p->count = vs_batch_bytes(s);
-    if (p->count > VSHARD_WAL_PAYLOAD_MAX - VS_ENTRY_HEAD_BYTES ||
-        p->count > n->o.segment_bytes / 8 - VS_ENTRY_HEAD_BYTES) {
+    if (p->count > vs_entry_limit(n)) {
         int64_t bytes = (int64_t)p->count;
 
         p->count = 0;
         return vs_node_refuse(n, VSHARD_E2BIG, "bytes of a shard's rows", bytes,
-                              VSHARD_WAL_PAYLOAD_MAX);
+                              (int64_t)vs_entry_limit(n));
     }
     p->bytes = vs_alloc(n->allocator, p->count);
     if (p->bytes == NULL) {

@@ -13,6 +13,13 @@
 
 /* ---- records ---- */
 
+uint64_t vs_entry_limit(const struct vshard_node *n)
+{
+    uint64_t bytes = n->o.segment_bytes / 8;
+
+    return (bytes < VSHARD_WAL_PAYLOAD_MAX ? bytes : VSHARD_WAL_PAYLOAD_MAX) - VS_ENTRY_HEAD_BYTES;
+}
+
 static bool record_room(struct vshard_node *n, size_t cap)
 {
     struct vshard_wal_record *record;

@@ -84,7 +84,7 @@ static void end(struct vshard_raft *r, struct vs_group *g, const struct vs_reque
 
 /* ---- proposing ---- */
 
-static int check_proposal(const struct vshard_raft_event *e)
+static int check_proposal(const struct vshard_raft *r, const struct vshard_raft_event *e)
 {
     if (e->entry_count == 0)
         return VSHARD_EINVAL;
@@ -95,6 +95,8 @@ static int check_proposal(const struct vshard_raft_event *e)
             return VSHARD_EINVAL;
         if (x->session != 0 && (x->kind != VSHARD_RAFT_DATA || x->sequence == 0))
             return VSHARD_EINVAL;
+        if (x->count > r->o.max_entry)
+            return VSHARD_E2BIG;
     }
     return VSHARD_OK;
 }
@@ -129,7 +131,7 @@ static bool full(const struct vshard_raft *r, const struct vs_group *g)
 
 int vs_propose(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e)
 {
-    int rc = check_proposal(e);
+    int rc = check_proposal(r, e);
 
     if (rc != VSHARD_OK)
         return rc;
@@ -174,6 +176,24 @@ static bool seen_before(struct vs_peer *p, uint64_t boot, uint64_t id)
     return false;
 }
 
+/* Another node's limit may be another. */
+static uint64_t largest(const struct vs_message *m)
+{
+    const unsigned char *at = m->body;
+    size_t left = m->body_bytes;
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < m->count; i++) {
+        struct vshard_raft_entry e;
+        size_t n = vs_entry_decode(&e, at, left);
+
+        bytes = e.count > bytes ? e.count : bytes;
+        at += n;
+        left -= n;
+    }
+    return bytes;
+}
+
 int vs_on_forward(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
 {
     struct vs_peer *p = vs_peer_of(g, m->from, m->from_incarnation);
@@ -192,8 +212,8 @@ int vs_on_forward(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
     }
     if (seen_before(p, m->boot, m->round))
         return VSHARD_OK;
-    if (full(r, g)) {
-        reply_forward(r, g, &q, VSHARD_EBUSY);
+    if (full(r, g) || largest(m) > r->o.max_entry) {
+        reply_forward(r, g, &q, full(r, g) ? VSHARD_EBUSY : VSHARD_E2BIG);
         return VSHARD_OK;
     }
     for (uint32_t i = 0; i < m->count; i++) {

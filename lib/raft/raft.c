@@ -511,7 +511,8 @@ static int read_options(struct vshard_raft_options *o, const struct vshard_raft_
     if (rc != VSHARD_OK)
         return rc;
     if (o->node == 0 || o->incarnation == 0 || o->boot == 0 || o->max_inflight > VS_FLIGHT_MAX ||
-        o->max_sessions > 65536 || o->clock_drift_ppm > 100000 || o->max_message > VS_APPEND_MAX)
+        o->max_sessions > 65536 || o->clock_drift_ppm > 100000 || o->max_message > VS_APPEND_MAX ||
+        o->max_entry > VS_ENTRY_MAX)
         return VSHARD_EINVAL;
     if (o->max_inflight == 0)
         o->max_inflight = VS_FLIGHT_MAX;
@@ -539,6 +540,8 @@ static int read_options(struct vshard_raft_options *o, const struct vshard_raft_
         o->clock_drift_ppm = 1000;
     if (o->max_sessions == 0)
         o->max_sessions = 1024;
+    if (o->max_entry == 0)
+        o->max_entry = VS_ENTRY_MAX;
     /* Heartbeats must fit into the silence a follower bears, with some to spare. */
     return o->heartbeat_ns <= o->election_ns / 2 && o->election_max_ns >= o->election_ns &&
                    o->election_max_ns >> 48 == 0

@@ -176,3 +176,31 @@ Test(raft_hostile, a_snapshot_that_cannot_be_read_is_asked_for_as_time_passes)
     cr_expect_null(effect(&t, VSHARD_RAFT_SNAPSHOT_READ));
     stop(&t);
 }
+
+Test(raft_hostile, an_entry_larger_than_the_log_takes_is_not_proposed)
+{
+    struct vshard_raft_entry e = { .data = "zzz", .count = 3 };
+    const struct vshard_raft_event propose_it = {
+        .kind = VSHARD_RAFT_PROPOSE, .tag = 1, .entries = &e, .entry_count = 1
+    };
+    unsigned char body[128];
+    struct rig t;
+    uint64_t term, last;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    t.raft->o.max_entry = 2;
+    last = status(&t).last;
+    cr_expect_eq(step(&t, propose_it), VSHARD_E2BIG);
+    vs_entry_encode(body, &e);
+    deliver(
+        &t,
+        (struct vs_message){ .kind = VS_FORWARD, .from = 2, .term = term, .count = 1, .round = 5 },
+        body, vs_entry_bytes(e.count));
+    cr_assert_not_null(sent(&t, VS_FORWARD_REPLY, 2));
+    cr_expect_eq(sent(&t, VS_FORWARD_REPLY, 2)->hint, (uint64_t)-VSHARD_E2BIG);
+    cr_expect_eq(status(&t).last, last);
+    e.count = 2;
+    cr_expect_eq(step(&t, propose_it), VSHARD_OK);
+    stop(&t);
+}
