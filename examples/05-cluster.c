@@ -3,13 +3,14 @@
  *     cc 05-cluster.c $(pkg-config --cflags --libs libvshard) && ./a.out
  *
  * Time and the network are variables here; the files are real, in directories under
- * /tmp. Points on a line are written and searched for; then the node that leads their shard
- * is closed without a word, and the others go on.
+ * /tmp. Points on a line, red and blue, are written and searched for; then the node that
+ * leads their shard is closed without a word, and the others go on.
  *
  * It prints:
  *
  *     100 points written
  *     nearest to 42.2: 42 43 41
+ *     nearest blue: 43 41 45
  *     the leader is gone
  *     point 42 moved to 1000
  *     nearest to 42.2: 43 41 44
@@ -106,31 +107,38 @@ static void write_points(struct vshard_node *at, uint64_t from, uint32_t count, 
 {
     struct vshard_key keys[POINTS];
     float points[POINTS];
+    char colors[POINTS][4];
+    const struct vshard_values values = { colors, sizeof colors[0] };
     struct vshard_node_write write = { .size = sizeof write,
                                        .count = count,
+                                       .value_count = 1,
                                        .collection = "points",
                                        .keys = keys,
-                                       .vectors = points };
+                                       .vectors = points,
+                                       .values = &values };
 
     for (uint32_t i = 0; i < count; i++) {
         keys[i] = (struct vshard_key){ 0, from + i };
         points[i] = (float)(from + i) + add;
+        memcpy(colors[i], (from + i) % 2 ? "blue" : "red", 4);
     }
     check(vshard_node_write(at, now, &write), "write");
     run(5000);
 }
 
-static void search(struct vshard_node *at)
+static void search(struct vshard_node *at, const char *what, const void *where, size_t where_bytes)
 {
     const float query = 42.2f;
     struct vshard_node_search search = { .size = sizeof search,
                                          .k = 3,
                                          .consistency = VSHARD_READ_LINEARIZABLE,
                                          .timeout_ns = 5000000000,
+                                         .where_bytes = (uint32_t)where_bytes,
                                          .collection = "points",
-                                         .query = &query };
+                                         .query = &query,
+                                         .where = where };
 
-    printf("nearest to 42.2:");
+    printf("%s:", what);
     check(vshard_node_search(at, now, &search), "search");
     run(5000);
     printf("\n");
@@ -144,13 +152,21 @@ static int remove_one(const char *path, const struct stat *about, int kind, stru
 
 int main(void)
 {
-    struct vshard_collection points = { .size = sizeof points, .dim = 1, .name = "points" };
+    const struct vshard_attribute color = { VSHARD_ATTRIBUTE_KEYWORD, "color" };
+    const struct vshard_condition is_blue = { VSHARD_WHERE_EQ, 0, VSHARD_ATTRIBUTE_KEYWORD, 1, 4, 0,
+                                              "blue" };
+    struct vshard_collection points = { .size = sizeof points,
+                                        .dim = 1,
+                                        .attribute_count = 1,
+                                        .name = "points",
+                                        .attributes = &color };
     struct vshard_node_admin create = { .size = sizeof create,
                                         .op = VSHARD_ADMIN_CREATE,
                                         .collection = &points };
     struct vshard_shard_status shard;
     struct vshard_node *other;
-    size_t count;
+    unsigned char where[64];
+    size_t count, bytes;
 
     for (uint64_t id = 1; id <= NODES; id++)
         start(id);
@@ -160,7 +176,9 @@ int main(void)
     run(2000); /* its shard finds a leader */
     write_points(node[2], 0, POINTS, 0);
     printf("%d points written\n", POINTS);
-    search(node[3]);
+    search(node[3], "nearest to 42.2", NULL, 0);
+    check(vshard_where_encode(&is_blue, 1, where, sizeof where, &bytes), "blue");
+    search(node[2], "nearest blue", where, bytes);
 
     check(vshard_node_shards(node[1], "points", &shard, 1, &count), "shards");
     vshard_node_close(node[shard.leader]);
@@ -169,7 +187,7 @@ int main(void)
     printf("the leader is gone\n");
     write_points(other, 42, 1, 958);
     printf("point 42 moved to 1000\n");
-    search(other);
+    search(other, "nearest to 42.2", NULL, 0);
 
     for (int id = 1; id <= NODES; id++) {
         vshard_node_close(node[id]);

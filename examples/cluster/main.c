@@ -266,13 +266,15 @@ static int wait_for_leaders(struct story *s)
 
 static int create(struct story *s)
 {
+    const struct vshard_attribute times = { VSHARD_ATTRIBUTE_INT64, "times" };
     const struct vshard_collection c = { .size = sizeof c,
                                          .dim = s->set.dim,
                                          .metric = s->plan.metric,
                                          .element = s->set.element,
                                          .shards = s->plan.shards,
                                          .replicas = s->plan.replicas,
-                                         .attributes = 1,
+                                         .attribute_count = 1,
+                                         .attributes = &times,
                                          .name = "words" };
     const struct vshard_node_admin a = { .size = sizeof a,
                                          .op = VSHARD_ADMIN_CREATE,

@@ -100,13 +100,15 @@ int ask_write(struct story *s, size_t row, uint32_t node)
 {
     struct asked *a = room(s, FOR_WRITE, node, row);
     const struct vshard_key key = { 0, row };
-    const int64_t times = (int64_t)s->tried[row] + 1;
+    int64_t times = (int64_t)s->tried[row] + 1;
+    const struct vshard_values values = { &times, 0 };
     struct vshard_node_write w = { .size = sizeof w,
                                    .count = 1,
                                    .timeout_ns = 10000000000,
                                    .collection = collection,
                                    .keys = &key,
-                                   .attributes = &times,
+                                   .values = &values,
+                                   .value_count = 1,
                                    .vectors = set_row(&s->set, row) };
 
     if (a == NULL)
@@ -174,9 +176,15 @@ static void on_write(struct story *s, const struct asked *a, const struct vshard
 
 static void on_check(struct story *s, const struct asked *a, const struct vshard_node_done *d)
 {
+    int64_t times = 0;
+
+    if (d->status == VSHARD_OK)
+        memcpy(&times, d->values[0].values, sizeof times);
+    if (times == VSHARD_MISSING) /* it was loaded, and never written again */
+        times = 0;
     if (d->status != VSHARD_OK || d->vector_bytes != s->set.row_bytes ||
         memcmp(d->vector, set_row(&s->set, a->item), s->set.row_bytes) != 0 ||
-        (uint64_t)d->attributes[0] < s->version[a->item])
+        (uint64_t)times < s->version[a->item])
         s->lost++;
 }
 

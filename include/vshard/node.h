@@ -16,6 +16,7 @@
 #ifndef VSHARD_NODE_H
 #define VSHARD_NODE_H
 
+#include <vshard/attribute.h>
 #include <vshard/base.h>
 #include <vshard/merge.h>
 #include <vshard/wire.h>
@@ -24,16 +25,14 @@
 extern "C" {
 #endif
 
-#define VSHARD_NODES_MAX           16    /* of a cluster */
-#define VSHARD_NAME_MAX            64    /* bytes of a collection's name */
-#define VSHARD_COLLECTIONS_MAX     256   /* of a cluster */
-#define VSHARD_CLUSTER_SHARDS_MAX  4096  /* of all collections */
-#define VSHARD_REPLICAS_MAX        7     /* of a shard */
-#define VSHARD_NODE_ATTRIBUTES_MAX 16    /* of a row */
-#define VSHARD_PAYLOAD_MAX         65536 /* bytes of a row's payload */
-#define VSHARD_WRITE_ROWS_MAX      65536 /* of one write */
-#define VSHARD_NODE_CONDITIONS_MAX 16    /* of one search */
-#define VSHARD_STATEMENT_MAX       1024  /* bytes of what an operator says about a recovery */
+#define VSHARD_NODES_MAX          16    /* of a cluster */
+#define VSHARD_NAME_MAX           64    /* bytes of a collection's name */
+#define VSHARD_COLLECTIONS_MAX    256   /* of a cluster */
+#define VSHARD_CLUSTER_SHARDS_MAX 4096  /* of all collections */
+#define VSHARD_REPLICAS_MAX       7     /* of a shard */
+#define VSHARD_PAYLOAD_MAX        65536 /* bytes of a row's payload */
+#define VSHARD_WRITE_ROWS_MAX     65536 /* of one write */
+#define VSHARD_STATEMENT_MAX      1024  /* bytes of what an operator says about a recovery */
 
 struct vshard_node;
 
@@ -107,14 +106,15 @@ struct vshard_node_done {
     uint64_t distances;                      /* SEARCH: computed */
     uint64_t version;                        /* FETCH: of the row */
     uint32_t vector_bytes;                   /* FETCH */
-    uint32_t attribute_count;                /* FETCH */
+    uint32_t value_count;                    /* FETCH: attributes of the collection */
     uint32_t payload_bytes;                  /* FETCH */
     uint32_t hedges;                         /* second requests that were sent */
     const struct vshard_merge_hit *hits;     /* SEARCH: [hit_count], nearest first */
     const struct vshard_position *positions; /* [position_count]: WRITE: where it is in the logs;
                                                 SEARCH, FETCH: what the answer reflects */
     const void *vector;                      /* FETCH: [vector_bytes] */
-    const int64_t *attributes;               /* FETCH: [attribute_count] */
+    const struct vshard_values *values;      /* FETCH: [value_count] of one row each; a keyword
+                                                has VSHARD_KEYWORD_MAX bytes, with zeros behind */
     const void *payload;                     /* FETCH: [payload_bytes] */
     const void *reserved_pointer;
 };
@@ -238,16 +238,17 @@ struct vshard_collection {
     uint32_t ef_search;
     uint32_t train_rows;
     uint32_t profile;
-    uint32_t shards;     /* default 1 */
-    uint32_t replicas;   /* of each shard, 1..7, and no more than nodes; default 3, or the nodes */
-    uint32_t attributes; /* 64-bit integers beside each vector, 0..16 */
-    uint32_t learners;   /* replicas of each shard in other regions than the primary one, beside
-                            `replicas`, and no more than 7 with these: they follow without being
-                            waited for, and answer reads; as soon as such nodes are there */
+    uint32_t shards;   /* default 1 */
+    uint32_t replicas; /* of each shard, 1..7, and no more than nodes; default 3, or the nodes */
+    uint32_t attribute_count; /* 0..8 */
+    uint32_t learners; /* replicas of each shard in other regions than the primary one, beside
+                          `replicas`, and no more than 7 with these: they follow without being
+                          waited for, and answer reads; as soon as such nodes are there */
     uint64_t seed;
-    uint64_t max_rows;            /* of a shard, about; writes beyond it: E2BIG; default no limit */
-    const char *name;             /* 1..64 bytes; required */
-    const void *reserved_pointer; /* NULL */
+    uint64_t max_rows; /* of a shard, about; writes beyond it: E2BIG; default no limit */
+    const char *name;  /* 1..64 bytes; required */
+    const struct vshard_attribute *attributes; /* [attribute_count] beside each vector, as in
+                                                  struct vshard_index_options */
 };
 
 enum {                               /* struct vshard_node_admin.op */
@@ -328,9 +329,9 @@ enum {                          /* struct vshard_node_write.flags */
 /* Rows to write. Set `size`; zero the rest. All of it is borrowed for the call. */
 struct vshard_node_write {
     uint32_t size;
-    uint32_t flags; /* VSHARD_WRITE_* */
-    uint32_t count; /* rows, 1..65536 */
-    uint32_t reserved;
+    uint32_t flags;       /* VSHARD_WRITE_* */
+    uint32_t count;       /* rows, 1..65536 */
+    uint32_t value_count; /* of values: attributes, the first of the collection's */
     uint64_t tag;
     uint64_t timeout_ns;           /* default write_ns */
     struct vshard_key request;     /* who repeats a write gives the same id, and it is done once;
@@ -338,20 +339,21 @@ struct vshard_node_write {
     const char *collection;        /* required */
     const struct vshard_key *keys; /* [count]; of a key twice, the last counts */
     const void *vectors;           /* element [count x dim], row-major */
-    const int64_t *attributes;     /* [count x attributes]; NULL for zeros */
-    const void *const *payloads;   /* [count]; NULL for none */
-    const uint32_t *payload_bytes; /* [count], each up to 65536; goes with payloads */
+    const struct vshard_values *values; /* [value_count] arrays of `count` values each;
+                                           attributes beyond are missing */
+    const void *const *payloads;        /* [count]; NULL for none */
+    const uint32_t *payload_bytes;      /* [count], each up to 65536; goes with payloads */
 };
 
 /* Adds rows, or replaces or removes them. The rows of one shard are applied together; those
  * of several are not one transaction. Leaders that change meanwhile are found again. Of two
  * writes that are under way at once either may be applied first, whichever was asked first.
  *
- * Returns   0: done() will tell; EINVAL (also a vector that an index refuses), EVERSION, E2BIG,
- *           ENOTFOUND (collection), ENOMEM, EBUSY; or the status that has stopped this node. done:
- *           0: durable on a quorum; ETIMEDOUT: nothing is known of some shard (its part may be
- *           written, or not; a repetition under the same request id makes sure); EBUSY: some
- *           shard had no room; ENOTFOUND (dropped meanwhile); ECANCELED
+ * Returns   0: done() will tell; EINVAL (also a vector or a value that an index refuses),
+ *           EVERSION, E2BIG, ENOTFOUND (collection), ENOMEM, EBUSY; or the status that has
+ *           stopped this node. done: 0: durable on a quorum; ETIMEDOUT: nothing is known of some
+ *           shard (its part may be written, or not; a repetition under the same request id makes
+ *           sure); EBUSY: some shard had no room; ENOTFOUND (dropped meanwhile); ECANCELED
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_node_write(struct vshard_node *node, uint64_t now_ns,
@@ -369,14 +371,6 @@ enum {                        /* struct vshard_node_search.flags */
        VSHARD_NODE_WHOLE = 2  /* a partial answer is none: ETIMEDOUT */
 };
 
-/* Rows whose attribute lies in [low, high]. An array element: frozen. */
-struct vshard_node_condition {
-    uint32_t attribute; /* from 0 */
-    uint32_t reserved;  /* 0 */
-    int64_t low;
-    int64_t high;
-};
-
 /* What is searched for. Set `size`; zero the rest. All of it is borrowed for the call. */
 struct vshard_node_search {
     uint32_t size;
@@ -384,22 +378,25 @@ struct vshard_node_search {
     uint32_t k;         /* hits wanted, 1..4096 */
     uint32_t ef_search; /* in each shard; default the collection's */
     uint32_t consistency;
-    uint32_t condition_count; /* all must hold */
     uint32_t position_count;
+    uint32_t where_bytes;
     float target_recall; /* of each shard, in place of ef_search; needs calibrated shards */
     uint64_t tag;
     uint64_t timeout_ns;       /* default search_ns */
     uint64_t max_staleness_ns; /* of BOUNDED */
     const char *collection;    /* required */
     const void *query;         /* element [dim] */
-    const struct vshard_node_condition *conditions;
+    const void *where;         /* [where_bytes] an expression by vshard_where_encode(), about the
+                                  attributes of the collection: rows for which it does not hold are
+                                  passed over. It is verified. Default: none */
     const struct vshard_position *positions; /* others than this collection's are passed over */
 };
 
 /* Searches all shards of a collection, one replica of each, and merges what they find.
  *
- * Returns   0: done() will tell; EINVAL, EVERSION, E2BIG, ENOTFOUND, ENOMEM, EBUSY; or the status
- *           that has stopped this node. done: 0, with shards_answered; ETIMEDOUT: no shard
+ * Returns   0: done() will tell; EINVAL (also an expression that is none or is about other
+ *           attributes), EVERSION, E2BIG, ENOTFOUND, ENOMEM, EBUSY; or the status that has
+ *           stopped this node. done: 0, with shards_answered; ETIMEDOUT: no shard
  *           answered, or not all and WHOLE was asked for; ESTALE: no replica is as fresh as asked
  *           for; ECANCELED
  * Thread    exclusive
@@ -421,7 +418,7 @@ struct vshard_node_fetch {
     const struct vshard_position *positions;
 };
 
-/* Fetches a row with its version, vector, attributes and payload.
+/* Fetches a row with its version, vector, values and payload.
  *
  * Returns   as vshard_node_search(). done: also ENOTFOUND: there is no such row
  * Thread    exclusive
@@ -476,7 +473,8 @@ VSHARD_API int vshard_node_status(struct vshard_node *node, struct vshard_node_s
 
 /* What a collection is, as it was created, with defaults filled in.
  *
- *   collection  [out] set its `size`; `name` is valid until the next control call
+ *   collection  [out] set its `size`; `name` and `attributes` are valid until the next
+ *               control call
  *
  * Returns   0, EINVAL, ENOTFOUND
  * Thread    exclusive

@@ -49,7 +49,7 @@ static int check_where(const struct vshard_index *x, struct vs_filter *f, struct
     int rc = vs_where_read(f->given.where, f->given.where_bytes, where, &fault);
 
     if (rc == VSHARD_OK)
-        rc = vs_where_suits(x, where, &fault);
+        rc = vs_where_suits(x->attributes.schema, x->attributes.count, where, &fault);
     if (rc < 0)
         return refuse(x, rc, fault.what, (int64_t)fault.value, (int64_t)fault.limit);
     f->where = where;

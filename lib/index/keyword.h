@@ -9,6 +9,7 @@
 #define VS_KEYWORD_H
 
 #include "index/column.h"
+#include "index/index.h"
 
 #include <vshard/attribute.h>
 
@@ -32,14 +33,6 @@ struct vs_keywords {
     uint32_t free_head;
     uint32_t leaving; /* chain of those that left the table since the last settling */
 };
-
-/* Bytes of the keyword that begins here, at most `most` of them. */
-static inline uint32_t vs_keyword_length(const char *text, size_t most)
-{
-    const char *zero = memchr(text, 0, most);
-
-    return (uint32_t)(zero != NULL ? (size_t)(zero - text) : most);
-}
 
 static inline struct vs_keyword *vs_keyword_at(const struct vs_keywords *k, uint32_t number)
 {

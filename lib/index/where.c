@@ -311,7 +311,7 @@ int vs_where_read(const void *bytes, size_t count, struct vs_where *w, struct vs
     return rc;
 }
 
-int vs_where_suits(const struct vshard_index *x, const struct vs_where *w,
+int vs_where_suits(const struct vshard_attribute *schema, uint32_t count, const struct vs_where *w,
                    struct vs_where_fault *fault)
 {
     for (uint32_t i = 0; i < w->count; i++) {
@@ -319,18 +319,31 @@ int vs_where_suits(const struct vshard_index *x, const struct vs_where *w,
 
         if (is_joint(s->op))
             continue;
-        if (s->attribute >= x->attributes.count) {
-            *fault = (struct vs_where_fault){ "filter.where: attribute", s->attribute,
-                                              x->attributes.count };
+        if (s->attribute >= count) {
+            *fault = (struct vs_where_fault){ "filter.where: attribute", s->attribute, count };
             return VSHARD_EINVAL;
         }
-        if (s->type != x->attributes.schema[s->attribute].type) {
-            *fault = (struct vs_where_fault){ "filter.where: type", s->type,
-                                              x->attributes.schema[s->attribute].type };
+        if (s->type != schema[s->attribute].type) {
+            *fault =
+                (struct vs_where_fault){ "filter.where: type", s->type, schema[s->attribute].type };
             return VSHARD_EINVAL;
         }
     }
     return VSHARD_OK;
+}
+
+int vs_where_check(const struct vshard_attribute *schema, uint32_t count, const void *where,
+                   size_t bytes, const struct vshard_logger *log, const char *event)
+{
+    struct vs_where_fault fault;
+    struct vs_where w;
+    int rc = vs_where_read(where, bytes, &w, &fault);
+
+    if (rc == VSHARD_OK)
+        rc = vs_where_suits(schema, count, &w, &fault);
+    return rc == VSHARD_OK
+               ? rc
+               : vs_refuse(log, rc, event, fault.what, (int64_t)fault.value, (int64_t)fault.limit);
 }
 
 /* ---- binding: from values to keys ---- */

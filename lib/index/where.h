@@ -39,8 +39,8 @@ struct vs_where_fault {
 int vs_where_read(const void *bytes, size_t count, struct vs_where *w,
                   struct vs_where_fault *fault);
 
-/* Is it about the attributes of this index? EINVAL with a fault. */
-int vs_where_suits(const struct vshard_index *x, const struct vs_where *w,
+/* Is it about these attributes? EINVAL with a fault. */
+int vs_where_suits(const struct vshard_attribute *schema, uint32_t count, const struct vs_where *w,
                    struct vs_where_fault *fault);
 
 /* Turns values into keys, in the scratch of a reader. */

@@ -146,16 +146,15 @@ static int check_collection(struct vshard_node *n, struct vshard_collection *c)
                                             .train_rows = c->train_rows,
                                             .profile = c->profile,
                                             .allocator = n->allocator,
-                                            .logger = n->logger };
+                                            .logger = n->logger,
+                                            .attributes = c->attributes,
+                                            .attribute_count = c->attribute_count };
     size_t length = c->name != NULL ? strlen(c->name) : 0;
     struct vshard_index *index;
     int rc;
 
     if (length == 0 || length > VSHARD_NAME_MAX)
         return vs_node_refuse(n, VSHARD_EINVAL, "name", (int64_t)length, VSHARD_NAME_MAX);
-    if (c->attributes > VSHARD_NODE_ATTRIBUTES_MAX)
-        return vs_node_refuse(n, VSHARD_E2BIG, "attributes", c->attributes,
-                              VSHARD_NODE_ATTRIBUTES_MAX);
     c->shards = c->shards != 0 ? c->shards : 1;
     if (c->replicas == 0)
         c->replicas = voting_nodes(n) < 3 ? voting_nodes(n) : 3;
@@ -177,7 +176,7 @@ static int create(struct vshard_node *n, const struct vshard_collection *theirs,
     size_t bytes;
     uint64_t *nodes;
     int rc = vs_options_read(&c, sizeof c, theirs,
-                             VS_SIZE_THROUGH(struct vshard_collection, reserved_pointer));
+                             VS_SIZE_THROUGH(struct vshard_collection, attributes));
 
     if (rc == VSHARD_OK)
         rc = check_collection(n, &c);

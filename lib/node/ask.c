@@ -3,14 +3,14 @@
  *
  *     READ        8 group, 8 request, 4 part, 4 kind, 4 consistency, 4 flags,
  *                 8 index wanted, 4 its epoch, 4 bound, 8 time left,
- *                 4 k, 4 0, 8 greatest age, 16 key, 4 ef, 4 target recall, 4 conditions,
- *                 4 bytes of the query, [conditions x (4 attribute, 4 0, 8 low, 8 high)],
- *                 the query
+ *                 4 k, 4 0, 8 greatest age, 16 key, 4 ef, 4 target recall, 4 bytes of an
+ *                 expression, 4 bytes of the query, the expression, the query
  *     READ_REPLY  8 request, 4 part, 4 status, 8 group, 8 position, 4 epoch, 4 limits,
  *                 8 distances, 8 rows; of a search 4 hits, 4 0, [hits x (16 key,
  *                 8 version, 4 distance, 4 0)]; of a fetch 8 version, 4 bytes of the vector,
- *                 4 attributes, 4 bytes of the payload, 4 0, and these, the second at a
- *                 multiple of 8
+ *                 4 values, 4 bytes of the payload, 4 0, the vector and zeros to a multiple
+ *                 of 8, [values x 8 type], the values, of 8 bytes or for keywords
+ *                 VSHARD_KEYWORD_MAX, and the payload
  *
  * A shard is asked at one replica: here if there is one that may answer, else at the one
  * that answers soonest and is not behind. When that takes longer than its answers mostly do,
@@ -290,23 +290,50 @@ static bool take_hits(struct vs_request *q, struct vs_part *p, struct vs_in *in,
     return vshard_merger_push(q->merger, hits, count) == VSHARD_OK;
 }
 
+uint32_t vs_value_bytes(uint32_t type)
+{
+    switch (type) {
+    case VSHARD_ATTRIBUTE_INT64:
+    case VSHARD_ATTRIBUTE_DOUBLE: return 8;
+    case VSHARD_ATTRIBUTE_KEYWORD: return VSHARD_KEYWORD_MAX;
+    default: return 0;
+    }
+}
+
+const unsigned char *vs_row_values(const unsigned char *row, size_t bytes, uint32_t vector_bytes,
+                                   uint32_t count, struct vshard_values *values)
+{
+    size_t head = ((size_t)vector_bytes + 7) / 8 * 8, at = head + 8 * (size_t)count;
+
+    if (vector_bytes > 4 * VSHARD_DIM_MAX || count > VSHARD_ATTRIBUTES_MAX || at > bytes)
+        return NULL;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t width = vs_value_bytes(vs_load32(row + head + 8 * (size_t)i));
+
+        if (width == 0 || width > bytes - at)
+            return NULL;
+        values[i] = (struct vshard_values){ (void *)(uintptr_t)(row + at), width };
+        at += width;
+    }
+    return row + at;
+}
+
 static bool take_row(struct vs_request *q, struct vs_in *in)
 {
-    size_t count;
+    struct vshard_values values[VSHARD_ATTRIBUTES_MAX];
+    const unsigned char *payload, *end = in->at + in->left;
 
     q->version = vs_take64(in);
     q->vector_bytes = vs_take32(in);
-    q->attribute_count = vs_take32(in);
+    q->value_count = vs_take32(in);
     q->payload_bytes = vs_take32(in);
     vs_take32(in);
-    if (in->status != VSHARD_OK || q->vector_bytes > 4 * VSHARD_DIM_MAX ||
-        q->attribute_count > VS_ATTRIBUTES_MAX || q->payload_bytes > VS_PAYLOAD_MAX)
+    if (in->status != VSHARD_OK)
         return false;
-    count =
-        ((size_t)q->vector_bytes + 7) / 8 * 8 + 8 * (size_t)q->attribute_count + q->payload_bytes;
-    if (count != in->left)
+    payload = vs_row_values(in->at, in->left, q->vector_bytes, q->value_count, values);
+    if (payload == NULL || q->payload_bytes != (size_t)(end - payload))
         return false;
-    vs_put_bytes(&q->row, vs_take_bytes(in, count), count);
+    vs_put_bytes(&q->row, in->at, in->left);
     return q->row.status == VSHARD_OK;
 }
 

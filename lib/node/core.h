@@ -71,8 +71,9 @@ struct vs_meta_shard {
 
 struct vs_collection {
     uint32_t id;
-    struct vshard_collection spec; /* its name points here */
+    struct vshard_collection spec; /* its name and attributes point here */
     char name[VSHARD_NAME_MAX + 1];
+    struct vshard_attribute attributes[VSHARD_ATTRIBUTES_MAX];
     struct vs_meta_shard *shard; /* [spec.shards] */
     struct vshard_map *map;      /* key to shard */
 };
@@ -206,18 +207,17 @@ struct vs_serving {
     uint64_t deadline_ns, wait_until_ns;
     uint32_t k, ef;
     float target_recall, bound;
-    uint32_t condition_count;
     uint32_t cancel; /* read by the search */
-    struct vs_condition condition[VSHARD_NODE_CONDITIONS_MAX];
+    uint32_t where_bytes;
     struct vshard_key key;
-    void *query; /* [query_bytes] owned */
-    size_t query_bytes;
+    unsigned char *asked; /* [asked_bytes] owned: an expression, then the query */
+    size_t asked_bytes;
     struct vshard_merge_hit *hits; /* [k] owned, or NULL */
     struct vs_shard_answer answer;
     /* FETCH */
     uint64_t version;
-    struct vs_out row; /* vector, attributes, payload */
-    uint32_t vector_bytes, attribute_count, payload_bytes, reserved;
+    struct vs_out row; /* as in the frame */
+    uint32_t vector_bytes, value_count, payload_bytes, reserved;
 };
 
 /* A proposal under way in the core: its tag. */
@@ -350,8 +350,8 @@ struct vs_request {
     uint64_t meta_index; /* ADMIN: known here when the map is there */
     uint64_t again_ns;   /* ADMIN: propose again then; 0: no */
     uint64_t version;
-    struct vs_out row; /* FETCH */
-    uint32_t vector_bytes, attribute_count, payload_bytes, answered;
+    struct vs_out row; /* FETCH: as in the frame */
+    uint32_t vector_bytes, value_count, payload_bytes, answered;
 };
 
 /* ---- a node ---- */
@@ -533,6 +533,7 @@ void vs_proposal_free(struct vshard_node *n, struct vs_proposal *p);
 /* ---- replica.c ---- */
 
 struct vs_replica *vs_replica_find(const struct vshard_node *n, uint64_t group);
+struct vs_shard_plan vs_plan_of(const struct vshard_node *n, const struct vs_collection *c);
 /* The replica's place in the node, without a group in the core. */
 int vs_replica_add(struct vshard_node *n, uint64_t group, const struct vs_collection *c,
                    uint32_t number, struct vs_replica **out);
@@ -623,6 +624,11 @@ uint64_t vs_requests_deadline(const struct vshard_node *n);
 
 /* ---- ask.c, serve.c ---- */
 
+/* Bytes of a value in a fetched row, 0 where there is no such type. */
+uint32_t vs_value_bytes(uint32_t type);
+/* The values of a fetched row, and its payload; NULL: that is not how a row is made. */
+const unsigned char *vs_row_values(const unsigned char *row, size_t bytes, uint32_t vector_bytes,
+                                   uint32_t count, struct vshard_values *values);
 /* Hits to ask one of so many shards for. */
 uint32_t vs_read_effort(uint32_t k, uint32_t shards);
 void vs_read_ask(struct vshard_node *n, struct vs_request *q, struct vs_part *p);

@@ -69,7 +69,7 @@ static void hand_over(struct vshard_node *n, struct vs_request *q)
                                   .distances = q->distances,
                                   .hedges = q->hedges,
                                   .retry_ns = q->status == VSHARD_EBUSY ? 20000000 : 0 };
-    size_t at = ((size_t)q->vector_bytes + 7) / 8 * 8;
+    struct vshard_values values[VSHARD_ATTRIBUTES_MAX];
 
     if (q->status == VSHARD_OK &&
         ((positions == NULL && q->part_count != 0) || (hits == NULL && hit_bytes != 0)))
@@ -84,11 +84,11 @@ static void hand_over(struct vshard_node *n, struct vs_request *q)
     if (d.status == VSHARD_OK && q->kind == VSHARD_NODE_FETCH) {
         d.version = q->version;
         d.vector_bytes = q->vector_bytes;
-        d.attribute_count = q->attribute_count;
+        d.value_count = q->value_count;
         d.payload_bytes = q->payload_bytes;
         d.vector = q->row.at;
-        d.attributes = (const int64_t *)(const void *)(q->row.at + at);
-        d.payload = q->row.at + at + 8 * (size_t)q->attribute_count;
+        d.values = values;
+        d.payload = vs_row_values(q->row.at, q->row.count, q->vector_bytes, q->value_count, values);
     }
     n->inside = 1;
     n->host.done(n->host.ctx, &d);

@@ -46,7 +46,7 @@ int vshard_node_collection(struct vshard_node *n, const char *name,
     if (c == NULL)
         return VSHARD_ENOTFOUND;
     return vs_report_write(collection, &c->spec, sizeof c->spec,
-                           VS_SIZE_THROUGH(struct vshard_collection, reserved_pointer));
+                           VS_SIZE_THROUGH(struct vshard_collection, attributes));
 }
 
 static void fill(struct vshard_node *n, const struct vs_collection *c, uint32_t number,

@@ -20,8 +20,8 @@
  *     PRIMARY   4 region: replicas there vote from now on, and all others learn
  *
  *     collection  text name, 13 x 4, 2 x 8: the fields of struct vshard_collection from
- *                 dim to learners, and seed, max_rows
- *     state     "VSMETA2\0", 8 applied, 8 next group, 4 next collection, 4 nodes, 4 settled,
+ *                 dim to learners, and seed, max_rows; [attributes x (4 type, 60 name)]
+ *     state     "VSMETA3\0", 8 applied, 8 next group, 4 next collection, 4 nodes, 4 settled,
  *               4 primary, [nodes x (8, 8)], [nodes x 4 leaving], [nodes x 4 region],
  *               4 collections, and for each 4 id, collection, and for each shard 8 group,
  *               4 founders, 4 members, [.. x (8, 8)]
@@ -29,7 +29,7 @@
  * A shard's members are in two parts, those that vote first, so the first may lead. */
 #include "node/core.h"
 
-static const char magic[8] = "VSMETA2";
+static const char magic[8] = "VSMETA3";
 
 void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
                      const struct vshard_logger *logger)
@@ -127,7 +127,7 @@ static void put_spec(struct vs_out *o, const struct vshard_collection *c)
 {
     const uint32_t field[13] = { c->dim,     c->family,          c->metric,    c->element,
                                  c->m,       c->ef_construction, c->ef_search, c->train_rows,
-                                 c->profile, c->shards,          c->replicas,  c->attributes,
+                                 c->profile, c->shards,          c->replicas,  c->attribute_count,
                                  c->learners };
 
     vs_put_text(o, c->name);
@@ -135,14 +135,35 @@ static void put_spec(struct vs_out *o, const struct vshard_collection *c)
         vs_put32(o, field[i]);
     vs_put64(o, c->seed);
     vs_put64(o, c->max_rows);
+    for (uint32_t i = 0; i < c->attribute_count; i++) {
+        vs_put32(o, c->attributes[i].type);
+        vs_put_bytes(o, c->attributes[i].name, sizeof c->attributes[i].name);
+    }
+}
+
+static void take_attributes(struct vs_in *in, struct vs_collection *to)
+{
+    for (uint32_t i = 0; i < to->spec.attribute_count && in->status == VSHARD_OK; i++) {
+        struct vshard_attribute *a = &to->attributes[i];
+        const void *name;
+
+        a->type = vs_take32(in);
+        name = vs_take_bytes(in, sizeof a->name);
+        if (name == NULL || vs_value_bytes(a->type) == 0)
+            in->status = VSHARD_ECORRUPT;
+        else
+            memcpy(a->name, name, sizeof a->name);
+    }
+    to->spec.attributes = to->attributes;
 }
 
 static void take_spec(struct vs_in *in, struct vs_collection *to)
 {
     struct vshard_collection *c = &to->spec;
-    uint32_t *const field[13] = { &c->dim,     &c->family,          &c->metric,    &c->element,
-                                  &c->m,       &c->ef_construction, &c->ef_search, &c->train_rows,
-                                  &c->profile, &c->shards,          &c->replicas,  &c->attributes,
+    uint32_t *const field[13] = { &c->dim,       &c->family,     &c->metric,
+                                  &c->element,   &c->m,          &c->ef_construction,
+                                  &c->ef_search, &c->train_rows, &c->profile,
+                                  &c->shards,    &c->replicas,   &c->attribute_count,
                                   &c->learners };
 
     vs_take_text(in, to->name);
@@ -155,8 +176,11 @@ static void take_spec(struct vs_in *in, struct vs_collection *to)
     if (to->name[0] == 0 || c->shards == 0 || c->shards > VSHARD_CLUSTER_SHARDS_MAX ||
         c->replicas == 0 || c->replicas > VSHARD_REPLICAS_MAX ||
         c->learners > VSHARD_REPLICAS_MAX - c->replicas ||
-        c->attributes > VSHARD_NODE_ATTRIBUTES_MAX)
+        c->attribute_count > VSHARD_ATTRIBUTES_MAX) {
         in->status = VSHARD_ECORRUPT;
+        return;
+    }
+    take_attributes(in, to);
 }
 
 /* The ring of a collection: a function of the number of its shards. */

@@ -228,6 +228,8 @@ static int copy_positions(struct vshard_node *n, struct vs_request *q,
 static int check_search(struct vshard_node *n, const struct vshard_node_search *s,
                         const struct vs_collection *c)
 {
+    struct vs_shard_plan plan;
+
     if (s->k == 0 || s->k > VSHARD_MERGE_K_MAX)
         return vs_node_refuse(n, s->k ? VSHARD_E2BIG : VSHARD_EINVAL, "k", s->k,
                               VSHARD_MERGE_K_MAX);
@@ -238,15 +240,10 @@ static int check_search(struct vshard_node *n, const struct vshard_node_search *
                               VSHARD_READ_LINEARIZABLE);
     if ((s->flags & ~(uint32_t)(VSHARD_NODE_EXACT | VSHARD_NODE_WHOLE)) != 0)
         return vs_node_refuse(n, VSHARD_EINVAL, "flags", s->flags, VSHARD_NODE_WHOLE);
-    if (s->condition_count > VSHARD_NODE_CONDITIONS_MAX)
-        return vs_node_refuse(n, VSHARD_E2BIG, "condition_count", s->condition_count,
-                              VSHARD_NODE_CONDITIONS_MAX);
-    for (uint32_t i = 0; i < s->condition_count; i++) {
-        if (s->conditions[i].attribute >= c->spec.attributes)
-            return vs_node_refuse(n, VSHARD_EINVAL, "attribute", s->conditions[i].attribute,
-                                  c->spec.attributes);
-    }
-    return VSHARD_OK;
+    if (s->where == NULL && s->where_bytes == 0)
+        return VSHARD_OK;
+    plan = vs_plan_of(n, c);
+    return vs_plan_admits_where(&plan, s->where, s->where_bytes);
 }
 
 static void put_ask(struct vs_out *o, const struct vshard_node_search *s, struct vshard_key key,
@@ -256,14 +253,9 @@ static void put_ask(struct vs_out *o, const struct vshard_node_search *s, struct
     vs_put_key(o, key);
     vs_put32(o, s->ef_search);
     vs_put_float(o, s->target_recall);
-    vs_put32(o, s->condition_count);
+    vs_put32(o, s->where_bytes);
     vs_put32(o, vector_bytes);
-    for (uint32_t i = 0; i < s->condition_count; i++) {
-        vs_put32(o, s->conditions[i].attribute);
-        vs_put32(o, 0);
-        vs_put64(o, (uint64_t)s->conditions[i].low);
-        vs_put64(o, (uint64_t)s->conditions[i].high);
-    }
+    vs_put_bytes(o, s->where, s->where_bytes);
     vs_put_bytes(o, s->query, vector_bytes);
 }
 
@@ -373,8 +365,19 @@ static int check_write(struct vshard_node *n, const struct vshard_node_write *w,
     if (w->keys == NULL || (!removes && w->vectors == NULL) ||
         (w->payloads == NULL) != (w->payload_bytes == NULL))
         return vs_node_refuse(n, VSHARD_EINVAL, w->keys ? "vectors" : "keys", 0, 0);
-    if (w->attributes != NULL && c->spec.attributes == 0)
-        return vs_node_refuse(n, VSHARD_EINVAL, "attributes", 1, 0);
+    if (!removes && w->value_count > c->spec.attribute_count)
+        return vs_node_refuse(n, VSHARD_EINVAL, "value_count", w->value_count,
+                              c->spec.attribute_count);
+    if (!removes && w->value_count != 0 && w->values == NULL)
+        return vs_node_refuse(n, VSHARD_EINVAL, "values", 0, 0);
+    for (uint32_t i = 0; !removes && i < w->value_count; i++) {
+        bool keyword = c->spec.attributes[i].type == VSHARD_ATTRIBUTE_KEYWORD;
+        size_t width = w->values[i].width;
+
+        if (w->values[i].values != NULL && (keyword ? width == 0 : width != 0 && width != 8))
+            return vs_node_refuse(n, VSHARD_EINVAL, "values: width", (int64_t)width,
+                                  keyword ? 1 : 8);
+    }
     for (uint32_t i = 0; w->payload_bytes != NULL && i < w->count; i++) {
         if (w->payload_bytes[i] > VSHARD_PAYLOAD_MAX)
             return vs_node_refuse(n, VSHARD_E2BIG, "payload_bytes", w->payload_bytes[i],
@@ -423,11 +426,7 @@ static int make_part(struct vshard_node *n, struct vs_part *p, const struct vs_b
 
 static int check_part(struct vshard_node *n, const struct vs_collection *c, const struct vs_part *p)
 {
-    const struct vs_shard_plan plan = { .dim = c->spec.dim,
-                                        .element = c->spec.element,
-                                        .metric = c->spec.metric,
-                                        .attribute_count = c->spec.attributes,
-                                        .logger = n->logger };
+    const struct vs_shard_plan plan = vs_plan_of(n, c);
     struct vs_batch b;
     int rc = vs_batch_decode(&b, p->bytes, p->count);
 
@@ -441,10 +440,12 @@ static int make_parts(struct vshard_node *n, struct vs_request *q,
     struct vs_batch_source s = { .kind = w->flags & VSHARD_WRITE_REMOVE ? VS_BATCH_REMOVE
                                                                         : VS_BATCH_ADD,
                                  .vector_bytes = vector_bytes(c),
-                                 .attribute_count = c->spec.attributes,
+                                 .attribute_count = c->spec.attribute_count,
                                  .request = w->request,
                                  .keys = w->keys,
-                                 .attributes = w->attributes,
+                                 .attributes = c->spec.attributes,
+                                 .values = w->values,
+                                 .value_count = w->value_count,
                                  .payloads = w->payloads,
                                  .payload_bytes = w->payload_bytes,
                                  .vectors = w->vectors };

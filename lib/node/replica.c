@@ -54,25 +54,27 @@ static bool table_room(struct vshard_node *n)
     return true;
 }
 
-static struct vs_shard_plan plan_of(const struct vshard_node *n, const struct vs_collection *c)
+struct vs_shard_plan vs_plan_of(const struct vshard_node *n, const struct vs_collection *c)
 {
     const struct vshard_collection *s = &c->spec;
+    struct vs_shard_plan plan = { .dim = s->dim,
+                                  .family = s->family,
+                                  .metric = s->metric,
+                                  .element = s->element,
+                                  .m = s->m,
+                                  .ef_construction = s->ef_construction,
+                                  .ef_search = s->ef_search,
+                                  .train_rows = s->train_rows,
+                                  .profile = s->profile,
+                                  .attribute_count = s->attribute_count,
+                                  .seed = s->seed,
+                                  .allocator = n->allocator,
+                                  .logger = n->logger,
+                                  .executor = n->executor,
+                                  .storage = &n->storage };
 
-    return (struct vs_shard_plan){ .dim = s->dim,
-                                   .family = s->family,
-                                   .metric = s->metric,
-                                   .element = s->element,
-                                   .m = s->m,
-                                   .ef_construction = s->ef_construction,
-                                   .ef_search = s->ef_search,
-                                   .train_rows = s->train_rows,
-                                   .profile = s->profile,
-                                   .attribute_count = s->attributes,
-                                   .seed = s->seed,
-                                   .allocator = n->allocator,
-                                   .logger = n->logger,
-                                   .executor = n->executor,
-                                   .storage = &n->storage };
+    memcpy(plan.attributes, c->attributes, sizeof plan.attributes);
+    return plan;
 }
 
 int vs_replica_add(struct vshard_node *n, uint64_t group, const struct vs_collection *c,
@@ -90,7 +92,7 @@ int vs_replica_add(struct vshard_node *n, uint64_t group, const struct vs_collec
     r->entries_end = &r->entries;
     if (c != NULL) {
         r->collection = c->id;
-        r->plan = plan_of(n, c);
+        r->plan = vs_plan_of(n, c);
     }
     memmove(&n->replica[at + 1], &n->replica[at],
             (n->replica_count - at) * sizeof(struct vs_replica *));

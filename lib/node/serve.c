@@ -9,7 +9,7 @@ void vs_serving_free(struct vshard_node *n, struct vs_serving *s)
 {
     if (s == NULL)
         return;
-    vs_free(n->allocator, s->query, s->query_bytes);
+    vs_free(n->allocator, s->asked, s->asked_bytes);
     vs_free(n->allocator, s->hits, s->k * sizeof *s->hits);
     vs_out_free(&s->row);
     vs_free(n->allocator, s, sizeof *s);
@@ -45,7 +45,7 @@ static void put_row(struct vs_out *o, const struct vs_serving *s)
 {
     vs_put64(o, s->version);
     vs_put32(o, s->vector_bytes);
-    vs_put32(o, s->attribute_count);
+    vs_put32(o, s->value_count);
     vs_put32(o, s->payload_bytes);
     vs_put32(o, 0);
     vs_put_bytes(o, s->row.at, s->row.count);
@@ -97,7 +97,7 @@ static void answer(struct vshard_node *n, struct vs_serving *s, int status, uint
 static int take_query(struct vshard_node *n, struct vs_serving *s, struct vs_in *in)
 {
     uint32_t bytes;
-    const void *query;
+    const void *asked;
 
     s->k = vs_take32(in);
     vs_take32(in);
@@ -105,30 +105,22 @@ static int take_query(struct vshard_node *n, struct vs_serving *s, struct vs_in 
     s->key = vs_take_key(in);
     s->ef = vs_take32(in);
     s->target_recall = vs_take_float(in);
-    s->condition_count = vs_take32(in);
+    s->where_bytes = vs_take32(in);
     bytes = vs_take32(in);
-    if (s->condition_count > VSHARD_NODE_CONDITIONS_MAX || s->k > VSHARD_MERGE_K_MAX)
+    if (s->where_bytes > VSHARD_WHERE_BYTES_MAX || s->k > VSHARD_MERGE_K_MAX)
         return VSHARD_EINVAL;
-    for (uint32_t i = 0; i < s->condition_count; i++) {
-        s->condition[i].attribute = vs_take32(in);
-        vs_take32(in);
-        s->condition[i].low = (int64_t)vs_take64(in);
-        s->condition[i].high = (int64_t)vs_take64(in);
-        if (s->condition[i].attribute >= s->replica->plan.attribute_count)
-            return VSHARD_EINVAL;
-    }
-    query = vs_take_bytes(in, bytes);
+    asked = vs_take_bytes(in, (size_t)s->where_bytes + bytes);
     if (in->status != VSHARD_OK || in->left != 0)
         return VSHARD_ECORRUPT;
     if (s->kind == VS_SERVE_FETCH)
         return VSHARD_OK;
     if (s->k == 0 || bytes != vs_plan_vector_bytes(&s->replica->plan))
         return VSHARD_EINVAL;
-    s->query = vs_alloc(n->allocator, bytes);
-    if (s->query == NULL)
+    s->asked = vs_alloc(n->allocator, (size_t)s->where_bytes + bytes);
+    if (s->asked == NULL)
         return VSHARD_ENOMEM;
-    s->query_bytes = bytes;
-    memcpy(s->query, query, bytes);
+    s->asked_bytes = (size_t)s->where_bytes + bytes;
+    memcpy(s->asked, asked, s->asked_bytes);
     return VSHARD_OK;
 }
 

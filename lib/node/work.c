@@ -68,12 +68,12 @@ static int apply(struct vs_item *item)
 static int search(const struct vshard_node *n, struct vs_item *item)
 {
     struct vs_serving *s = item->serving;
-    const struct vs_shard_query q = { .vector = s->query,
+    const struct vs_shard_query q = { .vector = s->asked + s->where_bytes,
                                       .k = s->k,
                                       .ef = s->ef,
                                       .exact = s->flags & VSHARD_NODE_EXACT,
-                                      .condition_count = s->condition_count,
-                                      .conditions = s->condition,
+                                      .where = s->where_bytes != 0 ? s->asked : NULL,
+                                      .where_bytes = s->where_bytes,
                                       .bound = s->bound,
                                       .target_recall = s->target_recall,
                                       .deadline_ns = s->deadline_ns,
@@ -89,34 +89,48 @@ static int search(const struct vshard_node *n, struct vs_item *item)
     return rc;
 }
 
+/* A row as its frame has it, but for the payload. NULL where there is no memory. */
+static unsigned char *row_room(struct vs_serving *s, const struct vs_shard_plan *plan,
+                               struct vshard_values *values)
+{
+    size_t bytes = ((size_t)s->vector_bytes + 7) / 8 * 8 + 8 * (size_t)plan->attribute_count;
+    unsigned char *row, *head;
+
+    for (uint32_t a = 0; a < plan->attribute_count; a++)
+        bytes += vs_value_bytes(plan->attributes[a].type);
+    row = vs_put_room(&s->row, bytes);
+    if (row == NULL)
+        return NULL;
+    memset(row, 0, bytes);
+    head = row + ((size_t)s->vector_bytes + 7) / 8 * 8;
+    for (uint32_t a = 0; a < plan->attribute_count; a++)
+        vs_store64(head + 8 * (size_t)a, plan->attributes[a].type);
+    vs_row_values(row, bytes, s->vector_bytes, plan->attribute_count, values);
+    return row;
+}
+
 static int fetch(struct vs_item *item)
 {
     struct vs_serving *s = item->serving;
     const struct vs_replica *r = item->replica;
-    uint32_t vector_bytes = vs_plan_vector_bytes(&r->plan);
-    uint32_t attributes = r->plan.attribute_count;
-    int64_t attribute[VS_ATTRIBUTES_MAX];
+    struct vshard_values values[VSHARD_ATTRIBUTES_MAX];
+    struct vs_shard_row row = { .values = values };
     struct vs_shard_stats stats;
-    const void *payload;
-    void *vector;
     int rc;
 
     vs_shard_stats(r->shard, &stats);
     item->position = stats.applied;
-    vector = vs_put_room(&s->row, vector_bytes);
-    if (vector == NULL)
+    s->vector_bytes = vs_plan_vector_bytes(&r->plan);
+    s->value_count = r->plan.attribute_count;
+    row.vector = row_room(s, &r->plan, values);
+    if (row.vector == NULL)
         return VSHARD_ENOMEM;
-    rc = vs_shard_fetch(r->shard, s->key, vector, attribute, &s->version, &payload,
-                        &s->payload_bytes);
+    rc = vs_shard_fetch(r->shard, s->key, &row);
     if (rc != VSHARD_OK)
         return rc;
-    while (s->row.count % 8 != 0)
-        vs_put_bytes(&s->row, "", 1);
-    for (uint32_t i = 0; i < attributes; i++)
-        vs_put64(&s->row, (uint64_t)attribute[i]);
-    vs_put_bytes(&s->row, payload, s->payload_bytes);
-    s->vector_bytes = vector_bytes;
-    s->attribute_count = attributes;
+    s->version = row.version;
+    s->payload_bytes = row.payload_bytes;
+    vs_put_bytes(&s->row, row.payload, row.payload_bytes);
     return s->row.status;
 }
 

@@ -1,21 +1,21 @@
 /* freeze.c - a shard as files, and from files.
  *
- * PATH.index is the index, by vshard_index_save(). PATH.rows is what belongs to its ids:
+ * PATH.index is the index, by vshard_index_save(), attributes and all. PATH.rows is what belongs to
+ * its ids:
  *
  *     offset  bytes
- *          0  8   "VSROWS1\0"
+ *          0  8   "VSROWS2\0"
  *          8  8   digest of the index file it goes with
  *         16  8   index of the last entry applied
  *         24  8   bytes of META, the owner's
  *         32  4   rows, free ones too
  *         36  4   first free row + 1
  *         40  4   requests
- *         44  4   attributes of a row
+ *         44  4   0
  *         48  8   bytes of all payloads
  *         56  8   0
  *         64      META, padded with zeros to 8 bytes
  *                 rows        [rows x (8 hi, 8 lo, 8 version, 4 payload bytes, 4 state)]
- *                 attributes  [rows x attributes x 8]
  *                 requests    [requests x (8 hi, 8 lo)], the oldest first
  *                 payloads, one after the other, padded to 8 bytes
  *                 checksum    8, XXH3 of all before
@@ -27,7 +27,7 @@
 
 enum { HEAD = 64, ROW = 32, PATH_BYTES = 4096 };
 
-static const char magic[8] = "VSROWS1";
+static const char magic[8] = "VSROWS2";
 
 static size_t padded(size_t bytes)
 {
@@ -60,8 +60,8 @@ static size_t rows_bytes(const struct vs_shard *s, size_t meta_bytes)
 {
     const struct vs_keymap *m = &s->map;
 
-    return HEAD + padded(meta_bytes) + (size_t)m->count * (ROW + 8 * m->attribute_count) +
-           16 * (size_t)s->requests.count + padded(payload_sum(m)) + 8;
+    return HEAD + padded(meta_bytes) + (size_t)m->count * ROW + 16 * (size_t)s->requests.count +
+           padded(payload_sum(m)) + 8;
 }
 
 static unsigned char *put_rows(const struct vs_shard *s, unsigned char *p)
@@ -75,8 +75,6 @@ static unsigned char *put_rows(const struct vs_shard *s, unsigned char *p)
         vs_store32(p + 24, m->row[i].payload_bytes);
         vs_store32(p + 28, m->row[i].state);
     }
-    for (size_t i = 0; i < (size_t)m->count * m->attribute_count; i++, p += 8)
-        vs_store64(p, (uint64_t)m->attribute[i]);
     for (uint32_t i = 0; i < s->requests.count; i++, p += 16) {
         vs_store64(p, vs_requests_at(&s->requests, i).hi);
         vs_store64(p + 8, vs_requests_at(&s->requests, i).lo);
@@ -102,7 +100,6 @@ static void put_all(const struct vs_shard *s, uint64_t digest, const void *meta,
     vs_store32(p + 32, m->count);
     vs_store32(p + 36, m->free);
     vs_store32(p + 40, s->requests.count);
-    vs_store32(p + 44, m->attribute_count);
     vs_store64(p + 48, payload_sum(m));
     if (meta_bytes != 0)
         memcpy(p + HEAD, meta, meta_bytes);
@@ -141,10 +138,10 @@ int vs_shard_save(const struct vs_shard *s, const char *path, const void *meta, 
 struct image {
     const unsigned char *p;
     size_t bytes, meta_bytes, payload_bytes;
-    uint32_t rows, free, requests, attributes;
+    uint32_t rows, free, requests;
 };
 
-static int read_head(struct image *i, const struct vs_shard_plan *plan)
+static int read_head(struct image *i)
 {
     uint64_t meta, payload, total;
 
@@ -159,14 +156,11 @@ static int read_head(struct image *i, const struct vs_shard_plan *plan)
     i->rows = vs_load32(i->p + 32);
     i->free = vs_load32(i->p + 36);
     i->requests = vs_load32(i->p + 40);
-    i->attributes = vs_load32(i->p + 44);
     if (meta > VS_SNAPSHOT_META_MAX || payload > i->bytes || i->rows > VSHARD_ROWS_MAX / 2 ||
-        i->requests > VS_REQUESTS_KEPT || i->free > i->rows || i->attributes > VS_ATTRIBUTES_MAX)
+        i->requests > VS_REQUESTS_KEPT || i->free > i->rows || vs_load32(i->p + 44) != 0)
         return VSHARD_ECORRUPT;
-    if (i->attributes != plan->attribute_count)
-        return VSHARD_EINVAL;
-    total = HEAD + padded((size_t)meta) + (uint64_t)i->rows * (ROW + 8 * i->attributes) +
-            16 * (uint64_t)i->requests + padded((size_t)payload) + 8;
+    total = HEAD + padded((size_t)meta) + (uint64_t)i->rows * ROW + 16 * (uint64_t)i->requests +
+            padded((size_t)payload) + 8;
     i->meta_bytes = (size_t)meta;
     i->payload_bytes = (size_t)payload;
     return total == i->bytes ? VSHARD_OK : VSHARD_ECORRUPT;
@@ -200,16 +194,13 @@ static int take_row(struct vs_shard *s, uint32_t i, const unsigned char *p,
 static int take_rows(struct vs_shard *s, const struct image *i)
 {
     const unsigned char *row = i->p + HEAD + padded(i->meta_bytes);
-    const unsigned char *attribute = row + (size_t)i->rows * ROW;
-    const unsigned char *request = attribute + 8 * (size_t)i->rows * i->attributes;
+    const unsigned char *request = row + (size_t)i->rows * ROW;
     const unsigned char *payload = request + 16 * (size_t)i->requests;
     const unsigned char *end = payload + i->payload_bytes;
     int rc = vs_keymap_reserve(&s->map, i->rows);
 
     for (uint32_t k = 0; rc == VSHARD_OK && k < i->rows; k++)
         rc = take_row(s, k, row + (size_t)k * ROW, &payload, end);
-    for (size_t k = 0; rc == VSHARD_OK && k < (size_t)i->rows * i->attributes; k++)
-        s->map.attribute[k] = (int64_t)vs_load64(attribute + 8 * k);
     for (uint32_t k = 0; rc == VSHARD_OK && k < i->requests; k++) {
         struct vshard_key id = { vs_load64(request + 16 * (size_t)k),
                                  vs_load64(request + 16 * (size_t)k + 8) };
@@ -222,6 +213,20 @@ static int take_rows(struct vs_shard *s, const struct image *i)
     }
     s->map.free = i->free;
     return rc == VSHARD_OK && payload != end ? VSHARD_ECORRUPT : rc;
+}
+
+static bool same_attributes(const struct vs_shard *s, uint32_t count)
+{
+    struct vshard_attribute found;
+
+    if (count != s->plan.attribute_count)
+        return false;
+    for (uint32_t a = 0; a < count; a++) {
+        if (vshard_index_attribute(s->index, a, &found) != VSHARD_OK ||
+            memcmp(&found, &s->plan.attributes[a], sizeof found) != 0)
+            return false;
+    }
+    return true;
 }
 
 /* Free rows form one list, and the live ones are those that the index has. */
@@ -239,7 +244,8 @@ static int check_rows(const struct vs_shard *s)
         vshard_index_stats(s->index, &stats) != VSHARD_OK)
         return VSHARD_ECORRUPT;
     return stats.dim == s->plan.dim && stats.metric == s->plan.metric &&
-                   stats.element == s->plan.element && stats.family == s->plan.family
+                   stats.element == s->plan.element && stats.family == s->plan.family &&
+                   same_attributes(s, stats.attribute_count)
                ? VSHARD_OK
                : VSHARD_EINVAL;
 }
@@ -262,7 +268,7 @@ static int open_index(struct vs_shard *s, const char *path, uint64_t digest)
 
 static int open_all(struct vs_shard *s, const char *path, struct image *i, void **meta)
 {
-    int rc = read_head(i, &s->plan);
+    int rc = read_head(i);
 
     if (rc == VSHARD_OK)
         rc = open_index(s, path, vs_load64(i->p + 8));
@@ -302,7 +308,7 @@ int vs_shard_open(const struct vs_shard_plan *plan, const char *path, struct vs_
     if (s != NULL) {
         s->plan = *plan;
         s->requests.allocator = plan->allocator;
-        vs_keymap_init(&s->map, plan->allocator, plan->attribute_count);
+        vs_keymap_init(&s->map, plan->allocator);
     }
     rc = s != NULL ? open_all(s, path, &i, meta) : VSHARD_ENOMEM;
     vs_free(plan->allocator, bytes, i.bytes);

@@ -59,9 +59,9 @@ static bool same(struct vshard_key a, struct vshard_key b)
     return a.hi == b.hi && a.lo == b.lo;
 }
 
-void vs_keymap_init(struct vs_keymap *m, const struct vshard_allocator *a, uint32_t attributes)
+void vs_keymap_init(struct vs_keymap *m, const struct vshard_allocator *a)
 {
-    *m = (struct vs_keymap){ .allocator = a, .attribute_count = attributes };
+    *m = (struct vs_keymap){ .allocator = a };
 }
 
 static size_t table_bytes(const struct vs_keymap *m)
@@ -69,19 +69,13 @@ static size_t table_bytes(const struct vs_keymap *m)
     return m->table ? ((size_t)m->mask + 1) * sizeof *m->table : 0;
 }
 
-static size_t attribute_bytes(const struct vs_keymap *m, uint32_t rows)
-{
-    return (size_t)rows * m->attribute_count * sizeof *m->attribute;
-}
-
 void vs_keymap_fini(struct vs_keymap *m)
 {
     for (uint32_t i = 0; i < m->count; i++)
         vs_free(m->allocator, m->row[i].payload, m->row[i].payload_bytes);
     vs_free(m->allocator, m->row, m->cap * sizeof *m->row);
-    vs_free(m->allocator, m->attribute, attribute_bytes(m, m->cap));
     vs_free(m->allocator, m->table, table_bytes(m));
-    vs_keymap_init(m, m->allocator, m->attribute_count);
+    vs_keymap_init(m, m->allocator);
 }
 
 static void table_put(uint32_t *table, uint32_t mask, struct vshard_key key, uint32_t row)
@@ -119,28 +113,18 @@ static int grow_rows(struct vs_keymap *m, uint32_t rows)
 {
     uint32_t cap = m->cap ? m->cap : FIRST;
     struct vs_row *row;
-    int64_t *attribute = NULL;
 
     while (cap < rows)
         cap = cap + cap / 2;
     if (cap == m->cap)
         return VSHARD_OK;
     row = vs_alloc(m->allocator, cap * sizeof *row);
-    if (m->attribute_count != 0)
-        attribute = vs_alloc(m->allocator, attribute_bytes(m, cap));
-    if (row == NULL || (m->attribute_count != 0 && attribute == NULL)) {
-        vs_free(m->allocator, row, cap * sizeof *row);
-        vs_free(m->allocator, attribute, attribute_bytes(m, cap));
+    if (row == NULL)
         return VSHARD_ENOMEM;
-    }
     if (m->count != 0)
         memcpy(row, m->row, m->count * sizeof *row);
-    if (m->count != 0 && attribute != NULL)
-        memcpy(attribute, m->attribute, attribute_bytes(m, m->count));
     vs_free(m->allocator, m->row, m->cap * sizeof *m->row);
-    vs_free(m->allocator, m->attribute, attribute_bytes(m, m->cap));
     m->row = row;
-    m->attribute = attribute;
     m->cap = cap;
     return VSHARD_OK;
 }
@@ -177,8 +161,6 @@ uint32_t vs_keymap_place(struct vs_keymap *m, struct vshard_key key)
     if (m->free != 0)
         m->free = (uint32_t)m->row[row].version;
     m->row[row] = (struct vs_row){ .key = key, .state = VS_ROW_LIVE };
-    if (m->attribute_count != 0)
-        memset(m->attribute + (size_t)row * m->attribute_count, 0, attribute_bytes(m, 1));
     table_put(m->table, m->mask, key, row);
     m->live++;
     return row;
@@ -213,8 +195,6 @@ void vs_keymap_drop(struct vs_keymap *m, uint32_t row)
     else
         m->live--;
     *r = (struct vs_row){ .version = m->free, .state = VS_ROW_FREE };
-    if (m->attribute_count != 0)
-        memset(m->attribute + (size_t)row * m->attribute_count, 0, attribute_bytes(m, 1));
     m->free = row + 1;
 }
 
@@ -257,9 +237,6 @@ uint64_t vs_keymap_digest(const struct vs_keymap *m)
         vs_store32(line + 24, r->state);
         vs_store32(line + 28, r->payload_bytes);
         sum = vs_checksum(line, sizeof line, sum);
-        if (m->attribute_count != 0)
-            sum = vs_checksum(m->attribute + (size_t)i * m->attribute_count, attribute_bytes(m, 1),
-                              sum);
         if (r->payload_bytes != 0)
             sum = vs_checksum(r->payload, r->payload_bytes, sum);
     }

@@ -35,18 +35,15 @@ struct vs_row {
 struct vs_keymap {
     const struct vshard_allocator *allocator;
     struct vs_row *row;
-    int64_t *attribute; /* [cap x attribute_count] */
-    uint32_t *table;    /* row + 1 by key; 0 is empty */
+    uint32_t *table; /* row + 1 by key; 0 is empty */
     uint32_t count, cap, mask;
-    uint32_t attribute_count;
     uint32_t free; /* row + 1 */
-    uint32_t reserved;
     uint64_t live, tombstones;
 };
 
 #define VS_NO_ROW UINT32_MAX
 
-void vs_keymap_init(struct vs_keymap *m, const struct vshard_allocator *a, uint32_t attributes);
+void vs_keymap_init(struct vs_keymap *m, const struct vshard_allocator *a);
 void vs_keymap_fini(struct vs_keymap *m);
 /* Room for so many more rows, so that placing them cannot fail. Returns 0, ENOMEM, E2BIG. */
 int vs_keymap_reserve(struct vs_keymap *m, uint32_t more);

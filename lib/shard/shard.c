@@ -15,7 +15,7 @@
  * finds has to be looked up afterwards: a row that has meanwhile been given to another
  * key was born by a later step than those that were complete when the search began, and
  * is left out. A row that was replaced meanwhile is answered with the old distance or the
- * new, whichever the index saw.
+ * new, and because of its old values or the new, whichever the index saw.
  *
  * Requests. An entry with a request id that was applied before, within the last
  * VS_REQUESTS_KEPT of them, changes nothing: a request may be sent again. */
@@ -40,7 +40,9 @@ static int make_index(struct vs_shard *s)
                                             .allocator = p->allocator,
                                             .logger = p->logger,
                                             .executor = p->executor,
-                                            .storage = p->storage };
+                                            .storage = p->storage,
+                                            .attributes = p->attributes,
+                                            .attribute_count = p->attribute_count };
 
     return vshard_index_create(&o, &s->index);
 }
@@ -55,7 +57,7 @@ int vs_shard_create(const struct vs_shard_plan *plan, struct vs_shard **shard)
         return VSHARD_ENOMEM;
     s->plan = *plan;
     s->requests.allocator = plan->allocator;
-    vs_keymap_init(&s->map, plan->allocator, plan->attribute_count);
+    vs_keymap_init(&s->map, plan->allocator);
     rc = make_index(s);
     if (rc != VSHARD_OK) {
         vs_shard_destroy(s);
@@ -83,14 +85,16 @@ struct step {
     const struct vs_batch *b;
     uint64_t index;
     uint32_t first, end;
-    uint32_t count;             /* rows that go in, or out */
-    uint64_t *id;               /* [end - first] */
-    uint32_t *from;             /* [end - first] the row of the batch */
-    uint64_t *version;          /* [end - first] as it was */
-    uint32_t *rows;             /* [end - first] the map's count before each */
-    unsigned char **payload;    /* [end - first] copies */
-    unsigned char *vectors;     /* [count x vector_bytes], together */
-    size_t bytes, vector_bytes; /* of the two blocks */
+    uint32_t count;          /* rows that go in, or out */
+    uint64_t *id;            /* [end - first] */
+    uint32_t *from;          /* [end - first] the row of the batch */
+    uint64_t *version;       /* [end - first] as it was */
+    uint32_t *rows;          /* [end - first] the map's count before each */
+    unsigned char **payload; /* [end - first] copies */
+    unsigned char *vectors;  /* [count x vector_bytes], together */
+    unsigned char *values;   /* of each attribute [end - first], as `value` has them */
+    struct vshard_values value[VSHARD_ATTRIBUTES_MAX];
+    size_t bytes, vector_bytes, value_bytes; /* of the three blocks */
 };
 
 static struct vshard_key key_of(const struct vs_batch *b, uint32_t i)
@@ -112,6 +116,24 @@ static uint32_t payload_length(const struct vs_batch *b, uint32_t i)
     return b->lengths ? vs_load32(b->lengths + 4 * (size_t)i) : 0;
 }
 
+static int make_columns(struct step *t, size_t rows)
+{
+    unsigned char *at;
+
+    for (uint32_t a = 0; a < t->b->attribute_count; a++)
+        t->value_bytes += rows * t->b->column[a].width;
+    if (t->value_bytes == 0)
+        return VSHARD_OK;
+    t->values = at = vs_alloc(t->s->plan.allocator, t->value_bytes);
+    for (uint32_t a = 0; at != NULL && a < t->b->attribute_count; a++) {
+        size_t width = t->b->column[a].width;
+
+        t->value[a] = (struct vshard_values){ width != 0 ? at : NULL, width };
+        at += rows * width;
+    }
+    return at != NULL ? VSHARD_OK : VSHARD_ENOMEM;
+}
+
 static int step_init(struct step *t)
 {
     const struct vshard_allocator *a = t->s->plan.allocator;
@@ -124,7 +146,8 @@ static int step_init(struct step *t)
     p = vs_alloc_zeroed(a, t->bytes);
     t->vectors = t->vector_bytes != 0 ? vs_alloc(a, t->vector_bytes) : NULL;
     t->id = (uint64_t *)(void *)p;
-    if (p == NULL || (t->vector_bytes != 0 && t->vectors == NULL))
+    if (p == NULL || (t->vector_bytes != 0 && t->vectors == NULL) ||
+        make_columns(t, rows) != VSHARD_OK)
         return VSHARD_ENOMEM;
     t->version = (uint64_t *)(void *)(p + 8 * rows);
     t->payload = (unsigned char **)(void *)(p + 16 * rows);
@@ -142,8 +165,20 @@ static void step_fini(struct step *t)
 
     for (uint32_t i = 0; t->id != NULL && t->payload != NULL && i < t->count; i++)
         vs_free(a, t->payload[i], payload_length(t->b, t->from[i]));
+    vs_free(a, t->values, t->value_bytes);
     vs_free(a, t->vectors, t->vector_bytes);
     vs_free(a, t->id, t->bytes);
+}
+
+static void copy_values(struct step *t, uint32_t i)
+{
+    for (uint32_t a = 0; a < t->b->attribute_count; a++) {
+        size_t width = t->value[a].width;
+
+        if (width != 0)
+            memcpy((char *)t->value[a].values + t->count * width,
+                   t->b->column[a].values + i * width, width);
+    }
 }
 
 static int copy_payload(struct step *t, uint32_t i, const unsigned char *from)
@@ -184,6 +219,7 @@ static int enter(struct step *t, uint32_t i, const unsigned char *payload)
     m->row[row].version = version_of(t, i);
     memcpy(t->vectors + (size_t)t->count * t->b->vector_bytes,
            t->b->vectors + (size_t)i * t->b->vector_bytes, t->b->vector_bytes);
+    copy_values(t, i);
     t->count++;
     return VSHARD_OK;
 }
@@ -217,14 +253,14 @@ static void settle(struct step *t)
         r->payload = t->payload[i];
         r->payload_bytes = payload_length(b, t->from[i]);
         t->payload[i] = NULL;
-        for (uint32_t a = 0; a < b->attribute_count; a++)
-            m->attribute[t->id[i] * b->attribute_count + a] = (int64_t)vs_load64(
-                b->attributes + 8 * ((size_t)t->from[i] * b->attribute_count + a));
     }
 }
 
 static int add_rows(struct step *t)
 {
+    const struct vshard_add_options o = { .size = sizeof o,
+                                          .value_count = t->b->attribute_count,
+                                          .values = t->value };
     const unsigned char *payload = t->b->payloads;
     uint64_t fenced = t->s->fenced;
     int rc = VSHARD_OK;
@@ -238,7 +274,7 @@ static int add_rows(struct step *t)
     }
     vs_guard_write_end(&t->s->guard);
     if (rc == VSHARD_OK && t->count != 0)
-        rc = vshard_index_add(t->s->index, t->id, t->vectors, t->count);
+        rc = vshard_index_add_with(t->s->index, t->id, t->vectors, t->count, &o);
     vs_guard_write(&t->s->guard);
     if (rc == VSHARD_OK) {
         settle(t);
@@ -325,8 +361,7 @@ int vs_shard_apply(struct vs_shard *s, uint64_t index, const void *entry, size_t
 
     if (rc != VSHARD_OK)
         return rc;
-    if (*row == 0 && (b.kind == VS_BATCH_ADD && (b.vector_bytes != vs_plan_vector_bytes(&s->plan) ||
-                                                 b.attribute_count != s->plan.attribute_count)))
+    if (*row == 0 && !vs_plan_fits(&s->plan, &b))
         return VSHARD_EINVAL;
     asked = b.request.hi != 0 || b.request.lo != 0;
     if (*row == 0 && asked && vs_requests_has(&s->requests, b.request) && !TRAP(63)) {
@@ -385,75 +420,42 @@ int vs_shard_digest(const struct vs_shard *s, uint64_t *digest)
     return rc;
 }
 
-int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, void *vector,
-                   int64_t *attributes, uint64_t *version, const void **payload,
-                   uint32_t *payload_bytes)
+int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, struct vs_shard_row *to)
 {
     uint32_t row = vs_keymap_find(&s->map, key);
     const struct vs_row *r;
     uint64_t id = row;
+    int rc = VSHARD_OK;
 
     if (row == VS_NO_ROW || s->map.row[row].state != VS_ROW_LIVE)
         return VSHARD_ENOTFOUND;
     r = &s->map.row[row];
-    if (version != NULL)
-        *version = r->version;
-    if (payload != NULL)
-        *payload = r->payload;
-    if (payload_bytes != NULL)
-        *payload_bytes = r->payload_bytes;
-    if (attributes != NULL && s->map.attribute_count != 0)
-        memcpy(attributes, s->map.attribute + (size_t)row * s->map.attribute_count,
-               s->map.attribute_count * sizeof *attributes);
-    return vector != NULL ? vshard_index_fetch(s->index, &id, 1, vector, NULL) : VSHARD_OK;
+    to->version = r->version;
+    to->payload = r->payload;
+    to->payload_bytes = r->payload_bytes;
+    if (to->values != NULL)
+        rc = vshard_index_fetch_values(s->index, &id, 1, to->values, s->plan.attribute_count, NULL);
+    return rc == VSHARD_OK && to->vector != NULL
+               ? vshard_index_fetch(s->index, &id, 1, to->vector, NULL)
+               : rc;
 }
 
 /* ---- search ---- */
 
-struct asked {
-    struct vs_shard *s;
-    const struct vs_shard_query *q;
-};
-
-static bool holds(const struct asked *a, uint64_t row)
-{
-    const int64_t *attribute = a->s->map.attribute + row * a->s->map.attribute_count;
-
-    for (uint32_t i = 0; i < a->q->condition_count; i++) {
-        const struct vs_condition *c = &a->q->conditions[i];
-
-        if (attribute[c->attribute] < c->low || attribute[c->attribute] > c->high)
-            return false;
-    }
-    return true;
-}
-
-static int allow(void *ctx, uint64_t id)
-{
-    const struct asked *a = ctx;
-    bool allowed;
-
-    vs_guard_read(&a->s->guard);
-    allowed = id < a->s->map.count && holds(a, id);
-    vs_guard_read_end(&a->s->guard);
-    return allowed;
-}
-
 /* Rows become keys, unless they are not what they were when the search began. */
-static uint32_t look_up(const struct asked *a, uint64_t step, const struct vshard_hit *found,
-                        struct vshard_merge_hit *hits)
+static uint32_t look_up(struct vs_shard *s, uint64_t step, const struct vshard_hit *found,
+                        uint32_t k, struct vshard_merge_hit *hits)
 {
     uint32_t count = 0;
 
-    vs_guard_read(&a->s->guard);
-    for (uint32_t i = 0; i < a->q->k && found[i].id != VSHARD_ID_NONE; i++) {
-        const struct vs_row *r = &a->s->map.row[found[i].id];
+    vs_guard_read(&s->guard);
+    for (uint32_t i = 0; i < k && found[i].id != VSHARD_ID_NONE; i++) {
+        const struct vs_row *r = &s->map.row[found[i].id];
 
-        if (r->state != VS_ROW_LIVE || r->born > step || !holds(a, found[i].id))
-            continue;
-        hits[count++] = (struct vshard_merge_hit){ r->key, r->version, found[i].distance, 0 };
+        if (r->state == VS_ROW_LIVE && r->born <= step)
+            hits[count++] = (struct vshard_merge_hit){ r->key, r->version, found[i].distance, 0 };
     }
-    vs_guard_read_end(&a->s->guard);
+    vs_guard_read_end(&s->guard);
     return count;
 }
 
@@ -465,10 +467,10 @@ static bool bounded(float bound)
 int vs_shard_search(struct vs_shard *s, const struct vs_shard_query *q,
                     struct vshard_merge_hit *hits, struct vs_shard_answer *answer)
 {
-    struct asked asked = { s, q };
-    const struct vshard_filter filter = {
-        .size = sizeof filter, .kind = VSHARD_FILTER_CALL, .allow = allow, .ctx = &asked
-    };
+    const struct vshard_filter filter = { .size = sizeof filter,
+                                          .kind = VSHARD_FILTER_WHERE,
+                                          .where = q->where,
+                                          .where_bytes = q->where_bytes };
     struct vshard_search_info info = { .size = sizeof info };
     const struct vshard_search_options o = {
         .size = sizeof o,
@@ -477,7 +479,7 @@ int vs_shard_search(struct vs_shard *s, const struct vs_shard_query *q,
         .flags = (q->exact ? VSHARD_SEARCH_EXACT : 0u) |
                  (bounded(q->bound) ? (uint32_t)VSHARD_SEARCH_WITHIN : 0u),
         .info = &info,
-        .filter = q->condition_count != 0 ? &filter : NULL,
+        .filter = q->where != NULL ? &filter : NULL,
         .clock = q->deadline_ns != 0 ? q->clock : NULL,
         .deadline_ns = q->clock != NULL ? q->deadline_ns : 0,
         .cancel = q->cancel,
@@ -489,16 +491,12 @@ int vs_shard_search(struct vs_shard *s, const struct vs_shard_query *q,
 
     *answer = (struct vs_shard_answer){ .rows = vshard_index_count(s->index),
                                         .position = atomic_load(&s->applied) };
-    for (uint32_t i = 0; i < q->condition_count; i++) {
-        if (q->conditions[i].attribute >= s->plan.attribute_count)
-            return VSHARD_EINVAL;
-    }
     found = vs_alloc(s->plan.allocator, q->k * sizeof *found);
     if (found == NULL)
         return VSHARD_ENOMEM;
     rc = vshard_index_search(s->index, q->vector, 1, q->k, found, &o);
     if (rc == VSHARD_OK)
-        answer->found = look_up(&asked, step, found, hits);
+        answer->found = look_up(s, step, found, q->k, hits);
     answer->limits = info.limits;
     answer->distances = info.distances;
     vs_free(s->plan.allocator, found, q->k * sizeof *found);

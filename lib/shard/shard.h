@@ -3,8 +3,8 @@
  * A shard is a function of its log: batches of rows under 128-bit keys go in, in the
  * order of the log, and what comes of them is the same on every replica, bit by bit,
  * whatever its instruction set. It keeps vectors in an index, and beside them what an
- * index does not know: keys, versions, attributes, payloads, and which requests have
- * been applied. It knows no group, no network and no thread.
+ * index does not know: keys, versions, payloads, and which requests have been
+ * applied. It knows no group, no network and no thread.
  *
  * Who may call what beside what: a search beside anything but destroy; calls that take a
  * const shard beside each other; apply beside searches alone. */
@@ -12,13 +12,12 @@
 #define VS_SHARD_H
 
 #include "base/base.h"
+#include "index/index.h"
 
-#include <vshard/index.h>
 #include <vshard/merge.h>
 
 enum {
-    VS_APPLY_FORMAT = 1,
-    VS_ATTRIBUTES_MAX = 16,
+    VS_APPLY_FORMAT = 2,
     VS_PAYLOAD_MAX = 65536,         /* bytes of one row's payload */
     VS_BATCH_ROWS_MAX = 65536,      /* rows in one entry */
     VS_REQUESTS_KEPT = 65536,       /* request ids that a shard remembers */
@@ -31,6 +30,12 @@ enum {
 
 enum { VS_BATCH_ADD = 1, VS_BATCH_REMOVE = 2 };
 
+/* Values of an attribute, one for each row. */
+struct vs_batch_column {
+    uint32_t type, width;        /* width: bytes of a value; 0: all are missing */
+    const unsigned char *values; /* [count x width] */
+};
+
 /* A batch as its bytes have it: arrays point into them, little-endian, 8-aligned in the
  * entry. `count` rows. */
 struct vs_batch {
@@ -38,13 +43,13 @@ struct vs_batch {
     uint32_t vector_bytes;    /* of one row; 0 for REMOVE */
     uint32_t attribute_count; /* likewise */
     struct vshard_key request;
-    const unsigned char *keys;       /* [count x 16] hi, lo */
-    const unsigned char *versions;   /* [count x 8] or NULL: all get the entry's index */
-    const unsigned char *attributes; /* [count x attribute_count x 8] */
-    const unsigned char *lengths;    /* [count x 4] of payloads, or NULL: there are none */
-    const unsigned char *vectors;    /* [count x vector_bytes] */
-    const unsigned char *payloads;   /* one after the other */
-    size_t payload_bytes;            /* of all */
+    const unsigned char *keys;     /* [count x 16] hi, lo */
+    const unsigned char *versions; /* [count x 8] or NULL: all get the entry's index */
+    const unsigned char *lengths;  /* [count x 4] of payloads, or NULL: there are none */
+    const unsigned char *vectors;  /* [count x vector_bytes] */
+    const unsigned char *payloads; /* one after the other */
+    size_t payload_bytes;          /* of all */
+    struct vs_batch_column column[VSHARD_ATTRIBUTES_MAX]; /* [attribute_count] */
 };
 
 /* What a batch is made of; `rows` picks some of the caller's rows, or NULL for all. */
@@ -54,11 +59,13 @@ struct vs_batch_source {
     struct vshard_key request;
     const struct vshard_key *keys;
     const uint64_t *versions;
-    const int64_t *attributes;
+    const struct vshard_attribute *attributes; /* [attribute_count] */
+    const struct vshard_values *values;        /* [value_count] of the first attributes */
     const void *const *payloads;
     const uint32_t *payload_bytes;
     const void *vectors;
     const uint32_t *rows;
+    uint32_t value_count;
 };
 
 /* The bytes of an entry; SIZE_MAX when they cannot be counted. */
@@ -74,7 +81,7 @@ struct vs_shard_plan {
     uint32_t dim, family, metric, element, m, ef_construction, ef_search, train_rows, profile;
     uint32_t attribute_count;
     uint64_t seed;
-    uint64_t max_bytes;
+    struct vshard_attribute attributes[VSHARD_ATTRIBUTES_MAX]; /* [attribute_count] */
     const struct vshard_allocator *allocator;
     const struct vshard_logger *logger;
     const struct vshard_executor *executor;
@@ -90,6 +97,10 @@ uint32_t vs_plan_vector_bytes(const struct vs_shard_plan *plan);
  * reach a log. Returns 0, EINVAL (a shape that is not the plan's, a number that is none,
  * a vector without direction) and logs why. */
 int vs_plan_admits(const struct vs_shard_plan *plan, const struct vs_batch *batch);
+/* Whether it has the shape of the plan's rows, whatever the vectors are. */
+bool vs_plan_fits(const struct vs_shard_plan *plan, const struct vs_batch *batch);
+/* Whether shards of this plan take an expression. Returns 0, EINVAL, EVERSION and logs why. */
+int vs_plan_admits_where(const struct vs_shard_plan *plan, const void *where, size_t bytes);
 
 int vs_shard_create(const struct vs_shard_plan *plan, struct vs_shard **shard);
 void vs_shard_destroy(struct vs_shard *s);
@@ -116,18 +127,12 @@ void vs_shard_stats(const struct vs_shard *s, struct vs_shard_stats *stats);
 /* All of a shard's state, as 64 bits: equal histories, equal digests. */
 int vs_shard_digest(const struct vs_shard *s, uint64_t *digest);
 
-/* Rows whose attribute lies in [low, high]. */
-struct vs_condition {
-    uint32_t attribute, reserved;
-    int64_t low, high;
-};
-
 struct vs_shard_query {
     const void *vector;
     uint32_t k, ef;
     uint32_t exact;
-    uint32_t condition_count; /* all must hold */
-    const struct vs_condition *conditions;
+    const void *where; /* an expression that must hold, as an index takes it; or NULL */
+    size_t where_bytes;
     float bound;          /* no hit is farther; +infinity for any */
     float target_recall;  /* or 0 */
     uint64_t deadline_ns; /* by `clock`, which may be NULL */
@@ -147,10 +152,17 @@ struct vs_shard_answer {
 int vs_shard_search(struct vs_shard *s, const struct vs_shard_query *q,
                     struct vshard_merge_hit *hits, struct vs_shard_answer *answer);
 
-/* One row; what is not wanted is NULL. payload points into the shard. ENOTFOUND. */
-int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, void *vector,
-                   int64_t *attributes, uint64_t *version, const void **payload,
-                   uint32_t *payload_bytes);
+struct vs_shard_row {
+    void *vector;                       /* filled in, unless NULL */
+    const struct vshard_values *values; /* NULL, or [attribute_count] that are written to */
+    uint64_t version;                   /* [out], as the next two */
+    const void *payload;                /* in the shard */
+    uint32_t payload_bytes;
+    uint32_t reserved;
+};
+
+/* One row. Returns 0, ENOTFOUND, and what an index says. */
+int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, struct vs_shard_row *row);
 
 /* ==== 3. Files ========================================================= */
 

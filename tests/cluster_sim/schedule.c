@@ -1,11 +1,11 @@
 /* schedule.c - one schedule: clients write and read, machines fail, and everything that was
  * answered is judged.
  *
- * Clients write few keys, one op on a key at a time, with the attribute telling the salt,
- * so that what is read can be told from everything else that was ever written. Reads ask
- * for all kinds of consistency. Faults: power cuts, restarts, cuts of the network, pauses,
- * lost and repeated messages, a disk that is lost and a node that joins in its place. At
- * the end all is healed, and every key is read and searched for once more. */
+ * Clients write few keys, one op on a key at a time, with values that tell the salt, so that
+ * what is read can be told from everything else that was ever written. Reads ask for all
+ * kinds of consistency, and some searches for some salts alone. Faults: power cuts, restarts, cuts
+ * of the network, pauses, lost and repeated messages, a disk that is lost and a node that joins in
+ * its place. At the end all is healed, and every key is read and searched for once more. */
 #include "sim.h"
 
 #include <stdio.h>
@@ -14,7 +14,12 @@
 
 #include "support/random.h"
 
-enum { STEP_MS = 30 };
+enum { STEP_MS = 30, SALTS = 1000000, WORDS = 3 };
+
+static const struct vshard_attribute attributes[] = {
+    { VSHARD_ATTRIBUTE_INT64, "salt" },
+    { VSHARD_ATTRIBUTE_KEYWORD, "word" }, /* a letter: salt % WORDS */
+};
 
 #define MS CLUSTER_MS
 
@@ -26,7 +31,12 @@ struct reading {
     uint32_t consistency;
     uint64_t at; /* the node asked */
     float query[DIM];
+    uint32_t filter; /* of a search: FILTER_* */
+    char word[1];
+    int64_t between[2];
 };
+
+enum { FILTER_NONE = 0, FILTER_SALT = 1, FILTER_WORD = 2, FILTER_OTHER_WORD = 3, FILTERS = 4 };
 
 struct schedule {
     uint64_t seed, random;
@@ -73,12 +83,19 @@ static uint64_t some_node(struct schedule *s)
 
 /* ---- writing ---- */
 
+static char word_of(uint64_t salt)
+{
+    return (char)('a' + salt % WORDS);
+}
+
 static void write_some(struct schedule *s, uint32_t client)
 {
     uint64_t at = some_node(s);
     struct vshard_key keys[4];
     int64_t salts[4];
+    char words[4][1];
     float vectors[4 * DIM];
+    const struct vshard_values values[] = { { salts, 0 }, { words, 1 } };
     struct vshard_node_write w = { .size = sizeof w,
                                    .flags = chance(s, 4) == 0 ? VSHARD_WRITE_REMOVE : 0,
                                    .timeout_ns = 1500 * MS,
@@ -99,10 +116,11 @@ static void write_some(struct schedule *s, uint32_t client)
         if (o == NULL)
             break;
         o->tag = w.tag;
-        o->salt = random_next(&s->random) % 1000000 + 1;
+        o->salt = random_next(&s->random) % SALTS + 1;
         o->live = (w.flags & VSHARD_WRITE_REMOVE) == 0;
         keys[w.count] = (struct vshard_key){ 0, key };
         salts[w.count] = (int64_t)o->salt;
+        words[w.count][0] = word_of(o->salt);
         vector_of(vectors + (size_t)w.count * DIM, key, o->salt);
         w.count++;
     }
@@ -110,7 +128,8 @@ static void write_some(struct schedule *s, uint32_t client)
         return;
     if (!(w.flags & VSHARD_WRITE_REMOVE)) {
         w.vectors = vectors;
-        w.attributes = salts;
+        w.values = values;
+        w.value_count = 2;
     }
     if (vshard_node_write(s->c->node[at].node, s->c->now, &w) != VSHARD_OK) {
         model_end(&s->model, w.tag, s->c->now, -1); /* nothing was sent, which is one outcome */
@@ -180,12 +199,46 @@ static void set_judge(struct schedule *s, struct reading *r, uint32_t client, ui
         r->judge.before = s->c->now - age;
 }
 
+/* Which salts are searched for. Returns the bytes of an expression that says so. */
+static size_t set_filter(struct schedule *s, struct reading *r, void *where, size_t room)
+{
+    struct vshard_condition c[2] = { { .width = 1, .count = 1, .values = r->word },
+                                     { .op = VSHARD_WHERE_NOT } };
+    size_t bytes = 0;
+
+    r->filter = (uint32_t)chance(s, FILTERS);
+    r->word[0] = word_of(chance(s, WORDS));
+    r->between[0] = (int64_t)chance(s, SALTS);
+    r->between[1] = r->between[0] + (int64_t)chance(s, SALTS);
+    c[0].op = VSHARD_WHERE_EQ;
+    c[0].attribute = 1;
+    c[0].type = VSHARD_ATTRIBUTE_KEYWORD;
+    if (r->filter == FILTER_SALT)
+        c[0] = (struct vshard_condition){ VSHARD_WHERE_RANGE, 0, VSHARD_ATTRIBUTE_INT64, 2, 0, 0,
+                                          r->between };
+    if (r->filter != FILTER_NONE && vshard_where_encode(c, r->filter == FILTER_OTHER_WORD ? 2 : 1,
+                                                        where, room, &bytes) != VSHARD_OK)
+        wrong(s, "an expression that is none", r->filter, 0);
+    return bytes;
+}
+
+static bool passes(const struct reading *r, uint64_t salt)
+{
+    switch (r->filter) {
+    case FILTER_SALT: return (int64_t)salt >= r->between[0] && (int64_t)salt <= r->between[1];
+    case FILTER_WORD: return word_of(salt) == r->word[0];
+    case FILTER_OTHER_WORD: return word_of(salt) != r->word[0];
+    default: return true;
+    }
+}
+
 static void read_some(struct schedule *s, uint32_t client)
 {
     uint64_t at = some_node(s), age = (20 + chance(s, 500)) * MS;
     struct reading *r = room(s);
     struct vshard_node_search q = { .size = sizeof q, .k = K, .flags = VSHARD_NODE_WHOLE };
     struct vshard_node_fetch f = { .size = sizeof f, .collection = "words" };
+    unsigned char where[64];
     int rc;
 
     if (at == 0 || r == NULL)
@@ -204,6 +257,8 @@ static void read_some(struct schedule *s, uint32_t client)
     f.key.lo = r->key;
     q.collection = "words";
     q.query = r->query;
+    q.where_bytes = (uint32_t)set_filter(s, r, where, sizeof where);
+    q.where = q.where_bytes != 0 ? where : NULL;
     f.tag = q.tag = tag(s);
     s->c->answer[q.tag].times = 0;
     rc = r->kind == VSHARD_NODE_SEARCH ? vshard_node_search(s->c->node[at].node, s->c->now, &q)
@@ -235,7 +290,7 @@ static bool hit_allowed(const struct schedule *s, const struct reading *r, uint3
         const struct op *o = &s->model.op[i];
         float v[DIM];
 
-        if (o->key != key || !o->live)
+        if (o->key != key || !o->live || !passes(r, o->salt))
             continue;
         vector_of(v, key, o->salt);
         if (distance(v, r->query) > d * 1.0001f + 1e-6f ||
@@ -251,11 +306,16 @@ static bool hit_allowed(const struct schedule *s, const struct reading *r, uint3
 static void judge_fetch(struct schedule *s, const struct reading *r, const struct cluster_answer *a)
 {
     uint64_t salt = 0;
+    int64_t value;
 
     if (a->status == VSHARD_OK) {
         salt = salt_of(s, r->key, a->vector);
         if (salt == 0)
             wrong(s, "a vector that nobody wrote", r->key, r->consistency);
+        memcpy(&value, a->value[0].bytes, sizeof value);
+        if (a->value_count != 2 || (uint64_t)value != salt ||
+            (char)a->value[1].bytes[0] != word_of(salt))
+            wrong(s, "values of another write", r->key, r->consistency);
     }
     if (a->status != VSHARD_OK && a->status != VSHARD_ENOTFOUND)
         return;
@@ -294,7 +354,7 @@ static void judge_search(struct schedule *s, const struct reading *r,
         uint64_t salt;
         float v[DIM];
 
-        if (hit[key] || !model_certain(&s->model, &r->judge, key, &salt))
+        if (hit[key] || !model_certain(&s->model, &r->judge, key, &salt) || !passes(r, salt))
             continue;
         vector_of(v, key, salt);
         if (distance(v, r->query) < last * 0.9999f)
@@ -450,7 +510,8 @@ static bool create(struct schedule *s)
                                             .family = VSHARD_FAMILY_FLAT,
                                             .shards = 1 + (uint32_t)chance(s, 7),
                                             .replicas = 3,
-                                            .attributes = 1,
+                                            .attribute_count = 2,
+                                            .attributes = attributes,
                                             .name = "words" };
     const struct vshard_node_admin a = {
         .size = sizeof a, .op = VSHARD_ADMIN_CREATE, .tag = 3500, .collection = &spec
@@ -510,6 +571,7 @@ static void must_read(struct schedule *s, uint32_t key, uint32_t kind)
         if (at == s->gone)
             at = at % s->c->founders + 1;
         r->key = key;
+        r->filter = FILTER_NONE;
         r->consistency = VSHARD_READ_LINEARIZABLE;
         set_judge(s, r, 0, 0);
         vector_of(r->query, key, 1);

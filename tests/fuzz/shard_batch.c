@@ -11,7 +11,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
     const struct vs_shard_plan plan = { .dim = 4,
                                         .family = VSHARD_FAMILY_FLAT,
-                                        .attribute_count = 1 };
+                                        .attribute_count = 2,
+                                        .attributes = { { VSHARD_ATTRIBUTE_INT64, "number" },
+                                                        { VSHARD_ATTRIBUTE_KEYWORD, "word" } } };
     struct vs_shard *shard;
     struct vs_batch b;
     uint32_t row = 0;

@@ -101,6 +101,9 @@ static void on_done(void *ctx, const struct vshard_node_done *d)
     a->position_count =
         d->position_count < CLUSTER_POSITIONS ? d->position_count : CLUSTER_POSITIONS;
     a->payload_bytes = d->payload_bytes;
+    a->value_count = d->value_count < CLUSTER_VALUES ? d->value_count : CLUSTER_VALUES;
+    for (uint32_t i = 0; i < a->value_count; i++)
+        memcpy(a->value[i].bytes, d->values[i].values, d->values[i].width);
     if (a->hit_count != 0)
         memcpy(a->hits, d->hits, a->hit_count * sizeof *a->hits);
     if (a->position_count != 0)

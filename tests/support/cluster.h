@@ -15,7 +15,13 @@
 
 #include "support/fault_storage.h"
 
-enum { CLUSTER_NODES = 8, CLUSTER_ANSWERS = 1 << 12, CLUSTER_HITS = 16, CLUSTER_POSITIONS = 16 };
+enum {
+    CLUSTER_NODES = 8,
+    CLUSTER_ANSWERS = 1 << 12,
+    CLUSTER_HITS = 16,
+    CLUSTER_POSITIONS = 16,
+    CLUSTER_VALUES = 3
+};
 
 #define CLUSTER_MS ((uint64_t)1000000)
 
@@ -29,8 +35,11 @@ struct cluster_answer {
     struct vshard_merge_hit hits[CLUSTER_HITS];
     struct vshard_position positions[CLUSTER_POSITIONS];
     float vector[32];
-    uint32_t payload_bytes;
+    uint32_t payload_bytes, value_count;
     char payload[64];
+    struct { /* as a fetched row has it */
+        unsigned char bytes[VSHARD_KEYWORD_MAX];
+    } value[CLUSTER_VALUES];
 };
 
 struct cluster_message {

@@ -3,6 +3,7 @@
 #ifndef SUPPORT_CLUSTER_ASK_H
 #define SUPPORT_CLUSTER_ASK_H
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +13,13 @@
 #define MS  CLUSTER_MS
 #define ASK __attribute__((unused)) static
 
-enum { DIM = 8 };
+enum { DIM = 8, WORDS_ATTRIBUTES = 3, WORD = 8 };
+
+static const struct vshard_attribute words_attributes[WORDS_ATTRIBUTES] = {
+    { VSHARD_ATTRIBUTE_INT64, "digit" },
+    { VSHARD_ATTRIBUTE_DOUBLE, "half" },
+    { VSHARD_ATTRIBUTE_KEYWORD, "word" },
+};
 
 static uint64_t next_tag = 1;
 
@@ -32,7 +39,8 @@ ASK struct cluster_answer *create(struct cluster *c, uint64_t at, uint32_t shard
                                             .family = VSHARD_FAMILY_FLAT,
                                             .shards = shards,
                                             .replicas = replicas,
-                                            .attributes = 1,
+                                            .attribute_count = WORDS_ATTRIBUTES,
+                                            .attributes = words_attributes,
                                             .name = "words" };
     const struct vshard_node_admin a = {
         .size = sizeof a, .op = VSHARD_ADMIN_CREATE, .tag = next_tag++, .collection = &spec
@@ -43,13 +51,17 @@ ASK struct cluster_answer *create(struct cluster *c, uint64_t at, uint32_t shard
     return cluster_wait(c, a.tag, 8000 * MS);
 }
 
-/* Rows first .. first + count - 1; the attribute is key % 10. Returns the tag; 0: refused. */
+/* Rows first .. first + count - 1, their values key % 10, key / 2.0, and for each third "w" and
+ * key % 10. Returns the tag; 0: refused. */
 ASK uint64_t write_rows(struct cluster *c, uint64_t at, uint64_t first, uint32_t count,
                         uint64_t salt, const struct vshard_node_write *more)
 {
     struct vshard_key *keys = calloc(count, sizeof *keys);
     float *vectors = calloc((size_t)count * DIM, sizeof *vectors);
-    int64_t *attributes = calloc(count, sizeof *attributes);
+    int64_t *digits = calloc(count, sizeof *digits);
+    double *halves = calloc(count, sizeof *halves);
+    char(*words)[WORD] = calloc(count, sizeof *words);
+    const struct vshard_values values[] = { { digits, 0 }, { halves, 0 }, { words, WORD } };
     struct vshard_node_write w = { .flags = 0 };
     int rc;
 
@@ -62,17 +74,23 @@ ASK uint64_t write_rows(struct cluster *c, uint64_t at, uint64_t first, uint32_t
     w.keys = keys;
     if (!(w.flags & VSHARD_WRITE_REMOVE)) {
         w.vectors = vectors;
-        w.attributes = attributes;
+        w.values = values;
+        w.value_count = WORDS_ATTRIBUTES;
     }
     for (uint32_t i = 0; i < count; i++) {
         keys[i] = (struct vshard_key){ 0, first + i };
         vector_of(vectors + (size_t)i * DIM, first + i, salt);
-        attributes[i] = (int64_t)((first + i) % 10);
+        digits[i] = (int64_t)((first + i) % 10);
+        halves[i] = (double)(first + i) / 2;
+        if ((first + i) % 3 == 0)
+            snprintf(words[i], WORD, "w%d", (int)((first + i) % 10));
     }
     rc = vshard_node_write(c->node[at].node, c->now, &w);
     free(keys);
     free(vectors);
-    free(attributes);
+    free(digits);
+    free(halves);
+    free(words);
     return rc == VSHARD_OK ? w.tag : 0;
 }
 

@@ -60,23 +60,67 @@ Test(node_cluster, spreads_replicas_and_leaders_over_nodes)
     cluster_destroy(c);
 }
 
-Test(node_cluster, answers_only_rows_that_all_conditions_allow)
+/* Is there such a row, and where is it in the order of `where`? */
+static bool fits(uint64_t key)
 {
-    struct cluster *c = with_words(3, 3, 2, 3, NULL);
-    const struct vshard_node_condition some = { 0, 0, 4, 6 };
-    const struct vshard_node_search more = {
-        .k = 10, .condition_count = 1, .conditions = &some, .timeout_ns = 1000 * MS
-    };
+    return key % 10 >= 4 && key % 10 <= 6 && (key % 3 == 0 || key > 200);
+}
 
+Test(node_cluster, answers_only_rows_for_which_the_expression_holds)
+{
+    const int64_t between[] = { 4, 6 };
+    const double above = 100.0;
+    const struct vshard_condition conditions[] = {
+        { VSHARD_WHERE_RANGE, 0, VSHARD_ATTRIBUTE_INT64, 2, 0, 0, between },
+        { VSHARD_WHERE_GT, 1, VSHARD_ATTRIBUTE_DOUBLE, 1, 0, 0, &above },
+        { VSHARD_WHERE_IN, 2, VSHARD_ATTRIBUTE_KEYWORD, 3, 2, 0, "w4w5w6" },
+        { .op = VSHARD_WHERE_OR, .count = 2 },
+        { .op = VSHARD_WHERE_AND, .count = 2 }
+    };
+    struct cluster *c = with_words(3, 3, 2, 3, NULL);
+    unsigned char where[128];
+    size_t bytes;
+    struct vshard_node_search more = { .k = 20, .where = where, .timeout_ns = 1000 * MS };
+
+    cr_assert_eq(vshard_where_encode(conditions, 5, where, sizeof where, &bytes), VSHARD_OK);
+    more.where_bytes = (uint32_t)bytes;
     written(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
     cluster_run(c, 500 * MS);
     for (uint64_t key = 1; key <= ROWS; key += 31) {
         struct cluster_answer *a = search(c, 2, key, 5, &more);
 
         cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
-        cr_assert_eq(a->hit_count, 10u);
+        cr_assert_eq(a->hit_count, 16u); /* CLUSTER_HITS */
         for (uint32_t i = 0; i < a->hit_count; i++)
-            cr_assert(a->hits[i].key.lo % 10 >= 4 && a->hits[i].key.lo % 10 <= 6);
+            cr_assert(fits(a->hits[i].key.lo), "key %d", (int)a->hits[i].key.lo);
+    }
+    cluster_destroy(c);
+}
+
+Test(node_cluster, fetches_values_as_they_were_written)
+{
+    struct cluster *c = with_words(3, 3, 2, 3, NULL);
+    struct vshard_collection spec = { .size = sizeof spec };
+
+    cr_assert_eq(vshard_node_collection(c->node[3].node, "words", &spec), VSHARD_OK);
+    cr_assert_eq(spec.attribute_count, (uint32_t)WORDS_ATTRIBUTES);
+    cr_expect_arr_eq(spec.attributes, words_attributes, sizeof words_attributes);
+    written(c, 1, 1, 30, 5, 0);
+    for (uint64_t key = 1; key <= 30; key++) {
+        struct cluster_answer *a = fetch(c, 1 + key % 3, key, NULL);
+        char word[WORD] = "";
+        int64_t digit;
+        double half;
+
+        cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
+        cr_assert_eq(a->value_count, (uint32_t)WORDS_ATTRIBUTES);
+        memcpy(&digit, a->value[0].bytes, sizeof digit);
+        memcpy(&half, a->value[1].bytes, sizeof half);
+        if (key % 3 == 0)
+            snprintf(word, sizeof word, "w%d", (int)(key % 10));
+        cr_expect_eq(digit, (int64_t)(key % 10));
+        cr_expect_eq(half, (double)key / 2);
+        cr_expect_arr_eq(a->value[2].bytes, word, sizeof word);
     }
     cluster_destroy(c);
 }

@@ -19,7 +19,8 @@ static void spoil(struct cluster *c, uint64_t id)
     const struct vs_batch_source s = { .kind = VS_BATCH_ADD,
                                        .count = 1,
                                        .vector_bytes = sizeof vector,
-                                       .attribute_count = 1,
+                                       .attribute_count = WORDS_ATTRIBUTES,
+                                       .attributes = words_attributes,
                                        .keys = &key,
                                        .vectors = vector };
     size_t bytes = vs_batch_bytes(&s);

@@ -119,7 +119,9 @@ Test(node_refuse, requests_that_break_their_contract)
     struct vshard_node *n = c->node[1].node;
     const struct vshard_key keys[2] = { { 0, 1 }, { 0, 2 } };
     float vectors[2 * DIM] = { 1 };
-    const int64_t attributes[2] = { 0, 0 };
+    int64_t digits[2] = { 0, 0 };
+    static char words[2][VSHARD_KEYWORD_MAX + 1];
+    struct vshard_values values[] = { { digits, 0 }, { NULL, 0 }, { words, sizeof words[0] } };
     const uint32_t lengths[2] = { 1, VSHARD_PAYLOAD_MAX + 1 };
     const void *const payloads[2] = { "a", "b" };
     const struct vshard_node_write good = { .size = sizeof good,
@@ -128,8 +130,9 @@ Test(node_refuse, requests_that_break_their_contract)
                                             .collection = "words",
                                             .keys = keys,
                                             .vectors = vectors,
-                                            .attributes = attributes };
-    const struct vshard_node_condition condition = { 1, 0, 0, 0 };
+                                            .values = values,
+                                            .value_count = 3 };
+    const unsigned char where[] = { 1, VSHARD_WHERE_MISSING, VSHARD_ATTRIBUTE_INT64, 1 };
     const struct vshard_node_search find = {
         .size = sizeof find, .k = 3, .tag = 99, .collection = "words", .query = vectors
     };
@@ -138,6 +141,8 @@ Test(node_refuse, requests_that_break_their_contract)
     struct vshard_node_fetch f = { .size = sizeof f, .collection = "none" };
     struct vshard_node_admin a = { .size = sizeof a, .op = 99 };
     struct vshard_collection spec = { .size = sizeof spec, .name = "x" };
+    const struct vshard_attribute twice[] = { { VSHARD_ATTRIBUTE_INT64, "x" },
+                                              { VSHARD_ATTRIBUTE_DOUBLE, "x" } };
     char name[VSHARD_NAME_MAX + 2];
 
     w.collection = "none";
@@ -161,6 +166,17 @@ Test(node_refuse, requests_that_break_their_contract)
     vectors[DIM + 3] = 1.0f / 0.0f;
     cr_expect_eq(vshard_node_write(n, c->now, &good), VSHARD_EINVAL);
     vectors[DIM + 3] = 0;
+    w = good, w.value_count = 4;
+    cr_expect_eq(vshard_node_write(n, c->now, &w), VSHARD_EINVAL);
+    w = good, w.values = NULL;
+    cr_expect_eq(vshard_node_write(n, c->now, &w), VSHARD_EINVAL);
+    values[0].width = 4;
+    cr_expect_eq(vshard_node_write(n, c->now, &good), VSHARD_EINVAL);
+    values[0].width = 8, values[2].width = 0;
+    cr_expect_eq(vshard_node_write(n, c->now, &good), VSHARD_EINVAL);
+    values[2].width = sizeof words[0];
+    memset(words[1], 'w', sizeof words[1]);
+    cr_expect_eq(vshard_node_write(n, c->now, &good), VSHARD_EINVAL, "a keyword is too long");
 
     s.k = 0;
     cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL);
@@ -172,10 +188,14 @@ Test(node_refuse, requests_that_break_their_contract)
     cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL);
     s = find, s.flags = 64;
     cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL);
-    s = find, s.condition_count = 1, s.conditions = &condition;
+    s = find, s.where = where, s.where_bytes = sizeof where;
+    cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL, "the attribute is a double");
+    s.where_bytes = 3;
+    cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL, "it is cut short");
+    s.where = "\2", s.where_bytes = 1;
+    cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EVERSION);
+    s.where = NULL;
     cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL);
-    s = find, s.condition_count = 17;
-    cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_E2BIG);
     s = find, s.size = 8;
     cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL);
     cr_expect_eq(vshard_node_search(NULL, c->now, &find), VSHARD_EINVAL);
@@ -190,10 +210,12 @@ Test(node_refuse, requests_that_break_their_contract)
     cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_EBUSY, "fewer nodes");
     spec.replicas = 3, spec.shards = 1u << 20;
     cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_E2BIG);
-    spec.shards = 1, spec.attributes = 17;
-    cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_E2BIG);
+    spec.shards = 1, spec.attribute_count = VSHARD_ATTRIBUTES_MAX + 1;
+    cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_EINVAL);
+    spec.attribute_count = 2, spec.attributes = twice;
+    cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_EINVAL);
     memset(name, 'x', sizeof name - 1), name[sizeof name - 1] = 0;
-    spec.attributes = 0, spec.name = name;
+    spec.attribute_count = 0, spec.name = name;
     cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_EINVAL);
     a.op = VSHARD_ADMIN_REPLACE, a.group = 77;
     cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_ENOTFOUND);

@@ -38,7 +38,8 @@ static struct cluster *two_regions(uint32_t learners)
                                             .family = VSHARD_FAMILY_FLAT,
                                             .shards = SHARDS,
                                             .learners = learners,
-                                            .attributes = 1,
+                                            .attribute_count = WORDS_ATTRIBUTES,
+                                            .attributes = words_attributes,
                                             .name = "words" };
 
     cluster_run(c, 1500 * MS);

@@ -37,12 +37,12 @@ static void compare_rows(const struct vs_shard *s, const struct truth *t)
 
     for (uint64_t k = 0; k < KEYS; k++) {
         float v[SHARD_DIM], wanted[SHARD_DIM];
-        int64_t attribute[SHARD_ATTRIBUTES];
-        uint64_t version;
-        const void *payload;
-        uint32_t bytes;
-        int rc = vs_shard_fetch(s, (struct vshard_key){ 7, k }, v, attribute, &version, &payload,
-                                &bytes);
+        int64_t digit;
+        double salt;
+        char word[SHARD_WORD], text[SHARD_WORD];
+        const struct vshard_values values[] = { { &digit, 0 }, { &salt, 0 }, { word, SHARD_WORD } };
+        struct vs_shard_row row = { .vector = v, .values = values };
+        int rc = vs_shard_fetch(s, (struct vshard_key){ 7, k }, &row);
 
         cr_assert_eq(rc, t->key[k].live ? VSHARD_OK : VSHARD_ENOTFOUND, "seed %d, key %d",
                      (int)seed_now, (int)k);
@@ -51,29 +51,36 @@ static void compare_rows(const struct vs_shard *s, const struct truth *t)
         rows++;
         shard_vector(wanted, (struct vshard_key){ 7, k }, t->key[k].salt);
         cr_assert_arr_eq(v, wanted, sizeof v);
-        cr_assert_eq(version, t->key[k].version);
-        cr_assert_eq(attribute[1], (int64_t)t->key[k].salt, "seed %d", (int)seed_now);
-        cr_assert_eq(bytes, (uint32_t)(k % 3 == 0 ? 1 + k % 7 : 0));
-        if (bytes != 0)
-            cr_assert_arr_eq(payload, "payload", bytes);
+        cr_assert_eq(row.version, t->key[k].version);
+        cr_assert_eq(digit, (int64_t)(k % 10), "seed %d", (int)seed_now);
+        cr_assert_eq((uint64_t)salt, t->key[k].salt, "seed %d", (int)seed_now);
+        shard_word(text, (struct vshard_key){ 7, k }, t->key[k].salt);
+        cr_assert_str_eq(word, text, "seed %d", (int)seed_now);
+        cr_assert_eq(row.payload_bytes, (uint32_t)(k % 3 == 0 ? 1 + k % 7 : 0));
+        if (row.payload_bytes != 0)
+            cr_assert_arr_eq(row.payload, "payload", row.payload_bytes);
     }
     vs_shard_stats(s, &stats);
     cr_assert_eq(stats.rows, rows);
 }
 
-/* The nearest of the rows whose first attribute is in [low, high], by a scan. */
+/* The nearest of the rows whose digit is in [low, high], by a scan. */
 static void compare_search(struct vs_shard *s, const struct truth *t, const float *query,
                            int64_t low, int64_t high)
 {
-    struct vs_condition condition = { 0, 0, low, high };
-    struct vs_shard_query q = {
-        .vector = query, .k = K, .bound = INFINITY, .conditions = &condition, .condition_count = 1
+    const int64_t between[] = { low, high };
+    const struct vshard_condition condition = {
+        VSHARD_WHERE_RANGE, 0, VSHARD_ATTRIBUTE_INT64, 2, 0, 0, between
     };
+    unsigned char where[64];
+    struct vs_shard_query q = { .vector = query, .k = K, .bound = INFINITY, .where = where };
     struct vshard_merge_hit hit[K];
     struct vs_shard_answer a;
     float before = -1;
     uint64_t nearer = 0;
 
+    cr_assert_eq(vshard_where_encode(&condition, 1, where, sizeof where, &q.where_bytes),
+                 VSHARD_OK);
     cr_assert_eq(vs_shard_search(s, &q, hit, &a), VSHARD_OK);
     for (uint32_t i = 0; i < a.found; i++) {
         uint64_t k = hit[i].key.lo;

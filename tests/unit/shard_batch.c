@@ -27,17 +27,26 @@ Test(shard_batch, is_read_as_it_was_written)
     cr_expect_eq(b.count, (uint32_t)ROWS);
     cr_expect_eq(b.request.lo, (uint64_t)77);
     cr_expect_eq(b.vector_bytes, (uint32_t)(4 * SHARD_DIM));
+    cr_assert_eq(b.attribute_count, (uint32_t)SHARD_ATTRIBUTES);
+    cr_expect_eq(b.column[2].type, (uint32_t)VSHARD_ATTRIBUTE_KEYWORD);
+    cr_expect_eq(b.column[2].width, 2u);
     payload = b.payloads;
     for (uint32_t i = 0; i < ROWS; i++) {
         struct vshard_key key = { 7, i + 1 };
         uint32_t length = key.lo % 3 == 0 ? (uint32_t)(1 + key.lo % 7) : 0;
         float v[SHARD_DIM];
+        char word[SHARD_WORD];
+        double salt;
 
         shard_vector(v, key, 3);
+        shard_word(word, key, 3);
+        memcpy(&salt, b.column[1].values + 8 * i, sizeof salt);
         cr_expect_eq(vs_load64(b.keys + 16 * i), key.hi);
         cr_expect_eq(vs_load64(b.keys + 16 * i + 8), key.lo);
         cr_expect_eq(vs_load64(b.versions + 8 * i), (uint64_t)9);
-        cr_expect_eq(vs_load64(b.attributes + 16 * i), key.lo % 10);
+        cr_expect_eq(vs_load64(b.column[0].values + 8 * i), key.lo % 10);
+        cr_expect_eq(salt, 3.0);
+        cr_expect_arr_eq(b.column[2].values + 2 * i, word, 2, "two bytes: w4 to w8");
         cr_expect_eq(vs_load32(b.lengths + 4 * i), length);
         cr_expect_arr_eq(b.vectors + i * sizeof v, v, sizeof v);
         cr_expect_arr_eq(payload, "payload", length);
@@ -70,7 +79,7 @@ Test(shard_batch, bears_any_byte_in_its_head)
     uint64_t sum = 0;
     struct vs_batch b;
 
-    for (size_t at = 0; at < 32; at++) {
+    for (size_t at = 0; at < 32 + 4 * SHARD_ATTRIBUTES; at++) {
         for (unsigned value = 0; value < 256; value++) {
             unsigned char was = entry[at];
             int rc;
@@ -81,6 +90,11 @@ Test(shard_batch, bears_any_byte_in_its_head)
             if (rc == VSHARD_OK) /* all of what it says is there */
                 sum += b.keys[16 * (size_t)b.count - 1] +
                        (b.vector_bytes ? b.vectors[(size_t)b.count * b.vector_bytes - 1] : 0);
+            for (uint32_t a = 0; rc == VSHARD_OK && a < b.attribute_count; a++) {
+                size_t bytes_of = (size_t)b.count * b.column[a].width;
+
+                sum += bytes_of ? b.column[a].values[bytes_of - 1] : 0;
+            }
             entry[at] = was;
         }
     }
@@ -132,4 +146,68 @@ Test(shard_batch, with_a_vector_that_an_index_refuses_is_not_let_in)
     cr_expect_eq(admit(VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F16, fine), VSHARD_OK);
     cr_expect_eq(admit(VSHARD_METRIC_COSINE, VSHARD_ELEMENT_I8, none), VSHARD_EINVAL);
     cr_expect_eq(admit(VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_I8, none), VSHARD_OK);
+}
+
+static int admit_values(const struct vshard_values *values, uint32_t count)
+{
+    const struct vs_shard_plan plan = shard_plan(NULL, NULL);
+    const struct vshard_key keys[2] = { { 0, 1 }, { 0, 2 } };
+    const float vectors[2 * SHARD_DIM] = { 0 };
+    const struct vs_batch_source s = { .kind = VS_BATCH_ADD,
+                                       .count = 2,
+                                       .vector_bytes = 4 * SHARD_DIM,
+                                       .attribute_count = SHARD_ATTRIBUTES,
+                                       .attributes = shard_attributes,
+                                       .values = values,
+                                       .value_count = count,
+                                       .keys = keys,
+                                       .vectors = vectors };
+    size_t bytes = vs_batch_bytes(&s);
+    void *entry = malloc(bytes);
+    struct vs_batch b;
+    int rc;
+
+    vs_batch_encode(&s, entry);
+    rc = vs_batch_decode(&b, entry, bytes);
+    cr_assert_eq(rc, VSHARD_OK);
+    rc = vs_plan_admits(&plan, &b);
+    free(entry);
+    return rc;
+}
+
+Test(shard_batch, is_let_in_with_values_as_far_as_an_index_takes_them)
+{
+    static char words[2][200];
+    int64_t digits[2] = { 5, VSHARD_MISSING };
+    double salts[2] = { NAN, INFINITY };
+    const struct vshard_values values[] = { { digits, 0 },
+                                            { salts, 8 },
+                                            { words, sizeof words[0] } };
+
+    for (uint32_t count = 0; count <= SHARD_ATTRIBUTES; count++)
+        cr_expect_eq(admit_values(values, count), VSHARD_OK, "%u", count);
+    memset(words[1], 'x', VSHARD_KEYWORD_MAX);
+    cr_expect_eq(admit_values(values, SHARD_ATTRIBUTES), VSHARD_OK);
+    words[1][VSHARD_KEYWORD_MAX] = 'x';
+    cr_expect_eq(admit_values(values, SHARD_ATTRIBUTES), VSHARD_EINVAL);
+}
+
+Test(shard_batch, of_other_attributes_is_not_let_in)
+{
+    struct vs_shard_plan plan = shard_plan(NULL, NULL);
+    size_t bytes;
+    unsigned char *entry = sample(&bytes);
+    struct vs_batch b;
+
+    cr_assert_eq(vs_batch_decode(&b, entry, bytes), VSHARD_OK);
+    cr_expect_eq(vs_plan_admits(&plan, &b), VSHARD_OK);
+    b.column[0].width = 4;
+    cr_expect_eq(vs_plan_admits(&plan, &b), VSHARD_EINVAL);
+    b.column[0].width = 8;
+    plan.attributes[0].type = VSHARD_ATTRIBUTE_DOUBLE;
+    cr_expect_eq(vs_plan_admits(&plan, &b), VSHARD_EINVAL);
+    plan.attributes[0].type = VSHARD_ATTRIBUTE_INT64;
+    plan.attribute_count = 2;
+    cr_expect_eq(vs_plan_admits(&plan, &b), VSHARD_EINVAL);
+    free(entry);
 }

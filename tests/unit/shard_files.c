@@ -78,6 +78,24 @@ Test(shard_files, of_an_empty_shard_open)
     fault_storage_destroy(fs);
 }
 
+Test(shard_files, of_other_attributes_are_refused)
+{
+    struct fault_storage *fs = fault_storage_create(1);
+    struct vs_shard_plan plan = shard_plan(NULL, fault_storage_hook(fs));
+    struct vs_shard *s, *t;
+    void *meta;
+    size_t bytes;
+
+    cr_assert_eq(vs_shard_create(&plan, &s), VSHARD_OK);
+    cr_assert_eq(vs_shard_save(s, "x", NULL, 0), VSHARD_OK);
+    plan.attributes[1].type = VSHARD_ATTRIBUTE_INT64;
+    cr_expect_eq(vs_shard_open(&plan, "x", &t, &meta, &bytes), VSHARD_EINVAL);
+    plan.attribute_count = 1;
+    cr_expect_eq(vs_shard_open(&plan, "x", &t, &meta, &bytes), VSHARD_EINVAL);
+    vs_shard_destroy(s);
+    fault_storage_destroy(fs);
+}
+
 static int open_bytes(const struct vs_shard_plan *plan, struct fault_storage *fs,
                       const unsigned char *rows, size_t count)
 {
