@@ -261,10 +261,11 @@ enum {                               /* struct vshard_node_admin.op */
        VSHARD_ADMIN_REPLACE = 5,     /* group, node: loses this replica; to: who gets it */
        VSHARD_ADMIN_LEAD = 6,        /* group; node: who shall lead it; asked of its leader */
        VSHARD_ADMIN_RECOVER = 7,     /* group, lost, epoch, last, last_term, name: see below */
-       VSHARD_ADMIN_PRIMARY = 8      /* region: replicas there vote and lead from now on, and those
+       VSHARD_ADMIN_PRIMARY = 8,     /* region: replicas there vote and lead from now on, and those
                                         in other regions learn. While a quorum lives nothing is
                                         lost; 0 says that it has begun. done: ENOTFOUND: no node
                                         is there; EBUSY: not a replica of each shard is */
+       VSHARD_ADMIN_ALTER = 9        /* collection: see below */
 };
 
 /* When most replicas of a group are lost for good, nothing that keeps its promises can go on,
@@ -310,6 +311,11 @@ struct vshard_node_admin {
 
 /* Changes the cluster, at any of its nodes. done() says 0 when this node knows the change;
  * a collection can be written to when its shards have leaders, some 100 ms later.
+ *
+ * Of a collection that is there, by its name, ALTER changes ef_search, max_rows (UINT64_MAX:
+ * no limit any more) and replicas, where they are not 0. Replicas come and go one at a time,
+ * after done(). All else is as it was created: it must be 0, or what it is, else EINVAL, and
+ * the log names the field.
  *
  * Returns   0: done() will tell; EINVAL, EVERSION, E2BIG, ENOMEM, EBUSY; or the status that has
  *           stopped this node. done: EEXIST, ENOTFOUND, EBUSY (fewer nodes than replicas),

@@ -195,6 +195,69 @@ static int create(struct vshard_node *n, const struct vshard_collection *theirs,
     return rc;
 }
 
+/* What was made with the collection is as it was, or not named. */
+static int check_fixed(struct vshard_node *n, const struct vshard_collection *c,
+                       const struct vshard_collection *is)
+{
+    const struct {
+        const char *name;
+        uint64_t asked, is;
+    } fixed[] = {
+        { "dim", c->dim, is->dim },
+        { "family", c->family, is->family },
+        { "metric", c->metric, is->metric },
+        { "element", c->element, is->element },
+        { "m", c->m, is->m },
+        { "ef_construction", c->ef_construction, is->ef_construction },
+        { "train_rows", c->train_rows, is->train_rows },
+        { "profile", c->profile, is->profile },
+        { "shards", c->shards, is->shards },
+        { "attribute_count", c->attribute_count, is->attribute_count },
+        { "learners", c->learners, is->learners },
+        { "seed", c->seed, is->seed },
+    };
+
+    for (size_t i = 0; i < VS_COUNT(fixed); i++) {
+        if (fixed[i].asked != 0 && fixed[i].asked != fixed[i].is)
+            return vs_node_refuse(n, VSHARD_EINVAL, fixed[i].name, (int64_t)fixed[i].asked,
+                                  (int64_t)fixed[i].is);
+    }
+    if (c->attribute_count != 0 && (c->attributes == NULL ||
+                                    memcmp(c->attributes, is->attributes,
+                                           c->attribute_count * sizeof *c->attributes) != 0))
+        return vs_node_refuse(n, VSHARD_EINVAL, "attributes", 0, 0);
+    return VSHARD_OK;
+}
+
+static int alter(struct vshard_node *n, const struct vshard_collection *theirs, struct vs_out *o)
+{
+    const struct vs_collection *is;
+    struct vshard_collection c;
+    uint32_t voters = 0;
+    int rc = vs_options_read(&c, sizeof c, theirs,
+                             VS_SIZE_THROUGH(struct vshard_collection, attributes));
+
+    if (rc != VSHARD_OK)
+        return rc;
+    is = c.name != NULL ? vs_cluster_find(&n->meta, c.name) : NULL;
+    if (is == NULL)
+        return vs_node_refuse(n, VSHARD_ENOTFOUND, "collection", 0, 0);
+    rc = check_fixed(n, &c, &is->spec);
+    if (rc != VSHARD_OK)
+        return rc;
+    if (c.ef_search > VSHARD_EF_MAX)
+        return vs_node_refuse(n, VSHARD_EINVAL, "ef_search", c.ef_search, VSHARD_EF_MAX);
+    if (c.replicas > VSHARD_REPLICAS_MAX - is->spec.learners)
+        return vs_node_refuse(n, VSHARD_E2BIG, "replicas", c.replicas,
+                              VSHARD_REPLICAS_MAX - is->spec.learners);
+    for (uint32_t i = 0; i < n->meta.node_count; i++)
+        voters += vs_cluster_votes(&n->meta, n->meta.node[i].node);
+    if (c.replicas > voters)
+        return vs_node_refuse(n, VSHARD_EBUSY, "replicas", c.replicas, voters);
+    vs_cmd_alter(o, &c);
+    return VSHARD_OK;
+}
+
 static int replace(struct vshard_node *n, const struct vshard_node_admin *a, struct vs_out *o)
 {
     const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, a->group, NULL);
@@ -236,6 +299,8 @@ int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, s
     switch (a->op) {
     case VSHARD_ADMIN_CREATE:
         return a->collection != NULL ? create(n, a->collection, o) : VSHARD_EINVAL;
+    case VSHARD_ADMIN_ALTER:
+        return a->collection != NULL ? alter(n, a->collection, o) : VSHARD_EINVAL;
     case VSHARD_ADMIN_DROP:
         if (length == 0 || length > VSHARD_NAME_MAX)
             return vs_node_refuse(n, VSHARD_EINVAL, "name", (int64_t)length, VSHARD_NAME_MAX);
@@ -250,6 +315,6 @@ int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, s
     case VSHARD_ADMIN_REPLACE: return replace(n, a, o);
     case VSHARD_ADMIN_LEAD: return lead(n, a);
     case VSHARD_ADMIN_PRIMARY: vs_cmd_primary(o, a->region); return VSHARD_OK;
-    default: return vs_node_refuse(n, VSHARD_EINVAL, "op", a->op, VSHARD_ADMIN_PRIMARY);
+    default: return vs_node_refuse(n, VSHARD_EINVAL, "op", a->op, VSHARD_ADMIN_ALTER);
     }
 }

@@ -106,7 +106,8 @@ enum { /* commands */
        VS_CMD_CREATE = 3,
        VS_CMD_DROP = 4,
        VS_CMD_MEMBERS = 5,
-       VS_CMD_PRIMARY = 6
+       VS_CMD_PRIMARY = 6,
+       VS_CMD_ALTER = 7
 };
 
 void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
@@ -130,6 +131,7 @@ void vs_cmd_primary(struct vs_out *o, uint32_t region);
 void vs_cmd_node_remove(struct vs_out *o, uint64_t node);
 void vs_cmd_create(struct vs_out *o, const struct vshard_collection *c, const uint64_t *nodes);
 void vs_cmd_drop(struct vs_out *o, const char *name);
+void vs_cmd_alter(struct vs_out *o, const struct vshard_collection *c);
 void vs_cmd_members(struct vs_out *o, uint64_t group, const struct vs_meta_node *members,
                     uint32_t count);
 

@@ -16,6 +16,8 @@
  *     NODE_REMOVE  8 node: it goes; as long as it has replicas, it is marked as leaving
  *     CREATE    collection, [shards x replicas x 8] nodes
  *     DROP      text name
+ *     ALTER     text name, 4 ef_search, 4 replicas, 8 max_rows: 0 leaves what is, and all ones
+ *               are no limit of rows
  *     MEMBERS   8 group, 4 count, [count x (8 node, 8 incarnation)]: who shall be in it
  *     PRIMARY   4 region: replicas there vote from now on, and all others learn
  *
@@ -254,6 +256,15 @@ void vs_cmd_drop(struct vs_out *o, const char *name)
     vs_put_text(o, name);
 }
 
+void vs_cmd_alter(struct vs_out *o, const struct vshard_collection *c)
+{
+    vs_put32(o, VS_CMD_ALTER);
+    vs_put_text(o, c->name);
+    vs_put32(o, c->ef_search);
+    vs_put32(o, c->replicas);
+    vs_put64(o, c->max_rows);
+}
+
 void vs_cmd_members(struct vs_out *o, uint64_t group, const struct vs_meta_node *members,
                     uint32_t count)
 {
@@ -400,6 +411,31 @@ static int apply_drop(struct vs_cluster *m, struct vs_in *in)
     return VSHARD_ENOTFOUND;
 }
 
+static int apply_alter(struct vs_cluster *m, struct vs_in *in)
+{
+    char name[VSHARD_NAME_MAX + 1];
+    struct vs_collection *c;
+    uint32_t ef_search, replicas;
+    uint64_t max_rows;
+
+    vs_take_text(in, name);
+    c = vs_cluster_find(m, name);
+    ef_search = vs_take32(in);
+    replicas = vs_take32(in);
+    max_rows = vs_take64(in);
+    if (in->status != VSHARD_OK || ef_search > VSHARD_EF_MAX)
+        return VSHARD_EINVAL;
+    if (c == NULL)
+        return VSHARD_ENOTFOUND;
+    if (replicas > VSHARD_REPLICAS_MAX - c->spec.learners)
+        return VSHARD_E2BIG;
+    c->spec.ef_search = ef_search != 0 ? ef_search : c->spec.ef_search;
+    c->spec.replicas = replicas != 0 ? replicas : c->spec.replicas;
+    if (max_rows != 0)
+        c->spec.max_rows = max_rows != UINT64_MAX ? max_rows : 0;
+    return VSHARD_OK;
+}
+
 static int apply_members(struct vs_cluster *m, struct vs_in *in)
 {
     struct vs_meta_shard *shard =
@@ -474,6 +510,7 @@ int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, si
     case VS_CMD_DROP: rc = apply_drop(m, &in); break;
     case VS_CMD_MEMBERS: rc = apply_members(m, &in); break;
     case VS_CMD_PRIMARY: rc = apply_primary(m, &in); break;
+    case VS_CMD_ALTER: rc = apply_alter(m, &in); break;
     default: return VSHARD_EVERSION; /* of a later version: this replica must not guess */
     }
     if (rc == VSHARD_ENOMEM)

@@ -246,6 +246,8 @@ static int check_search(struct vshard_node *n, const struct vshard_node_search *
     return vs_plan_admits_where(&plan, s->where, s->where_bytes);
 }
 
+/* The collection's effort is not its indexes': it may be altered, and their options are part
+ * of what replicas must agree on. */
 static void put_ask(struct vs_out *o, const struct vshard_node_search *s, struct vshard_key key,
                     uint32_t vector_bytes)
 {
@@ -308,6 +310,8 @@ int vshard_node_search(struct vshard_node *n, uint64_t now_ns,
         rc = check_search(n, &s, c);
     if (rc != VSHARD_OK)
         return rc;
+    if (s.ef_search == 0 && !(s.target_recall > 0))
+        s.ef_search = c->spec.ef_search;
     q = vs_request_new(n, VSHARD_NODE_SEARCH, s.tag,
                        s.timeout_ns != 0 ? s.timeout_ns : n->o.search_ns, c->spec.shards);
     return begin(n, q, q != NULL ? begin_search(n, q, &s, c) : VSHARD_ENOMEM);

@@ -63,7 +63,6 @@ struct vs_shard_plan vs_plan_of(const struct vshard_node *n, const struct vs_col
                                   .element = s->element,
                                   .m = s->m,
                                   .ef_construction = s->ef_construction,
-                                  .ef_search = s->ef_search,
                                   .train_rows = s->train_rows,
                                   .profile = s->profile,
                                   .attribute_count = s->attribute_count,

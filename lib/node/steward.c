@@ -463,6 +463,31 @@ static bool complete(struct vshard_node *n, const struct vshard_collection *c,
     return true;
 }
 
+/* One less, where a collection was altered and more vote than shall: not the first, which
+ * leads by preference. Only while all of them are there. */
+static bool reduce(struct vshard_node *n, const struct vshard_collection *c,
+                   const struct vs_meta_shard *shard)
+{
+    struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1];
+    struct vs_out o = { .allocator = n->allocator };
+    uint32_t voters = 0, count = 0;
+
+    for (uint32_t i = 0; i < shard->member_count; i++) {
+        if (silent(n, shard->members[i].node))
+            return false;
+        voters += vs_cluster_votes(&n->meta, shard->members[i].node);
+    }
+    if (voters <= c->replicas)
+        return false;
+    for (uint32_t i = 0; i < shard->member_count; i++) {
+        if (i != voters - 1) /* those that vote come first */
+            members[count++] = shard->members[i];
+    }
+    vs_cmd_members(&o, shard->group, members, count);
+    propose(n, &o);
+    return true;
+}
+
 /* Nodes that leave, and have nothing left. */
 static bool see_off(struct vshard_node *n)
 {
@@ -486,7 +511,8 @@ static void lead_map(struct vshard_node *n)
         const struct vs_collection *c = n->meta.collection[i];
 
         for (uint32_t s = 0; s < c->spec.shards; s++) {
-            if (replace_in(n, &c->shard[s]) || complete(n, &c->spec, &c->shard[s]))
+            if (replace_in(n, &c->shard[s]) || complete(n, &c->spec, &c->shard[s]) ||
+                reduce(n, &c->spec, &c->shard[s]))
                 return;
         }
     }

@@ -33,7 +33,6 @@ static int make_index(struct vs_shard *s)
                                             .element = p->element,
                                             .m = p->m,
                                             .ef_construction = p->ef_construction,
-                                            .ef_search = p->ef_search,
                                             .train_rows = p->train_rows,
                                             .profile = p->profile,
                                             .seed = p->seed,

@@ -78,7 +78,7 @@ int vs_batch_decode(struct vs_batch *b, const void *bytes, size_t count);
 
 /* What the rows of a shard are. The hooks are borrowed for the life of the shard. */
 struct vs_shard_plan {
-    uint32_t dim, family, metric, element, m, ef_construction, ef_search, train_rows, profile;
+    uint32_t dim, family, metric, element, m, ef_construction, train_rows, profile;
     uint32_t attribute_count;
     uint64_t seed;
     struct vshard_attribute attributes[VSHARD_ATTRIBUTES_MAX]; /* [attribute_count] */
