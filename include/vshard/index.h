@@ -361,7 +361,8 @@ struct vshard_search_options {
  *   hits      [out] [count x k], row-major, nearest first, ties by smaller id. Each
  *             query gets min(k, rows) answers; the rest of its row is filled with
  *             VSHARD_ID_NONE. With a filter, `rows` are those that it allows; with
- *             WITHIN, answers farther than distance_max are left out, and a query that
+ *             WITHIN, answers farther than distance_max are left out (a walk ends sooner, too,
+ *             where codes tell that all that is left is too far), and a query that
  *             a limit cuts may get fewer (info.limits)
  *   options   borrowed; NULL for all defaults
  *

@@ -74,7 +74,7 @@ static int search_wider(struct vshard_index *x, struct vs_walk *w, struct vs_req
             return VSHARD_OK;
         top->count = 0;
         vs_graph_rerank(x, w, top);
-        if (top->count >= wanted(x, top))
+        if (w->passed || top->count >= wanted(x, top))
             return VSHARD_OK;
     }
     want->exact_scans++;
@@ -97,7 +97,7 @@ static int finish(struct vshard_index *x, struct vs_walk *w, struct vs_request *
         return rc;
     if (walked) {
         vs_graph_rerank(x, w, top);
-        if (top->count < wanted(x, top) && !w->cut)
+        if (top->count < wanted(x, top) && !w->cut && !w->passed)
             rc = search_wider(x, w, want, top);
     } else {
         want->exact_scans++;
@@ -140,6 +140,8 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
         walks[i].counted = r->scratch[i].distance_count;
         walks[i].follow = want->follow;
         walks[i].by_codes = by_codes;
+        walks[i].bounded = (want->flags & VSHARD_SEARCH_WITHIN) != 0;
+        walks[i].farthest = want->farthest;
         rc = vs_scratch_reserve(x, &r->scratch[i], want->width, (uint32_t)want->k);
         if (rc == VSHARD_OK)
             rc = vs_query_check(x, queries + i * bytes, &r->scratch[i], &walks[i].query);

@@ -303,10 +303,16 @@ struct vs_walk {
     uint64_t counted;           /* distances of the scratch when this walk began */
     uint32_t follow;            /* edges of only so many, the nearest, are followed; 0: of all */
     bool by_codes;              /* the query has a code, and rows may be ruled out by theirs */
-    uint32_t gathered;
+    bool bounded;               /* no row farther than `farthest` is wanted: */
+    float farthest;
+    float farthest_key; /* what is within has no greater key; infinite where that is not known */
+    int32_t nearest;    /* key met, */
+    uint32_t idle;      /* and rows followed since */
+    uint32_t gathered, followed;
     int status;
     bool ended;
-    bool cut; /* by a limit */
+    bool cut;    /* by a limit */
+    bool passed; /* ended since what is left is too far */
 };
 
 /* A row that nobody is passed over for, so that the graph without it is nearly what it
