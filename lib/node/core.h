@@ -208,8 +208,9 @@ struct vs_serving {
     uint64_t max_staleness_ns;
     uint64_t deadline_ns, wait_until_ns;
     uint32_t k, ef;
-    float target_recall, bound;
-    uint32_t cancel; /* read by the search */
+    float target_recall;
+    _Atomic float bound; /* read when the search begins */
+    uint32_t cancel;     /* read by the search */
     uint32_t where_bytes;
     struct vshard_key key;
     unsigned char *asked; /* [asked_bytes] owned: an expression, then the query */
@@ -323,10 +324,11 @@ struct vs_part {
     uint32_t attempts;
     int32_t status; /* the last that an attempt ended with */
     uint32_t epoch;
-    uint32_t k, found;   /* SEARCH: hits asked for, and got */
-    uint32_t asked_more; /* it was answered, and is asked for the rest */
-    uint32_t reserved;
+    uint32_t k, found;             /* SEARCH: hits asked for, and got */
+    uint32_t asked_more;           /* it was answered, and is asked for the rest */
+    float bound;                   /* SEARCH: hits that are farther may be missing */
     struct vshard_merge_hit *hits; /* [found] nearest first */
+    struct vs_serving *here;       /* SEARCH: this node does it itself, and has not answered */
     void *bytes;                   /* WRITE: the batch */
     size_t count;
 };
@@ -347,6 +349,7 @@ struct vs_request {
     struct vshard_merger *merger;
     struct vs_out ask; /* SEARCH, FETCH: the part of a frame that is the same for all shards */
     uint32_t position_count, command;
+    uint32_t kept, reserved;           /* kept: it was answered by the cache */
     struct vshard_position *positions; /* [position_count] asked for */
     uint64_t rows, distances;
     uint64_t meta_index; /* ADMIN: known here when the map is there */
@@ -354,6 +357,16 @@ struct vs_request {
     uint64_t version;
     struct vs_out row; /* FETCH: as in the frame */
     uint32_t vector_bytes, value_count, payload_bytes, answered;
+};
+
+/* ---- cache.c ---- */
+
+struct vs_cached;
+
+struct vs_cache {
+    struct vs_cached *bucket[1024];
+    struct vs_cached *newest, *oldest; /* by use */
+    uint64_t bytes, answers, misses;
 };
 
 /* ---- a node ---- */
@@ -467,6 +480,7 @@ struct vshard_node {
     uint64_t next_request;
     uint64_t next_timer; /* no request needs attention before */
     struct vs_proposal *proposals;
+    struct vs_cache cache;
 
     /* flush.c */
     struct vs_sending *sending, **sending_end;
@@ -636,6 +650,9 @@ uint32_t vs_read_effort(uint32_t k, uint32_t shards);
 void vs_read_ask(struct vshard_node *n, struct vs_request *q, struct vs_part *p);
 void vs_read_reply(struct vshard_node *n, uint64_t from, struct vs_in *in);
 void vs_read_time(struct vshard_node *n, struct vs_request *q);
+/* A read that was asked here is served here, too, from now on; and is not any more. */
+void vs_read_here(struct vshard_node *n, struct vs_serving *s);
+void vs_read_gone(struct vshard_node *n, const struct vs_serving *s);
 void vs_serve_read(struct vshard_node *n, uint64_t origin, struct vs_in *in);
 void vs_serve_cancel(struct vshard_node *n, uint64_t origin, uint64_t request);
 void vs_serve_done(struct vshard_node *n, struct vs_item *item);
@@ -643,6 +660,17 @@ void vs_serve_read_done(struct vshard_node *n, struct vs_serving *s, int status,
 void vs_serve_ready(struct vshard_node *n, struct vs_replica *r);
 void vs_serve_time(struct vshard_node *n);
 void vs_serving_free(struct vshard_node *n, struct vs_serving *s);
+
+/* As far as any replica of the group is known to have applied. */
+uint64_t vs_applied_known(struct vshard_node *n, uint64_t group);
+
+/* ---- cache.c ---- */
+
+/* Fills in a search whose answer is kept and may be given; false: it must be asked. */
+bool vs_cache_answer(struct vshard_node *n, struct vs_request *q);
+void vs_cache_keep(struct vshard_node *n, const struct vs_request *q,
+                   const struct vshard_node_done *d);
+void vs_cache_fini(struct vshard_node *n);
 
 /* ---- write.c ---- */
 

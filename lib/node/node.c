@@ -6,6 +6,8 @@
  * are handed over. Without workers one item of work is done in between. */
 #include "node/core.h"
 
+#include <math.h>
+
 enum { WITNESS_NS = 1000000000, ROUNDS = 64 };
 
 /* ---- refusing ---- */
@@ -286,6 +288,7 @@ static int begin_search(struct vshard_node *n, struct vs_request *q,
         q->part[i].group = c->shard[i].group;
         q->part[i].shard = i;
         q->part[i].k = vs_read_effort(s->k, c->spec.shards);
+        q->part[i].bound = INFINITY;
     }
     if (rc == VSHARD_OK)
         rc = copy_positions(n, q, s->positions, s->position_count);

@@ -9,6 +9,7 @@ void vs_serving_free(struct vshard_node *n, struct vs_serving *s)
 {
     if (s == NULL)
         return;
+    vs_read_gone(n, s);
     vs_free(n->allocator, s->asked, s->asked_bytes);
     vs_free(n->allocator, s->hits, s->k * sizeof *s->hits);
     vs_out_free(&s->row);
@@ -231,10 +232,11 @@ void vs_serve_read(struct vshard_node *n, uint64_t origin, struct vs_in *in)
     s->flags = vs_take32(in);
     s->wanted_index = vs_take64(in);
     epoch = vs_take32(in);
-    s->bound = vs_take_float(in);
+    atomic_store(&s->bound, vs_take_float(in));
     left = vs_take64(in);
     s->deadline_ns = left > VS_NEVER - n->now ? VS_NEVER : n->now + left;
     rc = take_query(n, s, in);
+    vs_read_here(n, s);
     if (rc == VSHARD_OK)
         rc = begin(n, s, epoch);
     if (rc != VSHARD_OK)

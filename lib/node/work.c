@@ -74,7 +74,7 @@ static int search(const struct vshard_node *n, struct vs_item *item)
                                       .exact = s->flags & VSHARD_NODE_EXACT,
                                       .where = s->where_bytes != 0 ? s->asked : NULL,
                                       .where_bytes = s->where_bytes,
-                                      .bound = s->bound,
+                                      .bound = atomic_load(&s->bound),
                                       .target_recall = s->target_recall,
                                       .deadline_ns = s->deadline_ns,
                                       .clock = n->clock,

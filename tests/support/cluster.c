@@ -97,6 +97,7 @@ static void on_done(void *ctx, const struct vshard_node_done *d)
     a->hedges = d->hedges;
     a->version = d->version;
     a->rows = d->rows;
+    a->distances = d->distances;
     a->hit_count = d->hit_count < CLUSTER_HITS ? d->hit_count : CLUSTER_HITS;
     a->position_count =
         d->position_count < CLUSTER_POSITIONS ? d->position_count : CLUSTER_POSITIONS;

@@ -31,7 +31,7 @@ struct cluster_answer {
     uint32_t kind, times; /* times: how often it was answered; 0: not yet */
     int32_t status;
     uint32_t shards, shards_answered, hit_count, position_count, hedges;
-    uint64_t version, rows;
+    uint64_t version, rows, distances;
     struct vshard_merge_hit hits[CLUSTER_HITS];
     struct vshard_position positions[CLUSTER_POSITIONS];
     float vector[32];

@@ -8,7 +8,7 @@
 #include "node/core.h"
 #include "support/cluster_ask.h"
 
-enum { SHARDS = 8, NEAR = 12, K = 10 };
+enum { SHARDS = 8, NEAR = 12, K = 10, WIDE = 24, GRAPH_ROWS = 6000 };
 
 Test(node_effort, is_never_more_than_k_and_enough_for_one_shard)
 {
@@ -84,5 +84,91 @@ Test(node_effort, finds_all_of_them_where_they_lie_in_one_shard)
     cr_expect_eq(a->rows, key - 1);
     for (uint32_t i = 0; i < K; i++)
         cr_expect_float_eq(a->hits[i].distance, (float)((i + 1) * (i + 1)), 1e-3f, "hit %u", i);
+    cluster_destroy(c);
+}
+
+/* Rows in clusters, so that shards have graphs worth walking. */
+static void point(float *to, uint64_t key, uint64_t *random)
+{
+    uint64_t centre = key % 50 + 1;
+
+    for (int i = 0; i < WIDE; i++)
+        to[i] = random_float(&centre) + 0.3f * random_float(random);
+}
+
+static void fill_graph(struct cluster *c)
+{
+    const struct vshard_collection spec = { .size = sizeof spec,
+                                            .dim = WIDE,
+                                            .m = 8,
+                                            .train_rows = 256,
+                                            .shards = SHARDS,
+                                            .name = "graph" };
+    const struct vshard_node_admin a = {
+        .size = sizeof a, .op = VSHARD_ADMIN_CREATE, .tag = next_tag++, .collection = &spec
+    };
+    static struct vshard_key keys[GRAPH_ROWS];
+    static float rows[GRAPH_ROWS][WIDE];
+    const struct vshard_node_write w = { .size = sizeof w,
+                                         .flags = VSHARD_WRITE_APPLIED,
+                                         .count = GRAPH_ROWS,
+                                         .tag = next_tag++,
+                                         .timeout_ns = 20000 * MS,
+                                         .collection = "graph",
+                                         .keys = keys,
+                                         .vectors = rows };
+    uint64_t random = 1;
+
+    for (uint64_t i = 0; i < GRAPH_ROWS; i++) {
+        keys[i].lo = i;
+        point(rows[i], i, &random);
+    }
+    cr_assert_eq(vshard_node_admin(c->node[1].node, c->now, &a), VSHARD_OK);
+    cr_assert_eq(cluster_wait(c, a.tag, 8000 * MS)->status, VSHARD_OK);
+    cluster_run(c, 1000 * MS);
+    cr_assert_eq(vshard_node_write(c->node[1].node, c->now, &w), VSHARD_OK);
+    cr_assert_eq(cluster_wait(c, w.tag, 20000 * MS)->status, VSHARD_OK);
+}
+
+static uint64_t distances_at(struct cluster *c, uint64_t at, struct vshard_merge_hit *nearest)
+{
+    uint64_t random = 99, sum = 0;
+
+    for (uint64_t i = 0; i < 20; i++) {
+        float query[WIDE];
+        const struct vshard_node_search s = { .size = sizeof s,
+                                              .k = K,
+                                              .ef_search = 60,
+                                              .tag = next_tag++,
+                                              .timeout_ns = 2000 * MS,
+                                              .collection = "graph",
+                                              .query = query };
+        struct cluster_answer *a;
+
+        point(query, i, &random);
+        cr_assert_eq(vshard_node_search(c->node[at].node, c->now, &s), VSHARD_OK);
+        a = cluster_wait(c, s.tag, 5000 * MS);
+        cr_assert(a != NULL && a->status == VSHARD_OK && a->hit_count == K);
+        sum += a->distances;
+        nearest[i] = a->hits[0];
+    }
+    return sum;
+}
+
+Test(node_effort, is_less_where_the_node_that_is_asked_searches_itself)
+{
+    struct cluster *c = cluster_create(1, 2, 1, NULL);
+    struct vshard_merge_hit here[20], there[20];
+    uint64_t with, without;
+
+    cluster_run(c, 1500 * MS);
+    fill_graph(c);
+    cluster_join(c, 2, 1); /* it has no replica, and sends all its questions at once */
+    cluster_run(c, 5000 * MS);
+    with = distances_at(c, 1, here);
+    without = distances_at(c, 2, there);
+    cr_expect_lt(with, without * 9 / 10, "%d of %d", (int)with, (int)without);
+    for (int i = 0; i < 20; i++)
+        cr_expect_eq(here[i].key.lo, there[i].key.lo, "query %d", i);
     cluster_destroy(c);
 }
