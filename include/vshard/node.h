@@ -158,6 +158,11 @@ struct vshard_node_options {
     uint64_t backlog_bytes; /* of entries that are durable and not applied; beyond it writes are
                                refused with EBUSY; default 64 MiB */
     uint64_t segment_bytes; /* of the write-ahead log; default 32 MiB, 64 KiB..1 GiB */
+    uint64_t cache_bytes;   /* for answers to searches that are asked again, with the same bytes
+                               and parameters. One is given again until this node hears that a
+                               replica has applied more than it reflects, and as far as the
+                               consistency allows; never to a linearizable search. Default 0:
+                               none are kept */
     const char *path;       /* the directory; required */
     const struct vshard_node_host *host;      /* copied; required */
     const struct vshard_wire_key *keys;       /* [key_count] that seal frames; copied */
@@ -468,6 +473,9 @@ struct vshard_node_status {
     uint64_t hedges;         /* [out] second requests sent */
     uint64_t forwards;       /* [out] writes sent to a leader elsewhere */
     uint64_t elections;      /* [out] begun here */
+    uint64_t cache_answers;  /* [out] searches that were answered from the cache, */
+    uint64_t cache_misses;   /* [out] those that could have been and were not, */
+    uint64_t cache_bytes;    /* [out] and what it holds */
 };
 
 /* Says how a node is.

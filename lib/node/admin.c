@@ -222,9 +222,9 @@ static int check_fixed(struct vshard_node *n, const struct vshard_collection *c,
             return vs_node_refuse(n, VSHARD_EINVAL, fixed[i].name, (int64_t)fixed[i].asked,
                                   (int64_t)fixed[i].is);
     }
-    if (c->attribute_count != 0 && (c->attributes == NULL ||
-                                    memcmp(c->attributes, is->attributes,
-                                           c->attribute_count * sizeof *c->attributes) != 0))
+    if (c->attribute_count != 0 &&
+        (c->attributes == NULL ||
+         memcmp(c->attributes, is->attributes, c->attribute_count * sizeof *c->attributes) != 0))
         return vs_node_refuse(n, VSHARD_EINVAL, "attributes", 0, 0);
     return VSHARD_OK;
 }

@@ -93,6 +93,7 @@ static void hand_over(struct vshard_node *n, struct vs_request *q)
     n->inside = 1;
     n->host.done(n->host.ctx, &d);
     n->inside = 0;
+    vs_cache_keep(n, q, &d);
     vs_free(n->allocator, positions, position_bytes);
     vs_free(n->allocator, hits, hit_bytes);
 }

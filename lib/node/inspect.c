@@ -32,6 +32,9 @@ int vshard_node_status(struct vshard_node *n, struct vshard_node_status *status)
     s.hedges = n->hedges;
     s.forwards = n->forwards;
     s.elections = n->elections;
+    s.cache_answers = n->cache.answers;
+    s.cache_misses = n->cache.misses;
+    s.cache_bytes = n->cache.bytes;
     return vs_report_write(status, &s, sizeof s, VS_SIZE_THROUGH(struct vshard_node_status, node));
 }
 

@@ -204,6 +204,8 @@ static int begin(struct vshard_node *n, struct vs_request *q, int rc)
         vs_request_free(n, q);
         return rc;
     }
+    if (q != NULL && q->kind == VSHARD_NODE_SEARCH && vs_cache_answer(n, q))
+        vs_request_finish(n, q, VSHARD_OK);
     for (uint32_t i = 0; q != NULL && i < q->part_count && q->link != NULL; i++) {
         if (q->kind == VSHARD_NODE_WRITE)
             vs_write_ask(n, q, &q->part[i]);
@@ -642,6 +644,7 @@ void vshard_node_close(struct vshard_node *n)
     n->opened = 0;
     vshard_wal_close(n->wal);
     drop_lists(n);
+    vs_cache_fini(n);
     while (n->replica_count != 0)
         vs_replica_free(n, n->replica[n->replica_count - 1]);
     vshard_raft_destroy(n->raft);
