@@ -417,7 +417,7 @@ struct vs_peer { /* what is known of a node */
 
 struct vs_hint { /* what another node says of its replica */
     uint64_t node, group, applied, leader, term, digest_index, digest;
-    uint64_t members; /* a bit for each, by member_bit(), where it leads and they are settled */
+    uint64_t members; /* bits of each, by vs_member_bits(), where it leads and they are settled */
 };
 
 struct vshard_node {
@@ -703,6 +703,9 @@ void vs_steward_proposed(struct vshard_node *n, int status);
 void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in);
 void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, struct vs_in *in);
 uint64_t vs_leader_of(struct vshard_node *n, uint64_t group);
+/* Five of 64 bits: a set is the bits of all its members. Who misses one is no member; who has
+ * all is one, but for some in a thousand. */
+uint64_t vs_member_bits(uint64_t node, uint64_t incarnation);
 
 /* ---- flush.c ---- */
 

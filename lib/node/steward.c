@@ -119,10 +119,20 @@ static void drop(struct vshard_node *n, struct vs_replica *r)
     vs_replica_free(n, r);
 }
 
-/* Members as bits: one that is missing is no member, one that is set may be. */
-static uint64_t member_bit(uint64_t node, uint64_t incarnation)
+uint64_t vs_member_bits(uint64_t node, uint64_t incarnation)
 {
-    return (uint64_t)1 << (vs_mix64(node ^ vs_mix64(incarnation)) & 63);
+    uint64_t hash = vs_mix64(node ^ vs_mix64(incarnation)), bits = 0;
+
+    for (int i = 0; i < 5; i++, hash >>= 6)
+        bits |= (uint64_t)1 << (hash & 63);
+    return bits;
+}
+
+static bool is_among(uint64_t members, uint64_t node, uint64_t incarnation)
+{
+    uint64_t bits = vs_member_bits(node, incarnation);
+
+    return (members & bits) == bits;
 }
 
 /* Of a group that is led here, and has committed all it has: its configuration, too. */
@@ -137,7 +147,7 @@ static uint64_t settled_members(struct vshard_node *n, const struct vs_replica *
         s.commit != s.last || vshard_raft_members(n->raft, r->group, member, &count) != VSHARD_OK)
         return UINT64_MAX;
     for (uint32_t i = 0; i < count; i++)
-        bits |= member_bit(member[i].node, member[i].incarnation);
+        bits |= vs_member_bits(member[i].node, member[i].incarnation);
     return bits;
 }
 
@@ -149,7 +159,7 @@ static bool released(const struct vshard_node *n, const struct vs_replica *r)
 
     for (uint32_t i = 0; i < hints; i++) {
         if (h[i].leader == h[i].node && h[i].term >= r->term &&
-            (h[i].members & member_bit(n->node, n->incarnation)) == 0)
+            !is_among(h[i].members, n->node, n->incarnation))
             return true;
     }
     return false;
@@ -416,7 +426,7 @@ static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
             return true;
         }
         if (vs_cluster_votes(&n->meta, members[i].node) &&
-            (counted & member_bit(members[i].node, members[i].incarnation)) != 0) {
+            is_among(counted, members[i].node, members[i].incarnation)) {
             alive += !silent(n, members[i].node);
             count++;
         }
