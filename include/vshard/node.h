@@ -55,7 +55,8 @@ struct vshard_node_birth {
     const struct vshard_storage *storage;     /* default POSIX files */
     const struct vshard_allocator *allocator; /* default the C library's heap */
     const struct vshard_logger *logger;       /* default silence */
-    const void *reserved_pointer;             /* NULL */
+    const struct vshard_entropy *entropy;     /* for the incarnation of one that joins; default
+                                                 the system's */
 };
 
 /* Makes a directory the home of a node: once in its life, and an explicit act, because a

@@ -120,8 +120,8 @@ int vshard_node_format(const struct vshard_node_birth *birth)
     struct vshard_wal *wal = NULL;
     struct vshard_wal_options o = { .size = sizeof o };
     struct identity id = { .incarnation = 1 };
-    int rc = vs_options_read(&b, sizeof b, birth,
-                             VS_SIZE_THROUGH(struct vshard_node_birth, reserved_pointer));
+    int rc =
+        vs_options_read(&b, sizeof b, birth, VS_SIZE_THROUGH(struct vshard_node_birth, entropy));
 
     if (rc == VSHARD_OK)
         rc = check_birth(&b);
@@ -133,6 +133,7 @@ int vshard_node_format(const struct vshard_node_birth *birth)
     o.storage = b.storage;
     o.allocator = b.allocator;
     o.log = b.logger;
+    o.entropy = b.entropy;
     rc = open_log(&o, &report, &wal);
     if (rc != VSHARD_OK)
         return rc == VSHARD_ESTALE ? VSHARD_EEXIST : rc;

@@ -117,9 +117,20 @@ static void on_done(void *ctx, const struct vshard_node_done *d)
 
 /* ---- nodes ---- */
 
+/* So that all that a cluster does follows from its seed. */
+static int draw(void *ctx, void *bytes, size_t count)
+{
+    unsigned char *to = bytes;
+
+    for (size_t i = 0; i < count; i++)
+        to[i] = (unsigned char)cluster_random(ctx, 256);
+    return 0;
+}
+
 static void format(struct cluster_node *n, bool joins)
 {
     struct cluster *c = n->cluster;
+    const struct vshard_entropy entropy = { draw, c };
     uint64_t founders[CLUSTER_NODES];
     struct vshard_node_birth b = { .size = sizeof b,
                                    .cluster = { 0xc1, 0x57e2 },
@@ -129,7 +140,8 @@ static void format(struct cluster_node *n, bool joins)
                                    .flags = joins ? VSHARD_NODE_JOINS : 0,
                                    .region = n->region,
                                    .path = home,
-                                   .storage = fault_storage_hook(n->disk) };
+                                   .storage = fault_storage_hook(n->disk),
+                                   .entropy = &entropy };
     int rc;
 
     for (uint32_t i = 0; i < c->founders; i++)
