@@ -1,4 +1,4 @@
-/* main.c - runs schedules: cluster-sim --from 1 --to 500. */
+/* main.c - runs schedules: cluster-sim --from 1 --to 500; or a story: --story path [--bless]. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +10,8 @@ int main(int argc, char **argv)
     uint64_t from = 1, to = 500, bad = 0;
     struct result sum;
 
+    if (argc > 2 && strcmp(argv[1], "--story") == 0)
+        return !story_run(argv[2], argc > 3 && strcmp(argv[3], "--bless") == 0);
     memset(&sum, 0, sizeof sum);
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--from") == 0)

@@ -55,4 +55,8 @@ struct result {
 /* Runs one schedule. False after saying what was wrong. */
 bool schedule_run(uint64_t seed, struct result *sum, bool loud);
 
+/* Runs a script (story.c), and compares the trace that it leaves, or writes it down. False
+ * after saying what was wrong. */
+bool story_run(const char *path, bool bless);
+
 #endif
