@@ -1,10 +1,9 @@
 /* ask.c - searches and fetches at the node that was asked: which replicas to ask, when to
  * ask another, and one answer of many.
  *
- *     READ        8 group, 8 request, 4 part, 4 kind, 4 consistency, 4 flags,
- *                 8 index wanted, 4 its epoch, 4 bound, 8 time left,
- *                 4 k, 4 0, 8 greatest age, 16 key, 4 ef, 4 target recall, 4 bytes of an
- *                 expression, 4 bytes of the query, the expression, the query
+ *     READ        8 group, 8 request, 4 part (the highest bit: asked again), 4 kind, 4 consistency,
+ * 4 flags, 8 index wanted, 4 its epoch, 4 bound, 8 time left, 4 k, 4 0, 8 greatest age, 16 key, 4
+ * ef, 4 target recall, 4 bytes of an expression, 4 bytes of the query, the expression, the query
  *     READ_REPLY  8 request, 4 part, 4 status, 8 group, 8 position, 4 epoch, 4 limits,
  *                 8 distances, 8 rows; of a search 4 hits, 4 0, [hits x (16 key,
  *                 8 version, 4 distance, 4 0)]; of a fetch 8 version, 4 bytes of the vector,
@@ -20,9 +19,9 @@
  * replica that cannot answer says so at once, and the next is asked.
  *
  * A shard of many is not asked for all k hits: with S shards, k / S of the nearest are
- * expected in each, and hardly ever more than effort() says, so beams may be narrower. Where
- * a shard turns out to have given all it was asked for, and the last of it is still among
- * the nearest, it is asked once more, for all k: the answer is what it would have been.
+ * expected in each, and hardly ever more than vs_read_effort() says, so beams may be narrower.
+ * Where a shard turns out to have given all it was asked for, and the last of it is still among the
+ * nearest, it is asked once more, for all k: the answer is what it would have been.
  *
  * Answers go into a merger as they come. No key is on two shards, so its bound is sound:
  * shards that are asked later leave out what is farther, and walk no further than it takes
@@ -34,6 +33,8 @@
 #include "node/core.h"
 
 #include <math.h>
+
+#define AGAIN 0x80000000u /* in the number of a part */
 
 enum {
     AGAIN_NS = 2000000,  /* before a replica that could not answer is asked again */
@@ -191,7 +192,7 @@ static void put_read(struct vshard_node *n, const struct vs_request *q, struct v
 
     vs_put64(o, p->group);
     vs_put64(o, q->id);
-    vs_put32(o, (uint32_t)(p - q->part));
+    vs_put32(o, (uint32_t)(p - q->part) | (p->asked_more ? AGAIN : 0));
     vs_put32(o, q->kind == VSHARD_NODE_FETCH ? VS_SERVE_FETCH : VS_SERVE_SEARCH);
     vs_put32(o, q->consistency);
     vs_put32(o, q->flags);
@@ -256,11 +257,19 @@ void vs_read_time(struct vshard_node *n, struct vs_request *q)
     }
 }
 
+/* The part that a frame names. What was asked for at first may be answered when it was asked
+ * for again, and is no answer then. */
+static struct vs_part *part_named(struct vs_request *q, uint32_t name)
+{
+    struct vs_part *p =
+        q != NULL && (name & ~AGAIN) < q->part_count ? &q->part[name & ~AGAIN] : NULL;
+
+    return p != NULL && p->asked_more == name >> 31 ? p : NULL;
+}
+
 static struct vs_part *part_of(struct vshard_node *n, const struct vs_serving *s)
 {
-    struct vs_request *q = s->origin == n->node ? vs_request_find(n, s->request) : NULL;
-
-    return q != NULL && s->part < q->part_count ? &q->part[s->part] : NULL;
+    return part_named(s->origin == n->node ? vs_request_find(n, s->request) : NULL, s->part);
 }
 
 void vs_read_here(struct vshard_node *n, struct vs_serving *s)
@@ -467,7 +476,7 @@ void vs_read_reply(struct vshard_node *n, uint64_t from, struct vs_in *in)
     uint32_t epoch = vs_take32(in), limits = vs_take32(in);
     uint64_t distances = vs_take64(in), rows = vs_take64(in);
     struct vs_request *q = in->status == VSHARD_OK ? vs_request_find(n, id) : NULL;
-    struct vs_part *p = q != NULL && part < q->part_count ? &q->part[part] : NULL;
+    struct vs_part *p = part_named(q, part);
 
     if (p == NULL || p->group != group || q->kind == VSHARD_NODE_WRITE) {
         note_latency(n, from, NULL);
