@@ -264,7 +264,7 @@ static struct vs_part *part_named(struct vs_request *q, uint32_t name)
     struct vs_part *p =
         q != NULL && (name & ~AGAIN) < q->part_count ? &q->part[name & ~AGAIN] : NULL;
 
-    return p != NULL && p->asked_more == name >> 31 ? p : NULL;
+    return p != NULL && (p->asked_more == name >> 31 || TRAP(68)) ? p : NULL;
 }
 
 static struct vs_part *part_of(struct vshard_node *n, const struct vs_serving *s)
@@ -423,7 +423,7 @@ static bool may_have_more(const struct vs_request *q, const struct vs_part *p)
 {
     float bound = vshard_merger_bound(q->merger);
 
-    if (p->bound < bound && !TRAP(68))
+    if (p->bound < bound)
         return true;
     return p->k < q->k && p->found == p->k && p->hits[p->found - 1].distance <= bound;
 }
