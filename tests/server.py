@@ -1,10 +1,17 @@
 #!/usr/bin/env python3
-"""server.py - three real processes of examples/server over TCP, and one of them killed.
+"""server.py - three real processes of examples/server over TCP, and some of them killed.
 
-Words of the demo are loaded through one server; while more are written one by one, the server
-that leads most shards is killed with SIGKILL. Writes must go on at the others; then the
-killed one comes back, and every acknowledged row is fetched, linearizable, from each. At
-last a server loses its directory and joins again."""
+    server.py            words of the demo: some seconds
+    server.py --whole    the main job on the whole of glove100, in $VSHARD_DATA: some minutes
+
+The main job: vshardctl loads a set by way of the server that leads most shards, which is
+killed with SIGKILL in the midst of it and started again. vshardctl must finish at another;
+then every key is fetched, linearizable, from the one that was killed, and must show its
+vector.
+
+Without --whole, more follows. Rows are written one by one and the leader is killed again:
+writes must go on at the others. A server loses its directory and joins again. vshardctl is
+used as one does who reads its help in haste."""
 import importlib.machinery
 import importlib.util
 import os
@@ -82,15 +89,11 @@ def must(what, answer):
     return words
 
 
-def shards(server):
-    return [dict(w.split('=') for w in word.split(',')) for word in must('shards', server.ask('shards', 'words'))]
-
-
 def caught_up(server):
     """Whether it knows its shards, and has applied what it knows to be committed."""
-    fine, words = server.ask('shards', 'words')
+    fine, _ = server.ask('describe', 'words')
     return fine and all(s['here'] == '1' and int(s['rows']) > 0 and s['applied'] == s['committed']
-                        for s in shards(server))
+                        for s in ctl.shards(server, 'words'))
 
 
 def wait(what, seconds, test):
@@ -98,7 +101,7 @@ def wait(what, seconds, test):
     while not test():
         if time.time() > end:
             raise RuntimeError('%s: not within %d s' % (what, seconds))
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def check_rows(server, wanted):
@@ -114,60 +117,155 @@ def check_rows(server, wanted):
             raise RuntimeError('key %d is lost: %s' % (key, ' '.join(words)[:60]))
 
 
-def run(cluster):
-    rows = ctl.Rows(os.path.join(root, 'examples/demo/data/glove30k.base.npy'))
+def vshardctl(cluster, nodes, *words, **how):
+    at = ','.join('127.0.0.1:%d' % cluster.client[n] for n in nodes)
+    return subprocess.Popen([sys.executable, '-B', os.path.join(root, 'examples/server/vshardctl'), '--at', at,
+                             *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+
+
+def must_say(what, process, status, wanted):
+    """The process ends so, and says that somewhere."""
+    out, err = process.communicate(timeout=60)
+    if process.returncode != status or wanted not in (out + err):
+        raise RuntimeError("%s: status %d, not %d with '%s': %s" % (what, process.returncode, status, wanted, out + err))
+    return out
+
+
+def found(cluster, dim):
+    """Three servers, a collection, and leaders for it."""
     for n in NODES:
         cluster.start(n, '--format')
     one = cluster.connect(1)
-    wait('founding', 20, lambda: one.ask('create', 'words', rows.dim, 'cosine', 4, 3)[0])
-    wait('leaders', 20, lambda: all(s['leader'] != '0' for s in shards(one)))
-    started = time.time()
-    if ctl.load(one, 'words', rows, 0, 5000) != 5000:
-        raise RuntimeError('not all rows were acknowledged')
-    loaded = 5000 / (time.time() - started)
-    wanted = {k: rows.read(k, 1) for k in range(5300)}
+    wait('founding', 20, lambda: one.ask('create', 'words', dim, 'cosine', 4, 3)[0])
+    wait('leaders', 20, lambda: all(s['leader'] != '0' for s in ctl.shards(one, 'words')))
+    return one
 
-    # The busiest leader dies while rows are written at another server.
-    led = [s['leader'] for s in shards(one)]
-    victim = int(max(set(led), key=led.count))
-    other = cluster.connect(victim % 3 + 1)
+
+def others(victim):
+    return [n for n in NODES if n != victim]
+
+
+def main_job(cluster, path):
+    """Returns how many rows were loaded, how many a second, and the node that was killed."""
+    rows = ctl.Rows(path)
+    victim = ctl.leader_of(found(cluster, rows.dim), 'words')
+    begun = time.time()
+    loading = vshardctl(cluster, [victim] + others(victim), 'load', 'words', path)
+    other = cluster.connect(others(victim)[0])
+    wait('rows', 120, lambda: sum(int(s['committed']) for s in ctl.shards(other, 'words')) > 0.2 * 4 * rows.count / 1000)
+    if loading.poll() is not None:
+        raise RuntimeError('nothing was being written any more when the leader was to be killed')
+    cluster.kill(victim)
+    time.sleep(1)
+    cluster.start(victim)
+    must_say('loading', loading, 0, '%d of %d rows' % (rows.count, rows.count))
+    rate = rows.count / (time.time() - begun)
+    again = cluster.connect(victim)
+    wait('catching up', 300, lambda: caught_up(again))
+    for first in range(0, rows.count, 20000):
+        part = rows.read(first, 20000)
+        check_rows(again, {first + i // (4 * rows.dim): part[i:i + 4 * rows.dim]
+                           for i in range(0, len(part), 4 * rows.dim)})
+    return rows, rate, victim
+
+
+def one_by_one(cluster, rows):
+    """The busiest leader dies while rows are written at another server."""
+    victim = ctl.leader_of(cluster.connect(1), 'words')
+    other = cluster.connect(others(victim)[0])
+    wanted = {rows.count + i: rows.read(i, 1) for i in range(300)}
     worst = 0
-    for key in range(5000, 5300):
-        if key == 5050:
+    for key, vector in wanted.items():
+        if key == rows.count + 50:
             cluster.kill(victim)
         begun = time.time()
-        must('a write', other.ask('write', 'words', 1, 0, body=ctl.rows_body([key], wanted[key])))
+        must('a write', other.ask('write', 'words', 1, 0, body=ctl.rows_body([key], vector)))
         worst = max(worst, time.time() - begun)
         if key % 10 == 0:
-            words = must('a search', other.ask('search', 'words', 1, 0, 0, body=wanted[key % 1000]))
-            if not words[1].startswith('%d:' % (key % 1000)):
+            words = must('a search', other.ask('search', 'words', 1, 0, 0, body=rows.read(key % 1000, 1)))
+            if float(words[1].split(':')[1]) > 1e-6:
                 raise RuntimeError('a search found %s' % words[1])
     cluster.start(victim)
     again = cluster.connect(victim)
     wait('catching up', 20, lambda: caught_up(again))
     check_rows(again, wanted)
-    check_rows(other, {k: wanted[k] for k in range(4900, 5300)})
+    check_rows(other, wanted)
+    return victim, wanted, worst
 
-    # A directory is lost, and the node joins again under another incarnation.
+
+def lost_directory(cluster, victim, wanted):
+    """It joins again, under another incarnation, and has what it had when another dies."""
     cluster.kill(victim)
     shutil.rmtree(os.path.join(cluster.folder, str(victim)))
     cluster.start(victim, '--joins')
     again = cluster.connect(victim)
-    must('joining', again.ask('join', victim % 3 + 1))
+    must('joining', again.ask('join', others(victim)[0]))
     wait('refilling', 30, lambda: caught_up(again))
-    third = (victim + 1) % 3 + 1
+    third = others(victim)[1]
     cluster.kill(third)
-    check_rows(again, {k: wanted[k] for k in range(0, 5300, 7)})
-    print('pass server (%d rows/s loaded; a leader killed: the longest write took %.0f ms; '
-          '%d rows checked)' % (loaded, worst * 1000, len(wanted)))
+    check_rows(again, wanted)
+    cluster.start(third)
+    wait('catching up', 20, lambda: caught_up(cluster.connect(third)))
+
+
+def in_haste(cluster, path):
+    """What vshardctl says to those who ask for what there is not; (status, words, arguments)."""
+    broken = os.path.join(cluster.folder, 'broken.npy')
+    with open(path, 'rb') as f, open(broken, 'wb') as to:
+        to.write(f.read(5000))
+    cases = [(2, 'which command', ()), (2, "no command 'laod'", ('laod', 'words')),
+             (2, 'usage', ('load', 'words')), (2, "DIM is a number, not 'x'", ('create', 'a', 'x', 'l2', 1, 1)),
+             (2, "not 'l3'", ('create', 'a', 100, 'l3', 1, 1)), (1, 'exists', ('create', 'words', 100, 'l2', 1, 1)),
+             (1, "no collection 'none'", ('load', 'none', path)), (1, 'shorter than', ('load', 'words', broken)),
+             (1, 'No such file', ('load', 'words', 'none.npy')), (1, 'not an .npy', ('load', 'words', __file__)),
+             (1, 'row 999999 is not one', ('search', 'words', path, 999999)),
+             (1, 'not found', ('fetch', 'words', 1 << 63)), (1, "no collection 'none'", ('fetch', 'none', 1)),
+             (2, "KEY is a number, not '-1'", ('fetch', 'words', -1)), (1, 'not found', ('drop', 'none')),
+             (1, 'is node 9', ('kill', 9)), (2, 'usage', ('kill', 'leader')), (0, '0 0', ('search', 'words', path, 0, 1)),
+             (0, 'ok', ('remove', 'words', 1 << 62, 77)), (0, 'node=2', ('status',))]
+    for status, words, arguments in cases:
+        must_say(str(arguments), vshardctl(cluster, NODES, *arguments), status, words)
+    must_say('no address', vshardctl(cluster, [], 'status'), 2, 'HOST:PORT')
+    cluster.client[0] = free_port()
+    must_say('nobody there', vshardctl(cluster, [0], 'fetch', 'words', 1), 1, 'no server answers')
+    must_say('nobody there', vshardctl(cluster, [0, 1], 'status'), 0, 'no answer')
+    watching = vshardctl(cluster, NODES, 'watch', 'words')
+    victim = ctl.leader_of(cluster.connect(1), 'words')
+    must_say('kill', vshardctl(cluster, NODES, 'kill', 'leader', 'words'), 0, 'killed node %d' % victim)
+    cluster.process[victim].wait(timeout=10)
+    time.sleep(2)
+    watching.send_signal(signal.SIGINT)
+    must_say('watch', watching, 130, 'no answer: 127.0.0.1:%d' % cluster.client[victim])
+    return len(cases) + 5
+
+
+def run_small(cluster):
+    path = os.path.join(root, 'examples/demo/data/glove30k.base.npy')
+    rows, rate, victim = main_job(cluster, path)
+    victim, wanted, worst = one_by_one(cluster, rows)
+    wanted.update({k: rows.read(k, 1) for k in range(0, rows.count, 7)})
+    lost_directory(cluster, victim, wanted)
+    said = in_haste(cluster, path)
+    print('pass server (%d rows/s loaded, a leader killed, %d rows checked; killed again: the longest write took '
+          '%.0f ms; vshardctl: %d cases)' % (rate, rows.count, worst * 1000, said))
+
+
+def run_whole(cluster):
+    path = os.path.join(os.environ.get('VSHARD_DATA') or os.path.join(root, '../shared/data'), 'glove100.base.npy')
+    if not os.path.exists(path):
+        print('skip server-whole: there is no %s' % path)
+        return
+    rows, rate, victim = main_job(cluster, path)
+    print('pass server-whole (%d rows/s loaded, node %d killed in the midst of it, %d rows checked)' %
+          (rate, victim, rows.count))
 
 
 def main():
     folder = tempfile.mkdtemp(prefix='vshard-server.')
     cluster = Cluster(folder)
     try:
-        run(cluster)
-    except (RuntimeError, OSError, ConnectionError) as problem:
+        run_whole(cluster) if sys.argv[1:] == ['--whole'] else run_small(cluster)
+    except (RuntimeError, OSError, subprocess.TimeoutExpired) as problem:
         print('FAIL server: %s' % problem)
         for n in NODES:
             path = os.path.join(folder, '%d.log' % n)

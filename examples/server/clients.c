@@ -8,16 +8,20 @@
  *     remove TAG NAME COUNT REQUEST BYTES     then COUNT keys
  *     search TAG NAME K EF CONSISTENCY BYTES  then the query
  *     fetch TAG NAME KEY CONSISTENCY
+ *     describe TAG NAME
  *     status TAG
  *     shards TAG NAME
+ *     end TAG                                 the process ends at once, as by kill -9
  *
- *     TAG ok ...            TAG error REASON
+ *     TAG ok ...            TAG error STATUS REASON
  *
  * REQUEST is a number that names a write when it is sent again; 0: none. CONSISTENCY is that
- * of vshard/node.h: 0 any, 3 linearizable. Numbers in bodies are little-endian. */
+ * of vshard/node.h: 0 any, 3 linearizable; STATUS that of vshard/base.h. Numbers in bodies are
+ * little-endian. Who speaks this may do all that there is: it is not for strangers. */
 #include "server.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,7 +84,7 @@ static void refuse(struct client *c, const char *tag, int status)
 {
     struct bytes line = { 0 };
 
-    bytes_print(&line, "%s error %s", tag, vshard_strerror(status));
+    bytes_print(&line, "%s error %d %s", tag, status, vshard_strerror(status));
     answer(c, &line);
 }
 
@@ -127,9 +131,10 @@ void clients_done(struct clients *all, const struct vshard_node_done *d)
 
 /* ---- requests ---- */
 
+static const char *const metrics[] = { "l2", "ip", "cosine" };
+
 static int create(struct clients *all, const struct request *r, uint64_t tag)
 {
-    static const char *const metrics[] = { "l2", "ip", "cosine" };
     struct vshard_collection c = { .size = sizeof c,
                                    .dim = (uint32_t)r->number[0],
                                    .shards = (uint32_t)r->number[1],
@@ -243,6 +248,32 @@ static void status(struct client *c, const struct request *r)
     answer(c, &line);
 }
 
+static void describe(struct client *c, const struct request *r)
+{
+    struct vshard_collection k = { .size = sizeof k };
+    struct bytes line = { 0 };
+    int rc = vshard_node_collection(c->all->s->node, r->name, &k);
+
+    if (rc != VSHARD_OK) {
+        refuse(c, r->tag, rc);
+        return;
+    }
+    bytes_print(&line, "%s ok dim=%" PRIu32 " metric=%s shards=%" PRIu32 " replicas=%" PRIu32,
+                r->tag, k.dim, k.metric < 3 ? metrics[k.metric] : "other", k.shards, k.replicas);
+    answer(c, &line);
+}
+
+/* The answer is sent before, since nothing is done after. */
+static void end(struct client *c, const struct request *r)
+{
+    char line[TAG_BYTES + 8];
+    uv_buf_t buffer = uv_buf_init(line, (unsigned)snprintf(line, sizeof line, "%s ok\n", r->tag));
+
+    log_line("server.ends", "why", "a client asked for it", 0);
+    uv_try_write((uv_stream_t *)&c->tcp, &buffer, 1);
+    raise(SIGKILL);
+}
+
 static void shards(struct client *c, const struct request *r)
 {
     static struct vshard_shard_status s[VSHARD_CLUSTER_SHARDS_MAX];
@@ -287,17 +318,21 @@ static int begin(struct clients *all, const struct request *r, uint64_t tag)
 
 static void serve(struct client *c, const struct request *r)
 {
+    static const struct {
+        const char *word;
+        void (*call)(struct client *c, const struct request *r);
+    } at_once[] = {
+        { "status", status }, { "describe", describe }, { "shards", shards }, { "end", end }
+    };
     struct clients *all = c->all;
     uint64_t slot = 0;
     int rc;
 
-    if (strcmp(r->word, "status") == 0) {
-        status(c, r);
-        return;
-    }
-    if (strcmp(r->word, "shards") == 0) {
-        shards(c, r);
-        return;
+    for (size_t i = 0; i < sizeof at_once / sizeof *at_once; i++) {
+        if (strcmp(r->word, at_once[i].word) == 0) {
+            at_once[i].call(c, r);
+            return;
+        }
     }
     while (slot < WAITING_MAX && all->waiting[slot].client != NULL)
         slot++;
@@ -327,7 +362,7 @@ static bool parse(struct request *r, const char *line, size_t *body)
     if (sscanf(line, "%15s %31s", r->word, r->tag) != 2)
         return false;
     line += strlen(r->word) + 1 + strlen(r->tag);
-    if (strcmp(r->word, "status") == 0)
+    if (strcmp(r->word, "status") == 0 || strcmp(r->word, "end") == 0)
         return true;
     if (strcmp(r->word, "join") == 0)
         return sscanf(line, " %" SCNu64, &n[0]) == 1;

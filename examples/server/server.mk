@@ -19,3 +19,8 @@ server: $(if $(UV_LIBS),$(server)) ## build the TCP host of a cluster, examples/
 check: server-test
 server-test: $(if $(UV_LIBS),$(server))
 	$(if $(UV_LIBS),@O=$(abspath $(O)) srcdir=$(srcdir) python3 -B $(srcdir)/tests/server.py,@echo 'skip server: built without libuv')
+
+.PHONY: server-whole
+check-long: server-whole
+server-whole: $(if $(UV_LIBS),$(server)) ## three servers take the whole of glove100, in DATA=dir, and the leader is killed meanwhile
+	$(if $(UV_LIBS),@O=$(abspath $(O)) srcdir=$(srcdir) $(if $(DATA),VSHARD_DATA=$(abspath $(DATA))) python3 -B $(srcdir)/tests/server.py --whole,@echo 'skip server-whole: built without libuv')
