@@ -9,6 +9,10 @@
  *     search TAG NAME K EF CONSISTENCY BYTES  then the query
  *     fetch TAG NAME KEY CONSISTENCY
  *     describe TAG NAME
+ *     export TAG NAME SHARD                   of a replica here: how many bytes, as of which
+ *                                             position, how many rows
+ *     read TAG OFFSET                         of the last export of this connection: how many
+ *                                             bytes, and behind the line these; 0: the end
  *     status TAG
  *     shards TAG NAME
  *     end TAG                                 the process ends at once, as by kill -9
@@ -20,19 +24,30 @@
  * little-endian. Who speaks this may do all that there is: it is not for strangers. */
 #include "server.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-enum { LINE_MAX_BYTES = 512, BODY_MAX = 64 << 20, WAITING_MAX = 4096, TAG_BYTES = 32 };
+enum {
+    LINE_MAX_BYTES = 512,
+    BODY_MAX = 64 << 20,
+    WAITING_MAX = 4096,
+    TAG_BYTES = 32,
+    PIECE = 1 << 20
+};
 
 struct client {
     uv_tcp_t tcp;
     struct clients *all;
     struct bytes got;
     uint32_t waits; /* requests under way */
+    int exported;   /* the file of the last export; -1: none */
     bool closed;
 };
 
@@ -63,21 +78,28 @@ static void on_closed(uv_handle_t *handle)
     struct client *c = handle->data;
 
     c->closed = true;
+    if (c->exported >= 0)
+        close(c->exported);
     free(c->got.at);
     c->got = (struct bytes){ 0 };
     if (c->waits == 0)
         free(c);
 }
 
-static void answer(struct client *c, struct bytes *line)
+static void send_bytes(struct client *c, struct bytes *line)
 {
-    bytes_add(line, "\n", 1);
     if (uv_is_closing((uv_handle_t *)&c->tcp)) {
         free(line->at);
         return;
     }
     if (stream_write((uv_stream_t *)&c->tcp, line->at, line->count, NULL, NULL) != 0)
         uv_close((uv_handle_t *)&c->tcp, on_closed);
+}
+
+static void answer(struct client *c, struct bytes *line)
+{
+    bytes_add(line, "\n", 1);
+    send_bytes(c, line);
 }
 
 static void refuse(struct client *c, const char *tag, int status)
@@ -104,21 +126,60 @@ static void print_row(struct bytes *line, const struct vshard_node_done *d)
         bytes_print(line, "%02x", v[i]);
 }
 
+static const char export_name[] = "export-";
+
+static void export_path(const struct clients *all, uint64_t slot, char path[4096])
+{
+    snprintf(path, 4096, "%s/%s%" PRIu64, all->s->config.dir, export_name, slot);
+}
+
+/* The file is read by its descriptor alone, so that nothing is left of it. */
+static int take_export(struct clients *all, struct client *c, uint64_t slot)
+{
+    char path[4096];
+    int fd;
+
+    export_path(all, slot, path);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    unlink(path);
+    if (c->closed || fd < 0) {
+        close(fd);
+        return fd < 0 ? VSHARD_EIO : VSHARD_OK;
+    }
+    if (c->exported >= 0)
+        close(c->exported);
+    c->exported = fd;
+    return VSHARD_OK;
+}
+
+static void print_export(struct bytes *line, const struct client *c,
+                         const struct vshard_node_done *d)
+{
+    struct stat st = { .st_size = 0 };
+
+    fstat(c->exported, &st);
+    bytes_print(line, " %" PRIu64 " %" PRIu64 " %" PRIu64, (uint64_t)st.st_size,
+                d->positions[0].index, d->rows);
+}
+
 void clients_done(struct clients *all, const struct vshard_node_done *d)
 {
     struct waiting *w = &all->waiting[d->tag];
     struct client *c = w->client;
     struct bytes line = { 0 };
+    int status = d->status;
 
     w->client = NULL;
     c->waits--;
+    if (d->kind == VSHARD_NODE_EXPORT && status == VSHARD_OK)
+        status = take_export(all, c, d->tag);
     if (c->closed) {
         if (c->waits == 0)
             free(c);
         return;
     }
-    if (d->status != VSHARD_OK) {
-        refuse(c, w->tag, d->status);
+    if (status != VSHARD_OK) {
+        refuse(c, w->tag, status);
         return;
     }
     bytes_print(&line, "%s ok", w->tag);
@@ -126,6 +187,8 @@ void clients_done(struct clients *all, const struct vshard_node_done *d)
         print_hits(&line, d);
     if (d->kind == VSHARD_NODE_FETCH)
         print_row(&line, d);
+    if (d->kind == VSHARD_NODE_EXPORT)
+        print_export(&line, c, d);
     answer(c, &line);
 }
 
@@ -233,6 +296,42 @@ static int fetch(struct clients *all, const struct request *r, uint64_t tag)
     return vshard_node_fetch(all->s->node, server_now(), &f);
 }
 
+static int export(struct clients *all, const struct request *r, uint64_t tag)
+{
+    char path[4096];
+    const struct vshard_node_export e = { .size = sizeof e,
+                                          .shard = (uint32_t)r->number[0],
+                                          .tag = tag,
+                                          .timeout_ns = 600000000000,
+                                          .collection = r->name,
+                                          .path = path };
+
+    export_path(all, tag, path);
+    return vshard_node_export(all->s->node, server_now(), &e);
+}
+
+static void read_export(struct client *c, const struct request *r)
+{
+    struct bytes line = { 0 };
+    char *piece;
+    ssize_t count;
+
+    if (c->exported < 0) {
+        refuse(c, r->tag, VSHARD_ENOTFOUND);
+        return;
+    }
+    piece = take(NULL, PIECE);
+    count = pread(c->exported, piece, PIECE, (off_t)r->number[0]);
+    if (count < 0) {
+        refuse(c, r->tag, VSHARD_EIO);
+    } else {
+        bytes_print(&line, "%s ok %zd\n", r->tag, count);
+        bytes_add(&line, piece, (size_t)count);
+        send_bytes(c, &line);
+    }
+    free(piece);
+}
+
 static void status(struct client *c, const struct request *r)
 {
     struct vshard_node_status s = { .size = sizeof s };
@@ -307,6 +406,8 @@ static int begin(struct clients *all, const struct request *r, uint64_t tag)
         return search(all, r, tag);
     if (strcmp(r->word, "fetch") == 0)
         return fetch(all, r, tag);
+    if (strcmp(r->word, "export") == 0)
+        return export(all, r, tag);
     if (strcmp(r->word, "create") == 0)
         return create(all, r, tag);
     if (strcmp(r->word, "drop") == 0)
@@ -321,9 +422,11 @@ static void serve(struct client *c, const struct request *r)
     static const struct {
         const char *word;
         void (*call)(struct client *c, const struct request *r);
-    } at_once[] = {
-        { "status", status }, { "describe", describe }, { "shards", shards }, { "end", end }
-    };
+    } at_once[] = { { "status", status },
+                    { "describe", describe },
+                    { "shards", shards },
+                    { "end", end },
+                    { "read", read_export } };
     struct clients *all = c->all;
     uint64_t slot = 0;
     int rc;
@@ -364,7 +467,7 @@ static bool parse(struct request *r, const char *line, size_t *body)
     line += strlen(r->word) + 1 + strlen(r->tag);
     if (strcmp(r->word, "status") == 0 || strcmp(r->word, "end") == 0)
         return true;
-    if (strcmp(r->word, "join") == 0)
+    if (strcmp(r->word, "join") == 0 || strcmp(r->word, "read") == 0)
         return sscanf(line, " %" SCNu64, &n[0]) == 1;
     if (strcmp(r->word, "create") == 0)
         return sscanf(line, " %64s %" SCNu64 " %15s %" SCNu64 " %" SCNu64, r->name, &n[0],
@@ -436,7 +539,7 @@ static void on_connection(uv_stream_t *listener, int rc)
     if (rc != 0)
         return;
     c = take(NULL, sizeof *c);
-    *c = (struct client){ .all = all };
+    *c = (struct client){ .all = all, .exported = -1 };
     uv_tcp_init(all->s->loop, &c->tcp);
     c->tcp.data = c;
     if (uv_accept(listener, (uv_stream_t *)&c->tcp) != 0 ||
@@ -444,10 +547,26 @@ static void on_connection(uv_stream_t *listener, int rc)
         uv_close((uv_handle_t *)&c->tcp, on_closed);
 }
 
+/* A process that was killed may have left them. */
+static void drop_exports(const char *dir)
+{
+    DIR *d = opendir(dir);
+    struct dirent *e;
+
+    while (d != NULL && (e = readdir(d)) != NULL) {
+        if (strncmp(e->d_name, export_name, sizeof export_name - 1) == 0)
+            unlinkat(dirfd(d), e->d_name, 0);
+    }
+    if (d != NULL)
+        closedir(d);
+}
+
 struct clients *clients_open(struct server *s)
 {
     struct clients *c = take(NULL, sizeof *c);
     int rc;
+
+    drop_exports(s->config.dir);
 
     memset(c, 0, sizeof *c);
     c->s = s;

@@ -79,7 +79,8 @@ enum { /* struct vshard_node_done.kind */
        VSHARD_NODE_WRITE = 1,
        VSHARD_NODE_SEARCH = 2,
        VSHARD_NODE_FETCH = 3,
-       VSHARD_NODE_ADMIN = 4
+       VSHARD_NODE_ADMIN = 4,
+       VSHARD_NODE_EXPORT = 5
 };
 
 /* How far a shard's log is reflected, or must be. An array element: frozen. A session is
@@ -103,7 +104,7 @@ struct vshard_node_done {
     uint32_t hit_count;
     uint32_t position_count;
     uint64_t retry_ns;                       /* with EBUSY: try again after */
-    uint64_t rows;                           /* SEARCH: in the shards that answered */
+    uint64_t rows;                           /* SEARCH: in the shards that answered; EXPORT */
     uint64_t distances;                      /* SEARCH: computed */
     uint64_t version;                        /* FETCH: of the row */
     uint32_t vector_bytes;                   /* FETCH */
@@ -112,7 +113,7 @@ struct vshard_node_done {
     uint32_t hedges;                         /* second requests that were sent */
     const struct vshard_merge_hit *hits;     /* SEARCH: [hit_count], nearest first */
     const struct vshard_position *positions; /* [position_count]: WRITE: where it is in the logs;
-                                                SEARCH, FETCH: what the answer reflects */
+                                                else what the answer reflects */
     const void *vector;                      /* FETCH: [vector_bytes] */
     const struct vshard_values *values;      /* FETCH: [value_count] of one row each; a keyword
                                                 has VSHARD_KEYWORD_MAX bytes, with zeros behind */
@@ -437,6 +438,37 @@ struct vshard_node_fetch {
  * Since     0.1 */
 VSHARD_API int vshard_node_fetch(struct vshard_node *node, uint64_t now_ns,
                                  const struct vshard_node_fetch *fetch);
+
+/* A shard as a file. Set `size`; zero the rest. */
+struct vshard_node_export {
+    uint32_t size;
+    uint32_t shard; /* of the collection */
+    uint64_t tag;
+    uint64_t timeout_ns;    /* default write_ns */
+    const char *collection; /* required */
+    const char *path;       /* of the file, by the node's storage; required */
+};
+
+/* Writes the rows of a shard of which this node has a replica to a file, as of one position of
+ * its log, which reflects all that was acknowledged before. It is written aside, synced and
+ * renamed; searches go on meanwhile, and nothing is applied. Integers are little-endian:
+ *
+ *     8 "VSEXPT1\0", 8 position, 8 rows, 8 zeros, then pieces:
+ *     8 bytes of rows, 16 vshard_key_hash() of them as hi and lo, the rows; without rows it
+ *     is the last
+ *     a row: 16 key (hi, lo), 8 version, 4 bytes of the vector, 4 values, 4 bytes of the
+ *     payload, 4 zeros, the vector and zeros to a multiple of 8, of each value 8 bytes with
+ *     VSHARD_ATTRIBUTE_*, the values, of 8 bytes or for keywords VSHARD_KEYWORD_MAX, the
+ *     payload and zeros to a multiple of 8
+ *
+ * Returns   0: done() will tell; EINVAL, EVERSION, ENOTFOUND (collection; or there is no replica
+ *           here), ENOMEM, EBUSY; or the status that has stopped this node. done: 0; ETIMEDOUT
+ *           (the file may come yet); ESTALE, ENOTLEADER: not within the timeout, as of a read;
+ *           ECANCELED; and what storage says
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_export(struct vshard_node *node, uint64_t now_ns,
+                                  const struct vshard_node_export *request);
 
 /* Gives up requests of that tag: each is answered with ECANCELED, by done(), before this
  * returns; a write may happen all the same.

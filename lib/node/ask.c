@@ -410,7 +410,7 @@ static void failed(struct vshard_node *n, struct vs_request *q, struct vs_part *
                    uint64_t from)
 {
     p->status = status;
-    if (status == VSHARD_EINVAL || status == VSHARD_E2BIG ||
+    if (status == VSHARD_EINVAL || status == VSHARD_E2BIG || q->kind == VSHARD_NODE_EXPORT ||
         (status == VSHARD_ENOTFOUND && q->kind == VSHARD_NODE_FETCH))
         vs_request_finish(n, q, status);
     else if (p->node == from)
@@ -482,13 +482,14 @@ void vs_read_reply(struct vshard_node *n, uint64_t from, struct vs_in *in)
         note_latency(n, from, NULL);
         return;
     }
-    note_latency(n, from, p);
+    note_latency(n, from, q->kind == VSHARD_NODE_EXPORT ? NULL : p);
     if (p->state != VS_PART_OPEN)
         return; /* another was sooner */
     p->position = position;
     p->epoch = epoch;
     if (status == VSHARD_OK &&
-        !(q->kind == VSHARD_NODE_FETCH ? take_row(q, in) : take_hits(q, p, in, n->allocator)))
+        ((q->kind == VSHARD_NODE_FETCH && !take_row(q, in)) ||
+         (q->kind == VSHARD_NODE_SEARCH && !take_hits(q, p, in, n->allocator))))
         status = VSHARD_ECORRUPT;
     if (status != VSHARD_OK) {
         failed(n, q, p, status, from);

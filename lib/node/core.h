@@ -148,7 +148,8 @@ enum {
     VS_ITEM_DIGEST = 8,
     VS_ITEM_STORAGE = 9, /* a storage request of the write-ahead log; of no replica */
     VS_ITEM_META = 10,   /* save the map */
-    VS_ITEM_REFILL = 11  /* back to the newest snapshot, or to nothing */
+    VS_ITEM_REFILL = 11, /* back to the newest snapshot, or to nothing */
+    VS_ITEM_EXPORT = 12
 };
 
 struct vs_replica;
@@ -167,7 +168,7 @@ struct vs_item {
     size_t meta_bytes;
     uint32_t last;
     uint32_t reserved;
-    struct vs_serving *serving; /* SEARCH, FETCH */
+    struct vs_serving *serving; /* SEARCH, FETCH, EXPORT */
     struct vs_entry *entry;     /* APPLY: the first of `entries` */
     uint64_t entries;
     struct vshard_io *io; /* STORAGE */
@@ -193,7 +194,7 @@ struct vs_items {
 
 /* ---- requests served here, for this node's router or another's ---- */
 
-enum { VS_SERVE_SEARCH = 1, VS_SERVE_FETCH = 2 };
+enum { VS_SERVE_SEARCH = 1, VS_SERVE_FETCH = 2, VS_SERVE_EXPORT = 3 };
 
 /* One read of one shard, from its arrival to its answer. */
 struct vs_serving {
@@ -213,7 +214,7 @@ struct vs_serving {
     uint32_t cancel;     /* read by the search */
     uint32_t where_bytes;
     struct vshard_key key;
-    unsigned char *asked; /* [asked_bytes] owned: an expression, then the query */
+    unsigned char *asked; /* [asked_bytes] owned: an expression, then the query; EXPORT: the path */
     size_t asked_bytes;
     struct vshard_merge_hit *hits; /* [k] owned, or NULL */
     struct vs_shard_answer answer;
@@ -584,6 +585,8 @@ void vs_replica_refilled(struct vshard_node *n, struct vs_replica *r, const stru
 void vs_replica_requeue(struct vshard_node *n, struct vs_replica *r,
                         const struct vshard_raft_entry *entries, uint32_t count);
 int vs_item_run(struct vshard_node *n, struct vs_item *item); /* work.c: on any thread */
+/* The row of s->key, into s. */
+int vs_fetch_row(struct vs_serving *s, const struct vs_replica *r);
 uint64_t vs_replica_epoch(const struct vs_replica *r);
 
 /* ---- items.c ---- */
@@ -653,6 +656,7 @@ void vs_read_time(struct vshard_node *n, struct vs_request *q);
 /* A read that was asked here is served here, too, from now on; and is not any more. */
 void vs_read_here(struct vshard_node *n, struct vs_serving *s);
 void vs_read_gone(struct vshard_node *n, const struct vs_serving *s);
+bool vs_serves(const struct vs_replica *r); /* it may be read; NULL may not */
 void vs_serve_read(struct vshard_node *n, uint64_t origin, struct vs_in *in);
 void vs_serve_cancel(struct vshard_node *n, uint64_t origin, uint64_t request);
 void vs_serve_done(struct vshard_node *n, struct vs_item *item);
@@ -660,6 +664,14 @@ void vs_serve_read_done(struct vshard_node *n, struct vs_serving *s, int status,
 void vs_serve_ready(struct vshard_node *n, struct vs_replica *r);
 void vs_serve_time(struct vshard_node *n);
 void vs_serving_free(struct vshard_node *n, struct vs_serving *s);
+void vs_put_row(struct vs_out *o, const struct vs_serving *s);
+/* Serves a read that needs no frame, as fresh as it says. */
+void vs_serve_own(struct vshard_node *n, struct vs_serving *s);
+
+/* ---- export.c ---- */
+
+void vs_export_begin(struct vshard_node *n, struct vs_request *q);
+int vs_export_run(struct vshard_node *n, struct vs_item *item);
 
 /* As far as any replica of the group is known to have applied. */
 uint64_t vs_applied_known(struct vshard_node *n, uint64_t group);

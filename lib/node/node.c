@@ -209,6 +209,8 @@ static int begin(struct vshard_node *n, struct vs_request *q, int rc)
     for (uint32_t i = 0; q != NULL && i < q->part_count && q->link != NULL; i++) {
         if (q->kind == VSHARD_NODE_WRITE)
             vs_write_ask(n, q, &q->part[i]);
+        else if (q->kind == VSHARD_NODE_EXPORT)
+            vs_export_begin(n, q);
         else if (q->kind != VSHARD_NODE_ADMIN)
             vs_read_ask(n, q, &q->part[i]);
     }
@@ -355,6 +357,41 @@ int vshard_node_fetch(struct vshard_node *n, uint64_t now_ns, const struct vshar
         rc = copy_positions(n, q, f.positions, f.position_count);
         if (rc == VSHARD_OK)
             rc = q->ask.status;
+    }
+    return begin(n, q, rc);
+}
+
+int vshard_node_export(struct vshard_node *n, uint64_t now_ns,
+                       const struct vshard_node_export *request)
+{
+    struct vshard_node_export e;
+    const struct vs_collection *c = NULL;
+    struct vs_replica *r = NULL;
+    struct vs_request *q;
+    int rc = enter(n, now_ns);
+
+    if (rc == VSHARD_OK)
+        rc = vs_options_read(&e, sizeof e, request,
+                             VS_SIZE_THROUGH(struct vshard_node_export, path));
+    if (rc == VSHARD_OK)
+        rc = admit(n, e.collection, &c);
+    if (rc == VSHARD_OK && (e.path == NULL || e.path[0] == 0))
+        rc = vs_node_refuse(n, VSHARD_EINVAL, "path", 0, 0);
+    if (rc == VSHARD_OK && e.shard >= c->spec.shards)
+        rc = vs_node_refuse(n, VSHARD_EINVAL, "shard", e.shard, c->spec.shards - 1);
+    if (rc != VSHARD_OK)
+        return rc;
+    r = vs_replica_find(n, c->shard[e.shard].group);
+    if (!vs_serves(r))
+        return vs_node_refuse(n, VSHARD_ENOTFOUND, "shard", e.shard, 0);
+    q = vs_request_new(n, VSHARD_NODE_EXPORT, e.tag,
+                       e.timeout_ns != 0 ? e.timeout_ns : n->o.write_ns, 1);
+    if (q != NULL) {
+        q->collection = c->id;
+        q->part[0].group = r->group;
+        q->part[0].shard = e.shard;
+        vs_put_bytes(&q->ask, e.path, strlen(e.path) + 1);
+        rc = q->ask.status;
     }
     return begin(n, q, rc);
 }

@@ -572,7 +572,8 @@ void vs_replica_finished(struct vshard_node *n, struct vs_item *item)
     switch (item->kind) {
     case VS_ITEM_APPLY: apply_finished(n, r, item); break;
     case VS_ITEM_SEARCH:
-    case VS_ITEM_FETCH: vs_serve_done(n, item); break;
+    case VS_ITEM_FETCH:
+    case VS_ITEM_EXPORT: vs_serve_done(n, item); break;
     case VS_ITEM_META:
     case VS_ITEM_SNAPSHOT: snapshot_finished(n, r, item); break;
     case VS_ITEM_CHUNK: chunk_finished(n, r, item); break;

@@ -42,7 +42,7 @@ static void put_hits(struct vs_out *o, const struct vs_serving *s)
     }
 }
 
-static void put_row(struct vs_out *o, const struct vs_serving *s)
+void vs_put_row(struct vs_out *o, const struct vs_serving *s)
 {
     vs_put64(o, s->version);
     vs_put32(o, s->vector_bytes);
@@ -69,7 +69,7 @@ static void reply(struct vshard_node *n, const struct about *a, int status,
     if (s != NULL && status == VSHARD_OK && s->kind == VS_SERVE_SEARCH)
         put_hits(&o, s);
     if (s != NULL && status == VSHARD_OK && s->kind == VS_SERVE_FETCH)
-        put_row(&o, s);
+        vs_put_row(&o, s);
     if (o.status == VSHARD_OK && a->origin != n->node) {
         vs_post(n, a->origin, VS_FRAME_READ_REPLY, a->group, o.at, o.count, NULL, 0);
     } else if (o.status == VSHARD_OK) {
@@ -94,6 +94,12 @@ static void answer(struct vshard_node *n, struct vs_serving *s, int status, uint
 }
 
 /* ---- from a frame ---- */
+
+bool vs_serves(const struct vs_replica *r)
+{
+    return r != NULL && r->group != VS_META && r->status == VSHARD_OK && r->open && !r->dropped &&
+           !r->diverged && !r->refilling;
+}
 
 static int take_query(struct vshard_node *n, struct vs_serving *s, struct vs_in *in)
 {
@@ -125,10 +131,18 @@ static int take_query(struct vshard_node *n, struct vs_serving *s, struct vs_in 
     return VSHARD_OK;
 }
 
+static uint32_t item_of(const struct vs_serving *s)
+{
+    switch (s->kind) {
+    case VS_SERVE_FETCH: return VS_ITEM_FETCH;
+    case VS_SERVE_EXPORT: return VS_ITEM_EXPORT;
+    default: return VS_ITEM_SEARCH;
+    }
+}
+
 static void run(struct vshard_node *n, struct vs_serving *s)
 {
-    struct vs_item *item =
-        vs_item_new(n, s->kind == VS_SERVE_FETCH ? VS_ITEM_FETCH : VS_ITEM_SEARCH, s->replica);
+    struct vs_item *item = vs_item_new(n, item_of(s), s->replica);
 
     if (item == NULL) {
         answer(n, s, VSHARD_ENOMEM, 0);
@@ -214,8 +228,7 @@ void vs_serve_read(struct vshard_node *n, uint64_t origin, struct vs_in *in)
     a.part = vs_take32(in);
     if (in->status != VSHARD_OK)
         return;
-    if (r == NULL || group == VS_META || r->status != VSHARD_OK || !r->open || r->dropped ||
-        r->diverged || r->refilling) {
+    if (!vs_serves(r)) {
         reply(n, &a, VSHARD_ENOTSUP, NULL);
         return;
     }
@@ -239,6 +252,14 @@ void vs_serve_read(struct vshard_node *n, uint64_t origin, struct vs_in *in)
     vs_read_here(n, s);
     if (rc == VSHARD_OK)
         rc = begin(n, s, epoch);
+    if (rc != VSHARD_OK)
+        answer(n, s, rc, 0);
+}
+
+void vs_serve_own(struct vshard_node *n, struct vs_serving *s)
+{
+    int rc = begin(n, s, 0);
+
     if (rc != VSHARD_OK)
         answer(n, s, rc, 0);
 }

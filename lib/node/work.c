@@ -109,17 +109,12 @@ static unsigned char *row_room(struct vs_serving *s, const struct vs_shard_plan 
     return row;
 }
 
-static int fetch(struct vs_item *item)
+int vs_fetch_row(struct vs_serving *s, const struct vs_replica *r)
 {
-    struct vs_serving *s = item->serving;
-    const struct vs_replica *r = item->replica;
     struct vshard_values values[VSHARD_ATTRIBUTES_MAX];
     struct vs_shard_row row = { .values = values };
-    struct vs_shard_stats stats;
     int rc;
 
-    vs_shard_stats(r->shard, &stats);
-    item->position = stats.applied;
     s->vector_bytes = vs_plan_vector_bytes(&r->plan);
     s->value_count = r->plan.attribute_count;
     row.vector = row_room(s, &r->plan, values);
@@ -132,6 +127,15 @@ static int fetch(struct vs_item *item)
     s->payload_bytes = row.payload_bytes;
     vs_put_bytes(&s->row, row.payload, row.payload_bytes);
     return s->row.status;
+}
+
+static int fetch(struct vs_item *item)
+{
+    struct vs_shard_stats stats;
+
+    vs_shard_stats(item->replica->shard, &stats);
+    item->position = stats.applied;
+    return vs_fetch_row(item->serving, item->replica);
 }
 
 /* ---- snapshots ---- */
@@ -367,6 +371,7 @@ int vs_item_run(struct vshard_node *n, struct vs_item *item)
     case VS_ITEM_APPLY: return apply(item);
     case VS_ITEM_SEARCH: return search(n, item);
     case VS_ITEM_FETCH: return fetch(item);
+    case VS_ITEM_EXPORT: return vs_export_run(n, item);
     case VS_ITEM_SNAPSHOT: return save(n, item);
     case VS_ITEM_META: return save_map(n, item);
     case VS_ITEM_CHUNK: return read_chunk(n, item);

@@ -36,26 +36,42 @@ static int write_aside(const struct vshard_storage *storage, const char *path, c
     return rc != VSHARD_OK ? rc : closed;
 }
 
-int vs_file_replace(const struct vshard_storage *storage, const char *path, const void *bytes,
-                    size_t count)
+int vs_file_aside(char aside[4096], const char *path)
 {
-    char aside[PATH_BYTES], directory[PATH_BYTES];
     size_t length = strlen(path);
-    int rc;
 
     if (length + sizeof ".tmp" > PATH_BYTES)
         return VSHARD_E2BIG;
     memcpy(aside, path, length);
     memcpy(aside + length, ".tmp", sizeof ".tmp");
+    return VSHARD_OK;
+}
+
+int vs_file_settle(const struct vshard_storage *storage, const char *path, int status)
+{
+    char aside[PATH_BYTES], directory[PATH_BYTES];
+    int rc = vs_file_aside(aside, path);
+
+    if (rc != VSHARD_OK)
+        return rc;
     directory_of(directory, path);
-    rc = write_aside(storage, aside, bytes, count);
-    if (rc == VSHARD_OK)
-        rc = vs_io_rename(storage, aside, path);
+    rc = status == VSHARD_OK ? vs_io_rename(storage, aside, path) : status;
     if (rc != VSHARD_OK) {
         vs_io_remove(storage, aside);
         return rc;
     }
     return vs_io_sync_dir(storage, directory);
+}
+
+int vs_file_replace(const struct vshard_storage *storage, const char *path, const void *bytes,
+                    size_t count)
+{
+    char aside[PATH_BYTES];
+    int rc = vs_file_aside(aside, path);
+
+    if (rc == VSHARD_OK)
+        rc = write_aside(storage, aside, bytes, count);
+    return vs_file_settle(storage, path, rc);
 }
 
 int vs_file_read(const struct vshard_storage *storage, const struct vshard_allocator *a,

@@ -81,6 +81,11 @@ int vs_io_unmap(const struct vshard_storage *storage, void *buffer, size_t bytes
  * leaves the old file or the new one, whole. */
 int vs_file_replace(const struct vshard_storage *storage, const char *path, const void *bytes,
                     size_t count);
+/* The two halves of that, for who writes a large file piece by piece: its name aside, E2BIG
+ * where that is too long; and, with the status that writing, syncing and closing came to,
+ * the rename, or the end of what was written. */
+int vs_file_aside(char aside[4096], const char *path);
+int vs_file_settle(const struct vshard_storage *storage, const char *path, int status);
 /* Reads a file whole into memory of the allocator, [*count]; NULL where it is empty. */
 int vs_file_read(const struct vshard_storage *storage, const struct vshard_allocator *a,
                  const char *path, void **bytes, size_t *count);

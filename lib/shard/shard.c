@@ -439,6 +439,17 @@ int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, struct vs_sh
                : rc;
 }
 
+bool vs_shard_next(const struct vs_shard *s, uint32_t *at, struct vshard_key *key)
+{
+    for (; *at < s->map.count; ++*at) {
+        if (s->map.row[*at].state != VS_ROW_LIVE)
+            continue;
+        *key = s->map.row[(*at)++].key;
+        return true;
+    }
+    return false;
+}
+
 /* ---- search ---- */
 
 /* Rows become keys, unless they are not what they were when the search began. */

@@ -164,6 +164,9 @@ struct vs_shard_row {
 /* One row. Returns 0, ENOTFOUND, and what an index says. */
 int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, struct vs_shard_row *row);
 
+/* The key of the next row from *at on, which is 0 at first; false: there is none. */
+bool vs_shard_next(const struct vs_shard *s, uint32_t *at, struct vshard_key *key);
+
 /* ==== 3. Files ========================================================= */
 
 /* A snapshot is two files, path + ".index" and path + ".rows", the second naming the first
