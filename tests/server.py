@@ -42,7 +42,10 @@ def free_port():
 
 
 class Cluster:
+    all = []
+
     def __init__(self, folder):
+        Cluster.all.append(self)
         self.folder = folder
         self.peer = {n: free_port() for n in NODES}
         self.client = {n: free_port() for n in NODES}
@@ -133,12 +136,12 @@ def must_say(what, process, status, wanted):
     return out
 
 
-def found(cluster, dim):
+def found(cluster, dim, count=4):
     """Three servers, a collection, and leaders for it."""
     for n in NODES:
         cluster.start(n, '--format')
     one = cluster.connect(1)
-    wait('founding', 20, lambda: one.ask('create', 'words', dim, 'cosine', 4, 3)[0])
+    wait('founding', 20, lambda: one.ask('create', 'words', dim, 'cosine', count, 3)[0])
     wait('leaders', 20, lambda: all(s['leader'] != '0' for s in ctl.shards(one, 'words')))
     return one
 
@@ -288,11 +291,7 @@ def run_small(cluster):
     victim, wanted, worst = one_by_one(cluster, rows)
     wanted.update({k: rows.read(k, 1) for k in range(0, rows.count, 7)})
     lost_directory(cluster, victim, wanted)
-    another = Cluster(os.path.join(cluster.folder, 'another'))
-    try:
-        backup(cluster, another, rows, wanted)
-    finally:
-        another.stop()
+    backup(cluster, Cluster(os.path.join(cluster.folder, 'another')), rows, wanted)
     said = in_haste(cluster, path)
     print('pass server (%d rows/s loaded, a leader killed, %d rows checked; killed again: the longest write took '
           '%.0f ms; a backup restored; vshardctl: %d cases)' % (rate, rows.count, worst * 1000, said))
@@ -322,7 +321,8 @@ def main():
                 print(''.join(open(path, errors='replace').readlines()[-15:]))
         return 1
     finally:
-        cluster.stop()
+        for c in Cluster.all:
+            c.stop()
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 

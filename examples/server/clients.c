@@ -19,6 +19,8 @@
  *
  *     TAG ok ...            TAG error STATUS REASON
  *
+ * A write is answered with GROUP:INDEX of each shard, where it is in the logs.
+ *
  * REQUEST is a number that names a write when it is sent again; 0: none. CONSISTENCY is that
  * of vshard/node.h: 0 any, 3 linearizable; STATUS that of vshard/base.h. Numbers in bodies are
  * little-endian. Who speaks this may do all that there is: it is not for strangers. */
@@ -110,6 +112,12 @@ static void refuse(struct client *c, const char *tag, int status)
     answer(c, &line);
 }
 
+static void print_positions(struct bytes *line, const struct vshard_node_done *d)
+{
+    for (uint32_t i = 0; i < d->position_count; i++)
+        bytes_print(line, " %" PRIu64 ":%" PRIu64, d->positions[i].group, d->positions[i].index);
+}
+
 static void print_hits(struct bytes *line, const struct vshard_node_done *d)
 {
     bytes_print(line, " %" PRIu32 "/%" PRIu32, d->shards_answered, d->shards);
@@ -183,6 +191,8 @@ void clients_done(struct clients *all, const struct vshard_node_done *d)
         return;
     }
     bytes_print(&line, "%s ok", w->tag);
+    if (d->kind == VSHARD_NODE_WRITE)
+        print_positions(&line, d);
     if (d->kind == VSHARD_NODE_SEARCH)
         print_hits(&line, d);
     if (d->kind == VSHARD_NODE_FETCH)
@@ -387,9 +397,10 @@ static void shards(struct client *c, const struct request *r)
     bytes_print(&line, "%s ok", r->tag);
     for (size_t i = 0; i < count; i++) {
         bytes_print(&line,
-                    " shard=%" PRIu32 ",leader=%" PRIu64 ",here=%" PRIu32 ",committed=%" PRIu64
-                    ",applied=%" PRIu64 ",rows=%" PRIu64 ",members=",
-                    s[i].shard, s[i].leader, s[i].here, s[i].committed, s[i].applied, s[i].rows);
+                    " shard=%" PRIu32 ",group=%" PRIu64 ",leader=%" PRIu64 ",here=%" PRIu32
+                    ",committed=%" PRIu64 ",applied=%" PRIu64 ",rows=%" PRIu64 ",members=",
+                    s[i].shard, s[i].group, s[i].leader, s[i].here, s[i].committed, s[i].applied,
+                    s[i].rows);
         for (uint32_t k = 0; k < s[i].member_count; k++)
             bytes_print(&line, "%s%" PRIu64, k > 0 ? "+" : "", s[i].members[k]);
     }

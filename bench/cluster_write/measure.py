@@ -1,0 +1,284 @@
+"""measure.py - rows through the replicated log: three processes of examples/server on loopback.
+
+    python3 measure.py --server BIN --build BIN [--set NAME] [--rows N] [--shards S] [--rounds N]
+                       [--seconds T] [PROBE...]
+
+Probes, all unless said:
+
+    ingest    all rows in batches of 1,000, 16 in flight: durable is when all are acknowledged,
+              applied when every replica on every node has applied them. Beside it, in turns,
+              three processes at once that build the same indexes from the same batches and
+              do nothing else: what the machine has to give
+    lag       batches at half of the rate at which the first probe applied, for T seconds: from
+              the acknowledgement of a batch until all three replicas have applied it
+    found     one row at a time, at rest and then during `lag`: from the acknowledgement until
+              a search at another server finds it
+    restart   a node with all rows is killed and started: until it answers a search from
+              its own replicas, and until it has applied what it had
+
+Real files in TMPDIR, real fdatasync. A table to stdout, progress to stderr."""
+import argparse
+import importlib.util
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+root = os.path.abspath(os.environ.get('srcdir', '.'))
+spec = importlib.util.spec_from_file_location('server_test', os.path.join(root, 'tests/server.py'))
+test = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(test)
+ctl = test.ctl
+
+BATCH = 1000
+
+
+def note(*words):
+    print('   ', *words, file=sys.stderr, flush=True)
+
+
+def at(values, q):
+    return sorted(values)[max(0, math.ceil(q * len(values)) - 1)] if values else float('nan')
+
+
+def batches(rows):
+    """All rows as bodies of writes, made beforehand: the load is to cost little."""
+    return [ctl.rows_body(range(first, min(first + BATCH, rows.count)), rows.read(first, BATCH))
+            for first in range(0, rows.count, BATCH)]
+
+
+class Load:
+    """Keeps so many batches in flight at one server; `rate` rows a second, or 0 for all it takes."""
+
+    def __init__(self, cluster, bodies, dim, flight=16, rate=0):
+        self.server, self.bodies, self.flight, self.rate = cluster.connect(1), bodies, flight, rate
+        self.row_bytes = 8 + 4 * dim
+        self.sent, self.took, self.busy = {}, [], 0
+        self.acknowledged = []  # (time, {group: index})
+        self.rows = 0
+
+    def send(self, body):
+        count = len(body) // self.row_bytes
+        tag = self.server.tag()
+        self.sent[tag] = (time.time(), body)
+        self.server.send('write', 'words', count, 0, body=body, tag=tag)
+
+    def receive(self):
+        tag, fine, words = self.server.receive()
+        begun, body = self.sent.pop(tag)
+        if not fine:
+            if int(words[0]) != ctl.BUSY:
+                raise ctl.Refused('a write', words)
+            self.busy += 1
+            time.sleep(0.01)
+            self.send(body)
+            return
+        now = time.time()
+        self.took.append(now - begun)
+        self.acknowledged.append((now, dict(tuple(map(int, w.split(':'))) for w in words)))
+        self.rows += len(body) // self.row_bytes
+
+    def run(self, seconds=math.inf):
+        begun, turn = time.time(), 0
+        while turn < len(self.bodies) and time.time() - begun < seconds:
+            if self.rate:
+                time.sleep(max(0, begun + turn * BATCH / self.rate - time.time()))
+            self.send(self.bodies[turn])
+            turn += 1
+            while len(self.sent) >= self.flight:
+                self.receive()
+        while self.sent:
+            self.receive()
+        return time.time() - begun
+
+
+class Applied:
+    """Looks every few ms how far each replica is: when each was seen to be where."""
+
+    def __init__(self, cluster):
+        self.servers = {n: cluster.connect(n) for n in test.NODES}
+        self.seen = {}  # (node, group): [(time, applied)]
+        self.ending = False
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        while not self.ending:
+            for node, server in self.servers.items():
+                for s in ctl.shards(server, 'words'):
+                    self.seen.setdefault((node, int(s['group'])), []).append((time.time(), int(s['applied'])))
+            time.sleep(0.004)
+
+    def end(self):
+        self.ending = True
+        self.thread.join()
+
+    def when(self, positions):
+        """When the last of all replicas had applied that."""
+        last = 0
+        for (node, group), seen in self.seen.items():
+            if group in positions:
+                last = max(last, next((t for t, applied in seen if applied >= positions[group]), math.inf))
+        return last
+
+
+def caught_up(cluster, total):
+    def all_have():
+        for n in test.NODES:
+            s = ctl.shards(servers[n], 'words')
+            if sum(int(x['rows']) for x in s) < total or any(x['applied'] != x['committed'] for x in s):
+                return False
+        return True
+
+    servers = {n: cluster.connect(n) for n in test.NODES}
+    test.wait('applying', 600, all_have)
+
+
+class Bench:
+    def __init__(self, args, folder):
+        self.args, self.folder = args, folder
+        data = os.environ.get('VSHARD_DATA') or os.path.join(root, 'examples/demo/data')
+        self.path = os.path.join(data, args.set + '.base.npy')
+        self.rows = ctl.Rows(self.path)
+        self.rows.count = min(self.rows.count, args.rows)
+        self.bodies = batches(self.rows)
+        self.applied_rate = 0
+        test.build = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(args.server))))
+        self.raw = os.path.join(folder, 'rows')
+        with open(self.raw, 'wb') as f:
+            for body in self.bodies:
+                f.write(body[len(body) // (8 + 4 * self.rows.dim) * 8:])
+
+    def found(self):
+        folder = tempfile.mkdtemp(dir=self.folder)
+        cluster = test.Cluster(folder)
+        test.found(cluster, self.rows.dim, self.args.shards)
+        return cluster
+
+    def builds(self):
+        """Rows a second that each of three processes adds while the others do so, too."""
+        command = [self.args.build, self.raw, str(self.rows.dim), str(self.args.shards), str(BATCH)]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        return min(self.rows.count / float(p.communicate()[0]) for p in running)
+
+    def one_ingest(self):
+        cluster = self.found()
+        load = Load(cluster, self.bodies, self.rows.dim)
+        begun = time.time()
+        durable = self.rows.count / load.run()
+        caught_up(cluster, self.rows.count)
+        applied = self.rows.count / (time.time() - begun)
+        return cluster, durable, applied, load
+
+    def ingest(self):
+        results, alone, took, busy = [], [], [], 0
+        for turn in range(self.args.rounds):
+            cluster, durable, applied, load = self.one_ingest()
+            cluster.stop()
+            shutil.rmtree(cluster.folder)
+            results.append((durable, applied))
+            alone.append(self.builds())
+            took += load.took
+            busy += load.busy
+            note('durable %.0f/s, applied %.0f/s, alone %.0f/s, busy %d, load %.1f' %
+                 (durable, applied, alone[-1], load.busy, os.getloadavg()[0]))
+        durable, applied = zip(*results)
+        self.applied_rate = statistics.median(applied)
+        print('ingest\tdurable_per_s\tlowest\tapplied_per_s\tthree_alone_per_s\tratio\tbatch_p50_ms\tp99_ms\tbusy')
+        print('\t%.0f\t%.0f\t%.0f\t%.0f\t%.2f\t%.1f\t%.1f\t%d' %
+              (statistics.median(durable), min(durable), self.applied_rate, statistics.median(alone),
+               statistics.median(a / b for a, b in zip(applied, alone)), at(took, 0.5) * 1e3, at(took, 0.99) * 1e3, busy))
+
+    def find(self, cluster, seconds, first):
+        """Times from an acknowledgement until a search finds the row."""
+        writer, reader, took, key = cluster.connect(1), cluster.connect(2), [], first
+        end = time.time() + seconds
+        while time.time() < end:
+            key += 1
+            vector = self.rows.read(key % self.rows.count, 1)
+            writer.must('a write', 'write', 'words', 1, 0, body=ctl.rows_body([key], vector))
+            begun = time.time()
+            while True:
+                words = reader.must('a search', 'search', 'words', 10, 0, 0, body=vector)
+                if any(w.startswith('%d:' % key) for w in words[1:]):
+                    break
+            took.append(time.time() - begun)
+            time.sleep(0.01)
+        return took
+
+    def lag(self):
+        rate = (self.applied_rate or self.args.rate) / 2
+        cluster = self.found()
+        Load(cluster, self.bodies[:20], self.rows.dim).run()
+        caught_up(cluster, 20 * BATCH)
+        quiet = self.find(cluster, 5, 1 << 40)
+        applied, load = Applied(cluster), Load(cluster, self.bodies[20:], self.rows.dim, rate=rate)
+        busy = []
+        finding = threading.Thread(target=lambda: busy.extend(self.find(cluster, self.args.seconds, 1 << 41)))
+        finding.start()
+        load.run(self.args.seconds)
+        finding.join()
+        time.sleep(1)
+        caught_up(cluster, 20 * BATCH + load.rows)
+        applied.end()
+        lags = [applied.when(positions) - when for when, positions in load.acknowledged]
+        print('lag\trows_per_s\tbatches\tp50_ms\tp99_ms\tworst_ms')
+        print('\t%.0f\t%d\t%.0f\t%.0f\t%.0f' % (rate, len(lags), *(at(lags, q) * 1e3 for q in (0.5, 0.99, 1))))
+        print('found\trows\tp50_ms\tp99_ms\tworst_ms')
+        for what, took in (('at rest', quiet), ('beside lag', busy)):
+            print('%s\t%d\t%.1f\t%.1f\t%.1f' % (what, len(took), *(at(took, q) * 1e3 for q in (0.5, 0.99, 1))))
+        cluster.stop()
+
+    def restart(self):
+        cluster, _, _, _ = self.one_ingest()
+        answers, whole, vector = [], [], self.rows.read(0, 1)
+        for turn in range(self.args.rounds):
+            node = turn % 3 + 1
+            before = sum(int(s['applied']) for s in ctl.shards(cluster.connect(node), 'words'))
+            cluster.kill(node)
+            begun = time.time()
+            cluster.start(node)
+            server = cluster.connect(node)
+            while not server.ask('search', 'words', 10, 0, 0, body=vector)[0]:
+                time.sleep(0.001)
+            answers.append(time.time() - begun)
+            test.wait('applying', 120, lambda: sum(int(s['applied']) for s in ctl.shards(server, 'words')) >= before)
+            whole.append(time.time() - begun)
+            note('restart: answers after %.2f s, whole after %.2f s' % (answers[-1], whole[-1]))
+            time.sleep(1)
+        cluster.stop()
+        print('restart\trows\tanswers_median_s\tworst_s\twhole_median_s\tworst_s')
+        print('\t%d\t%.2f\t%.2f\t%.2f\t%.2f' % (self.rows.count, statistics.median(answers), max(answers),
+                                                statistics.median(whole), max(whole)))
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument('--server', required=True)
+    p.add_argument('--build', required=True)
+    p.add_argument('--set', default='glove30k')
+    p.add_argument('--rows', type=int, default=1 << 30)
+    p.add_argument('--shards', type=int, default=3)
+    p.add_argument('--rounds', type=int, default=3)
+    p.add_argument('--seconds', type=float, default=20)
+    p.add_argument('--rate', type=float, default=10000, help='applied rows a second, where ingest is not measured')
+    p.add_argument('probes', nargs='*', default=['ingest', 'lag', 'restart'])
+    args = p.parse_args()
+    folder = tempfile.mkdtemp(prefix='vshard-write.')
+    bench = Bench(args, folder)
+    try:
+        for probe in args.probes:
+            {'ingest': bench.ingest, 'lag': bench.lag, 'restart': bench.restart}[probe]()
+    finally:
+        for cluster in test.Cluster.all:
+            cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == '__main__':
+    main()
