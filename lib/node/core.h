@@ -185,8 +185,9 @@ struct vs_ring {
 struct vs_items {
     atomic_flag lock, storage_lock;
     struct vs_queue storage; /* before all others */
-    struct vs_ring ready[2]; /* replicas of which an item may start that reads, or writes */
-    uint32_t since_write;    /* readers begun while a writer could have been */
+    struct vs_ring ready[2]; /* replicas of which a short item may start, or a long one */
+    uint32_t since_long;     /* short ones begun while a long one could have been */
+    uint32_t running_long;
     struct vs_queue finished;
     uint32_t waiting, running; /* items, all replicas */
     uint32_t told;             /* work was announced since the last item was pushed */

@@ -13,19 +13,20 @@
  * was applied before it was asked for.
  *
  * Replicas of which something may start stand in two rings, so threads spread over shards,
- * and taking an item costs the same however many wait. Reads go first, since somebody
- * waits for them; but after WRITE_EVERY of them it is a writer's turn, so that shards do
- * not fall behind for ever.
+ * and taking an item costs the same however many wait. What is short, searches, fetches and
+ * pieces of files, goes first, since somebody waits for it; but after LONG_EVERY of them it
+ * is the turn of what is long, so that shards do not fall behind for ever.
  *
- * Syncs of the write-ahead log come before all others: every acknowledgement waits for
- * one. They reach this queue through a struct vshard_storage that stands in front of the
- * host's.
+ * Writes and syncs of the write-ahead log come before all others: every acknowledgement waits
+ * for some. They reach this queue through a struct vshard_storage that stands in front of the
+ * host's. First in a queue is not enough, since a step of apply takes a hundred times as long
+ * as a sync: so of two workers and more, one never takes what is long.
  *
  * The lock is held for a few pointers at a time, never across a call to another room. */
 #include "node/core.h"
 
 enum { FREE = 0, READS = 1, WRITES = 2, REFILLS = 3 }; /* classes */
-enum { READ_RING = 0, WRITE_RING = 1, WRITE_EVERY = 4 };
+enum { SHORT_RING = 0, LONG_RING = 1, LONG_EVERY = 4 };
 
 static void spin(atomic_flag *flag)
 {
@@ -106,6 +107,11 @@ static uint32_t class_of(const struct vs_item *item)
     }
 }
 
+static bool is_long(const struct vs_item *item)
+{
+    return class_of(item) != FREE && item->kind != VS_ITEM_FETCH;
+}
+
 static bool may_start(const struct vs_replica *r, const struct vs_item *item)
 {
     const uint32_t *n = r->running;
@@ -139,10 +145,10 @@ static void list(struct vs_items *q, struct vs_replica *r)
 {
     const struct vs_item *ordered = may_start(r, r->ordered.first) ? r->ordered.first : NULL;
 
-    if (may_start(r, r->free.first) || (ordered != NULL && class_of(ordered) == READS))
-        list_in(q, r, READ_RING);
-    if (ordered != NULL && class_of(ordered) > READS)
-        list_in(q, r, WRITE_RING);
+    if (may_start(r, r->free.first) || (ordered != NULL && !is_long(ordered)))
+        list_in(q, r, SHORT_RING);
+    if (ordered != NULL && is_long(ordered))
+        list_in(q, r, LONG_RING);
 }
 
 /* The next replica of a ring of which something may still start. */
@@ -162,28 +168,29 @@ static struct vs_item *take_of(struct vs_replica *r, uint32_t which)
 {
     struct vs_item *first = r->ordered.first;
 
-    if (which == READ_RING && may_start(r, r->free.first))
+    if (which == SHORT_RING && may_start(r, r->free.first))
         return take(&r->free);
-    if (may_start(r, first) && (class_of(first) > READS) == (which == WRITE_RING))
+    if (may_start(r, first) && is_long(first) == (which == LONG_RING))
         return take(&r->ordered);
     return NULL; /* what made it stand there has been taken, or something hinders it now */
 }
 
 /* An item that may start, counted as running; NULL if there is none. */
-static struct vs_item *next_item(struct vs_items *q)
+static struct vs_item *next_item(struct vs_items *q, bool may_be_long)
 {
-    uint32_t which = q->ready[WRITE_RING].first != NULL && q->since_write >= WRITE_EVERY
-                         ? WRITE_RING
-                         : READ_RING;
+    uint32_t which =
+        q->ready[LONG_RING].first != NULL && q->since_long >= LONG_EVERY ? LONG_RING : SHORT_RING;
     struct vs_item *item = NULL;
     struct vs_replica *r;
 
     for (int ring = 0; ring < 2 && item == NULL; ring++, which = 1 - which) {
-        while (item == NULL && (r = next_ready(q, which)) != NULL) {
+        while (item == NULL && (which == SHORT_RING || may_be_long) &&
+               (r = next_ready(q, which)) != NULL) {
             item = take_of(r, which);
             if (item == NULL)
                 continue;
-            q->since_write = which == WRITE_RING ? 0 : q->since_write + 1;
+            q->since_long = which == LONG_RING ? 0 : q->since_long + 1;
+            q->running_long += which == LONG_RING;
             r->running[class_of(item)]++;
             list(q, r);
         }
@@ -208,14 +215,14 @@ void vs_item_push(struct vshard_node *n, struct vs_item *item)
     unlock(q);
 }
 
-static struct vs_item *begin(struct vs_items *q)
+static struct vs_item *begin(struct vs_items *q, uint32_t workers)
 {
     struct vs_item *item;
 
     lock(q);
     item = take(&q->storage);
     if (item == NULL)
-        item = next_item(q);
+        item = next_item(q, workers < 2 || q->running_long + 1 < workers);
     if (item != NULL) {
         q->waiting--;
         q->running++;
@@ -230,6 +237,7 @@ static void end(struct vs_items *q, struct vs_item *item)
 
     lock(q);
     q->running--;
+    q->running_long -= is_long(item);
     r->running[class_of(item)]--;
     list(q, r);
     put(&q->finished, item);
@@ -260,7 +268,7 @@ static void run_storage(struct vshard_node *n, struct vs_item *item)
 
 uint32_t vs_item_work(struct vshard_node *n)
 {
-    struct vs_item *item = begin(&n->items);
+    struct vs_item *item = begin(&n->items, n->o.workers);
 
     if (item == NULL)
         return 0;

@@ -1,0 +1,211 @@
+/* node_workers.c - what a worker may take while another is busy with something long.
+ *
+ * Method: a node of two workers, and one thread that plays both: storage of the host calls
+ * vshard_node_work() from within the item that writes an export. It must find syncs and
+ * searches to do, and no step of apply, however many of those wait. */
+#include <criterion/criterion.h>
+
+#include "support/cluster_ask.h"
+
+enum { COUNT = 64 };
+
+struct lone {
+    struct fault_storage *fs;
+    struct vshard_storage storage;
+    struct vshard_node *node;
+    uint64_t now;
+    uint32_t answers, found; /* found: hits of the last search */
+    int32_t status;
+    uint64_t export; /* the file that an export writes */
+    void (*meanwhile)(struct lone *l);
+};
+
+static void submit(void *ctx, struct vshard_io *io)
+{
+    struct lone *l = ctx;
+    const struct vshard_storage *below = fault_storage_hook(l->fs);
+    bool opens = io->op == VSHARD_IO_OPEN && strcmp(io->path, "home/x.tmp") == 0;
+
+    if (io->op == VSHARD_IO_WRITE && l->export != 0 && io->file == l->export) {
+        l->export = 0;
+        l->meanwhile(l);
+    }
+    below->submit(below->ctx, io);
+    below->wait(below->ctx, io);
+    if (opens)
+        l->export = io->file;
+}
+
+static void on_send(void *ctx, uint64_t node, const void *frame, size_t bytes)
+{
+    (void)ctx;
+    (void)node;
+    (void)frame;
+    (void)bytes;
+}
+
+static void on_done(void *ctx, const struct vshard_node_done *d)
+{
+    struct lone *l = ctx;
+
+    l->answers++;
+    l->status = d->status;
+    l->found = d->kind == VSHARD_NODE_SEARCH ? d->hit_count : l->found;
+}
+
+static void on_wake(void *ctx, uint32_t what)
+{
+    (void)ctx;
+    (void)what;
+}
+
+static void wait_storage(void *ctx, struct vshard_io *io)
+{
+    (void)ctx;
+    (void)io;
+}
+
+static void tick(struct lone *l)
+{
+    l->now += MS;
+    cr_assert_eq(vshard_node_tick(l->node, l->now), VSHARD_OK);
+}
+
+/* All that can be done without time, and then some time. */
+static void run(struct lone *l, int ms)
+{
+    for (int i = 0; i < ms; i++) {
+        while (vshard_node_work(l->node) != 0)
+            continue;
+        tick(l);
+    }
+}
+
+static void open_node(struct lone *l)
+{
+    const uint64_t founders[] = { 1 };
+    const struct vshard_node_host host = {
+        .size = sizeof host, .ctx = l, .send = on_send, .done = on_done, .wake = on_wake
+    };
+    const struct vshard_node_birth birth = { .size = sizeof birth,
+                                             .cluster = { 1, 2 },
+                                             .node = 1,
+                                             .founders = founders,
+                                             .founder_count = 1,
+                                             .path = "home",
+                                             .storage = &l->storage };
+    const struct vshard_node_options o = { .size = sizeof o,
+                                           .workers = 2,
+                                           .node = 1,
+                                           .path = "home",
+                                           .host = &host,
+                                           .storage = &l->storage };
+
+    *l = (struct lone){ .fs = fault_storage_create(1), .now = 1000 * MS };
+    l->storage = *fault_storage_hook(l->fs);
+    l->storage.ctx = l;
+    l->storage.submit = submit;
+    l->storage.wait = wait_storage;
+    fault_storage_mkdir(l->fs, "home");
+    cr_assert_eq(vshard_node_format(&birth), VSHARD_OK);
+    cr_assert_eq(vshard_node_open(&o, l->now, &l->node), VSHARD_OK);
+    run(l, 1000);
+}
+
+static void create_words(struct lone *l)
+{
+    const struct vshard_collection spec = {
+        .size = sizeof spec, .dim = DIM, .family = VSHARD_FAMILY_FLAT, .shards = 2, .name = "words"
+    };
+    const struct vshard_node_admin a = {
+        .size = sizeof a, .op = VSHARD_ADMIN_CREATE, .tag = 1, .collection = &spec
+    };
+
+    cr_assert_eq(vshard_node_admin(l->node, l->now, &a), VSHARD_OK);
+    run(l, 1000);
+    cr_assert(l->answers == 1 && l->status == VSHARD_OK);
+}
+
+static void write_words(struct lone *l, uint64_t salt)
+{
+    struct vshard_key keys[COUNT];
+    float vectors[COUNT * DIM];
+    const struct vshard_node_write w = { .size = sizeof w,
+                                         .count = COUNT,
+                                         .tag = 2,
+                                         .collection = "words",
+                                         .keys = keys,
+                                         .vectors = vectors };
+
+    for (uint64_t i = 0; i < COUNT; i++) {
+        keys[i] = (struct vshard_key){ 0, i };
+        vector_of(vectors + i * DIM, i, salt);
+    }
+    cr_assert_eq(vshard_node_write(l->node, l->now, &w), VSHARD_OK);
+}
+
+static void search_words(struct lone *l)
+{
+    float query[DIM] = { 1 };
+    const struct vshard_node_search s = {
+        .size = sizeof s, .k = 3, .tag = 3, .collection = "words", .query = query
+    };
+
+    cr_assert_eq(vshard_node_search(l->node, l->now, &s), VSHARD_OK);
+}
+
+static uint64_t applied(struct lone *l)
+{
+    struct vshard_shard_status s[2];
+    size_t count;
+
+    cr_assert_eq(vshard_node_shards(l->node, "words", s, 2, &count), VSHARD_OK);
+    return s[0].applied + s[1].applied;
+}
+
+static void export_words(struct lone *l)
+{
+    const struct vshard_node_export e = {
+        .size = sizeof e, .tag = 4, .collection = "words", .path = "home/x"
+    };
+
+    cr_assert_eq(vshard_node_export(l->node, l->now, &e), VSHARD_OK);
+}
+
+/* The other worker, while one writes the export. */
+static void other_worker(struct lone *l)
+{
+    uint64_t before = applied(l);
+
+    l->answers = 0;
+    write_words(l, 2);
+    run(l, 100);
+    cr_assert_eq(l->answers, 1u, "a write waits for what is long");
+    cr_assert_eq(l->status, VSHARD_OK);
+    cr_assert_eq(applied(l), before, "a second long item has begun");
+    search_words(l);
+    run(l, 20);
+    cr_assert_eq(l->answers, 2u, "a search waits for what is long");
+    cr_assert_eq(l->found, 3u);
+    l->meanwhile = NULL;
+}
+
+Test(node_workers, one_is_kept_for_syncs_and_searches)
+{
+    struct lone l;
+    uint64_t before;
+
+    open_node(&l);
+    create_words(&l);
+    write_words(&l, 1);
+    run(&l, 100);
+    before = applied(&l);
+    l.meanwhile = other_worker;
+    export_words(&l);
+    run(&l, 100);
+    cr_assert_null(l.meanwhile, "there was no export");
+    cr_assert_gt(applied(&l), before, "what waited was never applied");
+    vshard_node_close(l.node);
+    cr_assert_null(fault_storage_verdict(l.fs));
+    fault_storage_destroy(l.fs);
+}
