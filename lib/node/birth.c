@@ -234,6 +234,7 @@ static int open_storage(struct vshard_node *n)
     const struct vshard_wal_hooks hooks = { .size = sizeof hooks, .ctx = n, .wake = wal_wake };
     struct vshard_wal_options o = { .size = sizeof o,
                                     .path = n->path,
+                                    .flags = VSHARD_WAL_UNPACKED, /* vectors do not pack */
                                     .log_id = log_id(n->o.node),
                                     .segment_bytes = n->o.segment_bytes,
                                     .storage = &n->wal_storage,
