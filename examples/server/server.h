@@ -30,6 +30,7 @@ struct config {
     uint64_t founders[NODES_MAX];
     uint32_t founder_count;
     uint32_t workers;
+    int nice; /* of workers */
 };
 
 /* Reads a file of lines "name = value"; says what is wrong, and ends. */
