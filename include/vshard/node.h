@@ -326,7 +326,7 @@ struct vshard_node_admin {
  *
  * Returns   0: done() will tell; EINVAL, EVERSION, E2BIG, ENOMEM, EBUSY; or the status that has
  *           stopped this node. done: EEXIST, ENOTFOUND, EBUSY (fewer nodes than replicas),
- *           ENOTLEADER, EUNKNOWN, ETIMEDOUT
+ *           ENOSPC (this node's log is full), ENOTLEADER, EUNKNOWN, ETIMEDOUT
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_node_admin(struct vshard_node *node, uint64_t now_ns,
@@ -366,7 +366,8 @@ struct vshard_node_write {
  *           EVERSION, E2BIG, ENOTFOUND (collection), ENOMEM, EBUSY; or the status that has
  *           stopped this node. done: 0: durable on a quorum; ETIMEDOUT: nothing is known of some
  *           shard (its part may be written, or not; a repetition under the same request id makes
- *           sure); EBUSY: some shard had no room; ENOTFOUND (dropped meanwhile); ECANCELED
+ *           sure); EBUSY: some shard had no room; ENOSPC: some leader's disk is full; ENOTFOUND
+ *           (dropped meanwhile); ECANCELED
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_node_write(struct vshard_node *node, uint64_t now_ns,

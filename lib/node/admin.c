@@ -90,7 +90,9 @@ void vs_admin_time(struct vshard_node *n, struct vs_request *q)
         q->again_ns = n->now + 4 * (uint64_t)AGAIN_NS;
         return;
     }
-    if (vs_admin_propose(n, q) != VSHARD_OK)
+    if (vs_log_room(n) == VSHARD_ENOSPC) /* this node could not come to know the change */
+        vs_request_finish(n, q, VSHARD_ENOSPC);
+    else if (vs_admin_propose(n, q) != VSHARD_OK)
         again(n, q);
 }
 

@@ -460,6 +460,7 @@ struct vshard_node {
     size_t pending_first, pending_count, pending_cap;
     struct vs_held *held, **held_end;
     struct vs_stuck *stuck, **stuck_end;
+    int32_t stuck_status; /* why the first of them is */
     uint64_t raft_durable;
     uint64_t told_durable; /* the core knows of */
     int32_t wal_status;
@@ -525,6 +526,8 @@ void vs_send_message(struct vshard_node *n, const struct vshard_raft_effect *e);
 /* Gives the log what it had no room for, and sees what has become durable. True if something
  * did, and there may be more. */
 bool vs_poll_log(struct vshard_node *n);
+/* Whether something new may be logged: 0, EBUSY, ENOSPC. */
+int vs_log_room(const struct vshard_node *n);
 int vs_mark(struct vshard_node *n, struct vs_replica *r, uint64_t through, uint64_t term);
 /* Durable entries of a group from `first` on: FETCHED, and what a group is loaded with. */
 struct vs_gathered {

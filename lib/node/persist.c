@@ -185,6 +185,7 @@ void vs_persist(struct vshard_node *n, struct vs_replica *r, const struct vshard
     }
     s->barrier = e->barrier;
     s->vote = vote;
+    n->stuck_status = n->stuck == NULL ? rc : n->stuck_status;
     *n->stuck_end = s;
     n->stuck_end = &s->next;
 }
@@ -197,8 +198,10 @@ static void unstick(struct vshard_node *n)
         int rc =
             s->count != 0 ? vshard_wal_append(n->wal, s->record, s->count, &barrier) : VSHARD_OK;
 
-        if (later(rc))
+        if (later(rc)) {
+            n->stuck_status = rc;
             return;
+        }
         if (rc != VSHARD_OK) {
             vs_node_fail(n, rc, "append");
             return;
@@ -209,6 +212,13 @@ static void unstick(struct vshard_node *n)
             n->stuck_end = &n->stuck;
         stuck_free(n, s);
     }
+}
+
+int vs_log_room(const struct vshard_node *n)
+{
+    if (n->wal_status == VSHARD_ENOSPC || (n->stuck != NULL && n->stuck_status == VSHARD_ENOSPC))
+        return VSHARD_ENOSPC;
+    return n->stuck != NULL ? VSHARD_EBUSY : VSHARD_OK;
 }
 
 /* ---- messages that wait ---- */

@@ -160,10 +160,9 @@ static int admit(struct vshard_node *n, const struct vs_replica *r, const void *
     if (b.kind == VS_BATCH_ADD && c->spec.max_rows != 0 &&
         atomic_load(&r->rows) + b.count > c->spec.max_rows)
         return VSHARD_E2BIG;
-    if (n->stuck != NULL || n->wal_status == VSHARD_ENOSPC)
-        return VSHARD_ENOSPC;
-    if (r->backlog > n->o.backlog_bytes)
-        return VSHARD_EBUSY;
+    rc = r->backlog > n->o.backlog_bytes ? VSHARD_EBUSY : vs_log_room(n);
+    if (rc != VSHARD_OK)
+        return rc;
     return vs_plan_admits(&r->plan, &b);
 }
 

@@ -81,10 +81,10 @@ static int wait_for(struct lone *l, int rc)
     return l->status;
 }
 
-static int create_words(struct lone *l)
+static int create_named(struct lone *l, const char *name)
 {
     const struct vshard_collection spec = {
-        .size = sizeof spec, .dim = DIM, .family = VSHARD_FAMILY_FLAT, .shards = 2, .name = "words"
+        .size = sizeof spec, .dim = DIM, .family = VSHARD_FAMILY_FLAT, .shards = 2, .name = name
     };
     const struct vshard_node_admin a = { .size = sizeof a,
                                          .op = VSHARD_ADMIN_CREATE,
@@ -147,7 +147,7 @@ static int live(struct lone *l, const struct vshard_allocator *memory, int *writ
     if (rc == VSHARD_OK)
         rc = open_node(l, memory);
     if (rc == VSHARD_OK)
-        rc = create_words(l);
+        rc = create_named(l, "words");
     for (uint64_t i = 1; rc == VSHARD_OK && i <= 4; i++) {
         rc = write_words(l, i);
         *written += rc == VSHARD_OK;
@@ -240,7 +240,7 @@ Test(node_faults, of_room_refuse_writes_until_there_is_some)
     begin(&l);
     cr_assert_eq(format_node(&l, NULL), VSHARD_OK);
     cr_assert_eq(open_node(&l, NULL), VSHARD_OK);
-    cr_assert_eq(create_words(&l), VSHARD_OK);
+    cr_assert_eq(create_named(&l, "words"), VSHARD_OK);
     cr_assert_eq(write_words(&l, 1), VSHARD_OK);
     fault_storage_capacity(l.fs, fault_storage_used(l.fs) + 20000);
     for (uint64_t i = 2; i < 400 && rc == VSHARD_OK; i++) {
@@ -250,6 +250,8 @@ Test(node_faults, of_room_refuse_writes_until_there_is_some)
     cr_assert(rc == VSHARD_ENOSPC || rc == VSHARD_ETIMEDOUT, "%s", vshard_strerror(rc));
     cr_assert_gt(fine, 0);
     cr_expect_eq(search_words(&l), VSHARD_OK);
+    rc = create_named(&l, "others");
+    cr_expect_eq(rc, VSHARD_ENOSPC, "%s", vshard_strerror(rc));
     fault_storage_capacity(l.fs, UINT64_MAX);
     for (int i = 0; i < 300 && rc != VSHARD_OK; i++) { /* the log tries again now and then */
         cr_assert_eq(vshard_node_tick(l.node, l.now += 10 * MS), VSHARD_OK);
