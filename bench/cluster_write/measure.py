@@ -7,8 +7,9 @@ Probes, all unless said:
 
     ingest    all rows in batches of 1,000, 16 in flight: durable is when all are acknowledged,
               applied when every replica on every node has applied them. Beside it, in turns,
-              three processes at once that build the same indexes from the same batches and
-              do nothing else: what the machine has to give
+              three processes at once that build the same indexes from the same batches with
+              as many threads, and do nothing else: what the machine has to give. On a machine
+              with other work the seconds of processor of both say more than the clock
     lag       batches at half of the rate at which the first probe applied, for T seconds: from
               the acknowledgement of a batch until all three replicas have applied it
     found     one row at a time, at rest and then during `lag`: from the acknowledgement until
@@ -21,6 +22,7 @@ import argparse
 import importlib.util
 import math
 import os
+import select
 import shutil
 import statistics
 import subprocess
@@ -36,6 +38,7 @@ spec.loader.exec_module(test)
 ctl = test.ctl
 
 BATCH = 1000
+BUILDERS = 2  # threads of a server that apply: one of its three workers is kept for syncs
 
 
 def note(*words):
@@ -44,6 +47,13 @@ def note(*words):
 
 def at(values, q):
     return sorted(values)[max(0, math.ceil(q * len(values)) - 1)] if values else float('nan')
+
+
+def processor(pid):
+    """Seconds that a process has had."""
+    with open('/proc/%d/stat' % pid) as f:
+        fields = f.read().rsplit(')', 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def batches(rows):
@@ -83,11 +93,16 @@ class Load:
         self.acknowledged.append((now, dict(tuple(map(int, w.split(':'))) for w in words)))
         self.rows += len(body) // self.row_bytes
 
+    def receive_until(self, when):
+        while time.time() < when:
+            if b'\n' in self.server.got or select.select([self.server.socket], [], [], max(0, when - time.time()))[0]:
+                self.receive()
+
     def run(self, seconds=math.inf):
         begun, turn = time.time(), 0
         while turn < len(self.bodies) and time.time() - begun < seconds:
             if self.rate:
-                time.sleep(max(0, begun + turn * BATCH / self.rate - time.time()))
+                self.receive_until(begun + turn * BATCH / self.rate)
             self.send(self.bodies[turn])
             turn += 1
             while len(self.sent) >= self.flight:
@@ -161,11 +176,13 @@ class Bench:
         return cluster
 
     def builds(self):
-        """Rows a second that each of three processes adds while the others do so, too, no nicer
-        than workers of a server are."""
-        command = ['nice', '-n', '5', self.args.build, self.raw, str(self.rows.dim), str(self.args.shards), str(BATCH)]
+        """Rows a second that each of three processes adds while the others do so, too, as nice
+        as workers of a server are; and the seconds of processor of all."""
+        command = ['nice', '-n', '5', self.args.build, self.raw, str(self.rows.dim), str(self.args.shards),
+                   str(BATCH), str(BUILDERS)]
         running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-        return min(self.rows.count / float(p.communicate()[0]) for p in running)
+        took = [tuple(map(float, p.communicate()[0].split())) for p in running]
+        return self.rows.count / max(t for t, _ in took), sum(cpu for _, cpu in took)
 
     def one_ingest(self):
         cluster = self.found()
@@ -174,26 +191,26 @@ class Bench:
         durable = self.rows.count / load.run()
         caught_up(cluster, self.rows.count)
         applied = self.rows.count / (time.time() - begun)
-        return cluster, durable, applied, load
+        return cluster, durable, applied, sum(processor(p.pid) for p in cluster.process.values()), load
 
     def ingest(self):
-        results, alone, took, busy = [], [], [], 0
+        results, took, busy = [], [], 0
         for turn in range(self.args.rounds):
-            cluster, durable, applied, load = self.one_ingest()
+            cluster, durable, applied, spent, load = self.one_ingest()
             cluster.stop()
             shutil.rmtree(cluster.folder)
-            results.append((durable, applied))
-            alone.append(self.builds())
+            alone, spent_alone = self.builds()
+            results.append((durable, applied, alone, applied / alone, spent, spent_alone, spent_alone / spent))
             took += load.took
             busy += load.busy
-            note('durable %.0f/s, applied %.0f/s, alone %.0f/s, busy %d, load %.1f' %
-                 (durable, applied, alone[-1], load.busy, os.getloadavg()[0]))
-        durable, applied = zip(*results)
-        self.applied_rate = statistics.median(applied)
-        print('ingest\tdurable_per_s\tlowest\tapplied_per_s\tthree_alone_per_s\tratio\tbatch_p50_ms\tp99_ms\tbusy')
-        print('\t%.0f\t%.0f\t%.0f\t%.0f\t%.2f\t%.1f\t%.1f\t%d' %
-              (statistics.median(durable), min(durable), self.applied_rate, statistics.median(alone),
-               statistics.median(a / b for a, b in zip(applied, alone)), at(took, 0.5) * 1e3, at(took, 0.99) * 1e3, busy))
+            note('durable %.0f/s, applied %.0f/s, alone %.0f/s (%.2f), processor %.0f and %.0f s (%.2f)' % results[-1],
+                 'busy %d, load %.1f' % (load.busy, os.getloadavg()[0]))
+        median = [statistics.median(column) for column in zip(*results)]
+        self.applied_rate = median[1]
+        print('ingest\tdurable_per_s\tlowest\tapplied_per_s\tthree_alone_per_s\tratio\tprocessor_s\talone_s\tratio'
+              '\tbatch_p50_ms\tp99_ms\tbusy')
+        print('\t%.0f\t%.0f\t%.0f\t%.0f\t%.2f\t%.0f\t%.0f\t%.2f\t%.0f\t%.0f\t%d' %
+              (median[0], min(r[0] for r in results), *median[1:], at(took, 0.5) * 1e3, at(took, 0.99) * 1e3, busy))
 
     def find(self, cluster, seconds, first):
         """Times from an acknowledgement until a search finds the row."""
@@ -236,7 +253,7 @@ class Bench:
         cluster.stop()
 
     def restart(self):
-        cluster, _, _, _ = self.one_ingest()
+        cluster = self.one_ingest()[0]
         answers, whole, vector = [], [], self.rows.read(0, 1)
         for turn in range(self.args.rounds):
             node = turn % 3 + 1
