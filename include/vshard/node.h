@@ -155,17 +155,16 @@ struct vshard_node_options {
                             is asked, too; UINT64_MAX: never; default 5 ms */
     uint64_t replace_ns; /* a node that is silent for so long loses its replicas to a spare one;
                             default 60 s; UINT64_MAX: never */
-    uint64_t
-        snapshot_bytes; /* of entries applied between two snapshots of a shard; default 64 MiB */
-    uint64_t backlog_bytes; /* of entries that are durable and not applied; beyond it writes are
-                               refused with EBUSY; default 64 MiB */
-    uint64_t segment_bytes; /* of the write-ahead log; default 32 MiB, 64 KiB..1 GiB */
-    uint64_t cache_bytes;   /* for answers to searches that are asked again, with the same bytes
-                               and parameters. One is given again until this node hears that a
-                               replica has applied more than it reflects, and as far as the
-                               consistency allows; never to a linearizable search. Default 0:
-                               none are kept */
-    const char *path;       /* the directory; required */
+    uint64_t snapshot_bytes; /* of entries between two snapshots of a shard; default 64 MiB */
+    uint64_t backlog_bytes;  /* of entries that are durable and not applied; beyond it writes are
+                                refused with EBUSY; default 64 MiB */
+    uint64_t segment_bytes;  /* of the write-ahead log; default 32 MiB, 64 KiB..1 GiB */
+    uint64_t cache_bytes;    /* for answers to searches that are asked again, with the same bytes
+                                and parameters. One is given again until this node hears that a
+                                replica has applied more than it reflects, and as far as the
+                                consistency allows; never to a linearizable search. Default 0:
+                                none are kept */
+    const char *path;        /* the directory; required */
     const struct vshard_node_host *host;      /* copied; required */
     const struct vshard_wire_key *keys;       /* [key_count] that seal frames; copied */
     const struct vshard_storage *storage;     /* copied; default POSIX files */

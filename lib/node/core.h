@@ -281,11 +281,12 @@ struct vs_replica {
     uint32_t row; /* of the first entry: rows applied; the writer's */
     uint32_t apply_busy;
 
-    uint64_t since_snapshot;                /* bytes applied */
+    uint64_t since_snapshot;                /* bytes of entries behind the last that was begun */
     uint64_t snapshot_index, snapshot_term; /* the newest that the log marks */
     uint64_t taking_index, taking_term;     /* being made or marked; 0: none */
     uint64_t compact_index;
-    uint64_t mark_barrier; /* of the log; 0: none */
+    uint64_t mark_barrier;    /* of the log; 0: none */
+    struct vs_item *snapshot; /* waits until the shard stands at taking_index */
     uint32_t installing, mark_wanted;
     uint64_t incoming; /* index of the snapshot that comes in pieces, or 0 */
     unsigned char incoming_head[16];
@@ -580,6 +581,8 @@ void vs_replica_install(struct vshard_node *n, struct vs_replica *r,
                         const struct vshard_raft_effect *e);
 void vs_replica_marked(struct vshard_node *n, struct vs_replica *r);
 void vs_replica_snapshot(struct vshard_node *n, struct vs_replica *r); /* if it is time */
+void vs_replica_stands(struct vshard_node *n, struct vs_replica *r);   /* where it does, perhaps */
+void vs_replica_snapshot_drop(struct vshard_node *n, struct vs_replica *r); /* if it waits */
 void vs_replica_files_remove(struct vshard_node *n, struct vs_replica *r);
 void vs_snapshot_path(const struct vshard_node *n, char path[4096], uint64_t group, uint64_t index);
 void vs_incoming_path(const struct vshard_node *n, char path[4096], uint64_t group);

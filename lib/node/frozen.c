@@ -1,8 +1,10 @@
 /* frozen.c - snapshots of a replica: taken, sent, received, installed.
  *
- * A snapshot is taken when snapshot_bytes of entries have been applied since the last, at
- * a moment when nothing waits to be applied, so the shard stands where the core says.
- * It is saved as an item that reads: searches go on, applying waits. When its files are
+ * A snapshot is taken when snapshot_bytes of entries have come since the last. The core says
+ * of which position: of the last entry that it has handed over, and of those some may wait
+ * to be applied, always while much is written. So the item waits, too, and applying stops
+ * at that entry; then the shard stands there. It is saved as an item that reads: searches go on,
+ * applying waits. When its files are
  * durable the log marks it, and when the mark is durable the core forgets the entries
  * and the files of the one before are removed. A crash at any point finds the files that
  * the log names.
@@ -39,9 +41,8 @@ void vs_replica_snapshot(struct vshard_node *n, struct vs_replica *r)
         vs_mark(n, r, r->installing ? r->taking_index : r->compact_index,
                 r->installing ? r->taking_term
                               : vshard_raft_term(n->raft, r->group, r->compact_index));
-    if (r->since_snapshot < enough || r->taking_index != 0 || r->entries != NULL || r->apply_busy ||
-        r->diverged || r->refilling || r->acknowledged != r->queued || r->status != VSHARD_OK ||
-        !r->open)
+    if (r->since_snapshot < enough || r->taking_index != 0 || r->diverged || r->refilling ||
+        r->acknowledged != r->queued || r->status != VSHARD_OK || !r->open)
         return;
     vs_step(n, &event); /* EBUSY: later */
 }
@@ -91,11 +92,32 @@ void vs_replica_meta_effect(struct vshard_node *n, struct vs_replica *r,
         return; /* the core may begin another one */
     r->taking_index = e->index;
     r->taking_term = e->term;
+    r->since_snapshot = 0;
     /* A quarter of what has come since the last is kept, for who is a little late. */
     r->compact_index = e->index - (e->index - r->snapshot_index) / 4;
     if (vshard_raft_term(n->raft, r->group, r->compact_index) == 0)
         r->compact_index = e->index; /* the log begins later than that */
+    r->snapshot = item;
+    vs_replica_stands(n, r);
+}
+
+void vs_replica_stands(struct vshard_node *n, struct vs_replica *r)
+{
+    struct vs_item *item = r->snapshot;
+
+    if (item == NULL || atomic_load(&r->applied) < item->index)
+        return;
+    r->snapshot = NULL;
     vs_item_push(n, item);
+}
+
+void vs_replica_snapshot_drop(struct vshard_node *n, struct vs_replica *r)
+{
+    if (r->snapshot == NULL)
+        return;
+    vs_item_free(n, r->snapshot);
+    r->snapshot = NULL;
+    r->taking_index = 0;
 }
 
 static void remove_files(struct vshard_node *n, struct vs_replica *r, uint64_t index)
@@ -128,7 +150,6 @@ void vs_replica_marked(struct vshard_node *n, struct vs_replica *r)
 
     r->snapshot_index = r->taking_index;
     r->snapshot_term = r->taking_term;
-    r->since_snapshot = 0;
     vs_todo_push(
         n, (struct vs_todo){ .kind = r->installing ? VSHARD_RAFT_INSTALLED : VSHARD_RAFT_COMPACT,
                              .group = r->group,
@@ -199,8 +220,10 @@ void vs_replica_piece(struct vshard_node *n, struct vs_replica *r,
 void vs_replica_install(struct vshard_node *n, struct vs_replica *r,
                         const struct vshard_raft_effect *e)
 {
-    struct vs_item *item = r->taking_index == 0 ? vs_item_new(n, VS_ITEM_INSTALL, r) : NULL;
+    struct vs_item *item;
 
+    vs_replica_snapshot_drop(n, r);
+    item = r->taking_index == 0 ? vs_item_new(n, VS_ITEM_INSTALL, r) : NULL;
     if (item == NULL || r->incoming != e->index) { /* one of our own is under way: another time */
         vs_item_free(n, item);
         vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_INSTALLED,
@@ -214,5 +237,6 @@ void vs_replica_install(struct vshard_node *n, struct vs_replica *r,
     r->taking_term = e->term;
     r->installing = 1;
     r->incoming = 0;
+    r->since_snapshot = 0;
     vs_item_push(n, item);
 }

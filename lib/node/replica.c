@@ -129,6 +129,7 @@ void vs_replica_free(struct vshard_node *n, struct vs_replica *r)
         r->parked = p->next;
         vs_free(n->allocator, p, sizeof *p);
     }
+    vs_replica_snapshot_drop(n, r);
     vs_shard_destroy(r->shard);
     n->replica_count--;
     memmove(&n->replica[at], &n->replica[at + 1],
@@ -319,6 +320,7 @@ static int queue_entry(struct vshard_node *n, struct vs_replica *r,
     *r->entries_end = e;
     r->entries_end = &e->next;
     r->backlog += count;
+    r->since_snapshot += count;
     return VSHARD_OK;
 }
 
@@ -434,6 +436,8 @@ void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
     /* As many as there are now: their links do not change any more, but for the last's. */
     item->entry = r->entries;
     border = (r->entries->index + DIGEST_EVERY - 1) / DIGEST_EVERY * DIGEST_EVERY;
+    if (r->snapshot != NULL && r->snapshot->index < border)
+        border = r->snapshot->index;
     for (struct vs_entry *e = r->entries;
          e != NULL && item->entries < VS_CHUNK_ROWS && e->index <= border; e = e->next)
         item->entries++;
@@ -453,7 +457,6 @@ static void applied(struct vshard_node *n, struct vs_replica *r)
         if (r->entries == NULL)
             r->entries_end = &r->entries;
         r->backlog -= e->count;
-        r->since_snapshot += e->count;
         entry_free(n, e);
     }
     if (r->acknowledged < r->queued && r->backlog <= n->o.backlog_bytes) {
@@ -471,6 +474,7 @@ static void apply_finished(struct vshard_node *n, struct vs_replica *r, const st
     applied(n, r);
     if (item->status != VSHARD_OK && item->status != VSHARD_ENOMEM)
         vs_replica_halt(n, r, item->status);
+    vs_replica_stands(n, r);
     vs_replica_more(n, r);
 }
 
@@ -505,8 +509,7 @@ static void snapshot_finished(struct vshard_node *n, struct vs_replica *r,
     if (item->status != VSHARD_OK) {
         vs_node_event(n, VSHARD_LOG_WARN, "node.snapshot", r->group, vshard_strerror(item->status),
                       item->status);
-        r->taking_index = 0;
-        r->since_snapshot = 0; /* again when as much has come */
+        r->taking_index = 0; /* again when as much has come as before it */
         return;
     }
     vs_mark(n, r, r->compact_index, vshard_raft_term(n->raft, r->group, r->compact_index));

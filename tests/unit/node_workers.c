@@ -1,8 +1,9 @@
-/* node_workers.c - what a worker may take while another is busy with something long.
+/* node_workers.c - what is done first where much waits.
  *
- * Method: a node of two workers, and one thread that plays both: storage of the host calls
- * vshard_node_work() from within the item that writes an export. It must find syncs and
- * searches to do, and no step of apply, however many of those wait. */
+ * Method: a node of two workers, and one thread that plays both. Storage of the host calls
+ * vshard_node_work() from within the item that writes an export: it must find syncs and
+ * searches to do, and no step of apply, however many of those wait. And rows are written
+ * faster than they are applied: snapshots are taken all the same. */
 #include <criterion/criterion.h>
 
 #include "support/cluster_ask.h"
@@ -81,7 +82,7 @@ static void run(struct lone *l, int ms)
     }
 }
 
-static void open_node(struct lone *l)
+static void open_node(struct lone *l, uint64_t snapshot_bytes)
 {
     const uint64_t founders[] = { 1 };
     const struct vshard_node_host host = {
@@ -96,6 +97,7 @@ static void open_node(struct lone *l)
                                              .storage = &l->storage };
     const struct vshard_node_options o = { .size = sizeof o,
                                            .workers = 2,
+                                           .snapshot_bytes = snapshot_bytes,
                                            .node = 1,
                                            .path = "home",
                                            .host = &host,
@@ -163,6 +165,19 @@ static uint64_t applied(struct lone *l)
     return s[0].applied + s[1].applied;
 }
 
+/* Entries of a shard that wait to be applied, of the one with fewer. */
+static uint64_t waiting(struct lone *l)
+{
+    struct vshard_shard_status s[2];
+    uint64_t a, b;
+    size_t count;
+
+    cr_assert_eq(vshard_node_shards(l->node, "words", s, 2, &count), VSHARD_OK);
+    a = s[0].committed - s[0].applied;
+    b = s[1].committed - s[1].applied;
+    return a < b ? a : b;
+}
+
 static void export_words(struct lone *l)
 {
     const struct vshard_node_export e = {
@@ -195,7 +210,7 @@ Test(node_workers, one_is_kept_for_syncs_and_searches)
     struct lone l;
     uint64_t before;
 
-    open_node(&l);
+    open_node(&l, 0);
     create_words(&l);
     write_words(&l, 1);
     run(&l, 100);
@@ -205,6 +220,41 @@ Test(node_workers, one_is_kept_for_syncs_and_searches)
     run(&l, 100);
     cr_assert_null(l.meanwhile, "there was no export");
     cr_assert_gt(applied(&l), before, "what waited was never applied");
+    vshard_node_close(l.node);
+    cr_assert_null(fault_storage_verdict(l.fs));
+    fault_storage_destroy(l.fs);
+}
+
+/* Every entry is larger than what a snapshot is taken for. */
+Test(node_workers, snapshots_do_not_wait_until_all_is_applied)
+{
+    struct lone l;
+    uint64_t renames;
+
+    open_node(&l, 1000);
+    create_words(&l);
+    for (uint64_t i = 0; i < 40; i++)
+        write_words(&l, i);
+    l.answers = 0;
+    while (l.answers < 40) { /* storage goes first, so little is applied */
+        tick(&l);
+        vshard_node_work(l.node);
+    }
+    cr_assert_gt(waiting(&l), (uint64_t)10);
+    renames = fault_storage_count(l.fs, VSHARD_IO_RENAME);
+    for (uint64_t i = 0; i < 200 && fault_storage_count(l.fs, VSHARD_IO_RENAME) < renames + 4;
+         i++) {
+        write_words(&l, i);
+        write_words(&l, i);
+        for (int k = 0; k < 4; k++) {
+            tick(&l);
+            vshard_node_work(l.node);
+        }
+        cr_assert_gt(waiting(&l), (uint64_t)0, "this test writes too slowly");
+    }
+    cr_assert_geq(fault_storage_count(l.fs, VSHARD_IO_RENAME), renames + 4, "no snapshots");
+    run(&l, 1000);
+    cr_assert_eq(waiting(&l), (uint64_t)0);
     vshard_node_close(l.node);
     cr_assert_null(fault_storage_verdict(l.fs));
     fault_storage_destroy(l.fs);
