@@ -170,7 +170,7 @@ def main_job(cluster, path):
     must_say('loading', loading, 0, '%d of %d rows' % (rows.count, rows.count))
     rate = rows.count / (time.time() - begun)
     again = cluster.connect(victim)
-    wait('catching up', 300, lambda: caught_up(again))
+    wait('catching up', 900, lambda: caught_up(again))
     for first in range(0, rows.count, 20000):
         part = rows.read(first, 20000)
         check_rows(again, {first + i // (4 * rows.dim): part[i:i + 4 * rows.dim]
