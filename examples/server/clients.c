@@ -586,6 +586,6 @@ struct clients *clients_open(struct server *s)
     uv_tcp_bind(&c->listener, (const struct sockaddr *)&s->config.client.at, 0);
     rc = uv_listen((uv_stream_t *)&c->listener, 64, on_connection);
     if (rc != 0)
-        die("listen", uv_strerror(rc));
+        die("client", uv_strerror(rc)); /* as its line of the configuration is called */
     return c;
 }
