@@ -6,12 +6,15 @@
  *
  * Each shard's part goes to whoever is believed to lead it, and again, to another, when
  * that turns out wrong or nothing is heard. That is safe, because the batch carries the
- * request's id, under which a shard applies it once.
+ * request's id, under which a shard applies it once. The flags then say AGAIN, and a leader
+ * that has it under way does not propose it another time: who is slow to answer because much
+ * waits must not be given more.
  *
  * Admission is here, before the log: a batch that a shard could not apply must never be
  * committed. */
 #include "node/core.h"
 
+enum { AGAIN = 1 << 16 }; /* beside VSHARD_WRITE_* */
 enum { SOON_NS = 10000000, SILENT_NS = 1000000000 };
 
 /* ---- at the node that was asked ---- */
@@ -23,7 +26,7 @@ static void send(struct vshard_node *n, struct vs_request *q, struct vs_part *p,
     vs_put64(&o, p->group);
     vs_put64(&o, q->id);
     vs_put32(&o, (uint32_t)(p - q->part));
-    vs_put32(&o, q->flags);
+    vs_put32(&o, q->flags | (p->attempts > 1 ? AGAIN : 0));
     if (node != n->node) {
         if (o.status == VSHARD_OK)
             vs_post(n, node, VS_FRAME_WRITE, p->group, o.at, o.count, p->bytes, p->count);
@@ -192,6 +195,21 @@ static int propose(struct vshard_node *n, const struct about *a, uint32_t flags,
     return rc;
 }
 
+static bool under_way(const struct vshard_node *n, const struct vs_replica *r,
+                      const struct about *a)
+{
+    for (const struct vs_proposal *p = n->proposals; p != NULL; p = p->next) {
+        if (p->kind == VS_PROPOSED_WRITE && p->group == a->group && p->origin == a->origin &&
+            p->request == a->request && p->part == a->part)
+            return true;
+    }
+    for (const struct vs_parked *p = r->parked; p != NULL; p = p->next) {
+        if (p->origin == a->origin && p->request == a->request && p->part == a->part)
+            return true;
+    }
+    return false;
+}
+
 void vs_serve_write(struct vshard_node *n, uint64_t origin, struct vs_in *in)
 {
     uint64_t group = vs_take64(in);
@@ -206,6 +224,8 @@ void vs_serve_write(struct vshard_node *n, uint64_t origin, struct vs_in *in)
         return;
     if (r != NULL && group != VS_META && r->status == VSHARD_OK && r->open && !r->dropped &&
         r->role == VSHARD_RAFT_LEADER) {
+        if ((flags & AGAIN) && under_way(n, r, &a))
+            return; /* what became of the first answers both */
         rc = admit(n, r, in->at, in->left);
         if (rc == VSHARD_OK)
             rc = propose(n, &a, flags, in->at, in->left);

@@ -82,7 +82,7 @@ static void run(struct lone *l, int ms)
     }
 }
 
-static void open_node(struct lone *l, uint64_t snapshot_bytes)
+static void open_node(struct lone *l, struct vshard_node_options o)
 {
     const uint64_t founders[] = { 1 };
     const struct vshard_node_host host = {
@@ -95,13 +95,6 @@ static void open_node(struct lone *l, uint64_t snapshot_bytes)
                                              .founder_count = 1,
                                              .path = "home",
                                              .storage = &l->storage };
-    const struct vshard_node_options o = { .size = sizeof o,
-                                           .workers = 2,
-                                           .snapshot_bytes = snapshot_bytes,
-                                           .node = 1,
-                                           .path = "home",
-                                           .host = &host,
-                                           .storage = &l->storage };
 
     *l = (struct lone){ .fs = fault_storage_create(1), .now = 1000 * MS };
     l->storage = *fault_storage_hook(l->fs);
@@ -110,6 +103,12 @@ static void open_node(struct lone *l, uint64_t snapshot_bytes)
     l->storage.wait = wait_storage;
     fault_storage_mkdir(l->fs, "home");
     cr_assert_eq(vshard_node_format(&birth), VSHARD_OK);
+    o.size = sizeof o;
+    o.workers = 2;
+    o.node = 1;
+    o.path = "home";
+    o.host = &host;
+    o.storage = &l->storage;
     cr_assert_eq(vshard_node_open(&o, l->now, &l->node), VSHARD_OK);
     run(l, 1000);
 }
@@ -210,7 +209,7 @@ Test(node_workers, one_is_kept_for_syncs_and_searches)
     struct lone l;
     uint64_t before;
 
-    open_node(&l, 0);
+    open_node(&l, (struct vshard_node_options){ .size = 0 });
     create_words(&l);
     write_words(&l, 1);
     run(&l, 100);
@@ -231,7 +230,7 @@ Test(node_workers, snapshots_do_not_wait_until_all_is_applied)
     struct lone l;
     uint64_t renames;
 
-    open_node(&l, 1000);
+    open_node(&l, (struct vshard_node_options){ .snapshot_bytes = 1000 });
     create_words(&l);
     for (uint64_t i = 0; i < 40; i++)
         write_words(&l, i);
@@ -257,5 +256,38 @@ Test(node_workers, snapshots_do_not_wait_until_all_is_applied)
     cr_assert_eq(waiting(&l), (uint64_t)0);
     vshard_node_close(l.node);
     cr_assert_null(fault_storage_verdict(l.fs));
+    fault_storage_destroy(l.fs);
+}
+
+static uint64_t committed(struct lone *l)
+{
+    return applied(l) + 2 * waiting(l); /* of two shards that are given the same */
+}
+
+/* A write that is answered late, since its shard is behind: the router asks again, and again. */
+static void behind(struct lone *l)
+{
+    uint64_t before = committed(l);
+
+    l->answers = 0;
+    write_words(l, 3);
+    run(l, 3500);
+    cr_assert_eq(l->answers, 0u, "nothing holds this write up");
+    cr_assert_eq(committed(l), before + 2, "%d entries", (int)(committed(l) - before));
+    l->meanwhile = NULL;
+}
+
+Test(node_workers, a_write_that_waits_is_not_logged_again)
+{
+    struct lone l;
+
+    open_node(&l, (struct vshard_node_options){ .backlog_bytes = 1 });
+    create_words(&l);
+    l.meanwhile = behind;
+    export_words(&l);
+    run(&l, 1000);
+    cr_assert_null(l.meanwhile, "there was no export");
+    cr_assert(l.answers == 2 && l.status == VSHARD_OK);
+    vshard_node_close(l.node);
     fault_storage_destroy(l.fs);
 }
