@@ -182,7 +182,8 @@ static int compute_digest(struct vshard_index *x, uint64_t *digest)
     if (sums == NULL)
         return vs_refuse(x->logger, VSHARD_ENOMEM, "digest.refused", "memory", (int64_t)bytes, 0);
     vs_image_sums(x, sums, layout.extents);
-    vs_image_encode(x, sums, header);
+    vs_image_encode(x, header);
+    vs_image_seal(header, sums, bytes);
     vs_free(x->allocator, sums, bytes);
     rc = vs_image_decode(header, &image);
     *digest = image.digest;

@@ -148,8 +148,16 @@ int vs_index_new(const struct vshard_index_options *given, struct vshard_index *
     if (rc < 0)
         return rc;
     x = vs_alloc_zeroed(o.allocator, sizeof *x);
-    if (x == NULL || vs_lock_init(&x->lock) < 0) {
+    if (x != NULL && vs_lock_init(&x->lock) < 0) {
         vs_free(o.allocator, x, sizeof *x);
+        x = NULL;
+    }
+    if (x != NULL && vs_keep_init(x) < 0) {
+        vs_lock_fini(&x->lock);
+        vs_free(o.allocator, x, sizeof *x);
+        x = NULL;
+    }
+    if (x == NULL) {
         vs_os_memory_close(o.allocator);
         return vs_refuse(o.logger, VSHARD_ENOMEM, "create.refused", "memory", sizeof *x, 0);
     }
@@ -222,6 +230,7 @@ void vshard_index_destroy(struct vshard_index *x)
     vs_sketcher_fini(x);
     vs_quantizer_fini(x);
     vs_mapping_close(x);
+    vs_keep_fini(x);
     vs_lock_fini(&x->lock);
     vs_free(&a, x, sizeof *x);
     vs_os_memory_close(&a);

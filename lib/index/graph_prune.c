@@ -167,6 +167,7 @@ void vs_write_edges(struct vshard_index *x, uint32_t slot, const uint32_t *to, u
 {
     _Atomic uint32_t *edges = vs_edges_at(x, slot);
 
+    vs_keep(x, IMAGE_EDGES, slot);
     for (uint32_t i = 0; i < x->degree; i++)
         atomic_store_explicit(&edges[i], i < count ? to[i] : VS_SLOT_NONE, memory_order_release);
 }

@@ -205,28 +205,27 @@ uint32_t vs_image_rows(const struct vshard_index *x, uint32_t extent)
     return left < VS_EXTENT_ROWS ? left : VS_EXTENT_ROWS;
 }
 
-/* Rows as files have them: of a mapped index they are. */
-static void encode_rows(const struct vshard_index *x, uint32_t extent, struct vs_row *out)
+/* Of a mapped index, rows are so already. */
+void vs_image_row(const struct vshard_index *x, uint32_t slot, struct vs_row *out)
 {
-    uint32_t first = extent * VS_EXTENT_ROWS, count = vs_image_rows(x, extent);
+    const struct vs_row *row = vs_row_at(x, slot);
+    uint32_t state = vs_row_state(x, slot);
+    bool chained = state != VS_ROW_LIVE && x->mapping.bytes == NULL;
 
-    for (uint32_t i = 0; i < count; i++) {
-        const struct vs_row *row = vs_row_at(x, first + i);
-        uint32_t state = vs_row_state(x, first + i);
-        bool chained = state != VS_ROW_LIVE && x->mapping.bytes == NULL;
-
-        out[i].id = chained ? vs_link(x, first + i) : row->id;
-        out[i].inverse_length = row->inverse_length;
-        atomic_init(&out[i].state, state);
-    }
+    out->id = chained ? vs_link(x, slot) : row->id;
+    out->inverse_length = row->inverse_length;
+    atomic_init(&out->state, state);
 }
 
 const void *vs_image_extent(struct vshard_index *x, int column, uint32_t extent,
                             struct vs_row *rows)
 {
-    if (column != 0)
-        return vs_column_at(vs_image_column(x, column), extent * VS_EXTENT_ROWS);
-    encode_rows(x, extent, rows);
+    uint32_t first = extent * VS_EXTENT_ROWS, count = vs_image_rows(x, extent);
+
+    if (column != IMAGE_ROWS)
+        return vs_column_at(vs_image_column(x, column), first);
+    for (uint32_t i = 0; i < count; i++)
+        vs_image_row(x, first + i, &rows[i]);
     return rows;
 }
 
@@ -318,7 +317,7 @@ static void decode_calibration(const unsigned char *header, struct vs_calibratio
         found[i] = vs_load32(header + AT_FOUND + 4 * i);
 }
 
-void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned char *header)
+void vs_image_encode(struct vshard_index *x, unsigned char *header)
 {
     const uint32_t options[] = { x->dim, x->family,          x->metric,    x->element,
                                  x->m,   x->ef_construction, x->ef_search, x->train_rows };
@@ -350,7 +349,11 @@ void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned
     encode_attributes(&x->attributes, header);
     vs_store64(header + AT_SUMS, vs_image_low_sum(x));
     vs_store64(header + AT_SUMS + 8, chained_sum(&x->entries, atomic_load(&x->entry_count)));
-    vs_store64(header + AT_SUMS + 16, vs_checksum(sums, vs_image_sums_bytes(x), 0));
+}
+
+void vs_image_seal(unsigned char *header, const unsigned char *sums, size_t sums_bytes)
+{
+    vs_store64(header + AT_SUMS + 16, vs_checksum(sums, sums_bytes, 0));
     vs_store64(header + AT_CHECKSUM, vs_checksum(header, AT_CHECKSUM, 0));
 }
 

@@ -9,9 +9,7 @@ enum {
     IMAGE_PLAIN = 1,      /* version of a file without attributes */
     IMAGE_ATTRIBUTES = 2, /* and with them */
     IMAGE_HEADER_BYTES = 512,
-    IMAGE_ALIGN = 4096,
-    IMAGE_FIRST_VALUES = 5, /* columns before those of attributes */
-    IMAGE_COLUMNS = IMAGE_FIRST_VALUES + VSHARD_ATTRIBUTES_MAX /* at most */
+    IMAGE_ALIGN = 4096
 };
 
 /* What the header says beyond the options. */
@@ -53,6 +51,9 @@ void vs_image_layout(const struct vshard_index *x, struct vs_image_layout *out);
 /* Rows of the index in this extent. */
 uint32_t vs_image_rows(const struct vshard_index *x, uint32_t extent);
 
+/* One row as files have it. */
+void vs_image_row(const struct vshard_index *x, uint32_t slot, struct vs_row *out);
+
 /* The bytes of one extent of a column as a file has them; rows, [VS_EXTENT_ROWS], is where
  * those are put that memory has otherwise. */
 const void *vs_image_extent(struct vshard_index *x, int column, uint32_t extent,
@@ -67,8 +68,10 @@ void vs_image_sums(struct vshard_index *x, unsigned char *sums, uint32_t extents
 uint64_t vs_image_schema_sum(const struct vshard_attribute *schema, uint32_t count);
 uint64_t vs_image_keywords_sum(const struct vs_keywords *k);
 
-/* Writes the header of this index, and its checksum. */
-void vs_image_encode(struct vshard_index *x, const unsigned char *sums, unsigned char *header);
+/* Writes the header of this index, without the checksum of the sums and its own, which come
+ * last. */
+void vs_image_encode(struct vshard_index *x, unsigned char *header);
+void vs_image_seal(unsigned char *header, const unsigned char *sums, size_t sums_bytes);
 
 /* Reads a header: ECORRUPT or EVERSION if it is not one. */
 int vs_image_decode(const unsigned char *header, struct vs_image *out);

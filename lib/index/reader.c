@@ -144,6 +144,7 @@ void vs_row_retired(struct vshard_index *x, uint32_t slot)
 
     if (born > x->drained)
         vs_readers_drain(x);
+    vs_keep(x, IMAGE_ROWS, slot);
     set_state(x, slot, VS_ROW_REMOVED, atomic_load(&x->position) + 1);
     atomic_fetch_sub_explicit(&x->live, 1, memory_order_relaxed);
 }

@@ -87,6 +87,7 @@ static void begin(struct vshard_index *x)
     r->removed_head = VS_SLOT_NONE;
     vs_readers_drain(x);
     for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE; slot = vs_link(x, slot)) {
+        vs_keep(x, IMAGE_ROWS, slot);
         atomic_fetch_or(&vs_row_at(x, slot)->state, VS_ROW_DYING);
         vs_scan_mark(x, slot, false);
         r->marks[slot / 64] |= 1ull << (slot % 64);

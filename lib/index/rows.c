@@ -430,10 +430,12 @@ static void link_rows(struct vshard_index *x, const uint32_t *slots, uint32_t co
     }
 }
 
-/* A lean index that has a graph needs no vectors any more, once no reader scans them. */
+/* A lean index that has a graph needs no vectors any more, once no reader scans them and
+ * no save writes them. */
 static void drop_vectors(struct vshard_index *x)
 {
     vs_readers_drain(x);
+    vs_keep_wait(x);
     vs_column_free(&x->elements, x->allocator);
 }
 

@@ -8,6 +8,7 @@ void vs_slot_free(struct vshard_index *x, uint32_t slot)
 {
     struct vs_row *row = vs_row_at(x, slot);
 
+    vs_keep_all(x, slot);
     if (vs_is_codes_only(x))
         memset(vs_column_at(&x->outside, slot), 0, x->outside.stride);
     else
@@ -41,6 +42,7 @@ uint32_t vs_slot_take(struct vshard_index *x)
         atomic_store_explicit(&x->slot_count, slot + 1, memory_order_release);
         return slot;
     }
+    vs_keep_all(x, slot);
     x->free_head = vs_link(x, slot);
     atomic_fetch_sub_explicit(&x->free_count, 1, memory_order_relaxed);
     return slot;

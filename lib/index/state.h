@@ -17,7 +17,8 @@
  *              one that is, the slot that held its id before (reader.c)
  *
  * One call at a time may write (x->lock is taken), and any number may read beside it: see
- * reader.c. What readers read of these structs is atomic, or does not change.
+ * reader.c. What readers read of these structs is atomic, or does not change. A save goes on
+ * beside changes, too: see keep.c.
  *
  * What decides structure (codes, keys, edges) is integer arithmetic or acts on one
  * element at a time, so it is equal on every instruction set; floats only order the
@@ -205,6 +206,35 @@ struct vs_build {
     uint32_t count;
 };
 
+/* ---- a save beside changes (keep.c) ---- */
+enum {                      /* columns that files have, see image.c */
+       IMAGE_ROWS = 0,      /* as files have them */
+       IMAGE_EDGES = 4,
+       IMAGE_FIRST_VALUES,  /* columns before those of attributes */
+       IMAGE_COLUMNS = IMAGE_FIRST_VALUES + VSHARD_ATTRIBUTES_MAX /* at most */
+};
+
+struct vs_kept;
+
+struct vs_keep {
+    struct vs_lock turn; /* saves wait for each other */
+    struct vs_lock lock; /* of what follows, but for what is atomic */
+    struct vs_lock gate; /* the save has it while it writes an extent */
+    _Atomic uint32_t on; /* rows have to be kept */
+    int status;          /* why it was turned off before its end; else 0 */
+    uint32_t slots;      /* the index had when the save began, and its columns: */
+    uint32_t columns;
+    const struct vs_column *column[IMAGE_COLUMNS];
+    size_t stride[IMAGE_COLUMNS];
+    _Atomic uint32_t passed[IMAGE_COLUMNS]; /* slots below are taken already */
+    _Atomic uint64_t *marks;                /* [columns x words] rows that were kept */
+    size_t words;
+    struct vs_kept **kept; /* [columns x extents] their bytes */
+    size_t kept_bytes;
+    size_t most;
+    size_t most_set; /* by tests; else 0 */
+};
+
 /* ---- a mapped file (open.c) ---- */
 struct vs_mapping {
     unsigned char *bytes; /* NULL for an index in memory */
@@ -265,6 +295,7 @@ struct vshard_index {
     struct vs_repair repair;
     struct vs_build build;
     struct vs_lock lock; /* taken by a call that writes, shared by those that need it still */
+    struct vs_keep keep;
     struct vs_scratch *strands; /* [strand_count x WALKS] buffers of the writer's tasks */
     uint32_t strand_count;
     _Atomic uint64_t scratch_bytes; /* in all struct vs_scratch, build and repair */
@@ -666,6 +697,31 @@ int vs_repair_reserve(struct vshard_index *x, uint64_t changed);
 void vs_repair_retire(struct vshard_index *x, uint32_t slot);
 void vs_repair_run(struct vshard_index *x, uint64_t quota);
 void vs_repair_fini(struct vshard_index *x);
+
+/* keep.c */
+int vs_keep_init(struct vshard_index *x);
+void vs_keep_fini(struct vshard_index *x);
+int vs_keep_begin(struct vshard_index *x);
+int vs_keep_take(struct vshard_index *x, uint32_t column, uint32_t extent, unsigned char *to);
+void vs_keep_pause(struct vshard_index *x);
+void vs_keep_end(struct vshard_index *x);
+void vs_keep_free(struct vshard_index *x);
+void vs_keep_wait(struct vshard_index *x);
+void vs_keep_put(struct vshard_index *x, uint32_t column, uint32_t slot);
+
+/* To be called before what files have of a row in this column changes. */
+static inline void vs_keep(struct vshard_index *x, uint32_t column, uint32_t slot)
+{
+    if (atomic_load_explicit(&x->keep.on, memory_order_acquire))
+        vs_keep_put(x, column, slot);
+}
+
+/* And before any of it does. */
+static inline void vs_keep_all(struct vshard_index *x, uint32_t slot)
+{
+    for (uint32_t i = 0; i < x->keep.columns; i++)
+        vs_keep(x, i, slot);
+}
 
 /* slots.c */
 void vs_slot_free(struct vshard_index *x, uint32_t slot);
