@@ -624,6 +624,7 @@ static int reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t count)
 
 /* ---- the calls ---- */
 
+/* Of an index whose rows have no bytes to be scanned by: a graph. */
 int vs_flat_search(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
                    struct vs_top *top)
 {

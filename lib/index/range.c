@@ -111,11 +111,27 @@ static int search_graph(struct vshard_index *x, struct vs_reader *r, struct vs_r
     f.cap = slots / 4 + 1;
     vs_visited_clear(x, w->scratch);
     rc = w->cut ? take_pool(x, &f) : follow(x, &f);
-    if (rc < 0 || w->cut || !f.full)
-        return rc;
+    if (rc == VSHARD_OK && !w->cut && f.full) {
+        want->exact_scans++;
+        w->filter = want->filter;
+        rc = vs_scan_allowed(x, want, w, top);
+    }
+    vs_top_sort(top);
+    return rc;
+}
+
+static int scan(struct vshard_index *x, struct vs_request *want, struct vs_walk *w,
+                const void *query, struct vs_top *top)
+{
+    int rc;
+
     want->exact_scans++;
+    if (want->filter == NULL && !want->limits.on)
+        return vs_flat_search_many(x, w->scratch, query, 1, top->cap, top);
     w->filter = want->filter;
-    return vs_scan_allowed(x, want, w, top);
+    rc = vs_scan_allowed(x, want, w, top);
+    vs_top_sort(top);
+    return rc;
 }
 
 static int search_range(struct vshard_index *x, struct vs_reader *r, const void *query,
@@ -132,14 +148,10 @@ static int search_range(struct vshard_index *x, struct vs_reader *r, const void 
     if (rc < 0)
         return rc;
     top->items = w.scratch->top;
-    if (vs_request_walks(x, want)) {
+    if (vs_request_walks(x, want))
         rc = search_graph(x, r, want, &w, top);
-    } else {
-        w.filter = want->filter;
-        want->exact_scans++;
-        rc = vs_scan_allowed(x, want, &w, top);
-    }
-    vs_top_sort(top);
+    else
+        rc = scan(x, want, &w, query, top);
     while (top->count > 0 && !(top->items[top->count - 1].distance <= want->farthest))
         top->count--;
     return rc;

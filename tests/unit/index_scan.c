@@ -234,6 +234,20 @@ static void expect_answers(const struct model *m, struct vshard_index *x, const 
             }
         }
     }
+    for (size_t q = 0; q < 3; q++) {
+        const struct vshard_hit *want = m->want + q * K_MOST;
+        float radius = want[K_MOST / 2].distance;
+        uint32_t found = 0, within = 0;
+        struct vshard_search_options o = { .size = sizeof o, .found = &found };
+
+        while (within < K_MOST && want[within].distance <= radius)
+            within++;
+        cr_assert_eq(vshard_index_range(x, m->queries + q * m->bytes, radius, hits, K_MOST, &o), 0);
+        cr_assert_eq(found, within, "%s, %s, kernels %s: %u of %u within the radius", m->name, when,
+                     x->kernel.name, found, within);
+        for (uint32_t i = 0; i < found; i++)
+            cr_assert(hits[i].id == want[i].id && hits[i].distance == want[i].distance);
+    }
     free(hits);
 }
 
