@@ -66,17 +66,17 @@ static void visit(struct tour *t, uint32_t slot)
     t->queue[t->count++] = slot;
 }
 
-static void take_tour(const struct vshard_index *x, struct tour *t)
+static void take_tour(const struct vshard_index *x, const struct vs_scratch *s, struct tour *t)
 {
     uint32_t entries = atomic_load(&x->entry_count);
 
     for (uint32_t i = 0; i < entries; i++)
-        visit(t, vs_entry_at(x, i));
+        visit(t, vs_moved(x, s, vs_entry_at(x, i)));
     for (uint32_t at = 0; at < t->count; at++) {
         const _Atomic uint32_t *edges = vs_edges_at(x, t->queue[at]);
 
         for (uint32_t i = 0; i < x->degree && atomic_load(&edges[i]) != VS_SLOT_NONE; i++)
-            visit(t, atomic_load(&edges[i]));
+            visit(t, vs_moved(x, s, atomic_load(&edges[i])));
     }
 }
 
@@ -86,10 +86,11 @@ static int count_unreachable(const struct vshard_index *x, uint64_t *unreachable
     size_t seen_bytes = (slots / 64 + 1) * sizeof(uint64_t), queue_bytes = slots * 4;
     struct tour t = { vs_alloc_zeroed(x->allocator, seen_bytes),
                       vs_alloc(x->allocator, queue_bytes), slots, 0 };
+    const struct vs_scratch at_rest = { 0 };
     int rc = VSHARD_ENOMEM;
 
     if (t.seen != NULL && t.queue != NULL) {
-        take_tour(x, &t);
+        take_tour(x, &at_rest, &t);
         for (uint32_t slot = 0; slot < slots; slot++) {
             if (vs_row_state(x, slot) == VS_ROW_LIVE)
                 *unreachable += !(t.seen[slot / 64] >> (slot % 64) & 1);
@@ -102,7 +103,8 @@ static int count_unreachable(const struct vshard_index *x, uint64_t *unreachable
 }
 
 /* Do edges lead to this row? Beside a writer, as they are just now. */
-int vs_reaches(const struct vshard_index *x, uint32_t slot, bool *reached)
+int vs_reaches(const struct vshard_index *x, const struct vs_scratch *s, uint32_t slot,
+               bool *reached)
 {
     size_t slots = atomic_load(&x->slot_count);
     size_t seen_bytes = (slots / 64 + 1) * sizeof(uint64_t), queue_bytes = slots * 4;
@@ -111,7 +113,7 @@ int vs_reaches(const struct vshard_index *x, uint32_t slot, bool *reached)
     bool enough = t.seen != NULL && t.queue != NULL;
 
     if (enough && slot < slots) {
-        take_tour(x, &t);
+        take_tour(x, s, &t);
         *reached = t.seen[slot / 64] >> (slot % 64) & 1;
     }
     vs_free(x->allocator, t.queue, queue_bytes);

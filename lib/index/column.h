@@ -3,7 +3,9 @@
  * A column is a table of extents of 1,024 rows. Growing it adds extents and never
  * touches those that are there, so a reader's pointer stays good beside a writer;
  * the table itself is replaced when it is full, and the old ones are kept until
- * the end (together they are smaller than the last). */
+ * the end (together they are smaller than the last). When it is cut, what shares a block
+ * with rows that go is copied, and readers may use the old bytes until the writer has
+ * waited for them. */
 #ifndef VS_COLUMN_H
 #define VS_COLUMN_H
 
@@ -39,7 +41,7 @@ static inline struct vs_extents vs_column_extents(const struct vs_column *c)
 static inline void *vs_extents_at(const struct vs_extents *e, uint32_t slot)
 {
     unsigned char *extent =
-        atomic_load_explicit(&e->table[slot >> VS_EXTENT_SHIFT], memory_order_relaxed);
+        atomic_load_explicit(&e->table[slot >> VS_EXTENT_SHIFT], memory_order_acquire);
 
     return extent + (size_t)(slot & (VS_EXTENT_ROWS - 1)) * e->stride;
 }
@@ -64,6 +66,13 @@ void vs_column_free(struct vs_column *c, const struct vshard_allocator *a);
 
 /* Makes room for slots [0, rows), not zeroed. On failure the column is as it was. */
 int vs_column_reserve(struct vs_column *c, uint64_t rows, const struct vshard_allocator *a);
+
+/* Gives back what rows from `rows` on take, which nobody may know any more: puts it into
+ * *cut, to be freed when no reader can know it. Without memory for a copy of what must stay,
+ * all stays. */
+void vs_column_cut(struct vs_column *c, uint64_t rows, const struct vshard_allocator *a,
+                   struct vs_block **cut);
+void vs_blocks_free(struct vs_block *blocks, const struct vshard_allocator *a);
 
 /* Lays the column over memory that somebody else owns: rows from `bytes` on. */
 int vs_column_map(struct vs_column *c, void *bytes, uint64_t rows,

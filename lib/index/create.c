@@ -96,9 +96,7 @@ static size_t element_stride(const struct vshard_index *x)
     return (bytes + align - 1) / align * align;
 }
 
-enum { COLUMNS = 10 + VSHARD_ATTRIBUTES_MAX };
-
-static void list_columns(struct vshard_index *x, struct vs_column *out[COLUMNS])
+void vs_columns_list(struct vshard_index *x, struct vs_column *out[VS_COLUMNS])
 {
     struct vs_column *all[] = { &x->elements,   &x->outside, &x->codes, &x->sketches,
                                 &x->edges,      &x->rows,    &x->links, &x->bounds,
@@ -112,7 +110,7 @@ static void list_columns(struct vshard_index *x, struct vs_column *out[COLUMNS])
 static void lay_out(struct vshard_index *x)
 {
     bool graph = x->family == VSHARD_FAMILY_HNSW;
-    struct vs_column *columns[COLUMNS];
+    struct vs_column *columns[VS_COLUMNS];
 
     x->degree = graph ? 2 * x->m : 0;
     x->free_head = x->repair.removed_head = x->repair.dying_head = VS_SLOT_NONE;
@@ -128,8 +126,8 @@ static void lay_out(struct vshard_index *x)
     vs_column_init(&x->rows, sizeof(struct vs_row));
     vs_column_init(&x->links, sizeof(uint32_t));
     vs_column_init(&x->entries, sizeof(uint32_t));
-    list_columns(x, columns);
-    for (size_t i = 0; i < COLUMNS; i++)
+    vs_columns_list(x, columns);
+    for (size_t i = 0; i < VS_COLUMNS; i++)
         columns[i]->tight = x->max_bytes > 0;
     x->traversal = vs_elements_are_codes(x) ? &x->elements : &x->codes;
     vs_idmap_init(&x->ids, &x->rows);
@@ -212,7 +210,7 @@ int vshard_index_create(const struct vshard_index_options *options, struct vshar
 
 void vshard_index_destroy(struct vshard_index *x)
 {
-    struct vs_column *columns[COLUMNS];
+    struct vs_column *columns[VS_COLUMNS];
     struct vshard_allocator a;
 
     if (x == NULL)
@@ -223,8 +221,8 @@ void vshard_index_destroy(struct vshard_index *x)
     vs_repair_fini(x);
     vs_readers_fini(x);
     vs_idmap_fini(&x->ids, &a);
-    list_columns(x, columns);
-    for (size_t i = 0; i < COLUMNS; i++)
+    vs_columns_list(x, columns);
+    for (size_t i = 0; i < VS_COLUMNS; i++)
         vs_column_fini(columns[i], &a);
     vs_keywords_fini(&x->attributes.keywords, &a);
     vs_sketcher_fini(x);
@@ -259,7 +257,7 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
 {
     const struct vshard_index *x = index;
     struct vshard_index_stats s = { 0 };
-    struct vs_column *columns[COLUMNS];
+    struct vs_column *columns[VS_COLUMNS];
     uint64_t ids_bytes;
 
     if (x == NULL)
@@ -296,8 +294,8 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.heap_bytes = sizeof *x + ids_bytes + x->quantizer.code_dim * sizeof(float) +
                    vs_sketcher_bytes(x) + s.scratch_bytes +
                    vs_keywords_bytes(&x->attributes.keywords);
-    list_columns(index, columns);
-    for (size_t i = 0; i < COLUMNS; i++)
+    vs_columns_list(index, columns);
+    for (size_t i = 0; i < VS_COLUMNS; i++)
         s.heap_bytes += columns[i]->heap_bytes;
     if (vs_report_write(stats, &s, sizeof s,
                         VS_SIZE_THROUGH(struct vshard_index_stats, scratch_bytes)) < 0)
@@ -309,14 +307,14 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
 /* Where rows lie: columns, the map from ids, and the mapped file. */
 static int add_node_bytes(struct vshard_index *x, uint64_t *bytes, size_t node_count)
 {
-    struct vs_column *columns[COLUMNS];
+    struct vs_column *columns[VS_COLUMNS];
     int rc = vs_os_node_bytes(vs_idmap_table(&x->ids), vs_idtable_bytes(vs_idmap_cap(&x->ids)),
                               bytes, node_count);
 
     if (rc == VSHARD_OK)
         rc = vs_os_node_bytes(x->mapping.bytes, x->mapping.count, bytes, node_count);
-    list_columns(x, columns);
-    for (size_t i = 0; rc == VSHARD_OK && i < COLUMNS; i++)
+    vs_columns_list(x, columns);
+    for (size_t i = 0; rc == VSHARD_OK && i < VS_COLUMNS; i++)
         rc = vs_column_node_bytes(columns[i], bytes, node_count);
     if (rc == VSHARD_OK)
         rc = vs_column_node_bytes(&x->attributes.keywords.cells, bytes, node_count);

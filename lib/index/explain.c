@@ -86,7 +86,7 @@ static int judge(struct inquiry *q)
     else if (q->met)
         q->e.why = VSHARD_WHY_BEAM;
     else {
-        rc = vs_reaches(q->x, q->slot, &reached);
+        rc = vs_reaches(q->x, &q->reader->scratch[0], q->slot, &reached);
         q->e.why = reached ? VSHARD_WHY_PATH : VSHARD_WHY_UNREACHABLE;
     }
     return rc;

@@ -175,6 +175,16 @@ void vs_scan_encode(struct vshard_index *x, uint32_t slot, float *vector)
                                               : coded_square(*scale, code, x->dim) * (1 - SLACK));
 }
 
+/* Bounds of a row whose other bytes were copied. */
+void vs_scan_copy(struct vshard_index *x, uint32_t from, uint32_t to)
+{
+    const float *theirs = scale_at(x, from);
+    float *scale = scale_at(x, to);
+
+    scale[0] = theirs[0];
+    scale[VS_EXTENT_ROWS] = theirs[VS_EXTENT_ROWS];
+}
+
 /* ---- which rows are there: live, or removed and not freed yet ---- */
 
 static _Atomic uint64_t *live_word(const struct vshard_index *x, uint32_t slot)

@@ -86,15 +86,18 @@ static uint32_t gather(const struct vshard_index *x, struct vs_scratch *s, uint3
     const _Atomic uint32_t *edges = vs_edges_at(x, slot);
     uint64_t *visited = s->visited;
     uint32_t *out = s->slots, degree = x->degree, slots = s->visited_slots;
+    uint32_t plain = s->moved_from > 0 && s->moved_from < slots ? s->moved_from : slots;
 
     for (uint32_t i = 0; i < degree; i++) {
         uint32_t to = atomic_load_explicit(&edges[i], memory_order_acquire);
         uint64_t word, bit;
 
-        if (to >= slots) {
+        if (to >= plain) {
             if (to == VS_SLOT_NONE)
                 break;
-            continue;
+            to = vs_moved(x, s, to);
+            if (to >= slots)
+                continue;
         }
         word = visited[to / 64];
         bit = 1ull << (to % 64);
@@ -213,7 +216,7 @@ static int start(const struct vshard_index *x, const struct vs_query *q, struct 
         int rc;
 
         for (uint32_t i = 0; i < count; i++)
-            s->slots[i] = vs_entry_at(x, first + i);
+            s->slots[i] = vs_moved(x, s, vs_entry_at(x, first + i));
         rc = verify_gathered(x, s->slots, count);
         if (rc < 0)
             return rc;

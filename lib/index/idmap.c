@@ -52,20 +52,22 @@ static uint64_t probe(const struct vs_idmap *map, const struct vs_idtable *table
     return at;
 }
 
-uint64_t vs_idmap_cap_for(const struct vs_idmap *map, uint64_t count)
+static uint64_t grown_cap(uint64_t cap, uint64_t count)
 {
-    uint64_t cap = vs_idmap_cap(map) ? vs_idmap_cap(map) : CAP_MIN;
-
     while (cap / LOAD_OF * LOAD_MOST < count)
         cap *= 2;
     return cap;
 }
 
-int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, const struct vshard_allocator *a,
-                     struct vs_idtable **old)
+uint64_t vs_idmap_cap_for(const struct vs_idmap *map, uint64_t count)
+{
+    return grown_cap(vs_idmap_cap(map) ? vs_idmap_cap(map) : CAP_MIN, count);
+}
+
+static int replace(struct vs_idmap *map, uint64_t cap, const struct vshard_allocator *a,
+                   struct vs_idtable **old)
 {
     struct vs_idtable *table = vs_idmap_table(map), *grown;
-    uint64_t cap = vs_idmap_cap_for(map, count);
     uint32_t none;
 
     *old = NULL;
@@ -87,6 +89,17 @@ int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, const struct vshard_a
     atomic_store(&map->bytes, vs_idtable_bytes(cap));
     *old = table;
     return VSHARD_OK;
+}
+
+int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, const struct vshard_allocator *a,
+                     struct vs_idtable **old)
+{
+    return replace(map, vs_idmap_cap_for(map, count), a, old);
+}
+
+int vs_idmap_cut(struct vs_idmap *map, const struct vshard_allocator *a, struct vs_idtable **old)
+{
+    return replace(map, grown_cap(CAP_MIN, map->count), a, old);
 }
 
 /* While entries are moved, one may be missed; so the search is repeated until none was. */

@@ -72,6 +72,8 @@ void vs_idmap_fini(struct vs_idmap *map, const struct vshard_allocator *a);
  * that was replaced, to be freed when no reader can know it any more, or NULL. */
 int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, const struct vshard_allocator *a,
                      struct vs_idtable **old);
+/* A table that is as small as it may be for the ids that are there; *old as above. */
+int vs_idmap_cut(struct vs_idmap *map, const struct vshard_allocator *a, struct vs_idtable **old);
 void vs_idtable_free(struct vs_idtable *table, const struct vshard_allocator *a);
 
 /* The slot of an id, or VS_SLOT_NONE. A reader may ask beside the writer. */

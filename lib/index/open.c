@@ -81,15 +81,14 @@ static bool counts_valid(const struct vs_image *i)
 }
 
 /* What options and counts say together: a saved option is never left to its default;
- * there is a graph as soon as there were train_rows rows, and slots are never lost. */
+ * there is a graph as soon as there were train_rows rows, and as long as there were ever. */
 static bool options_valid(const struct vshard_index *x, const struct vs_image *i)
 {
     return x->m == i->options.m && x->ef_construction == i->options.ef_construction &&
            x->ef_search == i->options.ef_search && x->train_rows == i->options.train_rows &&
            (i->sketch_bytes == (i->trained ? vs_sketch_bytes(x) : 0) ||
             (i->sketch_bytes == 0 && vs_sketch_has_axes(x))) &&
-           (x->family == VSHARD_FAMILY_FLAT ||
-            (i->trained ? i->slot_count >= x->train_rows : i->live < x->train_rows));
+           (x->family == VSHARD_FAMILY_FLAT || i->trained || i->live < x->train_rows);
 }
 
 /* An empty index with the header's options; refused options are damage here. */

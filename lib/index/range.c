@@ -87,7 +87,7 @@ static int follow(struct vshard_index *x, struct flood *f)
 
             if (to == VS_SLOT_NONE)
                 break;
-            count = meet(s, to, count);
+            count = meet(s, vs_moved(x, s, to), count);
         }
         s->hop_count++;
         rc = take(x, f, count);

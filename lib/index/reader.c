@@ -89,13 +89,18 @@ int vs_reader_enter(struct vshard_index *x, struct vs_reader **out)
 /* Begins anew: what was seen before, slots above all, means nothing any more. */
 void vs_reader_renew(struct vshard_index *x, struct vs_reader *r)
 {
-    uint32_t position;
+    uint32_t position, moved;
 
     atomic_store(&r->epoch, atomic_load(&x->epoch));
     atomic_thread_fence(memory_order_seq_cst); /* see vs_readers_drain() */
     position = atomic_load(&x->position);
-    for (uint32_t i = 0; i < WALKS; i++)
+    moved = atomic_load(&x->moved_from);
+    if (moved > 0 && position < atomic_load(&x->moved_at))
+        moved = 0;
+    for (uint32_t i = 0; i < WALKS; i++) {
         r->scratch[i].position = position;
+        r->scratch[i].moved_from = moved;
+    }
 }
 
 void vs_reader_leave(struct vs_reader *r)
@@ -160,6 +165,13 @@ static void renumber(struct vshard_index *x)
         set_state(x, slot, vs_row_state(x, slot), 0);
     atomic_store(&x->position, 0);
     vs_readers_drain(x);
+}
+
+/* Sees to it that the next change that is shown has a number above all before. */
+void vs_readers_number(struct vshard_index *x)
+{
+    if (atomic_load(&x->position) + 1 == POSITION_MAX)
+        renumber(x);
 }
 
 /* Shows readers what was born and retired since the last time. */

@@ -44,8 +44,8 @@ int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
     uint64_t *marks;
     int rc;
 
-    if (x->family == VSHARD_FAMILY_FLAT ||
-        (!r->active && atomic_load(&x->removed) + changed < begin_at(x)))
+    if (x->family == VSHARD_FAMILY_FLAT || (!r->active && !vs_shrink_due(x) &&
+                                            atomic_load(&x->removed) + changed < begin_at(x)))
         return VSHARD_OK;
     if (words > r->marks_words) {
         words += words / 8;
@@ -213,7 +213,8 @@ void vs_repair_run(struct vshard_index *x, uint64_t changed)
 
     if (!atomic_load(&x->trained))
         return;
-    while (quota > 0 && (x->repair.active || x->removed >= begin_at(x))) {
+    while (quota > 0 && (x->repair.active || x->removed >= begin_at(x) ||
+                         (x->removed > 0 && vs_shrink_due(x)))) {
         if (!x->repair.active)
             begin(x);
         quota -= step(x, quota);
@@ -235,6 +236,8 @@ static int maintain(struct vshard_index *x, uint64_t budget)
     }
     vs_attributes_settle(x);
     vs_build_trim(x);
+    if (budget >= atomic_load(&x->slot_count))
+        vs_shrink_most(x);
     return VSHARD_OK;
 }
 

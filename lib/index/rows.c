@@ -544,6 +544,7 @@ static int add_rows(struct vshard_index *x, struct plan *p, size_t count)
     plan_fini(x, p);
     vs_attributes_settle(x);
     vs_build_trim(x);
+    vs_shrink_run(x);
     return rc;
 }
 
@@ -598,6 +599,7 @@ static int remove_rows(struct vshard_index *x, const uint64_t *ids, size_t count
     vs_repair_run(x, done);
     vs_attributes_settle(x);
     vs_build_trim(x);
+    vs_shrink_run(x);
     if (removed != NULL)
         *removed = done;
     return VSHARD_OK;

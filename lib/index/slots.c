@@ -2,13 +2,11 @@
  * depends only on the calls, as replicas need. */
 #include "index/state.h"
 
-/* The slot must be in no edge, no entry and no reader's hands. Its bytes are wiped:
- * what was removed is neither in memory nor in the next file. */
-void vs_slot_free(struct vshard_index *x, uint32_t slot)
+/* What was removed is neither in memory nor in the next file. */
+void vs_slot_wipe(struct vshard_index *x, uint32_t slot)
 {
     struct vs_row *row = vs_row_at(x, slot);
 
-    vs_keep_all(x, slot);
     if (vs_is_codes_only(x))
         memset(vs_column_at(&x->outside, slot), 0, x->outside.stride);
     else
@@ -24,6 +22,13 @@ void vs_slot_free(struct vshard_index *x, uint32_t slot)
     atomic_store_explicit(&row->state, VS_ROW_FREE, memory_order_release);
     row->inverse_length = 0.0f;
     row->id = 0;
+}
+
+/* The slot must be in no edge, no entry and no reader's hands. */
+void vs_slot_free(struct vshard_index *x, uint32_t slot)
+{
+    vs_keep_all(x, slot);
+    vs_slot_wipe(x, slot);
     vs_link_set(x, slot, x->free_head);
     x->free_head = slot;
     atomic_fetch_add_explicit(&x->free_count, 1, memory_order_relaxed);

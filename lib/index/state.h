@@ -14,7 +14,8 @@
  *   rows       id, 1 / length, state
  *   attributes up to eight columns of values (attribute.h)
  *   links      uint32: of a row that is not live, the next slot of the chain it is in; of
- *              one that is, the slot that held its id before (reader.c)
+ *              one that is, the slot that held its id before (reader.c); of one that moved,
+ *              the slot it moved to (shrink.c)
  *
  * One call at a time may write (x->lock is taken), and any number may read beside it: see
  * reader.c. What readers read of these structs is atomic, or does not change. A save goes on
@@ -113,6 +114,7 @@ struct vs_scratch {
     uint64_t *visited; /* one bit a slot */
     size_t visited_words;
     uint32_t visited_slots; /* that have one; newer ones are passed over */
+    uint32_t moved_from;    /* 0, or slots from here on lead to others (shrink.c) */
     struct vs_pool pool;
     struct vs_pool ranked; /* the pool again, by code; with room for as many */
     uint32_t pool_cap;     /* room in each */
@@ -289,6 +291,7 @@ struct vshard_index {
     _Atomic uint64_t epoch;
     _Atomic uint32_t position; /* of the last change that readers see */
     uint32_t drained;          /* no reader sees less than this position */
+    _Atomic uint32_t moved_from, moved_at; /* rows move down (shrink.c) */
     _Atomic uint64_t live, removed, free_count;
     uint32_t free_head; /* chain of free slots */
     struct vs_idmap ids;
@@ -459,6 +462,8 @@ static inline const struct vs_column *vs_exact(const struct vshard_index *x, boo
 }
 
 /* create.c */
+enum { VS_COLUMNS = 10 + VSHARD_ATTRIBUTES_MAX };
+void vs_columns_list(struct vshard_index *x, struct vs_column *out[VS_COLUMNS]);
 int vs_options_check(struct vshard_index_options *o);
 int vs_index_new(const struct vshard_index_options *o, struct vshard_index **out);
 
@@ -538,6 +543,7 @@ uint32_t vs_find_visible(const struct vshard_index *x, uint64_t id, uint32_t pos
 void vs_row_born(struct vshard_index *x, uint32_t slot);
 void vs_row_retired(struct vshard_index *x, uint32_t slot);
 void vs_readers_show(struct vshard_index *x);
+void vs_readers_number(struct vshard_index *x);
 void vs_readers_drain(struct vshard_index *x);
 
 /* parallel.c: runs fn(arg, item, strand) once for each item; a strand is one thread
@@ -550,6 +556,7 @@ void vs_strands_fini(struct vshard_index *x);
 /* flat.c */
 bool vs_scan_coded(const struct vshard_index *x);
 void vs_scan_encode(struct vshard_index *x, uint32_t slot, float *vector);
+void vs_scan_copy(struct vshard_index *x, uint32_t from, uint32_t to);
 void vs_scan_mark(struct vshard_index *x, uint32_t slot, bool live);
 bool vs_scan_is_marked(const struct vshard_index *x, uint32_t slot);
 uint64_t vs_scan_live(const struct vshard_index *x, uint32_t slot);
@@ -607,7 +614,8 @@ void vs_filter_pool(const struct vshard_index *x, struct vs_walk *w);
 int vs_filter_scan(struct vshard_index *x, struct vs_walk *w, struct vs_top *top, bool exact);
 
 /* check.c */
-int vs_reaches(const struct vshard_index *x, uint32_t slot, bool *reached);
+int vs_reaches(const struct vshard_index *x, const struct vs_scratch *s, uint32_t slot,
+               bool *reached);
 
 /* limits.c */
 void vs_limits_read(struct vs_limits *l, const struct vshard_search_options *o);
@@ -698,6 +706,19 @@ void vs_repair_retire(struct vshard_index *x, uint32_t slot);
 void vs_repair_run(struct vshard_index *x, uint64_t quota);
 void vs_repair_fini(struct vshard_index *x);
 
+/* shrink.c */
+bool vs_shrink_due(const struct vshard_index *x);
+void vs_shrink_run(struct vshard_index *x);
+void vs_shrink_most(struct vshard_index *x);
+
+/* Where the row is that an edge or an entry leads to, for one who reads while rows move. */
+static inline uint32_t vs_moved(const struct vshard_index *x, const struct vs_scratch *s,
+                                uint32_t slot)
+{
+    return s->moved_from > 0 && slot >= s->moved_from && slot != VS_SLOT_NONE ? vs_link(x, slot)
+                                                                              : slot;
+}
+
 /* keep.c */
 int vs_keep_init(struct vshard_index *x);
 void vs_keep_fini(struct vshard_index *x);
@@ -724,6 +745,7 @@ static inline void vs_keep_all(struct vshard_index *x, uint32_t slot)
 }
 
 /* slots.c */
+void vs_slot_wipe(struct vshard_index *x, uint32_t slot);
 void vs_slot_free(struct vshard_index *x, uint32_t slot);
 uint32_t vs_slot_take(struct vshard_index *x);
 
