@@ -7,6 +7,8 @@
  *            built afresh of what is in it: recall, memory, file, rows replaced a second, beside
  *            those inserted by that building, and by the last fifth of it
  *   half     half of the rows are removed; compared with an index of those that are left
+ *   thin     nine of ten rows are removed, by calls of BATCH; memory then, and after maintain, as a
+ *            part of what an index of those that are left takes, and the longest call
  *   remove   a fifth of the rows are removed, on all processors, repair included; and a
  *            single call that repairs nothing
  *   beside   one thread searches and one replaces, each on a processor of its own, alone
@@ -244,6 +246,44 @@ static void half(struct bench *b)
     free(ids);
 }
 
+static double heap_bytes(struct vshard_index *index)
+{
+    struct vshard_index_stats stats = { .size = sizeof stats };
+
+    bench_must("stats", vshard_index_stats(index, &stats));
+    return (double)(stats.heap_bytes - stats.scratch_bytes);
+}
+
+static void thin(struct bench *b)
+{
+    struct vshard_index *index = create(b, NULL), *fresh = create(b, NULL);
+    uint64_t *ids = shuffled_ids(b);
+    size_t kept = b->rows / 10;
+    double longest = 0, whole, removed, last, wall;
+
+    add_all(b, index, ids, b->rows);
+    add_all(b, fresh, ids, kept);
+    whole = heap_bytes(index);
+    for (size_t i = kept; i < b->rows; i += BATCH) {
+        wall = bench_seconds(CLOCK_MONOTONIC);
+        bench_must("remove", vshard_index_remove(index, ids + i,
+                                                 b->rows - i < BATCH ? b->rows - i : BATCH, NULL));
+        wall = bench_seconds(CLOCK_MONOTONIC) - wall;
+        longest = wall > longest ? wall : longest;
+    }
+    removed = heap_bytes(index);
+    last = bench_seconds(CLOCK_MONOTONIC);
+    bench_must("maintain", vshard_index_maintain(index, 0, NULL));
+    last = bench_seconds(CLOCK_MONOTONIC) - last;
+    report(b, "thin", index, fresh);
+    printf("; memory of it before %.3f, when they were removed %.3f; longest call %.1f ms, "
+           "maintain %.1f ms\n",
+           whole / heap_bytes(fresh), removed / heap_bytes(fresh), longest * 1e3, last * 1e3);
+    vshard_index_destroy(fresh);
+    vshard_index_destroy(index);
+    free(ids);
+}
+
 static void removal(struct bench *b)
 {
     struct pool *pool = pool_create((uint32_t)sysconf(_SC_NPROCESSORS_ONLN));
@@ -392,9 +432,9 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(struct bench *b);
     } probes[] = {
-        { "churn", churn }, { "half", half }, { "remove", removal }, { "beside", beside }
+        { "churn", churn }, { "half", half }, { "thin", thin }, { "remove", removal }, { "beside", beside }
     };
-    const char *asked = argc > 1 ? argv[1] : "churn,half,remove,beside";
+    const char *asked = argc > 1 ? argv[1] : "churn,half,thin,remove,beside";
     struct bench b = { .set = argc > 2 ? argv[2] : "glove30k", .seed = 1 };
 
     bench_read(&b.base, b.set, "base.npy", 0, false);

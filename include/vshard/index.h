@@ -9,9 +9,9 @@
  * Searches and fetches take no lock and never wait for a change: of each one they see all or
  * nothing, so of a vector that is replaced either the old or the new. Calls marked "in
  * turn" wait for each other: those that change the index, and those that need it at rest
- * (vshard_index_save() and check, which run beside one another). A change may wait for
- * searches that began before it, before it uses their memory again; so a filter's function
- * must not change the index that asks it. */
+ * (vshard_index_check() and digest, which run beside one another). A save begins between two
+ * changes, and goes on beside others. A change may wait for searches that began before it, before
+ * it uses their memory again; so a filter's function must not change the index that asks it. */
 #ifndef VSHARD_INDEX_H
 #define VSHARD_INDEX_H
 
@@ -193,7 +193,8 @@ VSHARD_API int vshard_index_add_with(struct vshard_index *index, const uint64_t 
 /* Removes rows. An id that is not there is passed over. A removed row is never
  * answered again; its edges are repaired, and its memory reused, a fixed number of
  * rows at a time, by later calls of add and remove, or at once by
- * vshard_index_maintain().
+ * vshard_index_maintain(). When half of all that rows had taken is free, 8,192 of them at least, the
+ * others are moved together at the end of a call, and memory is given back.
  *
  *   ids       uint64 [count]; borrowed
  *   removed   [out] how many were there; may be NULL
@@ -489,8 +490,13 @@ VSHARD_API int vshard_index_calibrate(struct vshard_index *index, const void *qu
 /* ==== 4. Files ========================================================= */
 
 /* Writes the index to a file. It is written under path + ".tmp", synced, renamed
- * and the directory synced: a crash leaves the old file or the new one, whole. Changes
- * wait while it is written, and not for the sync. One save at a time to one path.
+ * and the directory synced: a crash leaves the old file or the new one, whole.
+ *
+ * The file is the index as it was when the save began, between two changes. Changes go on
+ * beside it: what they write to before the save has come by is put aside, up to an
+ * eighth of the rows' bytes or 16 MiB; beyond that they wait for some more to be
+ * written. A change that moves rows together (vshard_index_remove()) waits for the save. Saves of one
+ * index wait for each other; two indexes must not be saved to one path at once.
  *
  *   path      ends in a zero byte, at most 4000 bytes; borrowed
  *
@@ -500,7 +506,7 @@ VSHARD_API int vshard_index_calibrate(struct vshard_index *index, const void *qu
  *           (a name longer than the file system takes, or the file), ENOTSUP (there
  *           is something else than a file under the temporary name). On any other
  *           failure than EUNKNOWN the file at `path` is as it was
- * Thread    in turn
+ * Thread    any
  * Since     0.1 */
 VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
 
@@ -665,7 +671,10 @@ VSHARD_API int vshard_index_check(struct vshard_index *index, struct vshard_inde
  * Since     0.1 */
 VSHARD_API int vshard_index_digest(struct vshard_index *index, uint64_t *digest);
 
-/* Repairs edges around removed rows and frees them for reuse.
+/* Repairs edges around removed rows and frees them for reuse. When none is left, an eighth of
+ * what rows had taken is free, 1,024 of them at least, and the budget is 0 or as many more rows, the
+ * others are moved together and memory is given back. Searches go on beside that, and answers of
+ * a graph stay what they were.
  *
  *   budget     rows to look at; 0 for as many as it takes
  *   remaining  [out] removed rows still to be repaired; may be NULL
