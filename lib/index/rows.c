@@ -544,7 +544,8 @@ static int add_rows(struct vshard_index *x, struct plan *p, size_t count)
     plan_fini(x, p);
     vs_attributes_settle(x);
     vs_build_trim(x);
-    vs_shrink_run(x);
+    if (rc == VSHARD_OK)
+        vs_shrink_run(x);
     return rc;
 }
 
