@@ -14,6 +14,8 @@
  *            single call that repairs nothing
  *   beside   one thread searches and one replaces, each on a processor of its own, alone
  *            and together, in turns
+ *   saving   how long a call takes that replaces 100 rows, alone, and beside a thread that saves
+ *            over and over, in turns: the median, and the longest
  *
  *     build/bench/index_live [probes [set [rows [m]]]]
  *     VSHARD_DATA=dir build/bench/index_live churn,half glove100 100000
@@ -282,8 +284,9 @@ static void thin(struct bench *b)
     removed = heap_bytes(index);
     bench_must("maintain", vshard_index_maintain(index, 0, NULL));
     report(b, "thin", index, fresh);
-    printf("; memory of it before %.3f, when they were removed %.3f; four of ten moved in %.1f ms\n",
-           whole / heap_bytes(fresh), removed / heap_bytes(fresh), moving * 1e3);
+    printf(
+        "; memory of it before %.3f, when they were removed %.3f; four of ten moved in %.1f ms\n",
+        whole / heap_bytes(fresh), removed / heap_bytes(fresh), moving * 1e3);
     vshard_index_destroy(fresh);
     vshard_index_destroy(index);
     free(ids);
@@ -421,6 +424,66 @@ static void beside(struct bench *b)
     free(ids);
 }
 
+/* ---- saves ---- */
+
+enum { CALLS = 100 };
+
+static void *save_on(void *arg)
+{
+    struct side *s = arg;
+
+    for (; !atomic_load(s->over); s->done++)
+        file_bytes(s->index);
+    return NULL;
+}
+
+/* Seconds that each call takes. */
+static void time_calls(struct bench *b, struct vshard_index *index, double seconds[CALLS])
+{
+    for (size_t i = 0; i < CALLS; i++) {
+        uint64_t ids[BESIDE_BATCH];
+        double begun;
+
+        for (size_t j = 0; j < BESIDE_BATCH; j++)
+            ids[j] = random_below(&b->seed, b->rows);
+        begun = bench_seconds(CLOCK_MONOTONIC);
+        add(b, index, ids, BESIDE_BATCH);
+        seconds[i] = bench_seconds(CLOCK_MONOTONIC) - begun;
+    }
+}
+
+static void saving(struct bench *b)
+{
+    struct vshard_index *index = create(b, NULL);
+    uint64_t *ids = shuffled_ids(b);
+    double alone[BESIDE_ROUNDS * CALLS], both[BESIDE_ROUNDS * CALLS], saves = 0;
+    size_t count = BESIDE_ROUNDS * CALLS;
+
+    add_all(b, index, ids, b->rows);
+    for (int r = 0; r < BESIDE_ROUNDS; r++) {
+        atomic_int over = 0;
+        struct side side = { .b = b, .index = index, .over = &over };
+        pthread_t thread;
+
+        time_calls(b, index, alone + r * CALLS);
+        if (pthread_create(&thread, NULL, save_on, &side) != 0)
+            bench_die("saving", "no thread");
+        time_calls(b, index, both + r * CALLS);
+        atomic_store(&over, 1);
+        pthread_join(thread, NULL);
+        saves += side.done;
+    }
+    qsort(alone, count, sizeof *alone, bench_by_value);
+    qsort(both, count, sizeof *both, bench_by_value);
+    printf(
+        "saving\t%s\t%zu\t%u\ta call of %d rows takes %.1f ms alone, at most %.1f; beside %.0f saves "
+        "%.1f ms, at most %.1f\n",
+        b->set, b->rows, b->m, BESIDE_BATCH, alone[count / 2] * 1e3, alone[count - 1] * 1e3, saves,
+        both[count / 2] * 1e3, both[count - 1] * 1e3);
+    vshard_index_destroy(index);
+    free(ids);
+}
+
 /* ---- main ---- */
 
 static void hold_first(struct bench *b)
@@ -434,10 +497,9 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(struct bench *b);
-    } probes[] = {
-        { "churn", churn }, { "half", half }, { "thin", thin }, { "remove", removal }, { "beside", beside }
-    };
-    const char *asked = argc > 1 ? argv[1] : "churn,half,thin,remove,beside";
+    } probes[] = { { "churn", churn },    { "half", half },     { "thin", thin },
+                   { "remove", removal }, { "beside", beside }, { "saving", saving } };
+    const char *asked = argc > 1 ? argv[1] : "churn,half,thin,remove,beside,saving";
     struct bench b = { .set = argc > 2 ? argv[2] : "glove30k", .seed = 1 };
 
     bench_read(&b.base, b.set, "base.npy", 0, false);

@@ -193,8 +193,8 @@ VSHARD_API int vshard_index_add_with(struct vshard_index *index, const uint64_t 
 /* Removes rows. An id that is not there is passed over. A removed row is never
  * answered again; its edges are repaired, and its memory reused, a fixed number of
  * rows at a time, by later calls of add and remove, or at once by
- * vshard_index_maintain(). When half of all that rows had taken is free, 8,192 of them at least, the
- * others are moved together at the end of a call, and memory is given back.
+ * vshard_index_maintain(). When half of all that rows had taken is free, 8,192 of them at least,
+ * the others are moved together at the end of a call, and memory is given back.
  *
  *   ids       uint64 [count]; borrowed
  *   removed   [out] how many were there; may be NULL
@@ -495,8 +495,8 @@ VSHARD_API int vshard_index_calibrate(struct vshard_index *index, const void *qu
  * The file is the index as it was when the save began, between two changes. Changes go on
  * beside it: what they write to before the save has come by is put aside, up to an
  * eighth of the rows' bytes or 16 MiB; beyond that they wait for some more to be
- * written. A change that moves rows together (vshard_index_remove()) waits for the save. Saves of one
- * index wait for each other; two indexes must not be saved to one path at once.
+ * written. A change that moves rows together (vshard_index_remove()) waits for the save. Saves of
+ * one index wait for each other; two indexes must not be saved to one path at once.
  *
  *   path      ends in a zero byte, at most 4000 bytes; borrowed
  *
@@ -672,9 +672,9 @@ VSHARD_API int vshard_index_check(struct vshard_index *index, struct vshard_inde
 VSHARD_API int vshard_index_digest(struct vshard_index *index, uint64_t *digest);
 
 /* Repairs edges around removed rows and frees them for reuse. When none is left, an eighth of
- * what rows had taken is free, 1,024 of them at least, and the budget is 0 or as many more rows, the
- * others are moved together and memory is given back. Searches go on beside that, and answers of
- * a graph stay what they were.
+ * what rows had taken is free, 1,024 of them at least, and the budget is 0 or as many more rows,
+ * the others are moved together and memory is given back. Searches go on beside that, and answers
+ * of a graph stay what they were.
  *
  *   budget     rows to look at; 0 for as many as it takes
  *   remaining  [out] removed rows still to be repaired; may be NULL

@@ -11,7 +11,7 @@ struct vs_block {
     struct vs_block *next;
     void *memory;
     size_t bytes;
-    size_t wiped_first;     /* bytes that are wiped before it is freed */
+    size_t wiped_first;      /* bytes that are wiped before it is freed */
     uint32_t first, extents; /* in it; none in that of a table */
 };
 
@@ -50,7 +50,8 @@ void vs_blocks_free(struct vs_block *blocks, const struct vshard_allocator *a)
 }
 
 /* Allocates memory that lives as long as the column, or until it is cut. */
-static struct vs_block *block_alloc(struct vs_column *c, size_t bytes, const struct vshard_allocator *a)
+static struct vs_block *block_alloc(struct vs_column *c, size_t bytes,
+                                    const struct vshard_allocator *a)
 {
     struct vs_block *block = vs_alloc(a, sizeof *block);
 

@@ -21,9 +21,9 @@
 #include "index/image.h"
 
 enum {
-    KEPT_ONE_IN = 8,       /* bytes that may be put aside, of those to be written */
-    KEPT_MIN = 16 << 20,   /* and always this many */
-    GROUP = 64             /* rows taken at once */
+    KEPT_ONE_IN = 8,     /* bytes that may be put aside, of those to be written */
+    KEPT_MIN = 16 << 20, /* and always this many */
+    GROUP = 64           /* rows taken at once */
 };
 
 struct vs_kept {
@@ -203,8 +203,7 @@ void vs_keep_free(struct vshard_index *x)
             struct vs_kept *kept = k->kept[i];
 
             k->kept[i] = kept->next;
-            vs_free(x->allocator, kept,
-                    sizeof *kept + k->stride[i / vs_extents_for(k->slots)]);
+            vs_free(x->allocator, kept, sizeof *kept + k->stride[i / vs_extents_for(k->slots)]);
         }
     }
     vs_free(x->allocator, k->kept, chains_bytes(k));
@@ -239,8 +238,7 @@ static void put_aside(struct vshard_index *x, uint32_t column, uint32_t slot)
 {
     struct vs_keep *k = &x->keep;
     size_t bytes = sizeof(struct vs_kept) + k->stride[column];
-    struct vs_kept **chain =
-        &k->kept[column * vs_extents_for(k->slots) + slot / VS_EXTENT_ROWS];
+    struct vs_kept **chain = &k->kept[column * vs_extents_for(k->slots) + slot / VS_EXTENT_ROWS];
     struct vs_kept *kept = vs_alloc(x->allocator, bytes);
 
     if (kept == NULL) {

@@ -44,8 +44,8 @@ int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
     uint64_t *marks;
     int rc;
 
-    if (x->family == VSHARD_FAMILY_FLAT || (!r->active && !vs_shrink_due(x) &&
-                                            atomic_load(&x->removed) + changed < begin_at(x)))
+    if (x->family == VSHARD_FAMILY_FLAT ||
+        (!r->active && !vs_shrink_due(x) && atomic_load(&x->removed) + changed < begin_at(x)))
         return VSHARD_OK;
     if (words > r->marks_words) {
         words += words / 8;

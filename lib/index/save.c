@@ -22,7 +22,7 @@ struct saving {
     size_t extent_bytes;
     unsigned char *sums;
     size_t sums_bytes;
-    bool noted; /* there is something to be freed */
+    bool noted;      /* there is something to be freed */
     char *temporary; /* path + ".tmp" */
     char *directory; /* of path */
     size_t path_bytes;

@@ -26,9 +26,9 @@
 #include "index/state.h"
 
 enum {
-    DUE_ONE_IN = 2,            /* slots that are free */
-    DUE_MIN = 8192,            /* and at least so many */
-    MOST_ONE_IN = 8,           /* where it is asked for */
+    DUE_ONE_IN = 2,  /* slots that are free */
+    DUE_MIN = 8192,  /* and at least so many */
+    MOST_ONE_IN = 8, /* where it is asked for */
     MOST_MIN = VS_EXTENT_ROWS
 };
 

@@ -209,10 +209,10 @@ struct vs_build {
 };
 
 /* ---- a save beside changes (keep.c) ---- */
-enum {                      /* columns that files have, see image.c */
-       IMAGE_ROWS = 0,      /* as files have them */
+enum {                 /* columns that files have, see image.c */
+       IMAGE_ROWS = 0, /* as files have them */
        IMAGE_EDGES = 4,
-       IMAGE_FIRST_VALUES,  /* columns before those of attributes */
+       IMAGE_FIRST_VALUES, /* columns before those of attributes */
        IMAGE_COLUMNS = IMAGE_FIRST_VALUES + VSHARD_ATTRIBUTES_MAX /* at most */
 };
 
@@ -289,8 +289,8 @@ struct vshard_index {
     _Atomic uint32_t entry_count;
     _Atomic uint32_t slot_count; /* slots in use or free */
     _Atomic uint64_t epoch;
-    _Atomic uint32_t position; /* of the last change that readers see */
-    uint32_t drained;          /* no reader sees less than this position */
+    _Atomic uint32_t position;             /* of the last change that readers see */
+    uint32_t drained;                      /* no reader sees less than this position */
     _Atomic uint32_t moved_from, moved_at; /* rows move down (shrink.c) */
     _Atomic uint64_t live, removed, free_count;
     uint32_t free_head; /* chain of free slots */

@@ -24,8 +24,8 @@ static const struct kind {
     { "graph", VSHARD_FAMILY_HNSW, VSHARD_ELEMENT_F32, VSHARD_METRIC_L2SQ, 0, D },
     { "graph with sketches", VSHARD_FAMILY_HNSW, VSHARD_ELEMENT_F32, VSHARD_METRIC_COSINE, 0, 80 },
     { "graph on bytes", VSHARD_FAMILY_HNSW, VSHARD_ELEMENT_U8, VSHARD_METRIC_L2SQ, 0, D },
-    { "lean graph", VSHARD_FAMILY_HNSW, VSHARD_ELEMENT_F32, VSHARD_METRIC_L2SQ,
-      VSHARD_PROFILE_LEAN, D },
+    { "lean graph", VSHARD_FAMILY_HNSW, VSHARD_ELEMENT_F32, VSHARD_METRIC_L2SQ, VSHARD_PROFILE_LEAN,
+      D },
     { "flat", VSHARD_FAMILY_FLAT, VSHARD_ELEMENT_F32, VSHARD_METRIC_IP, 0, 48 },
 };
 
@@ -160,10 +160,9 @@ static void ask(const struct herd *h, struct answers *a)
 
             o.flags = way == 1 || way == 2 ? VSHARD_SEARCH_EXACT : 0;
             o.filter = way == 2 ? &where : NULL;
-            cr_assert_eq(way < 3
-                             ? vshard_index_search(h->x, q, 1, K, a->hits[way][i], &o)
-                             : vshard_index_range(h->x, q, h->kind->element ? 60000 : 6,
-                                                  a->hits[way][i], K, &o),
+            cr_assert_eq(way < 3 ? vshard_index_search(h->x, q, 1, K, a->hits[way][i], &o)
+                                 : vshard_index_range(h->x, q, h->kind->element ? 60000 : 6,
+                                                      a->hits[way][i], K, &o),
                          0);
         }
     }
@@ -434,8 +433,9 @@ static void read_beside(const struct kind *k)
 
 Test(index_shrink_threads, readers_see_every_row_while_rows_move)
 {
-    static const struct kind flat = { "flat", VSHARD_FAMILY_FLAT, VSHARD_ELEMENT_F32,
-                                      VSHARD_METRIC_L2SQ, 0, D };
+    static const struct kind flat = {
+        "flat", VSHARD_FAMILY_FLAT, VSHARD_ELEMENT_F32, VSHARD_METRIC_L2SQ, 0, D
+    };
 
     read_beside(&kinds[0]);
     read_beside(&flat);

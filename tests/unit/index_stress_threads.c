@@ -173,8 +173,7 @@ static void fetch(struct stress *s, uint64_t id, const struct seen_fronts *befor
         return;
     vector_of(id, 0, old);
     vector_of(id, 1, new);
-    if ((memcmp(v, old, sizeof v) != 0 ||
-         (is_replaced_some_time(id) && id < before->replaced)) &&
+    if ((memcmp(v, old, sizeof v) != 0 || (is_replaced_some_time(id) && id < before->replaced)) &&
         (memcmp(v, new, sizeof v) != 0 || !is_replaced_some_time(id) || id >= after.replaced))
         wrong(s, "not its vector", id, 0);
 }
@@ -273,7 +272,7 @@ static uint32_t rows_wanted(void)
 {
     const char *rows = getenv("VSHARD_ROWS");
 
-    return rows != NULL                  ? (uint32_t)strtoul(rows, NULL, 10)
+    return rows != NULL                    ? (uint32_t)strtoul(rows, NULL, 10)
            : getenv("VSHARD_LONG") != NULL ? 1000000
                                            : 16000;
 }
