@@ -90,7 +90,7 @@ int vs_keep_begin(struct vshard_index *x)
         k->most = k->most_set;
     k->marks = vs_alloc_zeroed(x->allocator, marks_bytes(k));
     k->kept = vs_alloc_zeroed(x->allocator, chains_bytes(k));
-    if (k->slots > 0 && (k->marks == NULL || k->kept == NULL)) {
+    if (k->marks == NULL || k->kept == NULL) {
         vs_keep_free(x);
         return VSHARD_ENOMEM;
     }
