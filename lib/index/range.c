@@ -126,8 +126,10 @@ static int scan(struct vshard_index *x, struct vs_request *want, struct vs_walk 
     int rc;
 
     want->exact_scans++;
-    if (want->filter == NULL && !want->limits.on)
+    if (want->filter == NULL && !want->limits.on) {
+        w->scratch->row_count += x->live;
         return vs_flat_search_many(x, w->scratch, query, 1, top->cap, top);
+    }
     w->filter = want->filter;
     rc = vs_scan_allowed(x, want, w, top);
     vs_top_sort(top);
