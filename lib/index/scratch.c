@@ -17,6 +17,12 @@ static void *grown(struct vshard_index *x, void *old, size_t old_bytes, size_t n
     return p;
 }
 
+/* For the query's code, and those of all that walk with it (sketch.c). */
+static size_t code_room(const struct vshard_index *x)
+{
+    return (1 + WALKS) * (size_t)x->quantizer.code_bytes;
+}
+
 static void free_pools(struct vshard_index *x, struct vs_scratch *s, size_t bytes)
 {
     vs_free(x->allocator, s->pool.keys, bytes);
@@ -72,7 +78,7 @@ static int make_lists(struct vshard_index *x, struct vs_scratch *s)
     if (s->vector == NULL)
         s->vector = grown(x, NULL, 0, x->quantizer.code_dim * sizeof *s->vector);
     if (s->code == NULL)
-        s->code = grown(x, NULL, 0, WALKS * (size_t)x->quantizer.code_bytes);
+        s->code = grown(x, NULL, 0, code_room(x));
     if (s->sketch == NULL)
         s->sketch = grown(x, NULL, 0, SKETCH_DIMS);
     if (s->decoded == NULL && vs_is_lean(x))
@@ -135,7 +141,7 @@ size_t vs_scratch_bytes(const struct vshard_index *x, uint64_t slots)
     size_t decoded = vs_is_lean(x) ? DECODED * x->dim * sizeof(float) : 0;
 
     return visited + visited / 8 + lists + decoded + SKETCH_DIMS +
-           x->quantizer.code_dim * sizeof(float) + WALKS * (size_t)x->quantizer.code_bytes +
+           x->quantizer.code_dim * sizeof(float) + code_room(x) +
            4 * (x->ef_construction + POOL_SPARE) * sizeof(int32_t);
 }
 
@@ -200,7 +206,7 @@ void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
     vs_free(a, s->keys, cap * sizeof *s->keys);
     vs_free(a, s->distances, cap * sizeof *s->distances);
     vs_free(a, s->vector, x->quantizer.code_dim * sizeof *s->vector);
-    vs_free(a, s->code, WALKS * (size_t)x->quantizer.code_bytes);
+    vs_free(a, s->code, code_room(x));
     vs_free(a, s->sketch, SKETCH_DIMS);
     vs_free(a, s->decoded, DECODED * x->dim * sizeof *s->decoded);
     vs_free(a, s->top, s->top_cap * sizeof *s->top);

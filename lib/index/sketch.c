@@ -155,10 +155,11 @@ static void sketch_query(const struct vshard_index *x, const void *code, uint8_t
     }
 }
 
-/* Those of queries that walk together, which read the axes once for all of them. */
+/* Those of queries that walk together, which read the axes once for all of them. Codes are
+ * gathered for that without their padding, so not where one of them stays. */
 void vs_sketch_queries(const struct vshard_index *x, struct vs_walk *walks, uint32_t count)
 {
-    unsigned char *codes = walks[0].scratch->code;
+    unsigned char *codes = walks[0].scratch->code + x->quantizer.code_bytes;
     size_t bytes = panel_bytes(x) / VS_PANEL_ROWS;
     float projected[WALKS][SKETCH_DIMS];
 
@@ -171,10 +172,8 @@ void vs_sketch_queries(const struct vshard_index *x, struct vs_walk *walks, uint
             sketch_query(x, walks[i].query.code, walks[i].scratch->sketch);
         return;
     }
-    for (uint32_t i = 0; i < count; i++) {
-        if (walks[i].query.code != codes + i * bytes)
-            memcpy(codes + i * bytes, walks[i].query.code, bytes);
-    }
+    for (uint32_t i = 0; i < count; i++)
+        memcpy(codes + i * bytes, walks[i].query.code, bytes);
     project(x, codes, count, projected[0]);
     for (uint32_t i = 0; i < count; i++)
         sketch_projected(x, projected[i], walks[i].scratch->sketch);

@@ -126,8 +126,8 @@ struct vs_scratch {
     struct vs_candidate *top; /* [top_cap] */
     uint32_t top_cap;
     float *vector;         /* [code_dim] */
-    unsigned char *code;   /* [WALKS x code_bytes] that of the query, or of all that walk with
-                              this one, the first of them */
+    unsigned char *code;   /* [1 + WALKS][code_bytes] that of the query; then those of all that
+                              walk with this one, the first of them, without their padding */
     unsigned char *sketch; /* [SKETCH_DIMS] of the code, 7 bits each */
     struct vs_scan *scan;  /* NULL until there is a scan */
     float *decoded;        /* [DECODED x dim] rows of a lean index; else NULL */

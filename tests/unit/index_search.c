@@ -210,6 +210,83 @@ Test(index_search, one_call_many_calls_and_many_threads_answer_the_same)
     free(queries);
 }
 
+/* ---- queries that walk together ---- */
+
+enum { WIDE_ROWS = 2200, WIDE_QUERIES = 21, CENTRES = 50, WIDE_MOST = 1000 };
+
+/* Rows around some centres, which sketches serve. */
+static float *draw_clusters(uint64_t *seed, const float *centres, size_t count, size_t dim)
+{
+    float *v = malloc(count * dim * sizeof *v);
+
+    for (size_t i = 0; i < count; i++) {
+        const float *centre = centres + random_below(seed, CENTRES) * dim;
+
+        for (size_t j = 0; j < dim; j++)
+            v[i * dim + j] = centre[j] + 0.2f * random_float(seed);
+    }
+    return v;
+}
+
+static void expect_same(struct vshard_index *x, const float *queries, size_t dim,
+                        struct vshard_search_options *o, const char *what)
+{
+    static struct vshard_hit together[WIDE_QUERIES * K], alone[K];
+
+    cr_assert_eq(vshard_index_search(x, queries, WIDE_QUERIES, K, together, o), 0);
+    for (size_t q = 0; q < WIDE_QUERIES; q++) {
+        cr_assert_eq(vshard_index_search(x, queries + q * dim, 1, K, alone, o), 0);
+        cr_assert_eq(memcmp(together + q * K, alone, sizeof alone), 0,
+                     "%s, dim %zu, metric %u, flags %u, query %zu of %d", what, dim, x->metric,
+                     o->flags, q, WIDE_QUERIES);
+    }
+}
+
+static void expect_same_of(uint32_t metric, size_t dim)
+{
+    struct vshard_index_options o = { .size = sizeof o, .dim = (uint32_t)dim, .metric = metric };
+    uint64_t seed = dim, bits[WIDE_ROWS / 64 + 1] = { 0 }, *ids = number_ids(0, WIDE_ROWS);
+    float *centres = draw_vectors(&seed, VSHARD_ELEMENT_F32, CENTRES, dim);
+    float *rows = draw_clusters(&seed, centres, WIDE_ROWS, dim);
+    float *queries = draw_clusters(&seed, centres, WIDE_QUERIES, dim);
+    struct vshard_filter f = {
+        .size = sizeof f, .kind = VSHARD_FILTER_BITS, .count = WIDE_ROWS, .bits = bits
+    };
+    struct vshard_index *x = make_index(&o);
+
+    add_rows(x, ids, rows, WIDE_ROWS);
+    cr_assert_eq(x->sketches.stride > 0,
+                 dim > 64 && metric != VSHARD_METRIC_IP && metric != VSHARD_METRIC_L1,
+                 "dim %zu, metric %u", dim, metric);
+    for (uint32_t every = 0; every < 3; every++) { /* all rows, every other, every 20th */
+        struct vshard_search_options s = { .size = sizeof s, .filter = every > 0 ? &f : NULL };
+
+        memset(bits, 0, sizeof bits);
+        for (size_t i = 0; every > 0 && i < WIDE_ROWS; i += every == 1 ? 2 : 20)
+            bits[i / 64] |= 1ull << i % 64;
+        expect_same(x, queries, dim, &s, every > 0 ? "filtered" : "all");
+        s.flags = VSHARD_SEARCH_EXACT;
+        expect_same(x, queries, dim, &s, every > 0 ? "filtered" : "all");
+    }
+    vshard_index_destroy(x);
+    free(queries);
+    free(rows);
+    free(centres);
+    free(ids);
+}
+
+/* Whose codes are padded, and whose sketches are made together. */
+Test(index_search, queries_of_one_call_do_not_disturb_each_other)
+{
+    static const size_t dims[] = { 31, 300, 384, 784, WIDE_MOST };
+
+    for (size_t i = 0; i < VS_COUNT(dims); i++)
+        expect_same_of(VSHARD_METRIC_L2SQ, dims[i]);
+    expect_same_of(VSHARD_METRIC_COSINE, 300);
+    expect_same_of(VSHARD_METRIC_IP, 300);
+    expect_same_of(VSHARD_METRIC_L1, 300);
+}
+
 Test(index_search, a_search_allocates_nothing_after_its_first)
 {
     struct vshard_index_options o = small_options(D, 0, 0);
