@@ -110,6 +110,19 @@ struct vshard_index_options {
  * 8-bit elements under L2SQ and L1, are their own codes. Under L1 and HAMMING, too, the graph is
  * built on the metric itself.
  *
+ * Codes have one scale for all dimensions and all rows. Where that does not tell near rows
+ * apart, as where one feature reaches 30 times as far as the others, or some rows are a
+ * hundred times as long, a graph over floats under L2SQ, COSINE and L1 is built and walked on
+ * the vectors instead, and codes.coarse is logged as a warning: recall is as of other data,
+ * there are no codes (code_bytes of the stats is 0), a search takes several times as long,
+ * and so does a load. This is measured on up to 1,024 of the train_rows first rows when the
+ * graph begins. It does not help, so that features are to be scaled first, or a flat index
+ * taken:
+ *   - a lean index, which has only codes, and is warned about
+ *   - under IP, and 8-bit elements under COSINE and IP, which are not looked at
+ *   - where the first rows are not like the later ones: what lies outside of their range is
+ *     cut in codes. vshard_index_calibrate() tells what is found
+ *
  * A lean index gives the vectors away when its graph begins, and keeps their codes, of
  * one byte an element: from then on a row is the vector that its code stands for. That
  * differs from the one given by at most half a step in each element (under COSINE after
@@ -464,7 +477,7 @@ VSHARD_API int vshard_index_explain(struct vshard_index *index, const void *quer
 
 /* Measures how wide a beam must be for which recall, so that searches may ask for
  * target_recall. Queries are answered by walks in wider and wider beams, and compared
- * with what a scan of all codes finds: for k of 1, 10 and 100; other k are interpolated,
+ * with the nearest by the vectors: for k of 1, 10 and 100; other k are interpolated,
  * which is right to 0.04 even in beams that are hardly wider than k.
  * If there are none to be had, rows of the index stand for them, evenly spread, each left
  * out of its own walk. That is right for queries that are like the rows; for others, as
@@ -474,7 +487,10 @@ VSHARD_API int vshard_index_explain(struct vshard_index *index, const void *quer
  *   asked     of them, 0 to 65536; 0 for 2,000 rows. Four times as many halve the error of
  *             the estimate, which is about 0.004 with 2,000
  *
- * It takes about `asked` scans of all codes, and uses the executor. What was measured is
+ * It takes about `asked` scans of all codes, and uses the executor; a query whose nearest
+ * codes cannot tell, at four standard deviations of their error, has all vectors scanned, in
+ * float64. Under IP, of which that error is not known, the nearest are those among the 400
+ * nearest by code. What was measured is
  * part of the index, of its file and its digest, until the next call: calibrate again
  * when the number of rows has doubled or half of them were replaced (stats tells how
  * many there were). Where there is no graph it does nothing, as every answer is exact.

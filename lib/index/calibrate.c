@@ -1,10 +1,11 @@
 /* calibrate.c - how wide a beam must be for which recall.
  *
  * What a beam finds depends on the vectors, on their number and on the graph, so it is
- * measured: queries are answered in wider and wider beams, and compared with what a scan
- * of all codes finds, the nearest 400 of it ranked again by the vectors. Where the caller has no
- * queries, rows of the index stand for them, spread evenly over the slots, whose order is mostly
- * that of their arrival.
+ * measured: queries are answered in wider and wider beams, and compared with the nearest of
+ * all rows by their vectors. These are looked for among the nearest 400 by code; where the
+ * error of codes, at four standard deviations, does not rule out all others, every row is
+ * measured. Where the caller has no queries, rows of the index stand for them, spread evenly over
+ * the slots, whose order is mostly that of their arrival.
  *
  * A row is an easy question for the graph that it is in: a walk that comes to it finds
  * its neighbours' names there. So a row that is asked is not there for its own walk, nor
@@ -74,7 +75,9 @@ static void vector_of(struct vshard_index *x, uint32_t slot, float *out)
 /* The row of this slot as a query that it does not answer itself. */
 static struct vs_query query_of_row(struct vshard_index *x, uint32_t slot, struct vs_scratch *s)
 {
-    struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space, .without = slot + 1 };
+    struct vs_query q = { .code = vs_code_at(x, slot),
+                          .space = vs_walk_space(x),
+                          .without = slot + 1 };
 
     if (x->metric != VSHARD_METRIC_IP)
         return q;
@@ -135,13 +138,59 @@ static double distance(const struct vshard_index *x, const float *query, float *
     return sum;
 }
 
-/* The nearest of the candidates; where elements are codes, their order is right. `row`
+/* Takes a row among the nearest so far, if it is. */
+static void keep_nearest(struct asked *a, double distances[NEAREST], uint32_t slot, double d)
+{
+    uint32_t place = a->count;
+
+    if (slot == a->slot)
+        return;
+    for (; place > 0 && distances[place - 1] > d; place--) {
+        if (place < NEAREST) {
+            distances[place] = distances[place - 1];
+            a->nearest[place] = a->nearest[place - 1];
+        }
+    }
+    if (place == NEAREST)
+        return;
+    distances[place] = d;
+    a->nearest[place] = slot;
+    a->count += a->count < NEAREST;
+}
+
+/* The key from which on no row can be expected to be nearer than this, as of distance(): under
+ * L1 each of two roundings adds 1/3 at most, on average, and has a variance of 1/12. */
+static float limit_of(const struct vshard_index *x, const struct vs_scratch *s, double farthest)
+{
+    float dims = (float)x->dim;
+
+    if (x->metric == VSHARD_METRIC_L1)
+        return (float)farthest * x->quantizer.scale + dims / 3 + 4 * sqrtf(dims / 6);
+    if (x->metric == VSHARD_METRIC_COSINE)
+        farthest = 1 + farthest / sqrt(vs_sum_squares(s->vector, x->dim));
+    return vs_key_limit(x, (float)farthest);
+}
+
+/* Whether a row that is no candidate may be among the nearest. Inner products have no such
+ * limit, nor has a lean index other vectors than codes. */
+static bool may_miss(const struct vshard_index *x, const struct vs_scratch *s, double farthest)
+{
+    const struct vs_pool *p = &s->pool;
+
+    if (p->count < p->cap || x->metric == VSHARD_METRIC_IP || x->by_vectors ||
+        vs_elements_are_codes(x) || vs_is_codes_only(x))
+        return false;
+    return (float)p->keys[p->count - 1] <= limit_of(x, s, farthest);
+}
+
+/* The nearest, first of the candidates; where elements are codes, their order is right. `row`
  * has room for a vector. */
 static void note_nearest(const struct calibrating *c, uint32_t at, struct vs_scratch *s, float *row)
 {
     struct vshard_index *x = c->x;
     struct asked *a = &c->asked[at];
-    double distances[NEAREST];
+    double distances[NEAREST] = { 0 };
+    uint32_t slots = atomic_load(&x->slot_count);
 
     if (c->queries != NULL)
         vs_widen(x, c->queries + at * vs_vector_bytes(x), s->vector);
@@ -149,26 +198,23 @@ static void note_nearest(const struct calibrating *c, uint32_t at, struct vs_scr
         vector_of(x, a->slot, s->vector);
     a->count = 0;
     for (uint32_t i = 0; i < s->pool.count; i++) {
-        uint32_t slot = s->pool.slots[i], place = a->count;
+        uint32_t slot = s->pool.slots[i];
         double d = s->pool.keys[i];
 
-        if (slot == a->slot)
-            continue;
         if (!vs_elements_are_codes(x)) {
             vector_of(x, slot, row);
             d = distance(x, s->vector, row);
         }
-        for (; place > 0 && distances[place - 1] > d; place--) {
-            if (place < NEAREST) {
-                distances[place] = distances[place - 1];
-                a->nearest[place] = a->nearest[place - 1];
-            }
-        }
-        if (place == NEAREST)
+        keep_nearest(a, distances, slot, d);
+    }
+    if (a->count < NEAREST || !may_miss(x, s, distances[NEAREST - 1]))
+        return;
+    a->count = 0;
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        if (vs_row_state(x, slot) != VS_ROW_LIVE)
             continue;
-        distances[place] = d;
-        a->nearest[place] = slot;
-        a->count += a->count < NEAREST;
+        vector_of(x, slot, row);
+        keep_nearest(a, distances, slot, distance(x, s->vector, row));
     }
 }
 

@@ -331,8 +331,9 @@ uint32_t vs_filter_ef(const struct vs_filter *f, uint32_t ef, size_t k)
 /* Of one row that is allowed, looked at by its code or, where it has none, by its vector. */
 static double scan_cost(const struct vshard_index *x, bool trained)
 {
-    return vs_elements_are_codes(x) || !trained ? 15 + (double)x->elements.stride / 40
-                                                : 3 + (double)x->codes.stride / 40;
+    return vs_elements_are_codes(x) || !trained || x->by_vectors
+               ? 15 + (double)x->elements.stride / 40
+               : 3 + (double)x->codes.stride / 40;
 }
 
 /* Of one row in the beam: a third are followed, and each of their neighbours is looked at. */

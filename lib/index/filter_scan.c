@@ -152,11 +152,9 @@ static int scan_rows(struct scan *c)
 /* Offers all allowed rows, until a limit ends it: measured if `exact`, or if codes are no help. */
 int vs_filter_scan(struct vshard_index *x, struct vs_walk *w, struct vs_top *top, bool exact)
 {
-    struct scan c = { .x = x, .walk = w, .top = top, .column = x->traversal, .exact = exact };
+    struct scan c = { .x = x, .walk = w, .top = top };
 
-    if (exact || vs_elements_are_codes(x) || isinf(vs_key_limit(x, 0))) {
-        c.column = vs_exact(x, w->query.codes_only);
-        c.exact = true;
-    }
+    c.exact = exact || vs_elements_are_codes(x) || isinf(vs_key_limit(x, 0));
+    c.column = c.exact ? vs_exact(x, w->query.codes_only) : x->traversal;
     return w->filter != NULL && w->filter->listed != NULL ? scan_listed(&c) : scan_rows(&c);
 }

@@ -199,7 +199,7 @@ static float far_from(const struct vshard_index *x, struct vs_scratch *s)
         return INFINITY;
     vs_keys_of(x, p->slots[0], s, count);
     for (uint32_t i = 0; i < count; i++)
-        s->distances[i] = (float)s->keys[i];
+        s->distances[i] = vs_key_value(x, s->keys[i]);
     return far_times(x) * vs_nth(s->distances, count, count / 2);
 }
 
@@ -216,7 +216,7 @@ static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
     vs_keep_live(x, pool);
     far = far_from(x, w->scratch);
     offer_mates(x, &w->query, w->scratch, item);
-    b->far[item] = pool->count == 0 ? VS_FAR_ALONE : (float)pool->keys[0] > far;
+    b->far[item] = pool->count == 0 ? VS_FAR_ALONE : vs_key_value(x, pool->keys[0]) > far;
     vs_choose(x, w->scratch, b->slots[item], vs_kept_edges(x));
     parent_first(x, pool);
     for (uint32_t i = 0; i < pool->count; i++)
@@ -236,7 +236,7 @@ static void find_edges(void *arg, uint32_t group, uint32_t strand)
     for (uint32_t i = 0; i < count; i++) {
         walks[i].scratch = &x->strands[strand * WALKS + i];
         walks[i].query =
-            (struct vs_query){ .code = vs_code_at(x, b->slots[first + i]), .space = x->space };
+            (struct vs_query){ .code = vs_code_at(x, b->slots[first + i]), .space = vs_walk_space(x) };
     }
     vs_graph_walk(x, walks, count, x->ef_construction);
     for (uint32_t i = 0; i < count; i++)
@@ -305,7 +305,7 @@ static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
     const struct vs_link *end = b->links + b->groups[item + 1];
     uint32_t target = link->target, *edges = s->slots;
     uint32_t count = vs_read_edges(x, target, edges), added = 0;
-    const struct vs_query q = { .code = vs_code_at(x, target), .space = x->space };
+    const struct vs_query q = { .code = vs_code_at(x, target), .space = vs_walk_space(x) };
 
     s->pool.count = s->pool.next = 0;
     s->pool.cap = 3 * x->degree;

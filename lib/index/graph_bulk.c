@@ -26,12 +26,13 @@ enum {
 /* ---- buffers ---- */
 
 /* Whether a call that links `count` rows is to do it here: when they are many, and no
- * fewer than those that are linked already, which then are linked again with them. */
+ * fewer than those that are linked already, which then are linked again with them. Leaves are
+ * of codes. */
 bool vs_bulk_suits(const struct vshard_index *x, uint64_t count)
 {
     uint64_t there = atomic_load(&x->trained) ? x->live : 0;
 
-    return count >= BULK_MIN && count >= there && count + there <= BULK_MAX;
+    return !x->by_vectors && count >= BULK_MIN && count >= there && count + there <= BULK_MAX;
 }
 
 static uint32_t beam(const struct vshard_index *x)

@@ -19,7 +19,7 @@ enum { COMPARE = 16 /* rows taken that a candidate is compared with at once */ }
 static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint32_t candidate,
                         int32_t key, uint32_t taken)
 {
-    const struct vs_query q = { .code = vs_code_at(x, candidate), .space = x->space };
+    const struct vs_query q = { .code = vs_code_at(x, candidate), .space = vs_walk_space(x) };
 
     for (uint32_t first = 0; first < taken; first += COMPARE) {
         uint32_t count = taken - first < COMPARE ? taken - first : COMPARE;
@@ -203,7 +203,7 @@ void vs_offer(const struct vshard_index *x, const struct vs_query *q, struct vs_
 /* Keys between one row and s->slots[0, count). */
 void vs_keys_of(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s, uint32_t count)
 {
-    const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
+    const struct vs_query q = { .code = vs_code_at(x, slot), .space = vs_walk_space(x) };
 
     for (uint32_t i = 0; i < count; i++)
         s->rows[i] = vs_code_at(x, s->slots[i]);

@@ -66,7 +66,7 @@ static void unmark(struct vs_scratch *s, uint32_t slot)
 static void gather_candidates(const struct vshard_index *x, struct vs_scratch *s, uint32_t slot,
                               const uint32_t *list, uint32_t kept, uint32_t count)
 {
-    const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
+    const struct vs_query q = { .code = vs_code_at(x, slot), .space = vs_walk_space(x) };
     uint32_t theirs[2 * M_MAX], most = CANDIDATES * (count - kept);
 
     s->pool.count = s->pool.next = 0;

@@ -396,7 +396,7 @@ float vs_key_limit(const struct vshard_index *x, float distance)
 {
     float dims = (float)x->quantizer.code_dim, scale = x->quantizer.scale, key;
 
-    if (x->space != SPACE_CODE_L2 || x->metric == VSHARD_METRIC_IP)
+    if (x->space != SPACE_CODE_L2 || x->metric == VSHARD_METRIC_IP || x->by_vectors)
         return INFINITY;
     key = distance * scale * scale * (x->metric == VSHARD_METRIC_COSINE ? 2.0f : 1.0f);
     if (vs_is_lean(x))

@@ -28,7 +28,9 @@
  *                                              a free one the next of the chain 8, zeros 120
  *
  *     header       0   8   magic "VSHARDIX"
- *                  8   4   version of this format: 1, or 2 if there are attributes
+ *                  8   4   version of this format: 1, or 2 if there are attributes, or 3
+ *                          if walks go by vectors (vectors.c): then there are no codes and
+ *                          no sketches, and there may be attributes
  *                 12   4   bytes of the header, 512
  *                 16  32   dim, family, metric, element, m, ef_construction,
  *                          ef_search, train_rows: 4 each
@@ -51,7 +53,8 @@
  *                176 228   found: uint32 [3 x 19], of the 1, 10 and 100 nearest of all
  *                          that were asked, in beams 8, 12, 16, 24, 32, 48, 64, 100, 128,
  *                          192, 256, ... 4096 wide; zeros from where it was not measured
- *                404   4   attributes, 1 to 8; of version 1 this and all below are zeros
+ *                404   4   attributes, 1 to 8, or 0; of version 1 this and all below are
+ *                          zeros
  *                408  12   keywords: cells, first of the chain of free ones (0xffffffff ends
  *                          it), free ones: 4 each
  *                420  16   checksums of the attributes, and of keywords: 8 each
@@ -149,8 +152,8 @@ size_t vs_image_stride(const struct vshard_index *x, int column)
 struct vs_column *vs_image_column(struct vshard_index *x, int column)
 {
     struct vs_column *elements = vs_is_codes_only(x) ? &x->outside : &x->elements;
-    struct vs_column *columns[IMAGE_FIRST_VALUES] = { &x->rows, elements, &x->codes,
-                                                      &x->sketches, &x->edges };
+    struct vs_column *columns[IMAGE_FIRST_VALUES] = { &x->rows, elements, &x->codes, &x->sketches,
+                                                      &x->edges };
 
     return column < IMAGE_FIRST_VALUES ? columns[column]
                                        : &x->attributes.columns[column - IMAGE_FIRST_VALUES];
@@ -297,6 +300,11 @@ static void decode_attributes(const unsigned char *header, struct vs_image *out)
     out->keywords_sum = vs_load64(header + AT_ATTRIBUTE_SUMS + 8);
 }
 
+static uint32_t version_of(const struct vshard_index *x)
+{
+    return x->by_vectors ? IMAGE_VECTORS : x->attributes.count > 0 ? IMAGE_ATTRIBUTES : IMAGE_PLAIN;
+}
+
 static void encode_calibration(const struct vs_calibration *c, unsigned char *header)
 {
     const uint32_t *found = &c->found[0][0];
@@ -324,7 +332,7 @@ void vs_image_encode(struct vshard_index *x, unsigned char *header)
 
     memset(header, 0, IMAGE_HEADER_BYTES);
     memcpy(header, magic, sizeof magic);
-    vs_store32(header + 8, x->attributes.count > 0 ? IMAGE_ATTRIBUTES : IMAGE_PLAIN);
+    vs_store32(header + 8, version_of(x));
     vs_store32(header + 12, IMAGE_HEADER_BYTES);
     for (size_t i = 0; i < VS_COUNT(options); i++)
         vs_store32(header + AT_OPTIONS + 4 * i, options[i]);
@@ -382,13 +390,14 @@ int vs_image_decode(const unsigned char *header, struct vs_image *out)
     if (out->digest != vs_checksum(header, AT_CHECKSUM, 0))
         return VSHARD_ECORRUPT;
     version = vs_load32(header + 8);
-    if (version != IMAGE_PLAIN && version != IMAGE_ATTRIBUTES)
+    if (version < IMAGE_PLAIN || version > IMAGE_VECTORS)
         return VSHARD_EVERSION;
     zeros = version == IMAGE_PLAIN ? AT_ATTRIBUTES : AT_ZEROS;
     if (vs_load32(header + 12) != IMAGE_HEADER_BYTES ||
         !all_zero(header + zeros, AT_CHECKSUM - zeros))
         return VSHARD_ECORRUPT;
-    if (version == IMAGE_ATTRIBUTES)
+    out->by_vectors = version == IMAGE_VECTORS;
+    if (version != IMAGE_PLAIN)
         decode_attributes(header, out);
     if (version == IMAGE_ATTRIBUTES && out->attribute_count == 0)
         return VSHARD_ECORRUPT;

@@ -43,6 +43,7 @@ void vs_keys(const struct vshard_index *x, const struct vs_query *q, const void 
     case SPACE_I8_L2: k->l2sq_i8_many(q->code, rows, count, x->dim, out); return;
     case SPACE_U8_L1: k->l1_u8_many(q->code, rows, count, x->dim, out); return;
     case SPACE_I8_L1: k->l1_i8_many(q->code, rows, count, x->dim, out); return;
+    case SPACE_VECTORS: vs_vector_keys(x, q->code, rows, count, out); return;
     default: k->hamming_many(q->code, rows, count, x->dim / 8, out); return;
     }
 }
@@ -142,6 +143,11 @@ static void code_query(const struct vshard_index *x, const void *query, struct v
                        struct vs_query *out)
 {
     out->code = s->code;
+    if (x->by_vectors) { /* that of a query may lie at any address */
+        memcpy(s->code, query, vs_vector_bytes(x));
+        out->space = SPACE_VECTORS;
+        return;
+    }
     if (x->metric == VSHARD_METRIC_IP) {
         vs_widen(x, query, s->vector);
         vs_encode_dot_query(x, s->vector, (int8_t *)s->code);

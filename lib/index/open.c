@@ -87,7 +87,8 @@ static bool options_valid(const struct vshard_index *x, const struct vs_image *i
     return x->m == i->options.m && x->ef_construction == i->options.ef_construction &&
            x->ef_search == i->options.ef_search && x->train_rows == i->options.train_rows &&
            (i->sketch_bytes == (i->trained ? vs_sketch_bytes(x) : 0) ||
-            (i->sketch_bytes == 0 && vs_sketch_has_axes(x))) &&
+            (i->sketch_bytes == 0 && (vs_sketch_has_axes(x) || i->by_vectors))) &&
+           (!i->by_vectors || (i->trained && i->sketch_bytes == 0 && vs_walks_by_vectors(x))) &&
            (x->family == VSHARD_FAMILY_FLAT || i->trained || i->live < x->train_rows);
 }
 
@@ -131,6 +132,8 @@ static int make_index(struct opening *o)
     o->x->attributes.keywords.free_head =
         i->attribute_count > 0 ? i->keyword_free_head : VS_KEYWORD_NONE;
     o->x->attributes.keywords.free_count = i->keyword_free_count;
+    if (i->by_vectors)
+        vs_walk_by_vectors(o->x);
     if (i->trained && i->sketch_bytes == 0)
         o->x->sketches.stride = 0;
     vs_image_layout(o->x, &o->layout);

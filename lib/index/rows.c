@@ -20,6 +20,7 @@ struct plan {
     bool trains;      /* and whether they make it to train_rows */
     uint32_t dropped; /* flat: chain of the slots that were replaced */
     struct vs_training *training;
+    struct vs_trial *trial;
     struct vs_sketching *sketching;
     struct vs_bulk *bulk; /* NULL: rows are linked batch by batch */
     const struct vshard_add_options *options;
@@ -249,6 +250,8 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     if (rc == VSHARD_OK && p->trains)
         rc = vs_training_begin(x, &rest, &p->training);
     if (rc == VSHARD_OK && p->trains)
+        rc = vs_trial_begin(x, &p->trial);
+    if (rc == VSHARD_OK && p->trains)
         rc = vs_sketching_begin(x, &p->sketching);
     if (rc == VSHARD_OK)
         rc = vs_repair_reserve(x, p->count);
@@ -281,6 +284,7 @@ static void plan_fini(struct vshard_index *x, struct plan *p)
     vs_bulk_end(x, p->bulk);
     vs_sketching_end(x, p->sketching);
     vs_training_end(x, p->training);
+    vs_trial_end(x, p->trial);
     vs_free(x->allocator, p->slots, p->slot_cap * sizeof *p->slots);
     vs_free(x->allocator, p->order, p->order_cap * sizeof *p->order);
 }
@@ -459,8 +463,14 @@ static void train(struct vshard_index *x, struct plan *p)
             p->slots[count++] = slot;
     }
     vs_parallel(x, count, encode_row, &st);
+    if (vs_trial_fails(x, p->trial)) {
+        vs_bulk_end(x, p->bulk);
+        p->bulk = NULL;
+        vs_walk_by_vectors(x);
+    }
     x->no_vectors = vs_is_lean(x); /* rows are their codes from here on, and what they leave out */
-    vs_sketcher_train(x, p->sketching);
+    if (x->sketches.stride > 0)
+        vs_sketcher_train(x, p->sketching);
     vs_parallel(x, count, sketch_row, &st);
     if (p->bulk != NULL) /* with the others, when they are stored */
         return;
@@ -558,9 +568,7 @@ int vshard_index_add(struct vshard_index *index, const uint64_t *ids, const void
 int vshard_index_add_with(struct vshard_index *index, const uint64_t *ids, const void *vectors,
                           size_t count, const struct vshard_add_options *options)
 {
-    struct plan p = {
-        .ids = ids, .vectors = vectors, .dropped = VS_SLOT_NONE, .options = options
-    };
+    struct plan p = { .ids = ids, .vectors = vectors, .dropped = VS_SLOT_NONE, .options = options };
     int rc;
 
     if (index == NULL)

@@ -263,6 +263,7 @@ struct vshard_index {
     uint32_t m, ef_construction, ef_search, train_rows;
     uint32_t profile;    /* VSHARD_PROFILE_* */
     uint32_t no_vectors; /* lean, and its graph has begun; for the writer, see vs_query */
+    uint32_t by_vectors; /* walks go by the vectors: codes do not serve (vectors.c) */
     uint64_t seed;
     uint64_t max_bytes; /* that rows may take; 0: any */
     struct vs_kernel kernel;
@@ -271,7 +272,8 @@ struct vshard_index {
     struct vs_column bounds;           /* scales and norms of a flat index's codes (flat.c) */
     struct vs_column live_words;       /* uint64: one bit a slot, 1 where a row is live */
     uint32_t live_word_count;          /* of them, how many were set to a value */
-    const struct vs_column *traversal; /* codes, or elements that are their own code */
+    const struct vs_column *traversal; /* codes, or elements that are their own code, or by
+                                          which walks go (vectors.c) */
     struct vs_column entries;          /* uint32: the slots where a search may start */
     _Atomic uint32_t trained;          /* there are codes and edges */
     _Atomic uint32_t relinking;        /* the edges of all rows are being written: no walks */
@@ -325,7 +327,8 @@ enum { /* how keys are computed; smaller is nearer */
        SPACE_U8_L1 = 5,
        SPACE_I8_L1 = 6,
        SPACE_BITS = 7,
-       SPACE_NONE = 8
+       SPACE_NONE = 8,
+       SPACE_VECTORS = 9 /* of walks by vectors: x->space says how codes would be compared */
 };
 
 /* One walk over the graph, of up to WALKS that take turns. */
@@ -429,6 +432,12 @@ static inline bool vs_elements_are_codes(const struct vshard_index *x)
     return x->space >= SPACE_U8_L2;
 }
 
+/* The space in which rows are compared with each other once there is a graph. */
+static inline uint32_t vs_walk_space(const struct vshard_index *x)
+{
+    return x->by_vectors ? (uint32_t)SPACE_VECTORS : x->space;
+}
+
 /* Will the pass that is under way free this slot? As the states say, from fewer lines. */
 static inline bool vs_is_dying(const struct vshard_index *x, uint32_t slot)
 {
@@ -484,6 +493,17 @@ int vs_training_begin(struct vshard_index *x, const struct vs_training_rest *res
 void vs_training_end(struct vshard_index *x, struct vs_training *t);
 void vs_quantizer_train(struct vshard_index *x, struct vs_training *t);
 float vs_nth(float *v, size_t count, size_t rank);
+
+/* vectors.c */
+struct vs_trial;
+void vs_vector_keys(const struct vshard_index *x, const void *query, const void *const *rows,
+                    size_t count, int32_t *out);
+float vs_key_value(const struct vshard_index *x, int32_t key);
+int vs_trial_begin(struct vshard_index *x, struct vs_trial **out);
+void vs_trial_end(struct vshard_index *x, struct vs_trial *t);
+bool vs_trial_fails(struct vshard_index *x, struct vs_trial *t);
+bool vs_walks_by_vectors(const struct vshard_index *x);
+void vs_walk_by_vectors(struct vshard_index *x);
 
 /* sketch.c */
 struct vs_sketching;

@@ -304,3 +304,165 @@ Test(index_calibrate, works_when_few_rows_are_left)
     }
     free(ids);
 }
+
+/* ---- data that codes of one scale do not serve ---- */
+
+enum { UNEVEN_DIM = 40, UNEVEN_ROWS = 3000, UNEVEN_QUERIES = 100 };
+
+/* Vectors of which one element reaches `far` times as far as the others. */
+static void *draw_uneven(uint64_t *seed, uint32_t element, size_t count, float far)
+{
+    unsigned char *out = malloc(count * UNEVEN_DIM * element_bytes(element));
+
+    for (size_t i = 0; i < count * UNEVEN_DIM; i++) {
+        float v = random_float(seed) * (i % UNEVEN_DIM == 7 ? 1.0f : 1.0f / far);
+        uint16_t half = half_of((int)(v * 1024));
+
+        if (element == VSHARD_ELEMENT_F16)
+            memcpy(out + 2 * i, &half, sizeof half);
+        else
+            memcpy(out + 4 * i, &v, sizeof v);
+    }
+    return out;
+}
+
+struct uneven {
+    struct vshard_index *x;
+    void *rows, *queries;
+    struct seen seen;
+    struct fault_storage *fs;
+};
+
+static void begin_uneven(struct uneven *u, uint32_t metric, uint32_t element, uint32_t profile,
+                         float far)
+{
+    struct vshard_logger logger = seen_logger(&u->seen);
+    struct vshard_storage storage;
+    struct vshard_index_options o = { .size = sizeof o,
+                                      .dim = UNEVEN_DIM,
+                                      .metric = metric,
+                                      .element = element,
+                                      .profile = profile,
+                                      .train_rows = 1024,
+                                      .m = 16,
+                                      .ef_construction = 100,
+                                      .logger = &logger };
+    uint64_t seed = 11, *ids = number_ids(0, UNEVEN_ROWS);
+
+    u->fs = fault_storage_create(1);
+    storage = *fault_storage_hook(u->fs);
+    o.storage = &storage;
+    u->rows = draw_uneven(&seed, element, UNEVEN_ROWS, far);
+    u->queries = draw_uneven(&seed, element, UNEVEN_QUERIES, far);
+    u->x = make_index(&o);
+    add_rows(u->x, ids, u->rows, 1500);
+    add_rows(u->x, ids + 1500, (char *)u->rows + (size_t)1500 * UNEVEN_DIM * element_bytes(element),
+             1500);
+    free(ids);
+}
+
+static void end_uneven(struct uneven *u)
+{
+    vshard_index_destroy(u->x);
+    fault_storage_destroy(u->fs);
+    free(u->rows);
+    free(u->queries);
+}
+
+static double recall_of(struct vshard_index *x, const void *queries, uint32_t ef, float *expected)
+{
+    static struct vshard_hit hits[UNEVEN_QUERIES * 10], exact[UNEVEN_QUERIES * 10];
+    struct vshard_search_info info = { .size = sizeof info };
+    struct vshard_search_options o = { .size = sizeof o, .ef_search = ef, .info = &info };
+    uint32_t found = 0;
+
+    search_rows(x, queries, UNEVEN_QUERIES, 10, 0, VSHARD_SEARCH_EXACT, exact);
+    cr_assert_eq(vshard_index_search(x, queries, UNEVEN_QUERIES, 10, hits, &o), 0);
+    for (size_t i = 0; i < UNEVEN_QUERIES * 10; i++)
+        found += hits[i].distance <= exact[i / 10 * 10 + 9].distance;
+    *expected = info.recall;
+    return found / (UNEVEN_QUERIES * 10.0);
+}
+
+/* The graph goes by vectors then, says so, and is as good; in files, too. */
+Test(index_calibrate, data_that_codes_do_not_tell_apart_is_walked_by_its_vectors)
+{
+    static const uint32_t cases[][2] = { { VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32 },
+                                         { VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32 },
+                                         { VSHARD_METRIC_L1, VSHARD_ELEMENT_F32 },
+                                         { VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F16 } };
+
+    for (size_t i = 0; i < VS_COUNT(cases); i++) {
+        struct vshard_index_stats s = { .size = sizeof s };
+        struct vshard_open_options o = { .size = sizeof o };
+        struct uneven u;
+        float expected;
+        double recall;
+
+        begin_uneven(&u, cases[i][0], cases[i][1], 0, 300);
+        cr_assert_str_eq(u.seen.name, "codes.coarse");
+        cr_assert_eq(vshard_index_stats(u.x, &s), 0);
+        cr_assert(s.trained == 1 && s.code_bytes == 0);
+        cr_assert_eq(vshard_index_calibrate(u.x, u.queries, UNEVEN_QUERIES), 0);
+        recall = recall_of(u.x, u.queries, 100, &expected);
+        cr_assert_geq(recall, 0.97, "metric %u, element %u: %g", cases[i][0], cases[i][1], recall);
+        cr_assert_float_eq((double)expected, recall, 0.01, "%g, expected %g", recall,
+                           (double)expected);
+        expect_clean(u.x, "by vectors");
+        cr_assert_eq(vshard_index_save(u.x, "x"), 0);
+        o.storage = fault_storage_hook(u.fs);
+        for (o.flags = 0; o.flags <= VSHARD_OPEN_MAPPED; o.flags++) {
+            struct vshard_index *y = NULL;
+            float again;
+
+            cr_assert_eq(vshard_index_open("x", &o, &y), 0);
+            cr_assert_eq(digest_of(y), digest_of(u.x));
+            cr_assert_eq(recall_of(y, u.queries, 100, &again), recall);
+            cr_assert_eq(again, expected);
+            vshard_index_destroy(y);
+        }
+        end_uneven(&u);
+    }
+}
+
+/* A lean index has nothing else to go by; it says so, and nothing is promised that is not so. */
+Test(index_calibrate, a_lean_index_of_such_data_says_so)
+{
+    struct uneven u;
+
+    begin_uneven(&u, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, VSHARD_PROFILE_LEAN, 300);
+    cr_assert_str_eq(u.seen.name, "codes.coarse");
+    cr_assert(strstr(u.seen.fields, "lean") != NULL);
+    end_uneven(&u);
+}
+
+/* Rows of which one element lies far beyond what codes were made of: the beam finds less, and that
+ * is what calibration says. */
+Test(index_calibrate, what_is_expected_is_judged_by_vectors_and_not_by_codes)
+{
+    struct vshard_index_options o = {
+        .size = sizeof o, .dim = UNEVEN_DIM, .train_rows = 1024, .m = 16, .ef_construction = 100
+    };
+    uint64_t seed = 12, *ids = number_ids(0, UNEVEN_ROWS);
+    float *rows = draw_uneven(&seed, VSHARD_ELEMENT_F32, UNEVEN_ROWS, 1);
+    float *queries = draw_uneven(&seed, VSHARD_ELEMENT_F32, UNEVEN_QUERIES, 1), expected;
+    struct vshard_index *x = make_index(&o);
+    double recall;
+
+    for (size_t i = 1024; i < UNEVEN_ROWS; i++)
+        rows[i * UNEVEN_DIM] *= 1000;
+    for (size_t i = 0; i < UNEVEN_QUERIES; i++)
+        queries[i * UNEVEN_DIM] *= 1000;
+    add_rows(x, ids, rows, 1024);
+    add_rows(x, ids + 1024, rows + 1024 * UNEVEN_DIM, UNEVEN_ROWS - 1024);
+    cr_assert_eq(vshard_index_calibrate(x, queries, UNEVEN_QUERIES), 0);
+    for (uint32_t ef = 64; ef <= 512; ef *= 2) {
+        recall = recall_of(x, queries, ef, &expected);
+        cr_assert_float_eq((double)expected, recall, 0.05, "ef %u: %g, expected %g", ef, recall,
+                           (double)expected);
+    }
+    vshard_index_destroy(x);
+    free(rows);
+    free(queries);
+    free(ids);
+}

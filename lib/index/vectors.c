@@ -1,0 +1,266 @@
+/* vectors.c - walks by the vectors themselves, where codes do not serve.
+ *
+ * Codes have one scale for all dimensions and all rows (quantizer.c). Where one dimension
+ * reaches a hundred times as far as the others, or one row in two is a thousandth as long,
+ * the rest falls within one step of a code: rows then look alike to a walk that are far apart,
+ * and no beam finds the nearest. So when codes are made it is measured whether near rows stay
+ * near: of one in 8 of the first 1,024 rows the 10 nearest by their vectors must be among the
+ * 12 nearest by code, but for 15 in 100. Words and sentences keep 0.999 (glove100, minilm384);
+ * numbers of which one in 128 reaches 10 times as far 0.92, 30 times 0.80, 1,000 times 0.11.
+ * If they do not stay near, the graph is built and walked on the vectors: it is as good as by
+ * codes of other data, there are no codes and no sketches, and a row takes several times as
+ * long to look at.
+ *
+ * A graph must be the same on every machine. So a distance is summed in one fixed order, 16
+ * sums of float64: a product of two floats is exact there, so nothing depends on whether it
+ * is fused with the addition. It becomes a key as the bits of a float, which order as the
+ * floats do, as these are not negative.
+ *
+ * Floats under L2SQ, COSINE and L1. A lean index keeps no vectors, and under IP queries and
+ * rows are compared otherwise than rows with each other: there it is only said in the log. */
+#include "index/state.h"
+
+#include <math.h>
+
+enum {
+    LANES = 16,
+    PART = 256,       /* half floats that are widened at once: a multiple of LANES */
+    ROWS_MOST = 1024, /* that are looked at, */
+    ASKED_ONE_IN = 8, /* and of these, that are asked */
+    NEAR = 10,
+    AMONG = 12,
+    KEPT_PERCENT = 85
+};
+
+struct vs_trial {
+    const void **codes, **vectors; /* [ROWS_MOST] */
+    int32_t *by_code, *by_vector;  /* [ROWS_MOST] */
+    uint32_t count;
+};
+
+/* ---- keys ---- */
+
+/* Each of the next three adds to sum[i % LANES] what element i contributes. */
+static void add_squares(const float *a, const float *b, size_t count, double sum[LANES])
+{
+    for (; count >= LANES; count -= LANES, a += LANES, b += LANES) {
+        for (size_t i = 0; i < LANES; i++) {
+            float d = a[i] - b[i];
+
+            sum[i] += (double)d * d;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        float d = a[i] - b[i];
+
+        sum[i] += (double)d * d;
+    }
+}
+
+static void add_absolutes(const float *a, const float *b, size_t count, double sum[LANES])
+{
+    for (; count >= LANES; count -= LANES, a += LANES, b += LANES) {
+        for (size_t i = 0; i < LANES; i++)
+            sum[i] += (double)fabsf(a[i] - b[i]);
+    }
+    for (size_t i = 0; i < count; i++)
+        sum[i] += (double)fabsf(a[i] - b[i]);
+}
+
+static void add_products(const float *a, const float *b, size_t count, double sum[LANES])
+{
+    for (; count >= LANES; count -= LANES, a += LANES, b += LANES) {
+        for (size_t i = 0; i < LANES; i++)
+            sum[i] += (double)a[i] * b[i];
+    }
+    for (size_t i = 0; i < count; i++)
+        sum[i] += (double)a[i] * b[i];
+}
+
+static double sum_of(const struct vshard_index *x,
+                     void (*add)(const float *a, const float *b, size_t count, double sum[LANES]),
+                     const void *a, const void *b)
+{
+    double sum[LANES] = { 0 };
+
+    if (x->element == VSHARD_ELEMENT_F32)
+        add(a, b, x->dim, sum);
+    for (size_t at = 0; x->element == VSHARD_ELEMENT_F16 && at < x->dim; at += PART) {
+        size_t n = x->dim - at < PART ? x->dim - at : PART;
+        float wide[2][PART];
+
+        x->kernel.widen_f16((const uint16_t *)a + at, n, wide[0]);
+        x->kernel.widen_f16((const uint16_t *)b + at, n, wide[1]);
+        add(wide[0], wide[1], n, sum);
+    }
+    for (size_t width = LANES / 2; width > 0; width /= 2) {
+        for (size_t j = 0; j < width; j++)
+            sum[j] += sum[j + width];
+    }
+    return sum[0];
+}
+
+static int32_t key_of(double distance)
+{
+    float near = distance > 0 ? (float)distance : 0.0f;
+    int32_t bits;
+
+    memcpy(&bits, &near, sizeof bits);
+    return bits;
+}
+
+/* Keys between vectors, aligned and of the index's elements. */
+void vs_vector_keys(const struct vshard_index *x, const void *query, const void *const *rows,
+                    size_t count, int32_t *out)
+{
+    double square = x->metric == VSHARD_METRIC_COSINE ? sum_of(x, add_products, query, query) : 0;
+
+    for (size_t i = 0; i < count; i++) {
+        if (x->metric == VSHARD_METRIC_COSINE) {
+            double length = sqrt(square * sum_of(x, add_products, rows[i], rows[i]));
+
+            out[i] = key_of(1 - sum_of(x, add_products, query, rows[i]) / length);
+        } else {
+            out[i] = key_of(sum_of(x, x->metric == VSHARD_METRIC_L1 ? add_absolutes : add_squares,
+                                   query, rows[i]));
+        }
+    }
+}
+
+/* What a key stands for, so that it can be compared with a multiple of another. */
+float vs_key_value(const struct vshard_index *x, int32_t key)
+{
+    float value;
+
+    if (!x->by_vectors)
+        return (float)key;
+    memcpy(&value, &key, sizeof value);
+    return value;
+}
+
+/* ---- whether codes serve ---- */
+
+static bool measured(const struct vshard_index *x)
+{
+    return x->family == VSHARD_FAMILY_HNSW &&
+           (x->element == VSHARD_ELEMENT_F32 || x->element == VSHARD_ELEMENT_F16) &&
+           x->metric != VSHARD_METRIC_IP;
+}
+
+/* Whether the options let walks go by vectors. */
+bool vs_walks_by_vectors(const struct vshard_index *x)
+{
+    return measured(x) && !vs_is_lean(x);
+}
+
+int vs_trial_begin(struct vshard_index *x, struct vs_trial **out)
+{
+    struct vs_trial *t;
+
+    *out = NULL;
+    if (!measured(x))
+        return VSHARD_OK;
+    t = *out = vs_alloc_zeroed(x->allocator, sizeof *t);
+    if (t == NULL)
+        return VSHARD_ENOMEM;
+    t->codes = vs_alloc(x->allocator, ROWS_MOST * sizeof *t->codes);
+    t->vectors = vs_alloc(x->allocator, ROWS_MOST * sizeof *t->vectors);
+    t->by_code = vs_alloc(x->allocator, ROWS_MOST * sizeof *t->by_code);
+    t->by_vector = vs_alloc(x->allocator, ROWS_MOST * sizeof *t->by_vector);
+    if (t->codes && t->vectors && t->by_code && t->by_vector)
+        return VSHARD_OK;
+    vs_trial_end(x, t);
+    *out = NULL;
+    return VSHARD_ENOMEM;
+}
+
+void vs_trial_end(struct vshard_index *x, struct vs_trial *t)
+{
+    if (t == NULL)
+        return;
+    vs_free(x->allocator, t->codes, ROWS_MOST * sizeof *t->codes);
+    vs_free(x->allocator, t->vectors, ROWS_MOST * sizeof *t->vectors);
+    vs_free(x->allocator, t->by_code, ROWS_MOST * sizeof *t->by_code);
+    vs_free(x->allocator, t->by_vector, ROWS_MOST * sizeof *t->by_vector);
+    vs_free(x->allocator, t, sizeof *t);
+}
+
+static void nearest(const struct vshard_index *x, const int32_t *keys, uint32_t count,
+                    uint32_t without, struct vs_pool *p)
+{
+    p->count = p->next = 0;
+    for (uint32_t r = 0; r < count; r++) {
+        if (r != without)
+            x->kernel.pool_push(p, &keys[r], &r, 1);
+    }
+}
+
+/* Of the NEAR nearest of a row, how many are kept; as far as they are no others will do. */
+static uint32_t count_kept(const struct vshard_index *x, struct vs_trial *t, uint32_t row)
+{
+    const struct vs_query q = { .code = t->codes[row], .space = x->space };
+    int32_t keys[AMONG + 16], farthest;
+    uint32_t slots[AMONG + 16], near = t->count - 1 < NEAR ? t->count - 1 : NEAR, kept = 0;
+    struct vs_pool p = { keys, slots, 0, near, 0 };
+
+    vs_vector_keys(x, t->vectors[row], t->vectors, t->count, t->by_vector);
+    nearest(x, t->by_vector, t->count, row, &p);
+    farthest = keys[near - 1];
+    p.cap = AMONG;
+    vs_keys(x, &q, t->codes, t->count, t->by_code);
+    nearest(x, t->by_code, t->count, row, &p);
+    for (uint32_t i = 0; i < p.count; i++)
+        kept += t->by_vector[slots[i]] <= farthest;
+    return kept < near ? kept : near;
+}
+
+static void report(const struct vshard_index *x, double kept)
+{
+    double least = KEPT_PERCENT / 100.0;
+    const struct vs_field fields[] = {
+        { .name = "kept", .real = &kept },
+        { .name = "least", .real = &least },
+        { .name = "walks", .text = vs_is_lean(x) ? "by codes: lean" : "by vectors" }
+    };
+
+    vs_log(x->logger, VSHARD_LOG_WARN, "codes.coarse", fields, VS_COUNT(fields));
+}
+
+/* Whether walks must do without codes. Codes and vectors of the live rows must be there. */
+bool vs_trial_fails(struct vshard_index *x, struct vs_trial *t)
+{
+    uint32_t slots = atomic_load(&x->slot_count);
+    uint64_t kept = 0, asked = 0;
+
+    for (uint32_t slot = 0; t != NULL && slot < slots && t->count < ROWS_MOST; slot++) {
+        if (vs_row_state(x, slot) != VS_ROW_LIVE)
+            continue;
+        t->codes[t->count] = vs_column_at(&x->codes, slot);
+        t->vectors[t->count++] = vs_column_at(&x->elements, slot);
+    }
+    if (t == NULL || t->count < 2)
+        return false;
+    for (uint32_t r = 0; r < t->count; r += ASKED_ONE_IN) {
+        kept += count_kept(x, t, r);
+        asked += t->count - 1 < NEAR ? t->count - 1 : NEAR;
+    }
+    if (kept * 100 >= asked * KEPT_PERCENT)
+        return false;
+    report(x, (double)kept / (double)asked);
+    return !vs_is_lean(x);
+}
+
+static void drop_column(struct vshard_index *x, struct vs_column *c)
+{
+    vs_column_fini(c, x->allocator);
+    vs_column_init(c, 0);
+}
+
+/* From here on, and before there are edges. */
+void vs_walk_by_vectors(struct vshard_index *x)
+{
+    x->by_vectors = 1;
+    x->traversal = &x->elements;
+    drop_column(x, &x->codes);
+    drop_column(x, &x->sketches);
+}
