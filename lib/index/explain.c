@@ -121,7 +121,7 @@ int vshard_index_explain(struct vshard_index *index, const void *query, uint64_t
     if (vs_report_write(explanation, &q.e, sizeof q.e, min_size) < 0)
         return vs_refuse(index->logger, VSHARD_EINVAL, "search.refused", "explanation.size",
                          explanation->size, sizeof q.e);
-    rc = vs_request_begin(index, options, k, &want, &q.reader);
+    rc = vs_request_begin(index, options, k, NULL, &want, &q.reader);
     if (rc < 0)
         return rc;
     q.want = &want;

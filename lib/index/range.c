@@ -189,10 +189,9 @@ int vshard_index_range(struct vshard_index *index, const void *query, float radi
         return VSHARD_EINVAL;
     rc = check_range(index, query, radius, hits, room);
     if (rc == VSHARD_OK)
-        rc = vs_request_begin(index, options, 1, &want, &r);
+        rc = vs_request_begin(index, options, 1, &radius, &want, &r);
     if (rc < 0)
         return rc;
-    want.farthest = radius;
     slots = atomic_load_explicit(&index->slot_count, memory_order_relaxed);
     top.cap = room < slots ? (uint32_t)room : slots + (slots == 0);
     rc = search_range(index, r, query, &want, &top);

@@ -260,8 +260,6 @@ static int check_search(const struct vshard_index *x, size_t k,
         return refuse(x, "reserved", 1, 0);
     if (o->deadline_ns != 0 && (o->clock == NULL || o->clock->now_ns == NULL))
         return refuse(x, "clock: NULL", 0, o->deadline_ns);
-    if (o->distance_max != o->distance_max)
-        return refuse(x, "distance_max: NaN", 0, 0);
     return check_target(x, o);
 }
 
@@ -323,7 +321,7 @@ static int report(const struct vs_reader *r, const struct vs_request *want,
 
 /* Verifies the options of a call, and makes ready what does not depend on the query. */
 static int read_request(struct vshard_index *x, const struct vshard_search_options *options,
-                        size_t k, struct vs_request *want)
+                        size_t k, const float *radius, struct vs_request *want)
 {
     struct vshard_search_options o = { .size = sizeof o };
     int rc = VSHARD_OK;
@@ -345,7 +343,11 @@ static int read_request(struct vshard_index *x, const struct vshard_search_optio
         return refuse(x, "info.size", o.info->size, sizeof *o.info);
     vs_limits_read(&want->limits, &o);
     want->flags = o.flags;
-    want->farthest = o.flags & VSHARD_SEARCH_WITHIN ? o.distance_max : __builtin_inff();
+    want->farthest = radius                           ? *radius
+                     : o.flags & VSHARD_SEARCH_WITHIN ? o.distance_max
+                                                      : __builtin_inff();
+    if (want->farthest != want->farthest)
+        return refuse(x, "distance_max: NaN", 0, 0);
     want->found = o.found;
     want->info = o.info;
     want->k = k;
@@ -354,15 +356,15 @@ static int read_request(struct vshard_index *x, const struct vshard_search_optio
 }
 
 /* Begins to read, and verifies the options of a call; if they are refused, reading has
- * ended again. */
+ * ended again. A radius stands for distance_max. */
 int vs_request_begin(struct vshard_index *x, const struct vshard_search_options *options, size_t k,
-                     struct vs_request *want, struct vs_reader **out)
+                     const float *radius, struct vs_request *want, struct vs_reader **out)
 {
     int rc = vs_reader_enter(x, out);
 
     if (rc < 0)
         return vs_refuse(x->logger, rc, "search.refused", "memory", 0, 0);
-    rc = read_request(x, options, k, want);
+    rc = read_request(x, options, k, radius, want);
     if (rc < 0)
         vs_reader_leave(*out);
     return rc;
@@ -428,7 +430,7 @@ int vshard_index_search(struct vshard_index *index, const void *queries, size_t 
         return refuse(index, queries == NULL ? "queries: NULL" : "hits: NULL", 0, 0);
     rc = check_count(index, count, k);
     if (rc == VSHARD_OK)
-        rc = vs_request_begin(index, options, k, &want, &r);
+        rc = vs_request_begin(index, options, k, NULL, &want, &r);
     if (rc < 0)
         return rc;
     rc = vs_request_run(index, r, queries, count, &want, hits);

@@ -606,7 +606,7 @@ struct vs_request {
     struct vs_where the_where; /* the last: it is large, and set only where there is one */
 };
 int vs_request_begin(struct vshard_index *x, const struct vshard_search_options *options, size_t k,
-                     struct vs_request *want, struct vs_reader **out);
+                     const float *radius, struct vs_request *want, struct vs_reader **out);
 bool vs_request_walks(const struct vshard_index *x, const struct vs_request *want);
 int vs_request_run(struct vshard_index *x, struct vs_reader *r, const void *queries, size_t count,
                    struct vs_request *want, struct vshard_hit *hits);

@@ -568,6 +568,25 @@ static void expect_all_refused(struct bench *b, const struct vshard_search_optio
     expect_refused(b, vshard_index_explain(b->x, q, 1, 1, o, &e), status, "search.refused", field);
 }
 
+/* A range search never reads it, and others with WITHIN alone. */
+static void expect_distance_read(struct bench *b, const struct vshard_search_options *o, bool read)
+{
+    struct vshard_explanation e = { .size = sizeof e };
+    float q[D] = { 1 };
+    struct vshard_hit hit;
+
+    cr_expect_eq(vshard_index_range(b->x, q, 1, &hit, 1, o), VSHARD_OK);
+    if (!read) {
+        cr_expect_eq(vshard_index_search(b->x, q, 1, 1, &hit, o), VSHARD_OK);
+        cr_expect_eq(vshard_index_explain(b->x, q, 1, 1, o, &e), VSHARD_OK);
+        return;
+    }
+    expect_refused(b, vshard_index_search(b->x, q, 1, 1, &hit, o), VSHARD_EINVAL, "search.refused",
+                   "distance_max");
+    expect_refused(b, vshard_index_explain(b->x, q, 1, 1, o, &e), VSHARD_EINVAL, "search.refused",
+                   "distance_max");
+}
+
 Test(index_refusals, what_limits_a_search_is_checked)
 {
     struct vshard_clock clock = { 0 };
@@ -579,7 +598,9 @@ Test(index_refusals, what_limits_a_search_is_checked)
     o.clock = &clock;
     expect_all_refused(&b, &o, VSHARD_EINVAL, "clock: NULL");
     o = (struct vshard_search_options){ .size = sizeof o, .distance_max = NAN };
-    expect_all_refused(&b, &o, VSHARD_EINVAL, "distance_max");
+    expect_distance_read(&b, &o, false);
+    o.flags = VSHARD_SEARCH_WITHIN;
+    expect_distance_read(&b, &o, true);
     o = (struct vshard_search_options){ .size = sizeof o, .reserved_pointer = &clock };
     expect_all_refused(&b, &o, VSHARD_EINVAL, "=reserved ");
     o = (struct vshard_search_options){ .size = sizeof o, .reserved_number = 1 };
