@@ -127,8 +127,9 @@ struct vshard_index_options {
  * one byte an element: from then on a row is the vector that its code stands for. That
  * differs from the one given by at most half a step in each element (under COSINE after
  * both were divided by their lengths); a step is 1/127 of the range that all but 1 in 1,000
- * elements of the first train_rows rows lay in. Outside of this range the 8 farthest
- * elements of a row are right to 1/2,000 of how far they are out; others are cut. 8-bit
+ * elements of the rows that codes are derived from lay in. Outside of this range the 8 farthest
+ * elements of a row are right to 1/2,000 of how far they are out, up to 4 * 10^12 steps;
+ * others are cut. 8-bit
  * elements and BITS are kept as given: they are as small. So is a flat index, always.
  *
  *   options   borrowed for the call

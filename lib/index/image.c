@@ -16,7 +16,8 @@
  *     elements    stride bytes [slot_count]    vectors as given, padded with zeros; of a
  *                                              lean index of floats, once trained, 32
  *                                              bytes: uint16 [8] elements, float16 [8]
- *                                              what their codes leave out, in steps
+ *                                              what their codes leave out, in steps, or in
+ *                                              2^26 steps where 2^15 is added to the element
  *     codes       code_bytes [slot_count]      once trained, and if elements are not
  *                                              codes themselves
  *     sketches    64 or 128 bytes [slot_count] once trained, and if there are sketches
@@ -462,7 +463,7 @@ static bool outside_valid(const struct vshard_index *x, uint32_t extent)
         const struct vs_outside *o = vs_column_at(&x->outside, extent * VS_EXTENT_ROWS + r);
 
         for (size_t i = 0; i < OUTSIDE; i++) {
-            if (o->element[i] >= x->dim || (o->by[i] & 0x7c00) == 0x7c00)
+            if ((o->element[i] & ~OUTSIDE_FAR) >= (int)x->dim || (o->by[i] & 0x7c00) == 0x7c00)
                 return false;
         }
     }

@@ -35,6 +35,8 @@
 /* Elements kept when the scale is chosen: more does not change the third digit. */
 enum { SAMPLE_MAX = 1 << 20, CODE_MAX = 127, CLAMPED_ONE_IN = 1000 };
 
+#define HALF_MOST 65504.0f /* in float16 */
+
 double vs_sum_squares(const float *v, size_t dim)
 {
     double sum[16] = { 0 };
@@ -157,8 +159,12 @@ void vs_encode_outside(const struct vshard_index *x, const float *vector, const 
             count += count < OUTSIDE;
         }
     }
-    for (uint32_t i = 0; i < count; i++)
-        out->by[i] = narrow(by[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        bool far = fabsf(by[i]) > HALF_MOST;
+
+        out->element[i] |= far ? OUTSIDE_FAR : 0;
+        out->by[i] = narrow(far ? by[i] / OUTSIDE_UNIT : by[i]);
+    }
 }
 
 /* Elements [first, first + count) of the vector that the code of this slot stands for. */
@@ -177,10 +183,11 @@ void vs_decode(const struct vshard_index *x, uint32_t slot, size_t first, size_t
         out[i] = (low[i] + (float)code[i] * step) * length;
     x->kernel.widen_f16(outside->by, OUTSIDE, by);
     for (size_t i = 0; i < OUTSIDE; i++) {
-        size_t at = outside->element[i];
+        size_t at = outside->element[i] & ~(size_t)OUTSIDE_FAR;
+        float unit = outside->element[i] & OUTSIDE_FAR ? OUTSIDE_UNIT : 1;
 
         if (at >= first && at < first + count)
-            out[at - first] += by[i] * step * length;
+            out[at - first] += by[i] * unit * step * length;
     }
 }
 

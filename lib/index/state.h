@@ -454,9 +454,13 @@ static inline bool vs_is_lean(const struct vshard_index *x)
 /* What a lean index keeps beside the code: by how much the elements lie outside of the
  * range of codes that do so by most, in steps of a code, as float16. */
 struct vs_outside {
-    uint16_t element[OUTSIDE]; /* 0 where there are fewer */
+    uint16_t element[OUTSIDE]; /* 0 where there are fewer; with OUTSIDE_FAR, too */
     uint16_t by[OUTSIDE];      /* likewise */
 };
+
+/* Of an element: it is out by so many steps that float16 does not hold them, and `by` counts
+ * units of OUTSIDE_UNIT steps. */
+enum { OUTSIDE_FAR = 0x8000, OUTSIDE_UNIT = 1 << 26 };
 
 /* A lean index with a graph, or about to have one: for the writer. */
 static inline bool vs_is_codes_only(const struct vshard_index *x)

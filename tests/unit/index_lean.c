@@ -325,3 +325,29 @@ Test(index_lean, words_take_few_bytes_and_are_found)
     free(q);
     free(ids);
 }
+
+/* Of a row that lies far out, however far. */
+Test(index_lean, elements_far_outside_are_right_to_a_part_in_two_thousand)
+{
+    static const float fars[] = { 1e2f, -3e3f, 6e4f, -1e5f, 1e7f, 1e9f, -1e10f };
+    struct lean l = begin(VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+
+    add_rows(l.x, l.ids, l.vectors, N);
+    for (size_t i = 0; i < VS_COUNT(fars); i++) {
+        uint64_t id = N + i;
+        float given[D] = { 0 }, fetched[D];
+        struct vshard_hit hit;
+
+        given[D - 1] = fars[i];
+        given[0] = -fars[i] / 3;
+        add_rows(l.x, &id, given, 1);
+        cr_assert_eq(vshard_index_fetch(l.x, &id, 1, fetched, NULL), 0);
+        cr_expect_float_eq(fetched[D - 1] / given[D - 1], 1, 1.0f / 2000, "%g is %g",
+                           (double)given[D - 1], (double)fetched[D - 1]);
+        cr_expect_float_eq(fetched[0] / given[0], 1, 1.0f / 2000, "%g is %g", (double)given[0],
+                           (double)fetched[0]);
+        search_rows(l.x, given, 1, 1, 0, VSHARD_SEARCH_EXACT, &hit);
+        cr_expect_eq(hit.id, id);
+    }
+    end(&l);
+}
