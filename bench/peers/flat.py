@@ -68,7 +68,7 @@ class Set:
         self.theirs.add(rows if self.bits else rows.astype(np.float32))
         o = v.Options(size=c.sizeof(v.Options), dim=dim, metric=metric, element=element)
         self.graph = self.build(o) if options.graph else None
-        o.family, o.flags = v.FLAT, int(options.lean)
+        o.family, o.profile = v.FLAT, int(options.lean)
         self.ours = self.build(o)
         self.hits = np.zeros((len(queries), K), v.HIT)
 

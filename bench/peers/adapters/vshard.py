@@ -19,7 +19,8 @@ class Options(c.Structure):
     _fields_ = [(n, c.c_uint32) for n in (
         "size", "dim", "family", "metric", "element", "m", "ef_construction", "ef_search",
         "train_rows", "flags")] + [("seed", c.c_uint64)] + [(n, c.c_void_p) for n in (
-            "allocator", "logger", "executor", "storage")]
+            "allocator", "logger", "executor", "storage")] + [
+                (n, c.c_uint32) for n in ("numa_node", "profile")]
 
 
 class SearchOptions(c.Structure):
