@@ -70,7 +70,8 @@ def table(points, mode):
 
 
 def ratios(points):
-    """Lines that compare this library with the best of the others, and with hnswlib."""
+    """Lines that compare this library with the best of the others, and with hnswlib. Of each peer,
+    and of this library over all its settings, the best point counts that reaches a target."""
     peers = {peer: [(p.recall, p.qps) for p in some]
              for peer, some in groups(points, lambda p: p.index.peer).items()}
     ours = [q for name, some in peers.items() if name.startswith("vshard") for q in some]

@@ -31,12 +31,12 @@ class Ngt(Index):
         self.index.set(epsilon=knobs["epsilon"])
 
     def one(self, query, k):
-        return np.asarray(self.index.search(query, k, with_distance=False), np.int64)
+        return self.index.search(query, k, with_distance=False)
 
     def search(self, queries, k):
         results = ngtpy.BatchResults()
         self.index.batch_search(queries, results, k, with_distance=False)
-        return results.get_ids().reshape(len(queries), k).astype(np.int64)
+        return results.get_ids().reshape(len(queries), k)
 
     def bytes(self, folder):
         return folder_bytes(self.path)

@@ -36,10 +36,10 @@ class SymphonyQG(Rabitq):
         self.ef = knobs["ef"]
 
     def search(self, queries, k):
-        return self.index.search_batch(queries, k, self.ef, num_threads=1)[0].astype(np.int64)
+        return self.index.search_batch(queries, k, self.ef, num_threads=1)[0]
 
     def one(self, query, k):
-        return self.index.search(query, k, self.ef, num_threads=1)[0].astype(np.int64)
+        return self.index.search(query, k, self.ef, num_threads=1)[0]
 
 
 class Ivf(Rabitq):
@@ -65,7 +65,7 @@ class Ivf(Rabitq):
         self.nprobe = knobs["nprobe"]
 
     def search(self, queries, k):
-        return self.index.search(queries, k, self.nprobe, num_threads=1)[0].astype(np.int64)
+        return self.index.search(queries, k, self.nprobe, num_threads=1)[0]
 
 
 INDEXES = [SymphonyQG, Ivf]

@@ -13,7 +13,7 @@ class UsearchIndex(Index):
     @classmethod
     def grid(cls, s):
         ef = values("ef", 10, 20, 30, 40, 60, 80, 120, 180, 260, 400, 600, 900)
-        types = ("i8", "f16") if s.cosine else ("f16",)
+        types = ("f16", "i8") if s.cosine else ("f16",)
         return [({"M": m, "efC": 200, "dtype": t}, ef) for m in (32, 16) for t in types]
 
     def __init__(self, s, params, threads):
@@ -28,7 +28,7 @@ class UsearchIndex(Index):
         self.index.expansion_search = knobs["ef"]
 
     def search(self, queries, k):
-        return self.index.search(queries, k, threads=1).keys.astype(np.int64)
+        return self.index.search(queries, k, threads=1).keys
 
     def bytes(self, folder):
         self.index.save(folder + "/index")

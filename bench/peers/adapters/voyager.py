@@ -26,7 +26,7 @@ class Voyager(Index):
         self.ef = knobs["ef"]
 
     def search(self, queries, k):
-        return self.index.query(queries, k, num_threads=1, query_ef=self.ef)[0].astype(np.int64)
+        return self.index.query(queries, k, num_threads=1, query_ef=self.ef)[0]
 
     def bytes(self, folder):
         self.index.save(folder + "/index")

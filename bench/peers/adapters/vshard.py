@@ -89,7 +89,7 @@ class Graph(Index):
         hits = np.empty((len(queries), k), HIT)
         must(SEARCH(self.index, queries.ctypes.data, len(queries), k,
                     hits.ctypes.data, self.at))
-        return hits["id"].astype(np.int64)
+        return hits["id"]
 
     def calls(self, queries, k):
         """Addresses, since asking NumPy for one costs as much as the call."""
