@@ -305,8 +305,9 @@ AVX2 static void avx2_l1_many(const float *query, const void *const *rows, size_
 
 /* ---- AVX-512 ----
  * Masked loads for the end; otherwise as above. Skylake and Cascade Lake servers
- * lower their clock for 512-bit multiplications, and run AVX2 as fast; such a
- * host passes fewer bits. */
+ * lower their clock for 512-bit multiplications, and may run AVX2 as fast. They are
+ * given these all the same: what a search spends its time on are codes, and whether
+ * a choice by model would gain anything was not measured on one. */
 
 AVX512 VS_STEP __m512 avx512_step(enum job job, __m512 sum, __m512 a, __m512 b)
 {
