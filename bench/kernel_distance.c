@@ -7,6 +7,10 @@
  * each entry it can hold, in random order: about one in seven gets in, anywhere;
  * the time is for one that gets in, with what the refused ones cost.
  *
+ * The last lines are of what scans and loads spend their time on besides, for a row: products
+ * of a panel of 64 rows with four queries (for a row and query), choosing of 64 rows those that
+ * may be near, comparing 64 values with two bounds, encoding a vector.
+ *
  * One line a case, tab-separated, units in the column names; the time is the
  * median of the repeats, and the 95th percentile stands beside it. `size` is the
  * dimension, in bits for hamming, or what the pool can hold. Every variant this machine can run has
@@ -73,6 +77,7 @@ enum job {
     L1_U8,
     L1_I8,
     HAMMING,
+    L2SQ_U4,
     JOBS
 };
 
@@ -84,7 +89,7 @@ static const struct {
     [L2SQ_F16] = { "l2sq_f16", 16 },  [DOT_F16] = { "dot_f16", 16 },  [L1_F16] = { "l1_f16", 16 },
     [L2SQ_CODE] = { "l2sq_code", 8 }, [DOT_CODE] = { "dot_code", 8 }, [L2SQ_U8] = { "l2sq_u8", 8 },
     [DOT_I8] = { "dot_i8", 8 },       [L1_U8] = { "l1_u8", 8 },       [L1_I8] = { "l1_i8", 8 },
-    [HAMMING] = { "hamming", 1 },
+    [HAMMING] = { "hamming", 1 },     [L2SQ_U4] = { "l2sq_u4", 4 },
 };
 
 struct setup {
@@ -116,6 +121,7 @@ static void run(const struct setup *s, const void *const *rows)
     case DOT_I8: k->dot_i8_many(q, rows, BATCH, s->dim, n); break;
     case L1_U8: k->l1_u8_many(q, rows, BATCH, s->dim, n); break;
     case L1_I8: k->l1_i8_many(q, rows, BATCH, s->dim, n); break;
+    case L2SQ_U4: k->l2sq_u4_many(q, rows, BATCH, s->bytes, n); break;
     default: k->hamming_many(q, rows, BATCH, s->dim / 8, n);
     }
     sink = n[0] + (f[0] > 0);
@@ -241,13 +247,77 @@ static void pools(const struct vs_kernel *k, double *sample, size_t repeats)
     }
 }
 
+/* ---- what else a scan and a load spend their time on, in cache ---- */
+
+enum other { PANEL_DOT, SELECT_NEAR, BETWEEN, ENCODE, OTHERS };
+
+static const char *const others[OTHERS] = {
+    [PANEL_DOT] = "panel_dot",
+    [SELECT_NEAR] = "select_near",
+    [BETWEEN] = "between",
+    [ENCODE] = "encode",
+};
+
+enum { TOGETHER = 4, LONGEST = 1024 };
+
+/* Once; returns for how many rows: times queries for a panel. */
+static size_t run_other(const struct vs_kernel *k, enum other what, size_t dim, const uint8_t *data)
+{
+    static const struct vs_select select = { 1, 0, 0, 1, 0 };
+    static int32_t products[TOGETHER * VS_PANEL_ROWS];
+    static uint8_t code[LONGEST];
+    const float *floats = (const float *)(const void *)data;
+
+    switch (what) {
+    case PANEL_DOT:
+        k->panel_dot((const int8_t *)data, TOGETHER, dim / 4, data + LONGEST * TOGETHER, products);
+        sink = products[0];
+        return (size_t)TOGETHER * VS_PANEL_ROWS;
+    case SELECT_NEAR:
+        sink =
+            k->select_near(&select, products, floats, floats + VS_PANEL_ROWS, VS_PANEL_ROWS) != 0;
+        return VS_PANEL_ROWS;
+    case BETWEEN:
+        sink = k->between(0, 1 << 20, (const int64_t *)(const void *)data) != 0;
+        return 64;
+    default:
+        k->encode(floats, floats + LONGEST, 100, dim, code);
+        sink = code[0];
+        return 1;
+    }
+}
+
+static void run_others(const struct vs_kernel *k, const uint8_t *data, double *sample,
+                       size_t repeats)
+{
+    static const size_t dims[] = { 100, 128, 384, 768, 960 };
+
+    for (int what = 0; what < OTHERS; what++) {
+        bool of_dim = what == PANEL_DOT || what == ENCODE;
+
+        for (size_t d = 0; d < (of_dim ? sizeof dims / sizeof dims[0] : 1); d++) {
+            for (size_t r = 0; r < repeats; r++) {
+                double start = now_ns();
+                size_t rows = 0;
+
+                for (int i = 0; i < 2000; i++)
+                    rows += run_other(k, (enum other)what, dims[d], data);
+                sample[r] = (now_ns() - start) / (double)rows;
+            }
+            report(others[what], k->name, of_dim ? dims[d] : 64, "cached", sample, repeats);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     size_t repeats = argc > 1 ? strtoul(argv[1], NULL, 10) : REPEATS_DEFAULT;
     uint8_t *data = aligned_alloc(64, DATA_BYTES);
     double *sample = calloc(repeats ? repeats : 1, sizeof *sample);
-    uint32_t all = vs_os_cpu(), cpu = 0;
-    const char *last = "";
+    uint32_t all = vs_os_cpu(), cpu = all;
+    const char *names[16];
+    size_t count = 0;
+    struct vs_kernel kernel;
 
     if (data == NULL || sample == NULL || repeats == 0)
         return 1;
@@ -257,17 +327,21 @@ int main(int argc, char **argv)
     }
 
     puts("function\tvariant\tsize\twhere\tns_p50\tns_p95");
-    do { /* every subset of the bits; those of one name follow each other */
-        struct vs_kernel kernel;
+    for (;; cpu = (cpu - 1) & all) { /* of the subsets of the bits by one name, the largest */
+        bool had = false;
 
         vs_kernel_init(&kernel, cpu);
-        if (strcmp(kernel.name, last) != 0) {
+        for (size_t i = 0; i < count; i++)
+            had = had || strcmp(kernel.name, names[i]) == 0;
+        if (!had && count < sizeof names / sizeof names[0]) {
+            names[count++] = kernel.name;
             distances(&kernel, data, sample, repeats);
             pools(&kernel, sample, repeats);
-            last = kernel.name;
+            run_others(&kernel, data, sample, repeats);
         }
-        cpu = (cpu - all) & all;
-    } while (cpu != 0);
+        if (cpu == 0)
+            break;
+    }
     free(sample);
     free(data);
     return 0;
