@@ -549,6 +549,8 @@ int vs_step(struct vshard_node *n, struct vshard_raft_event *event);
 void vs_take_effects(struct vshard_node *n);
 void vs_todo_push(struct vshard_node *n, struct vs_todo t);
 void vs_todo_work(struct vshard_node *n);
+/* Settles the log, if all that it holds is certain. */
+void vs_certain(struct vshard_node *n);
 struct vs_proposal *vs_proposal_new(struct vshard_node *n, uint32_t kind, uint64_t group);
 void vs_proposal_free(struct vshard_node *n, struct vs_proposal *p);
 

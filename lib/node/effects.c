@@ -121,16 +121,21 @@ static void role(struct vshard_node *n, struct vs_replica *r, const struct vshar
     r->leader = e->node;
 }
 
-static void certain(struct vshard_node *n)
+void vs_certain(struct vshard_node *n)
 {
+    struct vshard_raft_status map = { .size = sizeof map };
     int rc;
 
-    /* The log is settled when the last of its groups is. */
+    /* The log is settled when the last of its groups is, and the map names all of them. */
+    if (!n->unsettled || !n->meta_seen ||
+        vshard_raft_inspect(n->raft, VS_META, &map) != VSHARD_OK || n->meta.applied < map.commit)
+        return;
     for (uint32_t i = 0; i < n->replica_count; i++) {
         struct vshard_raft_status s = { .size = sizeof s };
 
-        if (n->replica[i]->open &&
-            vshard_raft_inspect(n->raft, n->replica[i]->group, &s) == VSHARD_OK && s.uncertain)
+        if (!n->replica[i]->dropped &&
+            (!n->replica[i]->open ||
+             vshard_raft_inspect(n->raft, n->replica[i]->group, &s) != VSHARD_OK || s.uncertain))
             return;
     }
     rc = vshard_wal_settle(n->wal);
@@ -172,7 +177,7 @@ static void effect(struct vshard_node *n, const struct vshard_raft_effect *e)
     case VSHARD_RAFT_SNAPSHOT_READ: vs_replica_read_effect(n, r, e); break;
     case VSHARD_RAFT_SNAPSHOT_WRITE: vs_replica_piece(n, r, e); break;
     case VSHARD_RAFT_INSTALL: vs_replica_install(n, r, e); break;
-    case VSHARD_RAFT_CERTAIN: certain(n); break;
+    case VSHARD_RAFT_CERTAIN: vs_certain(n); break;
     case VSHARD_RAFT_FATAL: vs_replica_halt(n, r, e->status); break;
     case VSHARD_RAFT_EPOCH:
         vs_node_event(n, VSHARD_LOG_WARN, "node.epoch", r->group, "void beyond", (int64_t)e->index);

@@ -276,11 +276,12 @@ static int open_group(struct vshard_node *n, struct vs_replica *r, void **meta, 
         boot.term = r->term = about.voted ? about.vote_term : 0;
         boot.vote = r->vote = about.voted ? about.vote : 0;
         boot.commit = r->commit = about.commit;
-        boot.flags = n->unsettled ? VSHARD_RAFT_UNCERTAIN : 0;
-    } else {
+    } else if (!n->unsettled) {
         boot.member_count = founders_of(n, r, member);
         boot.members = member;
     }
+    /* Without a record it may have been born, and have voted, all the same. */
+    boot.flags = n->unsettled ? VSHARD_RAFT_UNCERTAIN : 0;
     rc = vshard_raft_open(n->raft, &boot);
     if (rc == VSHARD_OK && known && about.last_term != 0)
         rc = load_entries(n, r, about.first);

@@ -101,7 +101,13 @@ static bool configured(struct vshard_node *n, uint64_t group)
 
 static void drop(struct vshard_node *n, struct vs_replica *r)
 {
-    const struct vshard_wal_record forget = { .group = r->group, .kind = VSHARD_WAL_FORGET };
+    /* Of a group that lives on, what it has promised is kept: it may be named again, and must
+     * not vote twice, nor be born again as a founder. */
+    const struct vshard_wal_record records[] = {
+        { .group = r->group, .kind = VSHARD_WAL_FORGET },
+        { .group = r->group, .kind = VSHARD_WAL_VOTE, .term = r->term, .index = r->vote },
+    };
+    size_t count = vs_cluster_group(&n->meta, r->group, NULL) != NULL ? 2 : 1;
 
     if (!r->dropped) {
         vs_node_event(n, VSHARD_LOG_INFO, "node.dropped", r->group, "replica", 0);
@@ -111,7 +117,7 @@ static void drop(struct vshard_node *n, struct vs_replica *r)
         r->open = 0;
         r->role = VSHARD_RAFT_FOLLOWER;
         r->leader = 0;
-        vshard_wal_append(n->wal, &forget, 1, NULL); /* at worst it is dropped again later */
+        vshard_wal_append(n->wal, records, count, NULL); /* at worst it is dropped again later */
     }
     if (r->items != 0)
         return; /* when its items are done */
@@ -600,6 +606,7 @@ void vs_steward_time(struct vshard_node *n)
         return;
     n->steward_at = n->now + STEWARD_NS;
     drop_all(n);
+    vs_certain(n);
     for (uint32_t i = 0; i < n->replica_count; i++) {
         struct vs_replica *r = n->replica[i];
 

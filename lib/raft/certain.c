@@ -20,6 +20,9 @@
  *     the entry: if in an earlier term, because this leader was elected; if in this one,
  *     because such acknowledgements do not count any more since the question came.
  *
+ * A configuration that is not committed may be undone, and then the one before it counts. So
+ * this is asked of the configurations that are not committed, and of the last that is.
+ *
  * So when it has the leader's log on disk up to that entry, and its term and abstention as
  * well, it is certain, and from then on as good as any other.
  *
@@ -46,24 +49,41 @@ void vs_certain_tick(struct vshard_raft *r, struct vs_group *g)
     g->uncertain = VS_ASKING;
     if (g->leader == 0)
         return;
-    g->sure_id = m.round = ++g->next_id;
     vs_send(r, g, &m, 0);
 }
 
 /* ---- at the leader ---- */
 
-/* Do so many have it that those who do not are no quorum, even with one that is uncertain? */
-static bool is_held(const struct vshard_raft *r, const struct vs_group *g, uint64_t index)
+static bool has(const struct vshard_raft *r, const struct vs_peer *p, const struct vs_group *g,
+                uint64_t index)
 {
-    const struct vs_config *c = vs_config_now(g);
+    return vs_is_self(r, p) ? g->durable >= index : !p->uncertain && p->match >= index;
+}
+
+/* Do so many of a configuration have it that those who do not are no quorum? */
+static bool is_held_in(const struct vshard_raft *r, struct vs_group *g, const struct vs_config *c,
+                       uint64_t index)
+{
     uint64_t without[VSHARD_RAFT_MEMBERS_MAX];
 
     for (uint32_t i = 0; i < c->count; i++) {
-        const struct vs_peer *p = &g->peer[i];
+        const struct vs_peer *p = vs_peer_of(g, c->member[i].node, c->member[i].incarnation);
 
-        without[i] = vs_is_self(r, p) ? g->durable < index : p->uncertain || p->match < index;
+        without[i] = p == NULL || !has(r, p, g, index);
     }
-    return vs_config_reached(c, without) == 0 || TRAP(46);
+    return vs_config_reached(c, without) == 0;
+}
+
+static bool is_held(const struct vshard_raft *r, struct vs_group *g, uint64_t index)
+{
+    uint32_t i = g->config_count - 1;
+
+    while (is_held_in(r, g, &g->config[i], index)) {
+        if (i == 0 || g->config[i].index <= g->commit || TRAP(47))
+            return true;
+        i--;
+    }
+    return TRAP(46);
 }
 
 void vs_on_sure(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
@@ -74,7 +94,6 @@ void vs_on_sure(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
                                 .to = m->from,
                                 .term = g->term,
                                 .to_incarnation = m->from_incarnation,
-                                .round = m->round,
                                 .log_term = m->boot };
 
     if (g->role != VSHARD_RAFT_LEADER || m->term != g->term || p == NULL ||
@@ -94,14 +113,21 @@ void vs_on_sure(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
 
 /* ---- at the one that asked ---- */
 
+/* Certain as soon as it has this entry, of this term. */
+void vs_certain_at(struct vs_group *g, uint64_t index)
+{
+    g->uncertain = VS_CATCHING_UP;
+    g->sure_index = index;
+    g->sure_term = g->term;
+}
+
 void vs_on_sure_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
 {
-    if (g->uncertain != VS_ASKING || m->term != g->term || m->round != g->sure_id ||
-        m->log_term != r->o.boot || m->index == 0)
+    /* An answer to an earlier question of this process in this term says the same. */
+    if (g->uncertain != VS_ASKING || m->term != g->term || m->log_term != r->o.boot ||
+        m->index == 0)
         return;
-    g->uncertain = VS_CATCHING_UP;
-    g->sure_index = m->index;
-    g->sure_term = g->term;
+    vs_certain_at(g, m->index);
     if (g->vote == 0) { /* abstain */
         g->vote = r->o.node;
         vs_dirty(r, g);
@@ -110,7 +136,8 @@ void vs_on_sure_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
 
 void vs_certain_try(struct vshard_raft *r, struct vs_group *g)
 {
-    if (g->uncertain != VS_CATCHING_UP || g->sure_term != g->term || g->verified < g->sure_index ||
+    if (g->uncertain != VS_CATCHING_UP || g->sure_term != g->term ||
+        (g->verified < g->sure_index && g->role != VSHARD_RAFT_LEADER) ||
         g->durable < g->sure_index || !vs_promised(r, g))
         return;
     g->uncertain = VS_CERTAIN;

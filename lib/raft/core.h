@@ -327,7 +327,7 @@ struct vs_group {
     uint8_t transfer_told, void_tail; /* a tag waits; loading: the rest of the log diverges */
     uint8_t uncertain;                /* VS_CERTAIN .. */
     uint8_t asleep, excused;          /* see link.c; see vs_election_tick() */
-    uint64_t sure_id, sure_index, sure_term, sure_at;
+    uint64_t sure_index, sure_term, sure_at;
     uint64_t mark; /* the step that last counted this group */
 };
 
@@ -500,6 +500,7 @@ bool vs_unproven(const struct vs_group *g, uint64_t term);
 void vs_certain_begin(struct vshard_raft *r, struct vs_group *g);
 void vs_certain_tick(struct vshard_raft *r, struct vs_group *g);
 void vs_certain_try(struct vshard_raft *r, struct vs_group *g);
+void vs_certain_at(struct vs_group *g, uint64_t index);
 void vs_on_sure(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
 void vs_on_sure_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
 

@@ -149,10 +149,8 @@ void vs_promote(struct vshard_raft *r, struct vs_group *g, const struct vshard_r
     first.count = n + e->byte_count;
     vs_become_follower(r, g, e->barrier << VS_EPOCH_SHIFT | 1, 0);
     g->vote = r->o.node;
-    if (g->uncertain) {
-        g->uncertain = VS_CERTAIN;
-        vs_effect(r, VSHARD_RAFT_CERTAIN, g->id);
-    }
     vs_lead_with(r, g, &first);
+    if (g->uncertain) /* of all before, when this is on disk */
+        vs_certain_at(g, g->log.last);
     vs_proposal_push(g, e->tag)->stamp = heard;
 }

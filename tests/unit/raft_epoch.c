@@ -229,8 +229,10 @@ Test(raft_epoch, a_survivor_in_doubt_of_its_log_is_certain_of_it_by_order)
     boot_as(&t, 2, 0, "22", VSHARD_RAFT_UNCERTAIN);
     time_passes(&t, 1000 * MS);
     step(&t, evidence(&t));
-    cr_expect_not_null(effect(&t, VSHARD_RAFT_CERTAIN));
     cr_expect_eq(status(&t).epoch, 1);
+    cr_expect_null(effect(&t, VSHARD_RAFT_CERTAIN), "the epoch is not on disk");
+    persisted(&t);
+    cr_expect_not_null(effect(&t, VSHARD_RAFT_CERTAIN));
     stop(&t);
 }
 

@@ -390,6 +390,33 @@ Test(raft_traps, trap_46_a_leader_makes_nobody_sure_before_enough_others_have_an
     stop(&t);
 }
 
+/* A fourth is to vote, which is not committed: without it, 2 and 3 are a quorum. */
+Test(raft_traps, trap_47_nor_before_enough_of_each_configuration_that_may_count)
+{
+    static const struct vshard_raft_member four[] = { { 1, 1, VSHARD_RAFT_VOTER, 0 },
+                                                      { 2, 2, VSHARD_RAFT_VOTER, 0 },
+                                                      { 3, 3, VSHARD_RAFT_VOTER, 0 },
+                                                      { 4, 4, VSHARD_RAFT_VOTER, 0 } };
+    struct rig t;
+    uint64_t term, last;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    step(&t, (struct vshard_raft_event){
+                 .kind = VSHARD_RAFT_CONFIGURE, .tag = 5, .members = four, .member_count = 4 });
+    ask_to_be_sure(&t, 3, term, 2);
+    last = status(&t).last;
+    persisted(&t);
+    acknowledge(&t, 4, term, last);
+    cr_assert_lt(status(&t).commit, last - 1, "the configuration is not committed");
+    ask_to_be_sure(&t, 3, term, 2);
+    cr_expect_null(sent(&t, VS_SURE_REPLY, 3));
+    acknowledge(&t, 2, term, last);
+    ask_to_be_sure(&t, 3, term, 2);
+    cr_expect_not_null(sent(&t, VS_SURE_REPLY, 3));
+    stop(&t);
+}
+
 Test(raft_traps, trap_18_two_leaders_of_one_term_are_fatal)
 {
     struct rig t;
