@@ -294,7 +294,7 @@ Test(node_threads, keep_the_rhythm_while_much_is_applied, .timeout = 120)
     }
     cr_assert_eq(await(&r, 2, 60), VSHARD_OK);
     cr_assert_gt(r.hits, 0u);
-    cr_expect(SLOW || atomic_load(&r.stood_still_ns) > 200 * MS || elections(&r) == before,
+    cr_expect(SLOW || atomic_load(&r.stood_still_ns) > 100 * MS || elections(&r) == before,
               "heartbeats were late");
     atomic_store(&r.ending, 1);
     for (int i = 0; i < WORKERS; i++)
