@@ -36,20 +36,31 @@ void vs_certain_begin(struct vshard_raft *r, struct vs_group *g)
     vs_certain_tick(r, g);
 }
 
-/* Asks, or asks again; of another leader everything. */
-void vs_certain_tick(struct vshard_raft *r, struct vs_group *g)
+static void ask(struct vshard_raft *r, struct vs_group *g, uint64_t node, uint64_t incarnation)
 {
-    struct vs_message m = {
-        .kind = VS_SURE, .to = g->leader, .term = g->term, .to_incarnation = g->leader_incarnation
+    const struct vs_message m = {
+        .kind = VS_SURE, .to = node, .term = g->term, .to_incarnation = incarnation
     };
 
-    g->sure_at = vs_later(r->now, r->o.heartbeat_ns);
+    vs_send(r, g, &m, 0);
+}
+
+/* Asks, or asks again; of another leader everything. Without a leader it asks all: who leads
+ * may be asleep, and hears of this replica by that alone. */
+void vs_certain_tick(struct vshard_raft *r, struct vs_group *g)
+{
+    const struct vs_config *c = vs_config_now(g);
+
+    g->sure_at = vs_later(r->now, g->leader != 0 ? r->o.heartbeat_ns : r->o.election_ns);
     if (g->uncertain == VS_CATCHING_UP && g->sure_term == g->term)
         return;
     g->uncertain = VS_ASKING;
-    if (g->leader == 0)
-        return;
-    vs_send(r, g, &m, 0);
+    if (g->leader != 0)
+        ask(r, g, g->leader, g->leader_incarnation);
+    for (uint32_t i = 0; i < c->count && g->leader == 0; i++) {
+        if (!vs_is_self(r, &g->peer[i]))
+            ask(r, g, g->peer[i].node, g->peer[i].incarnation);
+    }
 }
 
 /* ---- at the leader ---- */

@@ -80,6 +80,8 @@ void vs_heard_leader(struct vshard_raft *r, struct vs_group *g, const struct vs_
     g->leader_incarnation = m->from_incarnation;
     g->promise_until = vs_later(r->now, r->o.election_ns);
     vs_election_reset(r, g);
+    if (g->sure_at > vs_later(r->now, r->o.heartbeat_ns)) /* there is somebody to ask */
+        g->sure_at = vs_later(r->now, r->o.heartbeat_ns);
 }
 
 void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term, uint64_t leader)

@@ -206,7 +206,7 @@ bool vs_drowsy(const struct vshard_raft *r, const struct vs_group *g)
 
         if (vs_is_self(r, p) || !r->link[p->link].up)
             continue;
-        if (p->match != g->log.last || p->state != VS_REPLICATE ||
+        if (p->match != g->log.last || p->state != VS_REPLICATE || p->uncertain ||
             ((m->role & VSHARD_RAFT_VOTER) && m->priority < VSHARD_RAFT_NEVER_LEADS &&
              m->priority > c->member[self].priority))
             return false;

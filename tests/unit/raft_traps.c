@@ -309,6 +309,17 @@ Test(raft_traps, trap_17_who_may_have_lost_the_end_of_its_log_does_not_vote)
     stop(&t);
 }
 
+Test(raft_traps, who_is_in_doubt_and_hears_of_no_leader_asks_all)
+{
+    struct rig t;
+
+    boot_as(&t, 2, 0, "22", VSHARD_RAFT_UNCERTAIN);
+    time_passes(&t, 200 * MS);
+    cr_expect_not_null(sent(&t, VS_SURE, 2), "it may be asleep, and lead");
+    cr_expect_not_null(sent(&t, VS_SURE, 3));
+    stop(&t);
+}
+
 Test(raft_traps, what_one_leader_has_made_sure_is_not_so_for_the_next)
 {
     struct rig t;
