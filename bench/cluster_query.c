@@ -16,6 +16,7 @@
 
 #include "support/bench.h"
 #include "support/fault_storage.h"
+#include "support/lone_node.h"
 #include <vshard.h>
 
 enum { SHARDS = 8, K = 10, QUERIES = 500, ROUNDS = 20000, BATCH = 8000 };
@@ -31,11 +32,6 @@ struct rig {
     struct vshard_merge_hit hits[K];
     uint32_t hit_count;
 };
-
-static void on_send(void *ctx, uint64_t to, const void *bytes, size_t count)
-{
-    (void)ctx, (void)to, (void)bytes, (void)count;
-}
 
 static void on_done(void *ctx, const struct vshard_node_done *d)
 {
@@ -64,18 +60,9 @@ static void await(struct rig *r, int rc)
 
 static void open_rig(struct rig *r)
 {
-    const uint64_t founders[] = { 1 };
     const struct vshard_node_host host = {
-        .size = sizeof host, .ctx = r, .send = on_send, .done = on_done
+        .size = sizeof host, .ctx = r, .send = lone_send, .done = on_done
     };
-    const struct vshard_node_birth birth = { .size = sizeof birth,
-                                             .cluster = { 1, 2 },
-                                             .node = 1,
-                                             .founders = founders,
-                                             .founder_count = 1,
-                                             .path = "home",
-                                             .storage = fault_storage_hook(
-                                                 r->disk = fault_storage_create(1)) };
     const struct vshard_node_options o = { .size = sizeof o,
                                            .node = 1,
                                            .search_ns = UINT64_MAX / 4,
@@ -84,11 +71,12 @@ static void open_rig(struct rig *r)
                                            .snapshot_bytes = UINT64_MAX,
                                            .path = "home",
                                            .host = &host,
-                                           .storage = fault_storage_hook(r->disk) };
+                                           .storage = fault_storage_hook(
+                                               r->disk = fault_storage_create(1)) };
 
     r->now = 1000000000;
     fault_storage_mkdir(r->disk, "home");
-    bench_must("format", vshard_node_format(&birth));
+    bench_must("format", lone_format(fault_storage_hook(r->disk), NULL));
     bench_must("open", vshard_node_open(&o, r->now, &r->node));
     for (int i = 0; i < 3000; i++)
         vshard_node_tick(r->node, r->now += 1000000);

@@ -126,6 +126,7 @@ static int place(struct vshard_node *n, const struct vshard_collection *c, uint6
     return VSHARD_OK;
 }
 
+/* Nodes whose replicas would vote. */
 static uint32_t voting_nodes(const struct vshard_node *n)
 {
     uint32_t count = 0;
@@ -152,6 +153,7 @@ static int check_collection(struct vshard_node *n, struct vshard_collection *c)
                                             .attributes = c->attributes,
                                             .attribute_count = c->attribute_count };
     size_t length = c->name != NULL ? strlen(c->name) : 0;
+    uint32_t voters = voting_nodes(n);
     struct vshard_index *index;
     int rc;
 
@@ -159,7 +161,7 @@ static int check_collection(struct vshard_node *n, struct vshard_collection *c)
         return vs_node_refuse(n, VSHARD_EINVAL, "name", (int64_t)length, VSHARD_NAME_MAX);
     c->shards = c->shards != 0 ? c->shards : 1;
     if (c->replicas == 0)
-        c->replicas = voting_nodes(n) < 3 ? voting_nodes(n) : 3;
+        c->replicas = voters < 3 ? voters : 3;
     if (c->shards > VSHARD_CLUSTER_SHARDS_MAX)
         return vs_node_refuse(n, VSHARD_E2BIG, "shards", c->shards, VSHARD_CLUSTER_SHARDS_MAX);
     if (c->replicas > VSHARD_REPLICAS_MAX)
@@ -235,7 +237,7 @@ static int alter(struct vshard_node *n, const struct vshard_collection *theirs, 
 {
     const struct vs_collection *is;
     struct vshard_collection c;
-    uint32_t voters = 0;
+    uint32_t voters = voting_nodes(n);
     int rc = vs_options_read(&c, sizeof c, theirs,
                              VS_SIZE_THROUGH(struct vshard_collection, attributes));
 
@@ -252,8 +254,6 @@ static int alter(struct vshard_node *n, const struct vshard_collection *theirs, 
     if (c.replicas > VSHARD_REPLICAS_MAX - is->spec.learners)
         return vs_node_refuse(n, VSHARD_E2BIG, "replicas", c.replicas,
                               VSHARD_REPLICAS_MAX - is->spec.learners);
-    for (uint32_t i = 0; i < n->meta.node_count; i++)
-        voters += vs_cluster_votes(&n->meta, n->meta.node[i].node);
     if (c.replicas > voters)
         return vs_node_refuse(n, VSHARD_EBUSY, "replicas", c.replicas, voters);
     vs_cmd_alter(o, &c);

@@ -1,9 +1,10 @@
 /* ask.c - searches and fetches at the node that was asked: which replicas to ask, when to
  * ask another, and one answer of many.
  *
- *     READ        8 group, 8 request, 4 part (the highest bit: asked again), 4 kind, 4 consistency,
- * 4 flags, 8 index wanted, 4 its epoch, 4 bound, 8 time left, 4 k, 4 0, 8 greatest age, 16 key, 4
- * ef, 4 target recall, 4 bytes of an expression, 4 bytes of the query, the expression, the query
+ *     READ        8 group, 8 request, 4 part (the highest bit: asked again), 4 kind,
+ *                 4 consistency, 4 flags, 8 index wanted, 4 its epoch, 4 bound, 8 time left,
+ *                 4 k, 4 0, 8 greatest age, 16 key, 4 ef, 4 target recall,
+ *                 4 bytes of an expression, 4 bytes of the query, the expression, the query
  *     READ_REPLY  8 request, 4 part, 4 status, 8 group, 8 position, 4 epoch, 4 limits,
  *                 8 distances, 8 rows; of a search 4 hits, 4 0, [hits x (16 key,
  *                 8 version, 4 distance, 4 0)]; of a fetch 8 version, 4 bytes of the vector,

@@ -467,11 +467,22 @@ static int apply_members(struct vs_cluster *m, struct vs_in *in)
     return VSHARD_OK;
 }
 
+static bool stands_in(const struct vs_cluster *m, const struct vs_meta_shard *shard,
+                      uint32_t region)
+{
+    for (uint32_t i = 0; i < shard->member_count; i++) {
+        const struct vs_meta_node *x = vs_cluster_node(m, shard->members[i].node);
+
+        if (x != NULL && m->region[x - m->node] == region)
+            return true;
+    }
+    return false;
+}
+
 /* Not without a replica there of every shard, and a node that can hold the map. */
 static int apply_primary(struct vs_cluster *m, struct vs_in *in)
 {
-    uint32_t region = vs_take32(in), was = m->primary, there = 0;
-    bool whole = true;
+    uint32_t region = vs_take32(in), there = 0;
 
     if (in->status != VSHARD_OK)
         return VSHARD_EINVAL;
@@ -479,23 +490,18 @@ static int apply_primary(struct vs_cluster *m, struct vs_in *in)
         there += m->region[i] == region;
     if (there == 0)
         return VSHARD_ENOTFOUND;
-    m->primary = region;
     for (uint32_t i = 0; i < m->collection_count; i++) {
         for (uint32_t s = 0; s < m->collection[i]->spec.shards; s++) {
-            struct vs_meta_shard *shard = &m->collection[i]->shard[s];
-
-            voters_first(m, shard);
-            whole &= vs_cluster_votes(m, shard->members[0].node);
+            if (!stands_in(m, &m->collection[i]->shard[s], region))
+                return VSHARD_EBUSY;
         }
     }
-    if (whole)
-        return VSHARD_OK;
-    m->primary = was;
+    m->primary = region;
     for (uint32_t i = 0; i < m->collection_count; i++) {
         for (uint32_t s = 0; s < m->collection[i]->spec.shards; s++)
             voters_first(m, &m->collection[i]->shard[s]);
     }
-    return VSHARD_EBUSY;
+    return VSHARD_OK;
 }
 
 int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, size_t count)

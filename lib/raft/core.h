@@ -179,7 +179,8 @@ struct vs_message {
     uint64_t boot;
     const unsigned char *body;
     size_t body_bytes;
-    uint32_t special; /* entries that are not just data; found on decoding */
+    uint32_t special; /* entries that are not just data; found on decoding, */
+    uint64_t largest; /* and bytes of data of the largest */
 };
 
 void vs_message_encode(unsigned char *to, const struct vs_message *m);

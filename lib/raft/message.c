@@ -66,6 +66,7 @@ static int check_entries(struct vs_message *m)
             return VSHARD_ECORRUPT;
         if (m->kind == VS_FORWARD && e.kind != VSHARD_RAFT_DATA && e.kind != VSHARD_RAFT_SESSION)
             return VSHARD_ECORRUPT;
+        m->largest = e.count > m->largest ? e.count : m->largest;
         m->special += e.kind != VSHARD_RAFT_DATA && e.kind != VSHARD_RAFT_BLANK;
         term = e.term;
         p += n;

@@ -176,24 +176,6 @@ static bool seen_before(struct vs_peer *p, uint64_t boot, uint64_t id)
     return false;
 }
 
-/* Another node's limit may be another. */
-static uint64_t largest(const struct vs_message *m)
-{
-    const unsigned char *at = m->body;
-    size_t left = m->body_bytes;
-    uint64_t bytes = 0;
-
-    for (uint32_t i = 0; i < m->count; i++) {
-        struct vshard_raft_entry e;
-        size_t n = vs_entry_decode(&e, at, left);
-
-        bytes = e.count > bytes ? e.count : bytes;
-        at += n;
-        left -= n;
-    }
-    return bytes;
-}
-
 int vs_on_forward(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
 {
     struct vs_peer *p = vs_peer_of(g, m->from, m->from_incarnation);
@@ -212,7 +194,8 @@ int vs_on_forward(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
     }
     if (seen_before(p, m->boot, m->round))
         return VSHARD_OK;
-    if (full(r, g) || largest(m) > r->o.max_entry) {
+    /* Another node's limit may be another. */
+    if (full(r, g) || m->largest > r->o.max_entry) {
         reply_forward(r, g, &q, full(r, g) ? VSHARD_EBUSY : VSHARD_E2BIG);
         return VSHARD_OK;
     }

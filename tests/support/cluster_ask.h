@@ -31,6 +31,22 @@ ASK void vector_of(float *v, uint64_t key, uint64_t salt)
         v[i] = random_float(&state);
 }
 
+/* The status that the call or else its answer has. */
+ASK int administer(struct cluster *c, uint64_t at, struct vshard_node_admin a)
+{
+    struct cluster_answer *answer;
+    int rc;
+
+    a.size = sizeof a;
+    a.tag = next_tag++;
+    rc = vshard_node_admin(c->node[at].node, c->now, &a);
+    if (rc != VSHARD_OK)
+        return rc;
+    answer = cluster_wait(c, a.tag, 8000 * MS);
+    cr_assert_not_null(answer, "no answer");
+    return answer->status;
+}
+
 ASK struct cluster_answer *create(struct cluster *c, uint64_t at, uint32_t shards,
                                   uint32_t replicas)
 {

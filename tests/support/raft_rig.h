@@ -89,6 +89,12 @@ VS_RIG struct vshard_raft_status status(const struct rig *t)
     return s;
 }
 
+VS_RIG int hand(struct rig *t, const void *wire, size_t bytes)
+{
+    return step(t, (struct vshard_raft_event){
+                       .kind = VSHARD_RAFT_MESSAGE, .bytes = wire, .byte_count = bytes });
+}
+
 VS_RIG int deliver(struct rig *t, struct vs_message m, const void *body, size_t bytes)
 {
     unsigned char wire[2048];
@@ -105,9 +111,7 @@ VS_RIG int deliver(struct rig *t, struct vs_message m, const void *body, size_t 
     vs_message_encode(wire, &m);
     if (bytes != 0)
         memcpy(wire + VS_MESSAGE_HEAD, body, bytes);
-    return step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
-                                               .bytes = wire,
-                                               .byte_count = VS_MESSAGE_HEAD + bytes });
+    return hand(t, wire, VS_MESSAGE_HEAD + bytes);
 }
 
 VS_RIG int say(struct rig *t, struct vs_message m)

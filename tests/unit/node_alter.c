@@ -9,24 +9,16 @@
 
 enum { ROWS = 60 };
 
-static struct cluster_answer *alter(struct cluster *c, uint64_t at,
-                                    const struct vshard_collection *to)
+static void alter(struct cluster *c, uint64_t at, const struct vshard_collection *to)
 {
     struct vshard_collection spec = *to;
-    const struct vshard_node_admin a = {
-        .size = sizeof a, .op = VSHARD_ADMIN_ALTER, .tag = next_tag++, .collection = &spec
-    };
-    struct cluster_answer *answer;
     int rc;
 
     spec.size = sizeof spec;
     spec.name = "words";
-    rc = vshard_node_admin(c->node[at].node, c->now, &a);
+    rc = administer(c, at,
+                    (struct vshard_node_admin){ .op = VSHARD_ADMIN_ALTER, .collection = &spec });
     cr_assert_eq(rc, VSHARD_OK, "%s", vshard_strerror(rc));
-    answer = cluster_wait(c, a.tag, 8000 * MS);
-    cr_assert_not_null(answer, "no answer to alter");
-    cr_assert_eq(answer->status, VSHARD_OK, "%s", vshard_strerror(answer->status));
-    return answer;
 }
 
 static struct vshard_collection spec_at(struct cluster *c, uint64_t at)
@@ -164,7 +156,8 @@ Test(node_alter, refuses_what_was_made_with_the_collection_and_names_it)
         { "profile", { .profile = VSHARD_PROFILE_LEAN }, VSHARD_EINVAL },
         { "shards", { .shards = 3 }, VSHARD_EINVAL },
         { "attribute_count", { .attribute_count = 1 }, VSHARD_EINVAL },
-        { "attributes", { .attribute_count = WORDS_ATTRIBUTES, .attributes = others },
+        { "attributes",
+          { .attribute_count = WORDS_ATTRIBUTES, .attributes = others },
           VSHARD_EINVAL },
         { "seed", { .seed = 5 }, VSHARD_EINVAL },
         { "ef_search", { .ef_search = VSHARD_EF_MAX + 1 }, VSHARD_EINVAL },

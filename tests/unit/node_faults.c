@@ -8,6 +8,7 @@
 
 #include "support/cluster_ask.h"
 #include "support/fault_alloc.h"
+#include "support/lone_node.h"
 
 enum { ROWS = 20 };
 
@@ -18,14 +19,6 @@ struct lone {
     int done;   /* answers */
     int status; /* of the last */
 };
-
-static void on_send(void *ctx, uint64_t node, const void *frame, size_t bytes)
-{
-    (void)ctx;
-    (void)node;
-    (void)frame;
-    (void)bytes;
-}
 
 static void on_done(void *ctx, const struct vshard_node_done *d)
 {
@@ -38,7 +31,7 @@ static void on_done(void *ctx, const struct vshard_node_done *d)
 static int open_node(struct lone *l, const struct vshard_allocator *memory)
 {
     const struct vshard_node_host host = {
-        .size = sizeof host, .ctx = l, .send = on_send, .done = on_done
+        .size = sizeof host, .ctx = l, .send = lone_send, .done = on_done
     };
     const struct vshard_node_options o = { .size = sizeof o,
                                            .node = 1,
@@ -50,21 +43,6 @@ static int open_node(struct lone *l, const struct vshard_allocator *memory)
                                            .storage = fault_storage_hook(l->fs) };
 
     return vshard_node_open(&o, l->now, &l->node);
-}
-
-static int format_node(struct lone *l, const struct vshard_allocator *memory)
-{
-    const uint64_t founders[] = { 1 };
-    const struct vshard_node_birth birth = { .size = sizeof birth,
-                                             .cluster = { 1, 2 },
-                                             .node = 1,
-                                             .founders = founders,
-                                             .founder_count = 1,
-                                             .path = "home",
-                                             .allocator = memory,
-                                             .storage = fault_storage_hook(l->fs) };
-
-    return vshard_node_format(&birth);
 }
 
 /* Waits for an answer, at most two seconds: whatever fails, each request ends. */
@@ -141,7 +119,7 @@ static int search_words(struct lone *l)
 /* All of a life; the first status that is not 0. *written: how many writes were acknowledged. */
 static int live(struct lone *l, const struct vshard_allocator *memory, int *written)
 {
-    int rc = format_node(l, memory);
+    int rc = lone_format(fault_storage_hook(l->fs), memory);
 
     *written = 0;
     if (rc == VSHARD_OK)
@@ -238,7 +216,7 @@ Test(node_faults, of_room_refuse_writes_until_there_is_some)
     int rc = VSHARD_OK, fine = 0;
 
     begin(&l);
-    cr_assert_eq(format_node(&l, NULL), VSHARD_OK);
+    cr_assert_eq(lone_format(fault_storage_hook(l.fs), NULL), VSHARD_OK);
     cr_assert_eq(open_node(&l, NULL), VSHARD_OK);
     cr_assert_eq(create_named(&l, "words"), VSHARD_OK);
     cr_assert_eq(write_words(&l, 1), VSHARD_OK);

@@ -17,21 +17,6 @@ struct disaster {
     uint32_t epoch;
 };
 
-static int ask(struct disaster *d, uint64_t at, struct vshard_node_admin a)
-{
-    struct cluster_answer *answer;
-    int rc;
-
-    a.size = sizeof a;
-    a.tag = next_tag++;
-    rc = vshard_node_admin(d->c->node[at].node, d->c->now, &a);
-    if (rc != VSHARD_OK)
-        return rc;
-    answer = cluster_wait(d->c, a.tag, 8000 * MS);
-    cr_assert_not_null(answer, "no answer");
-    return answer->status;
-}
-
 static struct vshard_shard_status shard_at(struct disaster *d, uint64_t at, uint32_t shard)
 {
     struct vshard_shard_status all[SHARDS];
@@ -63,11 +48,11 @@ static uint64_t recover_map(struct disaster *d)
            (s[1].map_last_term == s[0].map_last_term && s[1].map_last > s[0].map_last);
     a.last = s[best].map_last;
     a.last_term = s[best].map_last_term;
-    cr_assert_eq(ask(d, d->alive[best], a), VSHARD_OK);
+    cr_assert_eq(administer(d->c, d->alive[best], a), VSHARD_OK);
     return d->alive[best];
 }
 
-/* Returns what ask() does; EEXIST: there is no need. */
+/* Returns what administer() does; EEXIST: there is no need. */
 static int recover_shard(struct disaster *d, uint32_t shard, uint64_t *at)
 {
     struct vshard_shard_status s[2];
@@ -84,7 +69,7 @@ static int recover_shard(struct disaster *d, uint32_t shard, uint64_t *at)
     a.last = s[best].last;
     a.last_term = s[best].last_term;
     *at = d->alive[best];
-    return ask(d, *at, a);
+    return administer(d->c, *at, a);
 }
 
 static bool has(const struct vshard_shard_status *s, uint64_t node)
@@ -150,10 +135,10 @@ static void recover_all(struct disaster *d)
         cr_assert(rc == VSHARD_OK || rc == VSHARD_EEXIST, "shard %u: %s", i, vshard_strerror(rc));
     }
     for (int i = 0; i < 3; i++)
-        cr_assert_eq(
-            ask(d, d->alive[0],
-                (struct vshard_node_admin){ .op = VSHARD_ADMIN_REMOVE_NODE, .node = d->lost[i] }),
-            VSHARD_OK);
+        cr_assert_eq(administer(d->c, d->alive[0],
+                                (struct vshard_node_admin){ .op = VSHARD_ADMIN_REMOVE_NODE,
+                                                            .node = d->lost[i] }),
+                     VSHARD_OK);
     cluster_run(d->c, 2000 * MS);
 }
 
@@ -269,36 +254,36 @@ Test(node_recover, refuses_what_is_incomplete_or_contradicted)
     good = recovery(&d, 0);
     good.last = s.map_last;
     good.last_term = s.map_last_term;
-    cr_expect_eq(ask(&d, at, good), VSHARD_EBUSY, "they are alive");
+    cr_expect_eq(administer(d.c, at, good), VSHARD_EBUSY, "they are alive");
     strike(&d);
     vshard_node_status(d.c->node[at].node, &s);
     good.last = s.map_last;
     good.last_term = s.map_last_term;
     bad = good, bad.name = NULL;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_EINVAL);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_EINVAL);
     bad = good, bad.lost_count = 0;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_EINVAL);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_EINVAL);
     bad = good, bad.lost = NULL;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_EINVAL);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_EINVAL);
     bad = good, bad.lost_count = 17;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_EINVAL);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_EINVAL);
     bad = good, bad.lost = &self, bad.lost_count = 1;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_EINVAL);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_EINVAL);
     bad = good, bad.lost_count = 1;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_EEXIST);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_EEXIST);
     bad = good, bad.epoch = 0;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_EINVAL);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_EINVAL);
     bad = good, bad.epoch = 32768;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_EINVAL);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_EINVAL);
     bad = good, bad.last++;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_ESTALE);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_ESTALE);
     bad = good, bad.last_term++;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_ESTALE);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_ESTALE);
     bad = good, bad.group = 999;
-    cr_expect_eq(ask(&d, at, bad), VSHARD_ENOTFOUND);
-    cr_expect_eq(ask(&d, at, good), VSHARD_OK);
+    cr_expect_eq(administer(d.c, at, bad), VSHARD_ENOTFOUND);
+    cr_expect_eq(administer(d.c, at, good), VSHARD_OK);
     vshard_node_status(d.c->node[at].node, &s);
     cr_expect_eq(s.map_epoch, good.epoch);
-    cr_expect_eq(ask(&d, at, good), VSHARD_EEXIST, "it has been done");
+    cr_expect_eq(administer(d.c, at, good), VSHARD_EEXIST, "it has been done");
     cluster_destroy(d.c);
 }

@@ -7,14 +7,7 @@
 #include <criterion/criterion.h>
 
 #include "support/cluster_ask.h"
-
-static void no_send(void *ctx, uint64_t node, const void *frame, size_t bytes)
-{
-    (void)ctx;
-    (void)node;
-    (void)frame;
-    (void)bytes;
-}
+#include "support/lone_node.h"
 
 static void no_done(void *ctx, const struct vshard_node_done *done)
 {
@@ -70,20 +63,14 @@ Test(node_refuse, births_that_contradict_themselves)
 Test(node_refuse, to_open_what_is_not_theirs)
 {
     struct fault_storage *fs = fault_storage_create(1);
-    const struct vshard_node_host host = { .size = sizeof host, .send = no_send, .done = no_done };
+    const struct vshard_node_host host = { .size = sizeof host,
+                                           .send = lone_send,
+                                           .done = no_done };
     const struct vshard_node_options good = { .size = sizeof good,
                                               .node = 1,
                                               .path = "home",
                                               .host = &host,
                                               .storage = fault_storage_hook(fs) };
-    const uint64_t founders[] = { 1 };
-    const struct vshard_node_birth birth = { .size = sizeof birth,
-                                             .cluster = { 1, 2 },
-                                             .node = 1,
-                                             .founders = founders,
-                                             .founder_count = 1,
-                                             .path = "home",
-                                             .storage = fault_storage_hook(fs) };
     struct vshard_node_host deaf = host;
     struct vshard_node_options o = good;
     struct vshard_node *node;
@@ -92,7 +79,7 @@ Test(node_refuse, to_open_what_is_not_theirs)
     cr_expect_eq(vshard_node_open(&o, 1, NULL), VSHARD_EINVAL);
     cr_expect_eq(vshard_node_open(&o, 1, &node), VSHARD_ENOTFOUND);
     cr_expect_null(node);
-    cr_assert_eq(vshard_node_format(&birth), VSHARD_OK);
+    cr_assert_eq(lone_format(fault_storage_hook(fs), NULL), VSHARD_OK);
     o.node = 2;
     cr_expect_eq(vshard_node_open(&o, 1, &node), VSHARD_ESTALE);
     o = good, o.node = 0;
@@ -328,16 +315,8 @@ Test(node_refuse, calls_from_callbacks)
     struct fault_storage *fs = fault_storage_create(1);
     struct nosy y = { .asked = 0 };
     const struct vshard_node_host host = {
-        .size = sizeof host, .ctx = &y, .send = no_send, .done = nosy_done
+        .size = sizeof host, .ctx = &y, .send = lone_send, .done = nosy_done
     };
-    const uint64_t founders[] = { 1 };
-    const struct vshard_node_birth birth = { .size = sizeof birth,
-                                             .cluster = { 1, 2 },
-                                             .node = 1,
-                                             .founders = founders,
-                                             .founder_count = 1,
-                                             .path = "home",
-                                             .storage = fault_storage_hook(fs) };
     const struct vshard_node_options o = { .size = sizeof o,
                                            .node = 1,
                                            .path = "home",
@@ -347,7 +326,7 @@ Test(node_refuse, calls_from_callbacks)
     uint64_t now = 1000 * MS;
 
     fault_storage_mkdir(fs, "home");
-    cr_assert_eq(vshard_node_format(&birth), VSHARD_OK);
+    cr_assert_eq(lone_format(fault_storage_hook(fs), NULL), VSHARD_OK);
     cr_assert_eq(vshard_node_open(&o, now, &y.node), VSHARD_OK);
     cr_assert_eq(vshard_node_admin(y.node, now, &a), VSHARD_OK);
     for (; now < 4000 * MS && y.asked == 0; now += MS)

@@ -9,24 +9,10 @@
 
 enum { ROWS = 120, SHARDS = 3, FOUNDERS = 3, NODES = 5 };
 
-static int ask(struct cluster *c, uint64_t at, struct vshard_node_admin a)
-{
-    struct cluster_answer *answer;
-    int rc;
-
-    a.size = sizeof a;
-    a.tag = next_tag++;
-    rc = vshard_node_admin(c->node[at].node, c->now, &a);
-    if (rc != VSHARD_OK)
-        return rc;
-    answer = cluster_wait(c, a.tag, 8000 * MS);
-    cr_assert_not_null(answer, "no answer");
-    return answer->status;
-}
-
 static int to_region(struct cluster *c, uint64_t at, uint32_t region)
 {
-    return ask(c, at, (struct vshard_node_admin){ .op = VSHARD_ADMIN_PRIMARY, .region = region });
+    return administer(c, at,
+                      (struct vshard_node_admin){ .op = VSHARD_ADMIN_PRIMARY, .region = region });
 }
 
 static struct cluster *two_regions(uint32_t learners)
@@ -50,7 +36,8 @@ static struct cluster *two_regions(uint32_t learners)
         cr_assert_eq(c->answer[4000 + id].status, VSHARD_OK);
     }
     cr_assert_eq(
-        ask(c, 1, (struct vshard_node_admin){ .op = VSHARD_ADMIN_CREATE, .collection = &spec }),
+        administer(c, 1,
+                   (struct vshard_node_admin){ .op = VSHARD_ADMIN_CREATE, .collection = &spec }),
         VSHARD_OK);
     cluster_run(c, 3000 * MS);
     written(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
@@ -132,11 +119,12 @@ Test(node_region, is_refused_where_there_is_nothing)
     cr_expect_eq(to_region(c, 1, 2), VSHARD_ENOTFOUND);
     cr_expect_eq(to_region(c, 1, 1), VSHARD_EBUSY);
     cr_expect_eq(
-        ask(c, 1, (struct vshard_node_admin){ .op = VSHARD_ADMIN_CREATE, .collection = &many }),
+        administer(c, 1,
+                   (struct vshard_node_admin){ .op = VSHARD_ADMIN_CREATE, .collection = &many }),
         VSHARD_E2BIG);
-    cr_expect_eq(ask(c, 1,
-                     (struct vshard_node_admin){
-                         .op = VSHARD_ADMIN_REPLACE, .group = 1, .node = 1, .to = 4 }),
+    cr_expect_eq(administer(c, 1,
+                            (struct vshard_node_admin){
+                                .op = VSHARD_ADMIN_REPLACE, .group = 1, .node = 1, .to = 4 }),
                  VSHARD_EINVAL);
     vshard_node_status(c->node[4].node, &s);
     cr_expect_eq(s.region, 1u);
@@ -184,7 +172,7 @@ Test(node_region, is_what_is_left_when_the_first_is_gone)
 
         a.group = group;
         a.epoch = (uint32_t)group + 1;
-        cr_assert_eq(ask(c, at, a), VSHARD_OK, "group %d", (int)group);
+        cr_assert_eq(administer(c, at, a), VSHARD_OK, "group %d", (int)group);
         cluster_run(c, 500 * MS);
     }
     cr_assert_eq(to_region(c, 4, 1), VSHARD_OK);

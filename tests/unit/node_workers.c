@@ -7,6 +7,7 @@
 #include <criterion/criterion.h>
 
 #include "support/cluster_ask.h"
+#include "support/lone_node.h"
 
 enum { COUNT = 64 };
 
@@ -35,14 +36,6 @@ static void submit(void *ctx, struct vshard_io *io)
     below->wait(below->ctx, io);
     if (opens)
         l->export = io->file;
-}
-
-static void on_send(void *ctx, uint64_t node, const void *frame, size_t bytes)
-{
-    (void)ctx;
-    (void)node;
-    (void)frame;
-    (void)bytes;
 }
 
 static void on_done(void *ctx, const struct vshard_node_done *d)
@@ -84,17 +77,9 @@ static void run(struct lone *l, int ms)
 
 static void open_node(struct lone *l, struct vshard_node_options o)
 {
-    const uint64_t founders[] = { 1 };
     const struct vshard_node_host host = {
-        .size = sizeof host, .ctx = l, .send = on_send, .done = on_done, .wake = on_wake
+        .size = sizeof host, .ctx = l, .send = lone_send, .done = on_done, .wake = on_wake
     };
-    const struct vshard_node_birth birth = { .size = sizeof birth,
-                                             .cluster = { 1, 2 },
-                                             .node = 1,
-                                             .founders = founders,
-                                             .founder_count = 1,
-                                             .path = "home",
-                                             .storage = &l->storage };
 
     *l = (struct lone){ .fs = fault_storage_create(1), .now = 1000 * MS };
     l->storage = *fault_storage_hook(l->fs);
@@ -102,7 +87,7 @@ static void open_node(struct lone *l, struct vshard_node_options o)
     l->storage.submit = submit;
     l->storage.wait = wait_storage;
     fault_storage_mkdir(l->fs, "home");
-    cr_assert_eq(vshard_node_format(&birth), VSHARD_OK);
+    cr_assert_eq(lone_format(&l->storage, NULL), VSHARD_OK);
     o.size = sizeof o;
     o.workers = 2;
     o.node = 1;
@@ -111,6 +96,13 @@ static void open_node(struct lone *l, struct vshard_node_options o)
     o.storage = &l->storage;
     cr_assert_eq(vshard_node_open(&o, l->now, &l->node), VSHARD_OK);
     run(l, 1000);
+}
+
+static void close_node(struct lone *l)
+{
+    vshard_node_close(l->node);
+    cr_assert_null(fault_storage_verdict(l->fs));
+    fault_storage_destroy(l->fs);
 }
 
 static void create_words(struct lone *l)
@@ -219,9 +211,7 @@ Test(node_workers, one_is_kept_for_syncs_and_searches)
     run(&l, 100);
     cr_assert_null(l.meanwhile, "there was no export");
     cr_assert_gt(applied(&l), before, "what waited was never applied");
-    vshard_node_close(l.node);
-    cr_assert_null(fault_storage_verdict(l.fs));
-    fault_storage_destroy(l.fs);
+    close_node(&l);
 }
 
 /* Every entry is larger than what a snapshot is taken for. */
@@ -254,9 +244,7 @@ Test(node_workers, snapshots_do_not_wait_until_all_is_applied)
     cr_assert_geq(fault_storage_count(l.fs, VSHARD_IO_RENAME), renames + 4, "no snapshots");
     run(&l, 1000);
     cr_assert_eq(waiting(&l), (uint64_t)0);
-    vshard_node_close(l.node);
-    cr_assert_null(fault_storage_verdict(l.fs));
-    fault_storage_destroy(l.fs);
+    close_node(&l);
 }
 
 static uint64_t committed(struct lone *l)
@@ -288,6 +276,5 @@ Test(node_workers, a_write_that_waits_is_not_logged_again)
     run(&l, 1000);
     cr_assert_null(l.meanwhile, "there was no export");
     cr_assert(l.answers == 2 && l.status == VSHARD_OK);
-    vshard_node_close(l.node);
-    fault_storage_destroy(l.fs);
+    close_node(&l);
 }

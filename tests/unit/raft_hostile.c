@@ -64,10 +64,7 @@ Test(raft_hostile, no_number_in_a_message_is_believed)
                 else
                     vs_store64(wire + 48 + 8 * (word - 1), edge[i]);
                 vs_store64(wire + 120, word == 10 ? edge[i] : 0);
-                taken +=
-                    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
-                                                         .bytes = wire,
-                                                         .byte_count = sizeof wire }) == VSHARD_OK;
+                taken += hand(&t, wire, sizeof wire) == VSHARD_OK;
             }
         }
         cr_expect_lt(t.raft->head_cap, (size_t)1 << 20, "kind %u", kind);
@@ -95,11 +92,7 @@ Test(raft_hostile, many_heartbeats_of_one_group_are_one)
     vs_message_encode(wire, &m);
     for (size_t i = 0; i < LINES; i++)
         vs_beat_encode(wire + VS_MESSAGE_HEAD + i * VS_BEAT_BYTES, &b);
-    cr_assert_eq(step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_MESSAGE,
-                                                      .bytes = wire,
-                                                      .byte_count = VS_MESSAGE_HEAD +
-                                                                    LINES * VS_BEAT_BYTES }),
-                 VSHARD_OK);
+    cr_assert_eq(hand(&t, wire, VS_MESSAGE_HEAD + LINES * VS_BEAT_BYTES), VSHARD_OK);
     cr_assert_not_null(sent(&t, VS_BEAT_REPLIES, 2));
     cr_expect_eq(sent(&t, VS_BEAT_REPLIES, 2)->count, 1u);
     cr_expect_lt(t.raft->head_cap, (size_t)1 << 20);
