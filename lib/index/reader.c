@@ -18,7 +18,9 @@
  * row is removed that was added since readers were last waited for, they are waited for
  * again, and then none is there to whom it could look older than it is. Of a row that is
  * replaced, a reader sees the old or the new one and never both or neither. Where ids
- * lead to the new one already, its link leads to the old one.
+ * lead to the new one already, its link leads to the old one. That is one step, so before an id
+ * leads to a new row, too, there must be no reader who began before the old one was added. Of a
+ * row that is removed, the id leads to it until readers are shown that it is.
  *
  * Slots of removed rows are used again in two steps. Readers are waited for once so that
  * none sees the rows, and what leads to them is taken away; and once again so that none
@@ -142,13 +144,19 @@ void vs_row_born(struct vshard_index *x, uint32_t slot)
     atomic_fetch_add_explicit(&x->live, 1, memory_order_relaxed);
 }
 
-/* The row is removed from the next position on. */
-void vs_row_retired(struct vshard_index *x, uint32_t slot)
+/* Sees to it that there is no reader who began before the row was added. */
+void vs_row_settle(struct vshard_index *x, uint32_t slot)
 {
     uint32_t born = atomic_load(&vs_row_at(x, slot)->state) >> VS_ROW_BITS;
 
     if (born > x->drained)
         vs_readers_drain(x);
+}
+
+/* The row is removed from the next position on. */
+void vs_row_retired(struct vshard_index *x, uint32_t slot)
+{
+    vs_row_settle(x, slot);
     vs_keep(x, IMAGE_ROWS, slot);
     set_state(x, slot, VS_ROW_REMOVED, atomic_load(&x->position) + 1);
     atomic_fetch_sub_explicit(&x->live, 1, memory_order_relaxed);

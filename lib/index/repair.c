@@ -68,7 +68,7 @@ void vs_repair_fini(struct vshard_index *x)
     vs_free(x->allocator, x->repair.marks, x->repair.marks_words * sizeof *x->repair.marks);
 }
 
-/* Notes that a live row was removed. Its id must not lead to it any more. */
+/* Notes that a live row was removed. */
 void vs_repair_retire(struct vshard_index *x, uint32_t slot)
 {
     vs_row_retired(x, slot);

@@ -347,6 +347,8 @@ static uint32_t publish(struct vshard_index *x, uint32_t slot)
     uint64_t id = vs_row_at(x, slot)->id;
     uint32_t old = vs_idmap_find(&x->ids, id);
 
+    if (old != VS_SLOT_NONE)
+        vs_row_settle(x, old);
     vs_row_born(x, slot);
     vs_link_set(x, slot, old);
     vs_scan_mark(x, slot, true);
@@ -592,9 +594,9 @@ static int remove_rows(struct vshard_index *x, const uint64_t *ids, size_t count
     if (rc < 0)
         return vs_refuse(x->logger, rc, "remove.refused", "memory", 0, 0);
     for (size_t i = 0; i < count; i++) {
-        uint32_t slot = vs_idmap_remove(&x->ids, ids[i]);
+        uint32_t slot = vs_idmap_find(&x->ids, ids[i]);
 
-        if (slot == VS_SLOT_NONE)
+        if (slot == VS_SLOT_NONE || vs_row_state(x, slot) != VS_ROW_LIVE) /* given twice */
             continue;
         if (atomic_load(&x->trained))
             vs_repair_retire(x, slot);
@@ -604,6 +606,8 @@ static int remove_rows(struct vshard_index *x, const uint64_t *ids, size_t count
     }
     if (done > 0)
         vs_readers_show(x);
+    for (size_t i = 0; done > 0 && i < count; i++)
+        vs_idmap_remove(&x->ids, ids[i]);
     free_dropped(x, dropped);
     vs_repair_run(x, done);
     vs_attributes_settle(x);

@@ -13,7 +13,7 @@
  *      began before see the rows where they were: nothing there was touched. Those who
  *      begin later follow the link wherever an edge or an entry leads to the end
  *      (vs_moved), and see the rows where they are.
- *   3. When no reader is left of the first kind, edges and entries are rewritten. When
+ *   3. When no reader is left of the first kind, edges, entries and marks are rewritten. When
  *      none is left who may have read one before, the end is wiped and given back.
  *
  * It happens at the end of a call, when repair is at rest, and all at once: so no file and
@@ -134,6 +134,8 @@ static void rewrite(struct vshard_index *x)
         if (to >= end)
             vs_entry_set(x, i, vs_link(x, to));
     }
+    for (uint32_t slot = end, slots = atomic_load(&x->slot_count); slot < slots; slot++)
+        vs_scan_mark(x, slot, false);
 }
 
 /* ---- the end ---- */
@@ -144,7 +146,6 @@ static void wipe(struct vshard_index *x, uint32_t slot)
     vs_link_set(x, vs_link(x, slot), VS_SLOT_NONE);
     for (uint32_t i = 0; i < x->attributes.count; i++)
         *(int64_t *)vs_column_at(&x->attributes.columns[i], slot) = VSHARD_MISSING;
-    vs_scan_mark(x, slot, false);
     vs_slot_wipe(x, slot);
 }
 

@@ -565,6 +565,7 @@ void vs_reader_leave(struct vs_reader *r);
 bool vs_row_visible(const struct vshard_index *x, uint32_t slot, uint32_t position);
 uint32_t vs_find_visible(const struct vshard_index *x, uint64_t id, uint32_t position);
 void vs_row_born(struct vshard_index *x, uint32_t slot);
+void vs_row_settle(struct vshard_index *x, uint32_t slot);
 void vs_row_retired(struct vshard_index *x, uint32_t slot);
 void vs_readers_show(struct vshard_index *x);
 void vs_readers_number(struct vshard_index *x);
