@@ -181,9 +181,10 @@ VS_RIG struct vshard_raft_entry joint_entry(unsigned char *bytes, uint64_t index
     return e;
 }
 
-/* Node 1 of three at `term`; after the members, its log holds entries of `terms`,
+/* Node 1 of these voters at `term`; after the members, its log holds entries of `terms`,
  * where J stands for a joint configuration. */
-VS_RIG void boot_as(struct rig *t, uint64_t term, uint64_t vote, const char *terms, uint32_t flags)
+VS_RIG void boot_of(struct rig *t, const struct vshard_raft_member *voters, uint32_t count,
+                    uint64_t term, uint64_t vote, const char *terms, uint32_t flags)
 {
     struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 1 };
     struct vshard_raft_boot b = {
@@ -199,7 +200,7 @@ VS_RIG void boot_as(struct rig *t, uint64_t term, uint64_t vote, const char *ter
     t->now = 1000 * MS;
     cr_assert_eq(vshard_raft_create(&o, &t->raft), VSHARD_OK);
     cr_assert_eq(vshard_raft_open(t->raft, &b), VSHARD_OK);
-    cr_assert_eq(vs_config_change(NULL, three, 3, &c), VSHARD_OK);
+    cr_assert_eq(vs_config_change(NULL, voters, count, &c), VSHARD_OK);
     e.count = vs_config_encode(&c, members);
     cr_assert_eq(vshard_raft_load(t->raft, 1, &e, 1), VSHARD_OK);
     for (size_t i = 0; terms[i] != 0; i++) {
@@ -213,6 +214,11 @@ VS_RIG void boot_as(struct rig *t, uint64_t term, uint64_t vote, const char *ter
     cr_assert_eq(vshard_raft_start(t->raft, 1, t->now), VSHARD_OK);
     drain(t);
     time_passes(t, 1); /* past nothing: promises to others still hold */
+}
+
+VS_RIG void boot_as(struct rig *t, uint64_t term, uint64_t vote, const char *terms, uint32_t flags)
+{
+    boot_of(t, three, 3, term, vote, terms, flags);
 }
 
 VS_RIG void boot(struct rig *t, uint64_t term, uint64_t vote, const char *terms)
