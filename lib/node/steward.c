@@ -141,7 +141,7 @@ static bool is_among(uint64_t members, uint64_t node, uint64_t incarnation)
     return (members & bits) == bits;
 }
 
-/* Of a group that is led here, and has committed all it has: its configuration, too. */
+/* Of a group that is led here, and whose configuration is committed. */
 static uint64_t settled_members(struct vshard_node *n, const struct vs_replica *r)
 {
     struct vshard_raft_member member[VSHARD_RAFT_MEMBERS_MAX];
@@ -150,7 +150,7 @@ static uint64_t settled_members(struct vshard_node *n, const struct vs_replica *
     uint64_t bits = 0;
 
     if (r->role != VSHARD_RAFT_LEADER || vshard_raft_inspect(n->raft, r->group, &s) != VSHARD_OK ||
-        s.commit != s.last || vshard_raft_members(n->raft, r->group, member, &count) != VSHARD_OK)
+        s.commit < s.config || vshard_raft_members(n->raft, r->group, member, &count) != VSHARD_OK)
         return UINT64_MAX;
     for (uint32_t i = 0; i < count; i++)
         bits |= vs_member_bits(member[i].node, member[i].incarnation);

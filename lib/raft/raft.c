@@ -334,8 +334,10 @@ static int entries_bytes(const struct vshard_raft_event *e, size_t *bytes)
         return VSHARD_EINVAL;
     for (uint32_t i = 0; i < e->entry_count; i++) {
         const struct vshard_raft_entry *x = &e->entries[i];
-        if (x->count > VS_ENTRY_MAX || (x->count != 0 && x->data == NULL))
+        if (x->count != 0 && x->data == NULL)
             return VSHARD_EINVAL;
+        if (x->count > VS_ENTRY_MAX)
+            return VSHARD_E2BIG;
         *bytes += vs_entry_bytes(x->count);
     }
     return *bytes <= VS_MESSAGE_MAX - VS_MESSAGE_HEAD ? VSHARD_OK : VSHARD_EINVAL;

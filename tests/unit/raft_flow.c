@@ -510,4 +510,27 @@ Test(raft_flow, each_request_of_a_leader_is_answered_once)
     stop(&t);
 }
 
+/* ---- what it says of itself ---- */
+
+Test(raft_flow, status_tells_whether_the_configuration_is_committed)
+{
+    struct rig t;
+    uint64_t term, config;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    cr_expect_eq(status(&t).config, 1);
+    step(&t, (struct vshard_raft_event){
+                 .kind = VSHARD_RAFT_CONFIGURE, .tag = 5, .members = three, .member_count = 2 });
+    config = status(&t).config;
+    cr_expect_gt(config, status(&t).commit);
+    propose(&t, 2);
+    persisted(&t);
+    acknowledge(&t, 2, term, config);
+    cr_expect_eq(status(&t).config, config);
+    cr_expect_geq(status(&t).commit, config);
+    cr_expect_lt(status(&t).commit, status(&t).last, "what came later is not, and says nothing");
+    stop(&t);
+}
+
 /* ---- in doubt ---- */

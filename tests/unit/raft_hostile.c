@@ -193,6 +193,8 @@ Test(raft_hostile, an_entry_larger_than_the_log_takes_is_not_proposed)
     cr_assert_not_null(sent(&t, VS_FORWARD_REPLY, 2));
     cr_expect_eq(sent(&t, VS_FORWARD_REPLY, 2)->hint, (uint64_t)-VSHARD_E2BIG);
     cr_expect_eq(status(&t).last, last);
+    e.count = VS_ENTRY_MAX + 1; /* more than any may have: refused before it is read */
+    cr_expect_eq(step(&t, propose_it), VSHARD_E2BIG);
     e.count = 2;
     cr_expect_eq(step(&t, propose_it), VSHARD_OK);
     stop(&t);
