@@ -87,14 +87,25 @@ int vs_length_check(const struct vshard_index *x, const void *elements, float *v
     return VSHARD_OK;
 }
 
+static void scale_floats(float *v, size_t dim, float by)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= dim; i += 16) { /* so that it is done by vectors */
+        for (size_t j = 0; j < 16; j++)
+            v[i + j] = v[i + j] * by;
+    }
+    for (; i < dim; i++)
+        v[i] = v[i] * by;
+}
+
 /* What codes are made of: code_dim floats. */
 static void code_vector(const struct vshard_index *x, const void *elements, float inverse_length,
                         float *out)
 {
     vs_widen(x, elements, out);
     if (x->metric == VSHARD_METRIC_COSINE) {
-        for (size_t i = 0; i < x->dim; i++)
-            out[i] = out[i] * inverse_length;
+        scale_floats(out, x->dim, inverse_length);
     } else if (x->metric == VSHARD_METRIC_IP) {
         double rest = x->quantizer.radius2 - vs_sum_squares(out, x->dim);
         float each = rest > 0 ? (float)sqrt(rest / IP_EXTRA_DIMS) : 0.0f;

@@ -122,9 +122,10 @@ static void project(const struct vshard_index *x, const void *codes, uint32_t co
     for (uint32_t q = 0; q < count; q++) {
         int32_t off = products[AXES / VS_PANEL_ROWS][q * VS_PANEL_ROWS + mean];
 
-        for (size_t i = 0; i < SKETCH_DIMS; i++)
-            *out++ =
-                (float)(products[i / VS_PANEL_ROWS][q * VS_PANEL_ROWS + i % VS_PANEL_ROWS] - off);
+        for (size_t i = 0; i < PANELS; i++, out += VS_PANEL_ROWS) {
+            for (size_t r = 0; r < VS_PANEL_ROWS; r++)
+                out[r] = (float)(products[i][q * VS_PANEL_ROWS + r] - off);
+        }
     }
 }
 
