@@ -70,6 +70,20 @@ void fence_strike(struct world *w, struct node *keep)
     }
 }
 
+/* Those whom the operator names must have been silent when the promotion was taken. It is
+ * answered when it is durable, and frames from before they were taken down may come until then.
+ * One that the survivor's configuration leaves out is no voter, and need not be silent. */
+static void check_silence(struct world *w)
+{
+    for (uint32_t i = 1; i <= w->nodes; i++) {
+        uint64_t heard = w->node[w->survivor].heard[i];
+
+        if (!w->jumps && (w->named >> i & 1) && w->now < heard + 890 * MS && heard != 0)
+            fail(w, "n%u is promoted %llu ns after n%u was heard", w->survivor,
+                 (unsigned long long)(w->now - heard), i);
+    }
+}
+
 static void promote(struct world *w)
 {
     struct node *n = &w->node[w->survivor];
@@ -78,6 +92,7 @@ static void promote(struct world *w)
     struct vshard_raft_event e = {
         .kind = VSHARD_RAFT_PROMOTE, .group = 1, .members = m, .bytes = "by hand", .byte_count = 7
     };
+    uint64_t epoch;
 
     if (!n->alive || n->poisoned || n->paused_until > w->now)
         return;
@@ -91,7 +106,10 @@ static void promote(struct world *w)
     e.barrier = ++w->drawn;
     e.index = s.last;
     e.offset = s.last_term;
+    epoch = s.epoch;
     admin_ask(w, n, e);
+    if (vshard_raft_inspect(n->raft, 1, &s) == VSHARD_OK && s.epoch != epoch)
+        check_silence(w);
 }
 
 /* The operator's call has been answered. */
@@ -101,13 +119,6 @@ void fence_answered(struct world *w, const struct vshard_raft_effect *e)
         return;
     if (e->status != VSHARD_OK)
         fail(w, "a promotion with all its evidence is refused: %s", vshard_strerror(e->status));
-    /* One that the survivor's configuration leaves out is no voter, and need not be silent. */
-    for (uint32_t i = 1; i <= w->nodes; i++) {
-        uint64_t heard = w->node[w->survivor].heard[i];
-        if (!w->jumps && (w->named >> i & 1) && w->now < heard + 890 * MS && heard != 0)
-            fail(w, "n%u is promoted %llu ns after n%u was heard", w->survivor,
-                 (unsigned long long)(w->now - heard), i);
-    }
 }
 
 /* Also where the answer was lost: a crash may have come between. */
