@@ -99,7 +99,6 @@ static unsigned plain_failures; /* in the test that runs */
     plain_check(0, memcmp((a), (b), (n)) != 0, #a " != " #b, __VA_ARGS__)
 #define cr_expect_float_eq(a, b, e, ...) \
     plain_check(0, (a) - (b) <= (e) && (b) - (a) <= (e), #a " ~ " #b, __VA_ARGS__)
-#define cr_fatal(...) plain_check(1, 0, "", __VA_ARGS__)
 #define cr_fail(...)  plain_check(0, 0, "", __VA_ARGS__)
 
 static void plain_child(const struct plain_test *t, const struct plain_options *suite)
