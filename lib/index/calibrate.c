@@ -192,9 +192,9 @@ static void note_nearest(const struct calibrating *c, uint32_t at, struct vs_scr
     double distances[NEAREST] = { 0 };
     uint32_t slots = atomic_load(&x->slot_count);
 
-    if (c->queries != NULL)
+    if (!vs_elements_are_codes(x) && c->queries != NULL)
         vs_widen(x, c->queries + at * vs_vector_bytes(x), s->vector);
-    else
+    else if (!vs_elements_are_codes(x))
         vector_of(x, a->slot, s->vector);
     a->count = 0;
     for (uint32_t i = 0; i < s->pool.count; i++) {

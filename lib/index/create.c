@@ -236,7 +236,7 @@ void vshard_index_destroy(struct vshard_index *x)
 
 uint64_t vshard_index_count(const struct vshard_index *index)
 {
-    return index ? atomic_load_explicit(&index->live, memory_order_relaxed) : 0;
+    return index ? atomic_load_explicit(&index->shown, memory_order_acquire) : 0;
 }
 
 static uint64_t scratch_bytes(const struct vshard_index *x)
@@ -274,7 +274,7 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.trained = atomic_load(&x->trained);
     s.mapped = x->mapping.bytes != NULL;
     s.entries = atomic_load(&x->entry_count);
-    s.rows = x->live;
+    s.rows = x->shown;
     s.removed_rows = x->removed;
     s.free_rows = x->free_count;
     s.element_bytes = column_bytes(x, vs_exact(x, vs_is_lean(x) && s.trained));

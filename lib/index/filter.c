@@ -336,10 +336,13 @@ static double scan_cost(const struct vshard_index *x, bool trained)
                : 3 + (double)x->codes.stride / 40;
 }
 
-/* Of one row in the beam: a third are followed, and each of their neighbours is looked at. */
-static double walk_cost(const struct vshard_index *x)
+/* Of one row in the beam: a third are followed, and each of their neighbours is looked at.
+ * By what, is settled when there is a graph. */
+static double walk_cost(const struct vshard_index *x, bool trained)
 {
-    size_t bytes = x->sketches.stride > 0 ? x->sketches.stride : x->traversal->stride;
+    size_t bytes = !trained                 ? x->elements.stride
+                   : x->sketches.stride > 0 ? x->sketches.stride
+                                            : x->traversal->stride;
 
     return 40 + 0.4 * x->degree * (2 + (double)bytes / 64);
 }
@@ -365,7 +368,8 @@ bool vs_filter_scans(const struct vshard_index *x, const struct vs_filter *f, ui
 {
     bool trained = atomic_load_explicit(&x->trained, memory_order_acquire);
 
-    return list_cost(x, f) + (double)f->allowed * scan_cost(x, trained) <= 4000 + ef * walk_cost(x);
+    return list_cost(x, f) + (double)f->allowed * scan_cost(x, trained) <=
+           4000 + ef * walk_cost(x, trained);
 }
 
 /* Finds out what the filter allows, once a call, in the scratch of its first query. */

@@ -234,7 +234,7 @@ enum way { MEASURED, KEYS, BYTES };
 /* Bytes, exact integers, or distances one by one. */
 static enum way way_of(const struct vshard_index *x, uint32_t queries)
 {
-    if (x->codes.stride > 0 && x->family == VSHARD_FAMILY_FLAT)
+    if (x->family == VSHARD_FAMILY_FLAT && x->codes.stride > 0)
         return BYTES;
     if ((x->space == SPACE_U8_L2 || x->space == SPACE_I8_L2) && queries >= TILE_QUERIES)
         return BYTES;

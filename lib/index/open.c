@@ -114,7 +114,7 @@ static int make_index(struct opening *o)
     atomic_store(&o->x->trained, i->trained);
     atomic_store(&o->x->slot_count, (uint32_t)i->slot_count);
     atomic_store(&o->x->entry_count, i->entry_count);
-    o->x->live = i->live;
+    o->x->live = o->x->shown = i->live;
     o->x->removed = i->removed;
     o->x->free_count = i->free_count;
     o->x->free_head = i->free_head;

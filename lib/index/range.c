@@ -141,7 +141,8 @@ static int search_range(struct vshard_index *x, struct vs_reader *r, const void 
 {
     struct vs_walk w = { .scratch = &r->scratch[0],
                          .limits = want->limits.on ? &want->limits : NULL };
-    int rc = vs_request_run(x, r, query, 1, want, NULL); /* a filter widens the beam */
+    int rc = vs_request_run(x, r, query, 1, want, NULL);       /* a filter widens the beam */
+    bool walks = rc == VSHARD_OK && vs_request_walks(x, want); /* a graph may begin, not end */
 
     if (rc == VSHARD_OK)
         rc = vs_scratch_reserve(x, w.scratch, want->width, top->cap);
@@ -150,7 +151,7 @@ static int search_range(struct vshard_index *x, struct vs_reader *r, const void 
     if (rc < 0)
         return rc;
     top->items = w.scratch->top;
-    if (vs_request_walks(x, want))
+    if (walks)
         rc = search_graph(x, r, want, &w, top);
     else
         rc = scan(x, want, &w, query, top);

@@ -188,6 +188,7 @@ void vs_readers_show(struct vshard_index *x)
     uint32_t next = atomic_load(&x->position) + 1;
 
     atomic_store_explicit(&x->position, next, memory_order_release);
+    atomic_store_explicit(&x->shown, atomic_load(&x->live), memory_order_release);
     if (next == POSITION_MAX)
         renumber(x);
 }

@@ -445,6 +445,16 @@ static void drop_vectors(struct vshard_index *x)
     vs_column_free(&x->elements, x->allocator);
 }
 
+/* Searches go by the graph from here on. None may see rows that were replaced before it was made,
+ * since they are not in it; and none may scan any more when others come, which have no vectors in a
+ * lean index. */
+static void begin_graph(struct vshard_index *x)
+{
+    vs_readers_drain(x);
+    atomic_store_explicit(&x->trained, 1, memory_order_release);
+    vs_readers_drain(x);
+}
+
 /* Makes the graph over the rows that are there. They stay to be found by scanning
  * until it is whole. */
 static void train(struct vshard_index *x, struct plan *p)
@@ -477,7 +487,7 @@ static void train(struct vshard_index *x, struct plan *p)
     if (p->bulk != NULL) /* with the others, when they are stored */
         return;
     link_rows(x, p->slots, count);
-    atomic_store_explicit(&x->trained, 1, memory_order_release);
+    begin_graph(x);
 }
 
 /* Lets new rows be found, in order, and retires those that they replace. */
@@ -501,7 +511,7 @@ static void add_bulk(struct vshard_index *x, struct plan *p)
     atomic_store(&x->relinking, 1);
     vs_readers_drain(x);
     vs_bulk_link(x, p->bulk, p->slots + p->flat, count);
-    atomic_store_explicit(&x->trained, 1, memory_order_release);
+    begin_graph(x);
     publish_linked(x, p->slots + p->flat, count);
     atomic_store_explicit(&x->relinking, 0, memory_order_release);
 }

@@ -129,7 +129,7 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
                         uint32_t *found)
 {
     size_t bytes = vs_vector_bytes(x);
-    bool by_codes = !scans(x, want->flags), walk = vs_request_walks(x, want);
+    bool walk = vs_request_walks(x, want), by_codes = walk || !scans(x, want->flags);
     struct vs_walk walks[WALKS] = { 0 };
     int rc = VSHARD_OK;
 

@@ -295,6 +295,7 @@ struct vshard_index {
     uint32_t drained;                      /* no reader sees less than this position */
     _Atomic uint32_t moved_from, moved_at; /* rows move down (shrink.c) */
     _Atomic uint64_t live, removed, free_count;
+    _Atomic uint64_t shown; /* live rows, as readers see them: within a call, `live` runs ahead */
     uint32_t free_head; /* chain of free slots */
     struct vs_idmap ids;
     struct vs_repair repair;

@@ -41,6 +41,7 @@ static int status_of(int error)
     case EOVERFLOW:
     case ENAMETOOLONG: return VSHARD_E2BIG;
     case ENOMEM: return VSHARD_ENOMEM;
+    case EISDIR:
     case ENOSYS:
     case EOPNOTSUPP: return VSHARD_ENOTSUP;
     case EINVAL: return VSHARD_EINVAL;

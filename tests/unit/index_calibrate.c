@@ -466,3 +466,32 @@ Test(index_calibrate, what_is_expected_is_judged_by_vectors_and_not_by_codes)
     free(queries);
     free(ids);
 }
+
+/* Where elements are codes, nothing but them is read: under the sanitizers a read beyond a
+ * vector shows. */
+Test(index_calibrate, rows_and_queries_of_every_element_are_read_to_their_end)
+{
+    static const struct {
+        uint32_t metric, element;
+    } kinds[] = { { VSHARD_METRIC_HAMMING, VSHARD_ELEMENT_BITS },
+                  { VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_U8 },
+                  { VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_I8 },
+                  { VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F16 },
+                  { VSHARD_METRIC_L1, VSHARD_ELEMENT_F32 } };
+
+    for (size_t i = 0; i < VS_COUNT(kinds); i++) {
+        struct vshard_index_options o = small_options(33, kinds[i].metric, kinds[i].element);
+        struct vshard_index *x = make_index(&o);
+        uint64_t seed = 5, *ids = number_ids(0, 500);
+        void *rows = draw_vectors(&seed, kinds[i].element, 500, 33);
+        void *queries = draw_vectors(&seed, kinds[i].element, 100, 33);
+
+        add_rows(x, ids, rows, 500);
+        cr_expect_eq(vshard_index_calibrate(x, NULL, 200), 0);
+        cr_expect_eq(vshard_index_calibrate(x, queries, 100), 0);
+        vshard_index_destroy(x);
+        free(queries);
+        free(rows);
+        free(ids);
+    }
+}

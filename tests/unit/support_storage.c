@@ -182,6 +182,9 @@ Test(support_storage, keeps_names_as_a_directory_does)
     cr_expect_eq(vs_io_remove(storage, "d/b"), VSHARD_ENOTFOUND);
     cr_expect_eq(vs_io_open(storage, "d/b", 0, &file, NULL), VSHARD_ENOTFOUND);
     cr_expect_eq(vs_io_open(storage, "d", 0, &file, NULL), VSHARD_ENOTSUP);
+    cr_expect_eq(
+        vs_io_open(storage, "d", VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE, &file, NULL),
+        VSHARD_ENOTSUP);
     cr_expect_eq(vs_io_sync_dir(storage, "e"), VSHARD_ENOTFOUND);
     cr_expect_null(fault_storage_verdict(fs));
 }
