@@ -51,17 +51,19 @@ class Cluster:
         self.client = {n: free_port() for n in NODES}
         self.process = {}
 
-    def start(self, n, *how):
+    def start(self, n, *how, nodes=NODES, lines=''):
+        """`nodes` are the founders, `lines` more of the configuration, which count last."""
         home = os.path.join(self.folder, str(n))
         os.makedirs(home, exist_ok=True)
         config = os.path.join(self.folder, '%d.conf' % n)
         with open(config, 'w') as f:
             f.write('node = %d\ncluster = test\ndir = %s\nworkers = 3\n' % (n, home))
             f.write('listen = 127.0.0.1:%d\nclient = 127.0.0.1:%d\n' % (self.peer[n], self.client[n]))
-            for o in NODES:
+            for o in nodes:
                 f.write('founder = %d\n' % o)
                 if o != n:
                     f.write('peer = %d 127.0.0.1:%d\n' % (o, self.peer[o]))
+            f.write(lines + '\n')
         log = open(os.path.join(self.folder, '%d.log' % n), 'ab')
         self.process[n] = subprocess.Popen([os.path.join(build, 'examples/server/server'), config, *how],
                                            stderr=log)

@@ -242,9 +242,14 @@ static void on_async(uv_async_t *async)
     ((struct server *)async->data)->woken = true;
 }
 
+/* A timer that is due when the loop comes to its timers, as after a long tick, runs before the
+ * poll; and nothing else may ever arrive that ends the poll, so that the check comes. */
 static void on_timer(uv_timer_t *timer)
 {
-    ((struct server *)timer->data)->woken = true;
+    struct server *s = timer->data;
+
+    s->woken = true;
+    uv_async_send(&s->async);
 }
 
 /* Once a turn of the loop: what has arrived was taken in, and now time passes. */

@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""server_alone.py - a server without peers goes on by itself.
+
+Among others, heartbeats wake it all the time. Alone, with all work done by its ticks, it has only
+its timer: rows are written, and then one read is asked for that has to wait until they are
+applied, and nothing more is said to the server until it answers. It did not, once, whenever the
+timer was due before the loop polled: the poll then had no end."""
+import os
+import shutil
+import sys
+import tempfile
+import time
+
+import server as test
+
+ROUNDS, ROWS = 3, 2000
+
+
+def rounds(server, rows):
+    worst = 0
+    for turn in range(ROUNDS):
+        keys = range(turn * ROWS, (turn + 1) * ROWS)
+        body = test.ctl.rows_body(keys, rows.read(keys[0], ROWS))
+        test.must('a write', server.ask('write', 'words', ROWS, 0, body=body))
+        begun = time.time()
+        while not server.ask('fetch', 'words', keys[-1], 3)[0]:
+            if time.time() - begun > 60:
+                raise RuntimeError('what was written is not there after a minute')
+        worst = max(worst, time.time() - begun)
+    return worst
+
+
+def main():
+    folder = tempfile.mkdtemp(prefix='vshard-alone.')
+    cluster = test.Cluster(folder)
+    try:
+        rows = test.ctl.Rows(os.path.join(test.root, 'examples/demo/data/glove30k.base.npy'))
+        cluster.start(1, '--format', nodes=(1,), lines='workers = 0')
+        server = cluster.connect(1)
+        test.wait('founding', 20, lambda: server.ask('create', 'words', rows.dim, 'cosine', 1, 1)[0])
+        print('pass server-alone (%d rows were there after %.1f s at worst)' % (ROWS, rounds(server, rows)))
+    except (RuntimeError, OSError) as problem:
+        print('FAIL server-alone: %s' % (problem or type(problem).__name__))
+        return 1
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
