@@ -13,8 +13,10 @@ Without --whole, more follows. Rows are written one by one and the leader is kil
 writes must go on at the others. A server loses its directory and joins again. A backup is made,
 and restored in another cluster, and what is no whole backup is not. vshardctl is used as one
 does who reads its help in haste."""
+import contextlib
 import importlib.machinery
 import importlib.util
+import io
 import os
 import resource
 import shutil
@@ -47,6 +49,7 @@ class Cluster:
     def __init__(self, folder):
         Cluster.all.append(self)
         self.folder = folder
+        os.makedirs(folder, exist_ok=True)
         self.peer = {n: free_port() for n in NODES}
         self.client = {n: free_port() for n in NODES}
         self.process = {}
@@ -59,8 +62,9 @@ class Cluster:
         with open(config, 'w') as f:
             f.write('node = %d\ncluster = test\ndir = %s\nworkers = 3\n' % (n, home))
             f.write('listen = 127.0.0.1:%d\nclient = 127.0.0.1:%d\n' % (self.peer[n], self.client[n]))
-            for o in nodes:
-                f.write('founder = %d\n' % o)
+            for o in NODES:
+                if o in nodes:
+                    f.write('founder = %d\n' % o)
                 if o != n:
                     f.write('peer = %d 127.0.0.1:%d\n' % (o, self.peer[o]))
             f.write(lines + '\n')
@@ -132,6 +136,16 @@ def vshardctl(cluster, nodes, *words, **how):
     at = ','.join('127.0.0.1:%d' % cluster.client[n] for n in nodes)
     return subprocess.Popen([sys.executable, '-B', os.path.join(root, 'examples/server/vshardctl'), '--at', at,
                              *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+
+
+def say(cluster, nodes, *words, status=0, wanted=''):
+    """What vshardctl says, in this process, which is sooner than in one of its own."""
+    said, at = io.StringIO(), ','.join('127.0.0.1:%d' % cluster.client[n] for n in nodes)
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        got = ctl.main(['--at', at, *map(str, words)])
+    if got != status or wanted not in said.getvalue():
+        raise RuntimeError("%s: status %d, not %d with '%s': %s" % (words, got, status, wanted, said.getvalue()))
+    return said.getvalue()
 
 
 def must_say(what, process, status, wanted):

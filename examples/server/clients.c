@@ -1,12 +1,13 @@
 /* clients.c - the protocol of clients: a line, and for some requests the bytes that its last
  * word counts; each is answered by a line that begins with the request's tag.
  *
- *     create TAG NAME DIM l2|ip|cosine SHARDS REPLICAS
+ *     create TAG NAME DIM l2|ip|cosine SHARDS REPLICAS [FIELD=NUMBER|ATTRIBUTE:TYPE]...
  *     drop TAG NAME
- *     join TAG NODE
- *     write TAG NAME COUNT REQUEST BYTES      then COUNT keys of 8 bytes, COUNT vectors
+ *     join TAG NODE                           this node asks that one for admission
+ *     write TAG NAME COUNT REQUEST BYTES      then rows
  *     remove TAG NAME COUNT REQUEST BYTES     then COUNT keys
- *     search TAG NAME K EF CONSISTENCY BYTES  then the query
+ *     search TAG NAME K EF CONSISTENCY BYTES  then the query and, if there is one, the bytes of
+ *                                             an expression, see vshard_index(3)
  *     fetch TAG NAME KEY CONSISTENCY
  *     describe TAG NAME
  *     export TAG NAME SHARD                   of a replica here: how many bytes, as of which
@@ -19,7 +20,17 @@
  *
  *     TAG ok ...            TAG error STATUS REASON
  *
- * A write is answered with GROUP:INDEX of each shard, where it is in the logs.
+ * A FIELD is a number of struct vshard_collection. An ATTRIBUTE is a word of letters, digits
+ * and _, a TYPE is int64, double or keyword.
+ *
+ * Rows are COUNT keys of 8 bytes, COUNT vectors, and then, as far as the body goes, for each
+ * attribute of the collection 4 bytes with the width of its places (8, of keywords up to 120,
+ * 0: all are missing) and COUNT places, and behind them COUNT sizes of payloads, of 4 bytes
+ * each, and the payloads.
+ *
+ * A write is answered with GROUP:INDEX of each shard, where it is in the logs. A fetch is answered
+ * with the version, and in hexadecimal the vector, the value of each attribute and the payload; -
+ * has no bytes.
  *
  * REQUEST is a number that names a write when it is sent again; 0: none. CONSISTENCY is that
  * of vshard/node.h: 0 any, 3 linearizable; STATUS that of vshard/base.h. Numbers in bodies are
@@ -36,13 +47,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum {
-    LINE_MAX_BYTES = 512,
-    BODY_MAX = 64 << 20,
-    WAITING_MAX = 4096,
-    TAG_BYTES = 32,
-    PIECE = 1 << 20
-};
+enum { LINE_MAX_BYTES = 2048, WAITING_MAX = 4096, PIECE = 1 << 20 };
 
 struct client {
     uv_tcp_t tcp;
@@ -63,14 +68,6 @@ struct clients {
     struct server *s;
     uv_tcp_t listener;
     struct waiting waiting[WAITING_MAX];
-};
-
-/* A request as its line has it. */
-struct request {
-    char word[16], tag[TAG_BYTES], name[VSHARD_NAME_MAX + 1], metric[16];
-    uint64_t number[5];
-    const char *body;
-    size_t body_bytes;
 };
 
 /* ---- answers ---- */
@@ -104,41 +101,14 @@ static void answer(struct client *c, struct bytes *line)
     send_bytes(c, line);
 }
 
-static void refuse(struct client *c, const char *tag, int status)
+static void refuse(struct client *c, const char *tag, int status, const char *why)
 {
     struct bytes line = { 0 };
 
     bytes_print(&line, "%s error %d %s", tag, status, vshard_strerror(status));
+    if (why[0] != 0)
+        bytes_print(&line, ": %s", why);
     answer(c, &line);
-}
-
-static void print_positions(struct bytes *line, const struct vshard_node_done *d)
-{
-    for (uint32_t i = 0; i < d->position_count; i++)
-        bytes_print(line, " %" PRIu64 ":%" PRIu64, d->positions[i].group, d->positions[i].index);
-}
-
-static void print_hits(struct bytes *line, const struct vshard_node_done *d)
-{
-    bytes_print(line, " %" PRIu32 "/%" PRIu32, d->shards_answered, d->shards);
-    for (uint32_t i = 0; i < d->hit_count; i++)
-        bytes_print(line, " %" PRIu64 ":%.6g", d->hits[i].key.lo, (double)d->hits[i].distance);
-}
-
-static void print_row(struct bytes *line, const struct vshard_node_done *d)
-{
-    const unsigned char *v = d->vector;
-
-    bytes_print(line, " %" PRIu64 " ", d->version);
-    for (uint32_t i = 0; i < d->vector_bytes; i++)
-        bytes_print(line, "%02x", v[i]);
-}
-
-static const char export_name[] = "export-";
-
-static void export_path(const struct clients *all, uint64_t slot, char path[4096])
-{
-    snprintf(path, 4096, "%s/%s%" PRIu64, all->s->config.dir, export_name, slot);
 }
 
 /* The file is read by its descriptor alone, so that nothing is left of it. */
@@ -147,7 +117,7 @@ static int take_export(struct clients *all, struct client *c, uint64_t slot)
     char path[4096];
     int fd;
 
-    export_path(all, slot, path);
+    export_path(&all->s->config, slot, path);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     unlink(path);
     if (c->closed || fd < 0) {
@@ -187,16 +157,11 @@ void clients_done(struct clients *all, const struct vshard_node_done *d)
         return;
     }
     if (status != VSHARD_OK) {
-        refuse(c, w->tag, status);
+        refuse(c, w->tag, status, "");
         return;
     }
     bytes_print(&line, "%s ok", w->tag);
-    if (d->kind == VSHARD_NODE_WRITE)
-        print_positions(&line, d);
-    if (d->kind == VSHARD_NODE_SEARCH)
-        print_hits(&line, d);
-    if (d->kind == VSHARD_NODE_FETCH)
-        print_row(&line, d);
+    print_done(&line, d);
     if (d->kind == VSHARD_NODE_EXPORT)
         print_export(&line, c, d);
     answer(c, &line);
@@ -204,136 +169,22 @@ void clients_done(struct clients *all, const struct vshard_node_done *d)
 
 /* ---- requests ---- */
 
-static const char *const metrics[] = { "l2", "ip", "cosine" };
-
-static int create(struct clients *all, const struct request *r, uint64_t tag)
-{
-    struct vshard_collection c = { .size = sizeof c,
-                                   .dim = (uint32_t)r->number[0],
-                                   .shards = (uint32_t)r->number[1],
-                                   .replicas = (uint32_t)r->number[2],
-                                   .metric = UINT32_MAX,
-                                   .name = r->name };
-    const struct vshard_node_admin a = {
-        .size = sizeof a, .op = VSHARD_ADMIN_CREATE, .tag = tag, .collection = &c
-    };
-
-    for (uint32_t i = 0; i < 3; i++) {
-        if (strcmp(r->metric, metrics[i]) == 0)
-            c.metric = i;
-    }
-    return vshard_node_admin(all->s->node, server_now(), &a);
-}
-
-static int admin(struct clients *all, const struct request *r, uint32_t op, uint64_t tag)
-{
-    const struct vshard_node_admin a = { .size = sizeof a,
-                                         .op = op,
-                                         .tag = tag,
-                                         .timeout_ns = 30000000000,
-                                         .node = r->number[0],
-                                         .name = r->name };
-
-    return vshard_node_admin(all->s->node, server_now(), &a);
-}
-
-/* Bytes of a vector of the collection; 0: there is no such collection. */
-static size_t vector_bytes(struct clients *all, const char *name)
-{
-    struct vshard_collection c = { .size = sizeof c };
-
-    return vshard_node_collection(all->s->node, name, &c) == VSHARD_OK ? c.dim * sizeof(float) : 0;
-}
-
-static int write_rows(struct clients *all, const struct request *r, bool removes, uint64_t tag)
-{
-    size_t count = (size_t)r->number[0];
-    struct vshard_key *keys;
-    struct vshard_node_write w = { .size = sizeof w,
-                                   .flags = removes ? VSHARD_WRITE_REMOVE : 0,
-                                   .count = (uint32_t)count,
-                                   .tag = tag,
-                                   .timeout_ns = 30000000000,
-                                   .collection = r->name };
-    int rc;
-
-    if (vector_bytes(all, r->name) == 0)
-        return VSHARD_ENOTFOUND;
-    if (count == 0 || count > VSHARD_WRITE_ROWS_MAX ||
-        r->body_bytes != count * (8 + (removes ? 0 : vector_bytes(all, r->name))))
-        return VSHARD_EINVAL;
-    keys = take(NULL, count * sizeof *keys);
-    for (size_t i = 0; i < count; i++) {
-        keys[i].hi = 0;
-        memcpy(&keys[i].lo, r->body + 8 * i, 8);
-    }
-    if (r->number[1] != 0)
-        w.request = (struct vshard_key){ 1, r->number[1] };
-    w.keys = keys;
-    w.vectors = removes ? NULL : r->body + 8 * count;
-    rc = vshard_node_write(all->s->node, server_now(), &w);
-    free(keys);
-    return rc;
-}
-
-static int search(struct clients *all, const struct request *r, uint64_t tag)
-{
-    const struct vshard_node_search q = { .size = sizeof q,
-                                          .k = (uint32_t)r->number[0],
-                                          .ef_search = (uint32_t)r->number[1],
-                                          .consistency = (uint32_t)r->number[2],
-                                          .timeout_ns = 5000000000,
-                                          .tag = tag,
-                                          .collection = r->name,
-                                          .query = r->body };
-
-    if (vector_bytes(all, r->name) == 0)
-        return VSHARD_ENOTFOUND;
-    if (r->body_bytes != vector_bytes(all, r->name))
-        return VSHARD_EINVAL;
-    return vshard_node_search(all->s->node, server_now(), &q);
-}
-
-static int fetch(struct clients *all, const struct request *r, uint64_t tag)
-{
-    const struct vshard_node_fetch f = { .size = sizeof f,
-                                         .consistency = (uint32_t)r->number[1],
-                                         .timeout_ns = 5000000000,
-                                         .tag = tag,
-                                         .key = { 0, r->number[0] },
-                                         .collection = r->name };
-
-    return vshard_node_fetch(all->s->node, server_now(), &f);
-}
-
-static int export(struct clients *all, const struct request *r, uint64_t tag)
-{
-    char path[4096];
-    const struct vshard_node_export e = { .size = sizeof e,
-                                          .shard = (uint32_t)r->number[0],
-                                          .tag = tag,
-                                          .timeout_ns = 600000000000,
-                                          .collection = r->name,
-                                          .path = path };
-
-    export_path(all, tag, path);
-    return vshard_node_export(all->s->node, server_now(), &e);
-}
-
 static void read_export(struct client *c, const struct request *r)
 {
     struct bytes line = { 0 };
+    uint64_t offset = 0;
     char *piece;
     ssize_t count;
 
+    number_read(r->words[0], INT64_MAX, &offset);
     if (c->exported < 0) {
-        refuse(c, r->tag, VSHARD_ENOTFOUND);
+        refuse(c, r->tag, VSHARD_ENOTFOUND, "no export");
         return;
     }
     piece = take(NULL, PIECE);
-    count = pread(c->exported, piece, PIECE, (off_t)r->number[0]);
+    count = pread(c->exported, piece, PIECE, (off_t)offset);
     if (count < 0) {
-        refuse(c, r->tag, VSHARD_EIO);
+        refuse(c, r->tag, VSHARD_EIO, "");
     } else {
         bytes_print(&line, "%s ok %zd\n", r->tag, count);
         bytes_add(&line, piece, (size_t)count);
@@ -344,32 +195,38 @@ static void read_export(struct client *c, const struct request *r)
 
 static void status(struct client *c, const struct request *r)
 {
-    struct vshard_node_status s = { .size = sizeof s };
     struct bytes line = { 0 };
 
-    vshard_node_status(c->all->s->node, &s);
-    bytes_print(&line,
-                "%s ok node=%" PRIu64 " boot=%" PRIu64 " incarnation=%" PRIu64
-                " map_leader=%" PRIu64 " nodes=%" PRIu32 " collections=%" PRIu32
-                " replicas=%" PRIu32 " requests=%" PRIu32 " hedges=%" PRIu64 " elections=%" PRIu64,
-                r->tag, s.node, s.boot, s.incarnation, s.meta_leader, s.nodes, s.collections,
-                s.replicas, s.requests, s.hedges, s.elections);
+    bytes_print(&line, "%s ok", r->tag);
+    print_status(&line, c->all->s->node);
     answer(c, &line);
+}
+
+/* What tells of a collection. */
+static void tell(struct client *c, const struct request *r,
+                 int (*print)(struct bytes *line, struct vshard_node *node, const char *name))
+{
+    struct bytes line = { 0 };
+    int rc;
+
+    bytes_print(&line, "%s ok", r->tag);
+    rc = print(&line, c->all->s->node, r->words[0]);
+    if (rc == VSHARD_OK) {
+        answer(c, &line);
+        return;
+    }
+    free(line.at);
+    refuse(c, r->tag, rc, c->all->s->why);
 }
 
 static void describe(struct client *c, const struct request *r)
 {
-    struct vshard_collection k = { .size = sizeof k };
-    struct bytes line = { 0 };
-    int rc = vshard_node_collection(c->all->s->node, r->name, &k);
+    tell(c, r, print_collection);
+}
 
-    if (rc != VSHARD_OK) {
-        refuse(c, r->tag, rc);
-        return;
-    }
-    bytes_print(&line, "%s ok dim=%" PRIu32 " metric=%s shards=%" PRIu32 " replicas=%" PRIu32,
-                r->tag, k.dim, k.metric < 3 ? metrics[k.metric] : "other", k.shards, k.replicas);
-    answer(c, &line);
+static void shards(struct client *c, const struct request *r)
+{
+    tell(c, r, print_shards);
 }
 
 /* The answer is sent before, since nothing is done after. */
@@ -381,51 +238,6 @@ static void end(struct client *c, const struct request *r)
     log_line("server.ends", "why", "a client asked for it", 0);
     uv_try_write((uv_stream_t *)&c->tcp, &buffer, 1);
     raise(SIGKILL);
-}
-
-static void shards(struct client *c, const struct request *r)
-{
-    static struct vshard_shard_status s[VSHARD_CLUSTER_SHARDS_MAX];
-    struct bytes line = { 0 };
-    size_t count = 0;
-    int rc = vshard_node_shards(c->all->s->node, r->name, s, VSHARD_CLUSTER_SHARDS_MAX, &count);
-
-    if (rc != VSHARD_OK) {
-        refuse(c, r->tag, rc);
-        return;
-    }
-    bytes_print(&line, "%s ok", r->tag);
-    for (size_t i = 0; i < count; i++) {
-        bytes_print(&line,
-                    " shard=%" PRIu32 ",group=%" PRIu64 ",leader=%" PRIu64 ",here=%" PRIu32
-                    ",committed=%" PRIu64 ",applied=%" PRIu64 ",rows=%" PRIu64 ",members=",
-                    s[i].shard, s[i].group, s[i].leader, s[i].here, s[i].committed, s[i].applied,
-                    s[i].rows);
-        for (uint32_t k = 0; k < s[i].member_count; k++)
-            bytes_print(&line, "%s%" PRIu64, k > 0 ? "+" : "", s[i].members[k]);
-    }
-    answer(c, &line);
-}
-
-static int begin(struct clients *all, const struct request *r, uint64_t tag)
-{
-    if (strcmp(r->word, "write") == 0)
-        return write_rows(all, r, false, tag);
-    if (strcmp(r->word, "remove") == 0)
-        return write_rows(all, r, true, tag);
-    if (strcmp(r->word, "search") == 0)
-        return search(all, r, tag);
-    if (strcmp(r->word, "fetch") == 0)
-        return fetch(all, r, tag);
-    if (strcmp(r->word, "export") == 0)
-        return export(all, r, tag);
-    if (strcmp(r->word, "create") == 0)
-        return create(all, r, tag);
-    if (strcmp(r->word, "drop") == 0)
-        return admin(all, r, VSHARD_ADMIN_DROP, tag);
-    if (strcmp(r->word, "join") == 0)
-        return admin(all, r, VSHARD_ADMIN_JOIN, tag);
-    return VSHARD_ENOTSUP;
 }
 
 static void serve(struct client *c, const struct request *r)
@@ -442,6 +254,12 @@ static void serve(struct client *c, const struct request *r)
     uint64_t slot = 0;
     int rc;
 
+    all->s->why[0] = 0;
+    rc = request_check(all->s, r);
+    if (rc != VSHARD_OK) {
+        refuse(c, r->tag, rc, all->s->why);
+        return;
+    }
     for (size_t i = 0; i < sizeof at_once / sizeof *at_once; i++) {
         if (strcmp(r->word, at_once[i].word) == 0) {
             at_once[i].call(c, r);
@@ -451,45 +269,18 @@ static void serve(struct client *c, const struct request *r)
     while (slot < WAITING_MAX && all->waiting[slot].client != NULL)
         slot++;
     if (slot == WAITING_MAX) {
-        refuse(c, r->tag, VSHARD_EBUSY);
+        refuse(c, r->tag, VSHARD_EBUSY, "");
         return;
     }
     all->waiting[slot].client = c;
     snprintf(all->waiting[slot].tag, TAG_BYTES, "%s", r->tag);
     c->waits++;
-    rc = begin(all, r, slot);
+    rc = request_begin(all->s, r, slot);
     if (rc == VSHARD_OK)
         return; /* clients_done() tells, or has told */
     all->waiting[slot].client = NULL;
     c->waits--;
-    refuse(c, r->tag, rc);
-}
-
-/* Words of a line, by the request's kind; false: nobody's. */
-static bool parse(struct request *r, const char *line, size_t *body)
-{
-    uint64_t *n = r->number;
-    int got;
-
-    *r = (struct request){ .body = NULL };
-    *body = 0;
-    if (sscanf(line, "%15s %31s", r->word, r->tag) != 2)
-        return false;
-    line += strlen(r->word) + 1 + strlen(r->tag);
-    if (strcmp(r->word, "status") == 0 || strcmp(r->word, "end") == 0)
-        return true;
-    if (strcmp(r->word, "join") == 0 || strcmp(r->word, "read") == 0)
-        return sscanf(line, " %" SCNu64, &n[0]) == 1;
-    if (strcmp(r->word, "create") == 0)
-        return sscanf(line, " %64s %" SCNu64 " %15s %" SCNu64 " %" SCNu64, r->name, &n[0],
-                      r->metric, &n[1], &n[2]) == 5;
-    got = sscanf(line, " %64s %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64, r->name, &n[0], &n[1],
-                 &n[2], &n[3]);
-    if (strcmp(r->word, "write") == 0 || strcmp(r->word, "remove") == 0)
-        *body = (size_t)n[2];
-    if (strcmp(r->word, "search") == 0)
-        *body = (size_t)n[3];
-    return got >= 1 && *body <= BODY_MAX;
+    refuse(c, r->tag, rc, all->s->why);
 }
 
 /* Takes one request off what has arrived; false if it is not whole, or is none. */
@@ -506,7 +297,7 @@ static bool take_one(struct client *c, bool *bad)
         return false;
     memcpy(line, c->got.at, length);
     line[length] = 0;
-    *bad = !parse(&r, line, &body);
+    *bad = !request_read(&r, line, &body);
     if (*bad || c->got.count - length - 1 < body)
         return false;
     if (body > 0) {
@@ -565,7 +356,7 @@ static void drop_exports(const char *dir)
     struct dirent *e;
 
     while (d != NULL && (e = readdir(d)) != NULL) {
-        if (strncmp(e->d_name, export_name, sizeof export_name - 1) == 0)
+        if (strncmp(e->d_name, export_name, strlen(export_name)) == 0)
             unlinkat(dirfd(d), e->d_name, 0);
     }
     if (d != NULL)

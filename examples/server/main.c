@@ -46,10 +46,27 @@ void log_line(const char *event, const char *name, const char *text, int64_t val
     fputs("}\n", stderr);
 }
 
+/* What the node refuses it names in an event, in the call; other threads have events, too. */
+static void keep_why(struct server *s, const char *name, const struct vshard_log_field *field,
+                     size_t count)
+{
+    uv_thread_t here = uv_thread_self();
+    const char *end = strstr(name, ".refused");
+
+    if (end == NULL || end[8] != 0 || !uv_thread_equal(&here, &s->thread) || count < 3 ||
+        field[0].kind != VSHARD_FIELD_TEXT)
+        return;
+    if (field[2].integer != 0)
+        snprintf(s->why, sizeof s->why, "%s %" PRId64 ", limit %" PRId64, field[0].text,
+                 field[1].integer, field[2].integer);
+    else
+        snprintf(s->why, sizeof s->why, "%s %" PRId64, field[0].text, field[1].integer);
+}
+
 static void on_event(void *ctx, uint32_t level, const char *name,
                      const struct vshard_log_field *field, size_t count)
 {
-    (void)ctx;
+    keep_why(ctx, name, field, count);
     fprintf(stderr, "{\"ms\":%" PRIu64 ",\"level\":%" PRIu32 ",\"event\":\"%s\"",
             server_now() / 1000000, level, name);
     for (size_t i = 0; i < count; i++) {
@@ -345,9 +362,10 @@ static int read_arguments(int argc, char **argv)
 int main(int argc, char **argv)
 {
     static struct server s;
-    const struct vshard_logger logger = { on_event, NULL };
+    const struct vshard_logger logger = { on_event, &s };
     int born = read_arguments(argc, argv);
 
+    s.thread = uv_thread_self();
     signal(SIGPIPE, SIG_IGN);
     config_read(&s.config, argv[1]);
     lock_directory(s.config.dir);

@@ -2,7 +2,8 @@
  *
  * One thread, that of the loop, makes all control calls of the node and owns everything but
  * the flags that workers and the node's wake() set. Reading order: main.c (the node and its
- * workers), peers.c (frames between nodes), clients.c (the protocol). */
+ * workers), peers.c (frames between nodes), clients.c (the protocol), requests.c (what a line
+ * asks for), answers.c (what a line tells). */
 #ifndef SERVER_H
 #define SERVER_H
 
@@ -13,7 +14,7 @@
 
 #include <vshard.h>
 
-enum { NODES_MAX = 16, WORKERS_MAX = 64 };
+enum { NODES_MAX = 16, WORKERS_MAX = 64, TAG_BYTES = 32, WORDS_MAX = 32 };
 
 struct address {
     uint64_t node;
@@ -52,6 +53,9 @@ void bytes_add(struct bytes *b, const void *from, size_t count);
 void bytes_print(struct bytes *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void bytes_drop(struct bytes *b, size_t count); /* from the front */
 
+/* Whether the text is a number, digits alone, of at most `limit`. */
+bool number_read(const char *text, uint64_t limit, uint64_t *number);
+
 struct server {
     struct config config;
     uv_loop_t *loop;
@@ -65,6 +69,8 @@ struct server {
     uv_mutex_t lock;
     uv_cond_t work;
     bool work_wanted, ending, woken;
+    uv_thread_t thread; /* of the loop */
+    char why[256];      /* what was wrong with the request at hand: argument, value and limit */
 };
 
 uint64_t server_now(void);
@@ -75,6 +81,39 @@ void peers_send(struct peers *p, uint64_t node, const void *frame, size_t bytes)
 
 struct clients *clients_open(struct server *s);
 void clients_done(struct clients *c, const struct vshard_node_done *done);
+
+/* ---- a request, and what is said to it ---- */
+
+/* A request as its line has it, and its body. */
+struct request {
+    char word[16], tag[TAG_BYTES];
+    char *words[WORDS_MAX]; /* behind the tag, without the bytes of the body; in the line */
+    uint32_t word_count;
+    const char *body;
+    size_t body_bytes;
+};
+
+/* Cuts a line into words; false: it is nobody's, since it has no tag, or its body no end. */
+bool request_read(struct request *r, char *line, size_t *body);
+/* 0, or a status: there is no such request, or its words are others; `why` says more. */
+int request_check(struct server *s, const struct request *r);
+/* One that was checked. 0: done() will tell; a status: it will not, and `why` may say more. */
+int request_begin(struct server *s, const struct request *r, uint64_t tag);
+/* The file of an export that has this tag. */
+void export_path(const struct config *c, uint64_t tag, char path[4096]);
+extern const char export_name[], *const metric_names[3], *const type_names[4];
+
+/* A number of a collection, which has the name that it has in struct vshard_collection. */
+struct field {
+    const char *name;
+    size_t at, bytes;
+};
+extern const struct field collection_fields[];
+
+void print_done(struct bytes *line, const struct vshard_node_done *d);
+void print_status(struct bytes *line, struct vshard_node *node);
+int print_collection(struct bytes *line, struct vshard_node *node, const char *name);
+int print_shards(struct bytes *line, struct vshard_node *node, const char *name);
 
 /* Writes what the kernel does not take at once later; frees `data` in any case. */
 int stream_write(uv_stream_t *to, char *data, size_t bytes, void (*written)(void *ctx, int status),

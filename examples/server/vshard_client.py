@@ -1,0 +1,256 @@
+"""vshard_client.py - speaks with servers of a cluster, by the protocol of clients.c."""
+import collections
+import os
+import socket
+import sys
+import time
+
+from vshard_rows import Attribute
+
+# Statuses of vshard/base.h after which the same may be asked again.
+AGAIN = (-11, -13, -14, -15)  # EBUSY, ENOTLEADER, EUNKNOWN, ETIMEDOUT
+NOT_FOUND, EXISTS, BUSY, STALE = -9, -10, -11, -12
+PATIENCE = 60  # seconds without any progress
+
+
+class Usage(Exception):
+    """What was asked for is not a command: `why` if there is more to say."""
+
+
+class Refused(RuntimeError):
+    """An answer that says no; `status` is one of vshard/base.h."""
+
+    def __init__(self, what, words):
+        self.status = int(words[0])
+        super().__init__('%s: %s' % (what, ' '.join(words[1:])))
+
+
+class Server:
+    """One connection; requests are answered in any order, by tag."""
+
+    def __init__(self, host, port, timeout=40):
+        self.socket = socket.create_connection((host, port), timeout)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.got = b''
+        self.turn = 0
+
+    def tag(self):
+        self.turn += 1
+        return str(self.turn)
+
+    def send(self, word, *words, body=None, tag=None):
+        tag = tag or self.tag()
+        line = ' '.join([word, tag] + [str(w) for w in words])
+        if body is not None:
+            line += ' %d' % len(body)
+        self.socket.sendall(line.encode() + b'\n' + (body or b''))
+        return tag
+
+    def more(self):
+        more = self.socket.recv(1 << 16)
+        if not more:
+            raise ConnectionError('the server has closed the connection')
+        self.got += more
+
+    def receive(self):
+        """The next answer, as (tag, fine, words)."""
+        while b'\n' not in self.got:
+            self.more()
+        line, self.got = self.got.split(b'\n', 1)
+        words = line.decode().split(' ')
+        return words[0], words[1] == 'ok', words[2:]
+
+    def ask(self, word, *words, body=None):
+        tag = self.send(word, *words, body=body)
+        while True:
+            answer = self.receive()
+            if answer[0] == tag:
+                return answer[1], answer[2]
+
+    def must(self, what, word, *words, body=None):
+        fine, answer = self.ask(word, *words, body=body)
+        if not fine:
+            raise Refused(what, answer)
+        return answer
+
+    def take(self, count):
+        """Bytes behind an answer."""
+        parts = [self.got[:count]]
+        self.got = self.got[count:]
+        left = count - len(parts[0])
+        while left:
+            part = self.socket.recv(min(left, 1 << 20))
+            if not part:
+                raise ConnectionError('the server has closed the connection')
+            parts.append(part)
+            left -= len(part)
+        return b''.join(parts)
+
+    def close(self):
+        self.socket.close()
+
+
+def words_of(words):
+    """NAME=VALUE, as a dictionary."""
+    return dict(w.split('=', 1) for w in words)
+
+
+class Servers:
+    """Those of --at: the first that answers, and when it is gone the next."""
+
+    def __init__(self, addresses):
+        self.addresses = addresses
+        self.at = 0
+        self.server = None
+
+    def one(self):
+        if self.server is None:
+            self.server = self.first()
+        return self.server
+
+    def first(self):
+        for turn in range(len(self.addresses)):
+            try:
+                self.at = (self.at + (turn > 0)) % len(self.addresses)
+                return Server(*self.addresses[self.at])
+            except OSError as problem:
+                reason = problem
+        raise ConnectionError('no server answers at %s (--at): %s' % (self.names(), reason))
+
+    def names(self):
+        return ', '.join('%s:%d' % a for a in self.addresses)
+
+    def each(self, name=None):
+        """All of them, as (address, connection, status as a dictionary, shards of `name`);
+        of one that does not answer, the address alone."""
+        for address in self.addresses:
+            try:
+                server = Server(*address, timeout=5)
+                status = words_of(server.must('status', 'status'))
+                yield address, server, status, shards(server, name) if name else []
+            except OSError:
+                yield address, None, None, []
+
+    def lose(self):
+        """This one is gone; the next is to answer."""
+        if self.server is not None:
+            self.server.close()
+        self.server = None
+        self.at = (self.at + 1) % len(self.addresses)
+
+
+# ---- writing much ----
+
+# What is sent, and the rows in it. Its words have an id, under which it is done once.
+Write = collections.namedtuple('Write', 'rows word words body')
+
+
+def new_ids():
+    """Numbers that no other writer uses, as good as certainly."""
+    first = int.from_bytes(os.urandom(5), 'little') << 20
+    while True:
+        first += 1
+        yield first
+
+
+def write_all(servers, writes, acknowledged, flight=8):
+    """Sends writes, some at a time, until each is acknowledged. What a server has not answered
+    when it goes, or could not do in time, is sent again under the same id."""
+    todo, under_way, writes = [], {}, iter(writes)
+    since = time.time()
+    while True:
+        try:
+            server = servers.one()
+            while len(under_way) < flight:
+                write = todo.pop() if todo else next(writes, None)
+                if write is None:
+                    break
+                tag = server.tag()
+                under_way[tag] = write
+                server.send(write.word, *write.words, body=write.body, tag=tag)
+            if not under_way:
+                return
+            tag, fine, words = server.receive()
+        except OSError as problem:
+            todo += under_way.values()
+            under_way.clear()
+            if time.time() - since > PATIENCE:
+                raise ConnectionError('%d writes are not acknowledged: %s' % (len(todo), problem))
+            servers.lose()
+            time.sleep(0.1)
+            continue
+        if tag not in under_way:
+            continue
+        write = under_way.pop(tag)
+        if fine:
+            since = time.time()
+            acknowledged(write.rows)
+        elif int(words[0]) in AGAIN and time.time() - since < PATIENCE:
+            todo.append(write)
+            time.sleep(0.02)
+        else:
+            raise Refused('a write', words)
+
+
+class Progress:
+    """A line about what takes more than a second, and one at the end."""
+
+    def __init__(self, what, total, unit='rows'):
+        self.what, self.total, self.done, self.unit = what, total, 0, unit
+        self.begun = self.shown = time.time()
+
+    def add(self, count):
+        self.done += count
+        live = sys.stdout.isatty()
+        if time.time() - self.shown >= (0.2 if live else 2) and time.time() - self.begun >= 1:
+            self.shown = time.time()
+            print(self.line(), end='\r' if live else '\n', flush=True)
+
+    def line(self):
+        rate = self.done / max(time.time() - self.begun, 1e-3)
+        return '%s: %d of %d %s, %d a second ' % (self.what, self.done, self.total, self.unit, rate)
+
+    def end(self):
+        print(self.line().rstrip(), flush=True)
+
+
+# ---- looking ----
+
+Collection = collections.namedtuple('Collection', 'metric fields attributes')
+
+
+def describe(server, name):
+    """A collection: its numbers as a dictionary, and its attributes in their order."""
+    try:
+        words = server.must(name, 'describe', name)
+    except Refused as problem:
+        if problem.status == NOT_FOUND:
+            raise RuntimeError("there is no collection '%s'" % name)
+        raise
+    fields = words_of(w for w in words if '=' in w)
+    metric = fields.pop('metric')
+    return Collection(metric, {f: int(n) for f, n in fields.items()},
+                      [Attribute(*w.split(':')) for w in words if '=' not in w])
+
+
+def shards(server, name):
+    return [words_of(word.split(',')) for word in server.must(name, 'shards', name)]
+
+
+def create(servers, name, *about):
+    """A young cluster may not know all its nodes yet."""
+    until = time.time() + 10
+    while True:
+        try:
+            servers.one().must(name, 'create', name, *about)
+            return
+        except Refused as problem:
+            if problem.status != BUSY or time.time() > until:
+                raise
+        time.sleep(0.2)
+
+
+def number(what, text):
+    if not text.isdigit() or int(text) >= 1 << 64:
+        raise Usage("%s is a number, not '%s'" % (what.upper(), text))
+    return int(text)
