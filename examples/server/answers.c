@@ -48,7 +48,7 @@ static void print_row(struct bytes *line, const struct vshard_node_done *d)
 
 void print_done(struct bytes *line, const struct vshard_node_done *d)
 {
-    if (d->kind == VSHARD_NODE_WRITE)
+    if (d->kind == VSHARD_NODE_WRITE || d->kind == VSHARD_NODE_ADMIN)
         print_positions(line, d);
     if (d->kind == VSHARD_NODE_SEARCH)
         print_hits(line, d);
@@ -67,6 +67,12 @@ void print_status(struct bytes *line, struct vshard_node *node)
                 " hedges=%" PRIu64 " elections=%" PRIu64,
                 s.node, s.boot, s.incarnation, s.meta_leader, s.nodes, s.collections, s.replicas,
                 s.requests, s.hedges, s.elections);
+    bytes_print(line,
+                " region=%" PRIu32 " primary=%" PRIu32 " map_last=%" PRIu64
+                " map_last_term=%" PRIu64 " map_epoch=%" PRIu32 " cache_answers=%" PRIu64
+                " cache_misses=%" PRIu64 " cache_bytes=%" PRIu64,
+                s.region, s.primary, s.map_last, s.map_last_term, s.map_epoch, s.cache_answers,
+                s.cache_misses, s.cache_bytes);
 }
 
 int print_collection(struct bytes *line, struct vshard_node *node, const char *name)
@@ -98,9 +104,10 @@ int print_shards(struct bytes *line, struct vshard_node *node, const char *name)
     for (size_t i = 0; rc == VSHARD_OK && i < count; i++) {
         bytes_print(line,
                     " shard=%" PRIu32 ",group=%" PRIu64 ",leader=%" PRIu64 ",here=%" PRIu32
-                    ",committed=%" PRIu64 ",applied=%" PRIu64 ",rows=%" PRIu64 ",members=",
+                    ",committed=%" PRIu64 ",applied=%" PRIu64 ",rows=%" PRIu64 ",last=%" PRIu64
+                    ",last_term=%" PRIu64 ",epoch=%" PRIu32 ",members=",
                     s[i].shard, s[i].group, s[i].leader, s[i].here, s[i].committed, s[i].applied,
-                    s[i].rows);
+                    s[i].rows, s[i].last, s[i].last_term, s[i].epoch);
         for (uint32_t k = 0; k < s[i].member_count; k++)
             bytes_print(line, "%s%" PRIu64, k > 0 ? "+" : "", s[i].members[k]);
     }

@@ -2,8 +2,12 @@
  * word counts; each is answered by a line that begins with the request's tag.
  *
  *     create TAG NAME DIM l2|ip|cosine SHARDS REPLICAS [FIELD=NUMBER|ATTRIBUTE:TYPE]...
+ *     alter TAG NAME FIELD=NUMBER...          ef_search, max_rows, replicas
  *     drop TAG NAME
  *     join TAG NODE                           this node asks that one for admission
+ *     remove-node TAG NODE
+ *     primary TAG REGION
+ *     recover TAG GROUP EPOCH LAST LAST_TERM NODE+NODE... BYTES    then the statement
  *     write TAG NAME COUNT REQUEST BYTES      then rows
  *     remove TAG NAME COUNT REQUEST BYTES     then COUNT keys
  *     search TAG NAME K EF CONSISTENCY BYTES  then the query and, if there is one, the bytes of
@@ -21,16 +25,17 @@
  *     TAG ok ...            TAG error STATUS REASON
  *
  * A FIELD is a number of struct vshard_collection. An ATTRIBUTE is a word of letters, digits
- * and _, a TYPE is int64, double or keyword.
+ * and _, a TYPE is int64, double or keyword. `recover` is VSHARD_ADMIN_RECOVER of vshard/node.h,
+ * which says what is to be seen to before.
  *
  * Rows are COUNT keys of 8 bytes, COUNT vectors, and then, as far as the body goes, for each
  * attribute of the collection 4 bytes with the width of its places (8, of keywords up to 120,
  * 0: all are missing) and COUNT places, and behind them COUNT sizes of payloads, of 4 bytes
  * each, and the payloads.
  *
- * A write is answered with GROUP:INDEX of each shard, where it is in the logs. A fetch is answered
- * with the version, and in hexadecimal the vector, the value of each attribute and the payload; -
- * has no bytes.
+ * A write is answered with GROUP:INDEX of each shard, where it is in the logs; `recover`
+ * likewise, with what is lost from there on. A fetch is answered with the version, and in
+ * hexadecimal the vector, the value of each attribute and the payload; - has no bytes.
  *
  * REQUEST is a number that names a write when it is sent again; 0: none. CONSISTENCY is that
  * of vshard/node.h: 0 any, 3 linearizable; STATUS that of vshard/base.h. Numbers in bodies are

@@ -134,6 +134,18 @@ uint64_t server_now(void)
 
 /* ---- the configuration ---- */
 
+static uint64_t read_number(const char *name, const char *value, uint64_t limit)
+{
+    char why[128];
+    uint64_t number;
+
+    if (!number_read(value, limit, &number)) {
+        snprintf(why, sizeof why, "'%.40s' is no number up to %" PRIu64, value, limit);
+        die(name, why);
+    }
+    return number;
+}
+
 static void read_address(const char *text, struct address *to)
 {
     char host[64];
@@ -150,21 +162,26 @@ static void read_line(struct config *c, const char *name, char *value)
     uint64_t node;
 
     if (strcmp(name, "node") == 0)
-        c->node = strtoull(value, NULL, 0);
+        c->node = read_number(name, value, UINT64_MAX);
     else if (strcmp(name, "cluster") == 0)
         c->cluster = vshard_key_hash(value, strlen(value));
     else if (strcmp(name, "dir") == 0)
         snprintf(c->dir, sizeof c->dir, "%.2999s", value);
     else if (strcmp(name, "workers") == 0)
-        c->workers = (uint32_t)strtoul(value, NULL, 0);
+        c->workers = (uint32_t)read_number(name, value, WORKERS_MAX);
     else if (strcmp(name, "nice") == 0)
         c->nice = (int)strtol(value, NULL, 0);
+    else if (strcmp(name, "region") == 0) {
+        c->region = (uint32_t)read_number(name, value, UINT32_MAX);
+        c->region_named = true;
+    } else if (strcmp(name, "cache_bytes") == 0)
+        c->cache_bytes = read_number(name, value, UINT64_MAX);
     else if (strcmp(name, "listen") == 0)
         read_address(value, &c->listen);
     else if (strcmp(name, "client") == 0)
         read_address(value, &c->client);
     else if (strcmp(name, "founder") == 0 && c->founder_count < NODES_MAX)
-        c->founders[c->founder_count++] = strtoull(value, NULL, 0);
+        c->founders[c->founder_count++] = read_number(name, value, UINT64_MAX);
     else if (strcmp(name, "peer") == 0 && c->peer_count < NODES_MAX &&
              sscanf(value, "%" SCNu64 " %127s", &node, where) == 2) {
         c->peer[c->peer_count].node = node;
@@ -185,13 +202,15 @@ void config_read(struct config *c, const char *path)
     while (fgets(line, sizeof line, file) != NULL) {
         if (line[0] == '#' || line[strspn(line, " \t\n")] == 0)
             continue;
-        if (sscanf(line, " %63[a-z] = %3499[^\n]", name, value) != 2)
+        if (sscanf(line, " %63[a-z_] = %3499[^\n]", name, value) != 2)
             die("not a line of a configuration", line);
+        for (size_t n = strlen(value); n > 0 && strchr(" \t\r", value[n - 1]) != NULL;)
+            value[--n] = 0;
         read_line(c, name, value);
     }
     fclose(file);
-    if (c->node == 0 || c->dir[0] == 0 || c->workers > WORKERS_MAX)
-        die(path, "node, dir, and at most 64 workers are needed");
+    if (c->node == 0 || c->dir[0] == 0)
+        die(path, "node and dir are needed");
 }
 
 /* ---- what the node wants ---- */
@@ -302,16 +321,23 @@ static void lock_directory(const char *dir)
 
 static void format(const struct config *c, bool joins, const struct vshard_logger *logger)
 {
+    char why[128];
     const struct vshard_node_birth birth = { .size = sizeof birth,
                                              .flags = joins ? VSHARD_NODE_JOINS : 0,
                                              .cluster = c->cluster,
                                              .node = c->node,
                                              .founders = c->founders,
                                              .founder_count = joins ? 0 : c->founder_count,
+                                             .region = c->region,
                                              .path = c->dir,
                                              .logger = logger };
-    int rc = vshard_node_format(&birth);
+    int rc;
 
+    if (!joins && c->region != 0) {
+        snprintf(why, sizeof why, "%" PRIu32 ", and founders stand in 0; others join", c->region);
+        die("region", why);
+    }
+    rc = vshard_node_format(&birth);
     if (rc != VSHARD_OK)
         die("format", vshard_strerror(rc));
 }
@@ -326,13 +352,22 @@ static void open_node(struct server *s, const struct vshard_logger *logger)
                                            .node = s->config.node,
                                            .path = s->config.dir,
                                            .host = &host,
+                                           .cache_bytes = s->config.cache_bytes,
                                            .logger = logger };
+    struct vshard_node_status status = { .size = sizeof status };
+    char why[128];
     int rc = vshard_node_open(&o, server_now(), &s->node);
 
     if (rc == VSHARD_ENOTFOUND)
         die(s->config.dir, "no node lives there yet (--format, or --joins)");
     if (rc != VSHARD_OK)
         die(s->config.dir, vshard_strerror(rc));
+    vshard_node_status(s->node, &status);
+    if (s->config.region_named && status.region != s->config.region) {
+        snprintf(why, sizeof why, "%" PRIu32 ", and the node was formatted in %" PRIu32,
+                 s->config.region, status.region);
+        die("region", why);
+    }
 }
 
 static const char usage[] =

@@ -172,6 +172,17 @@ static int create(struct server *s, const struct request *r, uint64_t tag)
     return rc == VSHARD_OK ? vshard_node_admin(s->node, server_now(), &a) : rc;
 }
 
+static int alter(struct server *s, const struct request *r, uint64_t tag)
+{
+    struct vshard_collection c = { .size = sizeof c, .name = r->words[0] };
+    const struct vshard_node_admin a = {
+        .size = sizeof a, .op = VSHARD_ADMIN_ALTER, .tag = tag, .collection = &c
+    };
+    int rc = read_fields(s, r, 1, &c, NULL);
+
+    return rc == VSHARD_OK ? vshard_node_admin(s->node, server_now(), &a) : rc;
+}
+
 static int drop(struct server *s, const struct request *r, uint64_t tag)
 {
     const struct vshard_node_admin a = { .size = sizeof a,
@@ -197,6 +208,56 @@ static int admin_node(struct server *s, const struct request *r, uint32_t op, ui
 static int join(struct server *s, const struct request *r, uint64_t tag)
 {
     return admin_node(s, r, VSHARD_ADMIN_JOIN, tag);
+}
+
+static int remove_node(struct server *s, const struct request *r, uint64_t tag)
+{
+    return admin_node(s, r, VSHARD_ADMIN_REMOVE_NODE, tag);
+}
+
+static int primary(struct server *s, const struct request *r, uint64_t tag)
+{
+    const struct vshard_node_admin a = { .size = sizeof a,
+                                         .op = VSHARD_ADMIN_PRIMARY,
+                                         .tag = tag,
+                                         .timeout_ns = WRITE_MS * MS,
+                                         .region = number32(r, 0) };
+
+    return vshard_node_admin(s->node, server_now(), &a);
+}
+
+/* GROUP EPOCH LAST LAST_TERM NODE+NODE.., and the statement. */
+static int recover(struct server *s, const struct request *r, uint64_t tag)
+{
+    uint64_t lost[NODES_MAX];
+    struct vshard_node_admin a = { .size = sizeof a,
+                                   .op = VSHARD_ADMIN_RECOVER,
+                                   .tag = tag,
+                                   .timeout_ns = WRITE_MS * MS,
+                                   .group = number(r, 0),
+                                   .epoch = number32(r, 1),
+                                   .last = number(r, 2),
+                                   .last_term = number(r, 3),
+                                   .lost = lost };
+    char *statement, *save = NULL;
+    int rc;
+
+    for (char *w = strtok_r(r->words[4], "+", &save); w != NULL; w = strtok_r(NULL, "+", &save)) {
+        if (a.lost_count == NODES_MAX)
+            return wrong(s, "lost: more nodes than the limit %d", NODES_MAX);
+        if (!number_read(w, UINT64_MAX, &lost[a.lost_count++]))
+            return wrong(s, "lost: a node is a number, not '%s'", w);
+    }
+    if (r->body_bytes > VSHARD_STATEMENT_MAX)
+        return wrong(s, "statement: %zu bytes, limit %d", r->body_bytes, VSHARD_STATEMENT_MAX);
+    statement = take(NULL, r->body_bytes + 1);
+    if (r->body_bytes > 0)
+        memcpy(statement, r->body, r->body_bytes);
+    statement[r->body_bytes] = 0;
+    a.name = statement;
+    rc = vshard_node_admin(s->node, server_now(), &a);
+    free(statement);
+    return rc;
 }
 
 /* ---- rows ---- */
@@ -399,8 +460,12 @@ static const struct kind {
  clients.c does it at once */
 } kinds[] = {
     { "create", false, "NAME dim METRIC shards replicas ...", create },
+    { "alter", false, "NAME FIELD=NUMBER ...", alter },
     { "drop", false, "NAME", drop },
     { "join", false, "node", join },
+    { "remove-node", false, "node", remove_node },
+    { "primary", false, "region", primary },
+    { "recover", true, "group epoch last last_term LOST", recover },
     { "write", true, "NAME count request", write_some },
     { "remove", true, "NAME count request", remove_some },
     { "search", true, "NAME k ef consistency", search },

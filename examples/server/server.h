@@ -32,6 +32,9 @@ struct config {
     uint32_t founder_count;
     uint32_t workers;
     int nice; /* of workers */
+    uint32_t region;
+    bool region_named; /* it is to be the one that the node was formatted with */
+    uint64_t cache_bytes;
 };
 
 /* Reads a file of lines "name = value"; says what is wrong, and ends. */

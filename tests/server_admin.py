@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""server_admin.py - what an operator does to a cluster, by way of vshardctl.
+
+A collection is altered, and each altered number is seen to act; a node is removed, and joins again. A node in another region follows as a
+learner, and leads when its region is made the primary one. An answer comes from the cache.
+
+Then two of three servers are killed for good. vshardctl must refuse to recover while one that is called
+lost answers, while one is not accounted for, and without --yes; after that the one that is left
+has every row and takes writes, and a lost one comes back with an empty directory."""
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+import server as test
+
+ctl = test.ctl
+ROWS, DIM = 200, 8
+
+
+def write(server, keys, wanted=True):
+    vectors = struct.pack('<%df' % (DIM * len(keys)), *(float(k % 97 + i) for k in keys for i in range(DIM)))
+    answer = server.ask('write', 'words', len(keys), 0, body=ctl.rows_body(keys, vectors))
+    if answer[0] != wanted:
+        raise RuntimeError('a write: %s' % ' '.join(answer[1]))
+    return answer[1]
+
+
+def status(server):
+    return dict(w.split('=') for w in test.must('status', server.ask('status')))
+
+
+def found(cluster, nodes, *more, lines=''):
+    for n in nodes:
+        cluster.start(n, '--format', nodes=nodes, lines=lines)
+    server = cluster.connect(nodes[0])
+    test.say(cluster, nodes, 'create', 'words', DIM, 'l2', 2, len(nodes), *more)
+    test.wait('leaders', 20, lambda: all(s['leader'] != '0' for s in ctl.shards(server, 'words')))
+    return server
+
+
+def come_back(cluster, n):
+    """With an empty directory."""
+    shutil.rmtree(os.path.join(cluster.folder, str(n)))
+    cluster.start(n, '--joins', nodes=(1,))
+    test.must('joining', cluster.connect(n).ask('join', 1))
+
+
+def altered(cluster, server):
+    """Three numbers of a collection of three replicas."""
+    def said(code, wanted, *words):
+        test.say(cluster, (1, 2, 3), 'alter', 'words', *words, status=code, wanted=wanted)
+
+    write(server, range(ROWS))
+    said(0, 'ok', 'ef_search=50', 'max_rows=50')
+    test.say(cluster, (1,), 'describe', 'words', wanted='ef_search=50')
+    test.wait('a limit', 20, lambda: not server.ask('write', 'words', 1, 0, body=struct.pack('<Q', 1) + bytes(4 * DIM))[0])
+    if 'above its limit' not in ' '.join(write(server, [1], False)):
+        raise RuntimeError('a write beyond max_rows is not refused as such')
+    said(0, 'ok', 'max_rows=none')
+    write(server, range(ROWS))
+    said(0, 'ok', 'replicas=2')
+    test.wait('fewer replicas', 30, lambda: all(s['members'].count('+') == 1 for s in ctl.shards(server, 'words')))
+    test.say(cluster, (1, 2, 3), 'remove-node', 3, wanted='ok')
+    test.wait('a node less', 60, lambda: status(server)['nodes'] == '2')
+    test.say(cluster, (1, 2, 3), 'remove-node', 9, status=1, wanted='not found')
+    cluster.kill(3)
+    come_back(cluster, 3)
+    said(0, 'ok', 'replicas=3')
+    test.wait('more replicas', 30, lambda: all(s['members'].count('+') == 2 for s in ctl.shards(server, 'words')))
+    for code, wanted, words in (
+            (2, 'usage', ()), (2, "not 'dim'", ('dim=9',)), (2, "EF_SEARCH is a number, not 'x'", ('ef_search=x',)),
+            (1, 'ef_search 20000, limit 16384', ('ef_search=20000',)), (1, 'replicas 8, limit 7', ('replicas=8',)),
+            (1, 'replicas 4, limit 3', ('replicas=4',)), (2, "not 'replicas:2'", ('replicas:2',))):
+        said(code, wanted, *words)
+    test.say(cluster, (1,), 'alter', 'none', 'ef_search=5', status=1, wanted="no collection 'none'")
+    fine, words = server.ask('alter', 'words', 'dim=9')
+    if fine or 'dim 9' not in ' '.join(words):
+        raise RuntimeError('the server does not name what cannot be altered: %s' % ' '.join(words))
+
+
+def recovered(cluster, server):
+    def said(nodes, code, wanted, *words):
+        test.say(cluster, nodes, *words, status=code, wanted=wanted)
+
+    test.wait('applying', 60, lambda: test.caught_up(server))
+    cluster.kill(3)
+    said((1, 2), 0, 'the others are a quorum', 'recover', 'words', 3, '--yes', 'a test')
+    cluster.kill(2)
+    lost = ('words', 2, 3)
+    said((1,), 1, 'node 1 is called lost, and answers', 'recover-map', 1, 2)
+    said((1,), 1, '1 more nodes are members', 'recover-map', 2, '--yes', 'a test')
+    said((1,), 1, 'node 3 has a replica', 'recover', 'words', 2, '--yes', 'a test')
+    said((1,), 1, 'no shard has a replica at node 7', 'recover', 'words', 7)
+    said((1,), 2, 'which nodes', 'recover-map', '--yes', 'a test')
+    said((1,), 2, 'followed by one word', 'recover', *lost, '--yes', 'a', 'test')
+    said((1,), 2, 'followed by one word', 'recover', *lost, '--yes')
+    said((1,), 2, 'has 1025 bytes', 'recover', *lost, '--yes', 'a' * 1025)
+    said((1,), 2, "NODE is a number, not 'x'", 'recover-map', 'x')
+    for words in (('recover-map', 2, 3), ('recover', *lost)):
+        said((1,), 2, 'nothing was done', *words)
+    if status(server)['map_epoch'] != '0' or any(s['epoch'] != '0' for s in ctl.shards(server, 'words')):
+        raise RuntimeError('something was done without --yes')
+    for wanted, statement, words in (('statement: 1025 bytes, limit 1024', 1025, (0, 1, 1, 1, '2+3')), ("not 'x'", 1, (0, 1, 1, 1, '2+x')),
+                                     ('older than', 1, (0, 1, 999999, 1, '2+3')), ('name 0, limit 1024', 0, (0, 1, 1, 1, '2+3'))):
+        fine, answer = server.ask('recover', *words, body=b'a' * statement)
+        if fine or wanted not in ' '.join(answer):
+            raise RuntimeError("recover %s: '%s' is not said, but %s" % (words, wanted, ' '.join(answer)))
+    said((1,), 0, 'the map: node 1 goes on; what was acknowledged at', 'recover-map', 2, 3, '--yes', '2 and 3 were killed')
+    said((1,), 0, 'words, shard 1: node 1 goes on', 'recover', *lost, '--yes', '2 and 3 were killed')
+    write(server, range(ROWS, ROWS + 50))
+    for key in range(ROWS + 50):
+        test.must('key %d' % key, server.ask('fetch', 'words', key, 3))
+    for node in (2, 3):
+        said((1,), 0, 'ok', 'remove-node', node)
+    come_back(cluster, 2)
+    test.wait('refilling', 60, lambda: test.caught_up(cluster.connect(2)))
+
+
+def moved(cluster, server):
+    """Node 2, in region 1, learns, and then leads."""
+    cluster.start(2, '--joins', nodes=(1,), lines='region = 1')
+    second = cluster.connect(2)
+    write(server, range(ROWS))
+    test.say(cluster, (1, 2), 'primary', 1, status=1, wanted='not found')
+    test.say(cluster, (1, 2), 'primary', 'x', status=2, wanted="REGION is a number, not 'x'")
+    test.must('joining', second.ask('join', 1))
+    test.say(cluster, (2,), 'status', wanted='region=1 primary=0')
+    test.wait('learning', 60, lambda: test.caught_up(second))
+    test.wait('the region', 30, lambda: server.ask('primary', 1)[0])
+    test.wait('leading', 60, lambda: all(s['leader'] == '2' for s in ctl.shards(second, 'words')))
+    test.say(cluster, (1, 2), 'status', wanted='region=0 primary=1')
+    test.wait('reading', 30, lambda: second.ask('fetch', 'words', ROWS - 1, 3)[0])
+
+
+def cached(server):
+    query = struct.pack('<%df' % DIM, *range(DIM))
+    test.wait('a repeated search', 30, lambda: test.must('a search', server.ask('search', 'words', 5, 0, 0, body=query)) and
+              int(status(server)['cache_answers']) > 0)
+    if int(status(server)['cache_bytes']) == 0:
+        raise RuntimeError('an answer came from an empty cache')
+
+
+def configured(cluster):
+    """A server ends, and names the line that is wrong."""
+    for wanted, how, lines in (('and founders stand in 0', '--format', 'region = 1'), ('no number up to', '--format', 'region = -1'),
+                               ('no number up to', '--format', 'cache_bytes = many'), ('up to 64', '--format', 'workers = 65'),
+                               ('was formatted in 0', None, 'region = 3'), ('does not take', None, 'cachebytes = 1')):
+        cluster.start(1, *([how] if how else []), nodes=(1,), lines=lines)
+        code = cluster.process[1].wait(timeout=60)
+        with open(os.path.join(cluster.folder, '1.log')) as log:
+            said = log.readlines()[-1]
+        if code != 1 or wanted not in said or lines.split(' ')[0] not in said:
+            raise RuntimeError("%s: '%s' is not said, but %s" % (lines, wanted, said))
+        if wanted == 'up to 64':  # the next is about a node that is there
+            found(cluster, (1,)).close()
+            cluster.kill(1)
+
+
+def run(folder):
+    three, two, one = (test.Cluster(os.path.join(folder, name)) for name in ('three', 'two', 'one'))
+    configured(one)
+    one.stop()
+    server = found(two, (1,), 'learners=1', lines='cache_bytes = 1000000')
+    moved(two, server)
+    cached(server)
+    two.stop()
+    server = found(three, (1, 2, 3))
+    altered(three, server)
+    recovered(three, server)
+    print('pass server-admin (a collection altered, a region moved, a cluster of three recovered from one)')
+
+
+def main():
+    folder = tempfile.mkdtemp(prefix='vshard-admin.')
+    try:
+        run(folder)
+    except (RuntimeError, OSError, subprocess.TimeoutExpired) as problem:
+        print('FAIL server-admin: %s' % problem)
+        return 1
+    finally:
+        for cluster in test.Cluster.all:
+            cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
