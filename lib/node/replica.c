@@ -190,6 +190,7 @@ static int load_snapshot(struct vshard_node *n, struct vs_replica *r,
                          const struct vshard_wal_group *about, struct vshard_raft_boot *boot,
                          void **meta, size_t *meta_bytes)
 {
+    struct vs_shard_stats stats;
     char path[4096];
     int rc;
 
@@ -206,6 +207,10 @@ static int load_snapshot(struct vshard_node *n, struct vs_replica *r,
         rc = VSHARD_ECORRUPT; /* the log names it */
     if (rc != VSHARD_OK)
         return rc;
+    if (r->shard != NULL) {
+        vs_shard_stats(r->shard, &stats);
+        atomic_store(&r->rows, stats.rows);
+    }
     boot->snapshot_index = boot->applied = r->snapshot_index;
     boot->snapshot_term = r->snapshot_term;
     boot->meta = *meta;

@@ -184,6 +184,28 @@ Test(node_cluster, comes_back_whole_after_a_power_cut_of_all)
     cluster_destroy(c);
 }
 
+/* Nothing that stands behind the snapshot has been applied when it is first looked at. */
+Test(node_cluster, counts_the_rows_of_the_snapshot_that_it_starts_from)
+{
+    struct vshard_node_options o = { .snapshot_bytes = 20000 };
+    struct cluster *c = with_words(1, 1, 1, 1, &o);
+    struct vshard_shard_status s = { .applied = 0 };
+    size_t count;
+
+    for (uint64_t i = 0; i < 20; i++)
+        written(c, 1, 1, ROWS, i, 0);
+    cluster_run(c, 1000 * MS);
+    cluster_kill(c, 1);
+    cr_assert_eq(cluster_start(c, 1), VSHARD_OK);
+    for (int i = 0; i < 2000 && s.applied == 0; i++) {
+        vshard_node_shards(c->node[1].node, "words", &s, 1, &count);
+        cr_expect_eq(s.rows, s.applied == 0 ? 0 : (uint64_t)ROWS);
+        cluster_run(c, MS / 4);
+    }
+    cr_assert_gt(s.applied, (uint64_t)0, "there is no snapshot");
+    cluster_destroy(c);
+}
+
 Test(node_cluster, sends_a_snapshot_to_a_replica_that_is_far_behind)
 {
     struct vshard_node_options o = { .snapshot_bytes = 20000, .replace_ns = UINT64_MAX };
