@@ -10,7 +10,7 @@ $(cluster_write_build): $(O)/bench/cluster_write/build.o $(O)/libsupport.a $(O)/
 	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(ALL_LIB)
 
 .PHONY: bench-write
-bench-write: server $(cluster_write_build) ## ingest, lag and restart of three servers: DATA=dir PROBES='ingest lag restart' ARGS=..
+bench-write: server $(cluster_write_build) ## ingest, lag and restart of servers: DATA=dir PROBES='ingest lag restart alone' ARGS=..
 	@srcdir=$(srcdir) $(if $(DATA),VSHARD_DATA=$(abspath $(DATA))) python3 -B $(srcdir)/bench/cluster_write/measure.py \
 	    --server $(server) --build $(cluster_write_build) $(ARGS) $(PROBES)
 

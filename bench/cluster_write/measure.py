@@ -16,6 +16,8 @@ Probes, all unless said:
               a search at another server finds it
     restart   a node with all rows is killed and started: until it answers a search from
               its own replicas, and until it has applied what it had
+    alone     likewise of a server without peers that has all rows in one shard, so that nobody
+              else answers: until it listens, answers a search, and has applied what it had
 
 Real files in TMPDIR, real fdatasync. A table to stdout, progress to stderr."""
 import argparse
@@ -274,6 +276,32 @@ class Bench:
         print('\t%d\t%.2f\t%.2f\t%.2f\t%.2f' % (self.rows.count, statistics.median(answers), max(answers),
                                                 statistics.median(whole), max(whole)))
 
+    def alone(self):
+        cluster = test.Cluster(tempfile.mkdtemp(dir=self.folder))
+        cluster.start(1, '--format', nodes=(1,))
+        server, vector = cluster.connect(1), self.rows.read(0, 1)
+        test.wait('founding', 20, lambda: server.ask('create', 'words', self.rows.dim, 'cosine', 1, 1)[0])
+        test.wait('a leader', 20, lambda: ctl.shards(server, 'words')[0]['leader'] == '1')
+        Load(cluster, self.bodies, self.rows.dim).run()
+        test.wait('applying', 1200, lambda: int(ctl.shards(server, 'words')[0]['rows']) == self.rows.count)
+        time.sleep(5)  # a snapshot that is due
+        print('alone\trows\tbehind\tlistens_s\tanswers_s\twhole_s')
+        for turn in range(self.args.rounds):
+            cluster.kill(1)
+            begun = time.time()
+            cluster.start(1, nodes=(1,))
+            server = cluster.connect(1, 60)
+            listens = time.time() - begun
+            while not server.ask('search', 'words', 10, 0, 0, body=vector)[0]:
+                time.sleep(0.001)
+            answers = time.time() - begun
+            behind = self.rows.count - int(ctl.shards(server, 'words')[0]['rows'])
+            test.wait('applying', 600, lambda: int(ctl.shards(server, 'words')[0]['rows']) == self.rows.count)
+            print('\t%d\t%d\t%.2f\t%.2f\t%.2f' % (
+                self.rows.count, behind, listens, answers, time.time() - begun), flush=True)
+            time.sleep(1)
+        cluster.stop()
+
 
 def main():
     p = argparse.ArgumentParser()
@@ -285,13 +313,14 @@ def main():
     p.add_argument('--rounds', type=int, default=3)
     p.add_argument('--seconds', type=float, default=20)
     p.add_argument('--rate', type=float, default=10000, help='applied rows a second, where ingest is not measured')
-    p.add_argument('probes', nargs='*', default=['ingest', 'lag', 'restart'])
+    p.add_argument('probes', nargs='*', default=['ingest', 'lag', 'restart', 'alone'])
     args = p.parse_args()
     folder = tempfile.mkdtemp(prefix='vshard-write.')
     bench = Bench(args, folder)
     try:
         for probe in args.probes:
-            {'ingest': bench.ingest, 'lag': bench.lag, 'restart': bench.restart}[probe]()
+            {'ingest': bench.ingest, 'lag': bench.lag, 'restart': bench.restart,
+             'alone': bench.alone}[probe]()
     finally:
         for cluster in test.Cluster.all:
             cluster.stop()
