@@ -483,18 +483,20 @@ VSHARD_API int vshard_node_cancel(struct vshard_node *node, uint64_t tag);
 /* Set `size`; the library fills in as much as fits. */
 struct vshard_node_status {
     uint32_t size;
-    int32_t status;         /* [out] what has stopped this node, or 0 */
-    uint64_t node;          /* [out] */
-    uint64_t incarnation;   /* [out] */
-    uint64_t boot;          /* [out] how often it was opened */
-    uint64_t meta_leader;   /* [out] who leads the cluster's map; 0: not known */
-    uint64_t map_index;     /* [out] the last change of the map that this node knows */
-    uint64_t map_last;      /* [out] where the map's log ends here, */
-    uint64_t map_last_term; /* [out] in which term, */
-    uint32_t map_epoch;     /* [out] and in which recovery epoch it is */
-    uint32_t region;        /* [out] where it stands */
-    uint32_t primary;       /* [out] the region whose replicas vote */
-    uint32_t reserved;
+    int32_t status;          /* [out] what has stopped this node, or 0 */
+    uint64_t node;           /* [out] */
+    uint64_t incarnation;    /* [out] */
+    uint64_t boot;           /* [out] how often it was opened */
+    uint64_t meta_leader;    /* [out] who leads the cluster's map; 0: not known */
+    uint64_t map_index;      /* [out] the last change of the map that this node knows */
+    uint64_t map_last;       /* [out] where the map's log ends here, */
+    uint64_t map_last_term;  /* [out] in which term, */
+    uint32_t map_epoch;      /* [out] and in which recovery epoch it is */
+    uint32_t region;         /* [out] where it stands */
+    uint32_t primary;        /* [out] the region whose replicas vote */
+    uint32_t level;          /* [out] of formats: what all nodes know, and each writes. In an
+                                upgrade it rises when the last node is of the new version; until
+                                then each may go back to the old one */
     uint32_t nodes;          /* [out] of the cluster */
     uint32_t collections;    /* [out] */
     uint32_t shards;         /* [out] of all collections */
@@ -509,6 +511,8 @@ struct vshard_node_status {
     uint64_t cache_answers;  /* [out] searches that were answered from the cache, */
     uint64_t cache_misses;   /* [out] those that could have been and were not, */
     uint64_t cache_bytes;    /* [out] and what it holds */
+    uint32_t level_known;    /* [out] the highest level of formats that this node knows */
+    uint32_t reserved;
 };
 
 /* Says how a node is.

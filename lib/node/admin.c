@@ -83,10 +83,11 @@ void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
 void vs_admin_time(struct vshard_node *n, struct vs_request *q)
 {
     if (q->command == VSHARD_ADMIN_JOIN) {
-        unsigned char region[4];
+        unsigned char join[8];
 
-        vs_store32(region, n->region);
-        vs_post(n, n->join_peer, VS_FRAME_JOIN, VS_META, region, sizeof region, NULL, 0);
+        vs_store32(join, n->region);
+        vs_store32(join + 4, n->level);
+        vs_post(n, n->join_peer, VS_FRAME_JOIN, VS_META, join, sizeof join, NULL, 0);
         q->again_ns = n->now + 4 * (uint64_t)AGAIN_NS;
         return;
     }

@@ -275,7 +275,11 @@ static int make_wire(struct vshard_node *n)
                                            .keys = n->o.keys,
                                            .allocator = n->allocator };
 
-    return vshard_wire_create(&o, &n->wire);
+    int rc = vshard_wire_create(&o, &n->wire);
+
+    if (rc == VSHARD_OK)
+        vs_wire_accept(n->wire, vs_level_frame(n->level));
+    return rc;
 }
 
 static int make_core(struct vshard_node *n)
@@ -319,8 +323,8 @@ static int open_all(struct vshard_node *n)
     return rc == VSHARD_OK ? n->failed : rc;
 }
 
-int vshard_node_open(const struct vshard_node_options *options, uint64_t now_ns,
-                     struct vshard_node **node)
+int vs_node_open(const struct vshard_node_options *options, uint32_t level, uint64_t now_ns,
+                 struct vshard_node **node)
 {
     struct vshard_node_options o;
     struct vshard_node_host host;
@@ -342,6 +346,7 @@ int vshard_node_open(const struct vshard_node_options *options, uint64_t now_ns,
     n->o = o;
     n->host = host;
     n->now = now_ns;
+    n->level = level;
     copy_hooks(n);
     n->held_end = &n->held;
     n->stuck_end = &n->stuck;
@@ -349,6 +354,7 @@ int vshard_node_open(const struct vshard_node_options *options, uint64_t now_ns,
     n->ended_end = &n->ended;
     vs_items_init(&n->items);
     vs_cluster_init(&n->meta, n->allocator, n->logger);
+    n->meta.known = level;
     rc = open_all(n);
     if (rc != VSHARD_OK) {
         vshard_node_close(n);
@@ -356,4 +362,10 @@ int vshard_node_open(const struct vshard_node_options *options, uint64_t now_ns,
     }
     *node = n;
     return VSHARD_OK;
+}
+
+int vshard_node_open(const struct vshard_node_options *options, uint64_t now_ns,
+                     struct vshard_node **node)
+{
+    return vs_node_open(options, VS_LEVEL, now_ns, node);
 }

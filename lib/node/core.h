@@ -85,11 +85,14 @@ struct vs_cluster {
     const struct vshard_logger *logger;
     uint64_t applied;
     uint64_t next_group;
+    uint32_t known; /* the highest level that this replica of the map knows; not replicated */
+    uint32_t level; /* of what is written: level.c */
     uint32_t next_collection;
     uint32_t node_count, collection_count, shard_count;
     struct vs_meta_node node[VSHARD_NODES_MAX]; /* by id */
     uint32_t leaving[VSHARD_NODES_MAX];         /* likewise: it shall lose its replicas, and go */
     uint32_t region[VSHARD_NODES_MAX];          /* likewise */
+    uint32_t announced[VSHARD_NODES_MAX];       /* likewise: levels */
     uint32_t primary; /* replicas in this region vote, those in others learn */
     uint32_t settled; /* a node was removed: who is not written down is none */
     struct vs_collection *collection[VSHARD_COLLECTIONS_MAX];
@@ -107,7 +110,8 @@ enum { /* commands */
        VS_CMD_DROP = 4,
        VS_CMD_MEMBERS = 5,
        VS_CMD_PRIMARY = 6,
-       VS_CMD_ALTER = 7
+       VS_CMD_ALTER = 7,
+       VS_CMD_LEVEL = 8
 };
 
 void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
@@ -126,7 +130,9 @@ bool vs_cluster_leaves(const struct vs_cluster *m, uint64_t node);
 const struct vs_meta_node *vs_cluster_node(const struct vs_cluster *m, uint64_t node);
 /* Whether replicas of a node vote: it is in the primary region. */
 bool vs_cluster_votes(const struct vs_cluster *m, uint64_t node);
-void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation, uint32_t region);
+void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation, uint32_t region,
+                 uint32_t level);
+void vs_cmd_level(struct vs_out *o, uint32_t level);
 void vs_cmd_primary(struct vs_out *o, uint32_t region);
 void vs_cmd_node_remove(struct vs_out *o, uint64_t node);
 void vs_cmd_create(struct vs_out *o, const struct vshard_collection *c, const uint64_t *nodes);
@@ -415,7 +421,8 @@ struct vs_peer { /* what is known of a node */
     uint64_t heard_ns, first_ns; /* 0: never */
     uint64_t latency_ns;         /* of its answers, smoothed, */
     uint64_t spread_ns;          /* and how far they lie from that */
-    uint32_t outstanding, reserved;
+    uint32_t outstanding;
+    uint32_t level; /* that it has announced; 0: none yet */
 };
 
 struct vs_hint { /* what another node says of its replica */
@@ -443,6 +450,7 @@ struct vshard_node {
     uint64_t node, incarnation, boot;
     uint64_t founders[VSHARD_NODES_MAX];
     uint32_t founder_count, region;
+    uint32_t level; /* that it announces */
     uint32_t unsettled;
     int32_t failed;  /* what has stopped this node, or 0 */
     uint32_t inside; /* a callback runs */
@@ -727,6 +735,14 @@ uint64_t vs_leader_of(struct vshard_node *n, uint64_t group);
 /* Five of 64 bits: a set is the bits of all its members. Who misses one is no member; who has
  * all is one, but for some in a thousand. */
 uint64_t vs_member_bits(uint64_t node, uint64_t incarnation);
+
+/* ---- level.c ---- */
+
+/* The forms of a level: the version of frames, the apply format. */
+uint32_t vs_level_frame(uint32_t level);
+uint32_t vs_level_apply(uint32_t level);
+/* The command that the map's leader has to propose, if there is one. */
+bool vs_level_next(struct vshard_node *n, struct vs_out *o);
 
 /* ---- flush.c ---- */
 

@@ -21,6 +21,8 @@ int vshard_node_status(struct vshard_node *n, struct vshard_node_status *status)
     s.map_epoch = (uint32_t)map.epoch;
     s.region = n->region;
     s.primary = n->meta.primary;
+    s.level = n->meta.level;
+    s.level_known = n->level;
     s.nodes = n->meta.node_count;
     s.collections = n->meta.collection_count;
     s.shards = n->meta.shard_count;

@@ -11,8 +11,8 @@
  * came later waits to be told.
  *
  *     command   4 kind, then
- *     NODE      8 node, 8 incarnation, 4 region: it is a member, from now on under this
- *               incarnation
+ *     NODE      8 node, 8 incarnation, 4 region, 4 level: it is a member, from now on under
+ *               this incarnation, and knows this level
  *     NODE_REMOVE  8 node: it goes; as long as it has replicas, it is marked as leaving
  *     CREATE    collection, [shards x replicas x 8] nodes
  *     DROP      text name
@@ -20,18 +20,19 @@
  *               are no limit of rows
  *     MEMBERS   8 group, 4 count, [count x (8 node, 8 incarnation)]: who shall be in it
  *     PRIMARY   4 region: replicas there vote from now on, and all others learn
+ *     LEVEL     4 level: each node knows it (level.c)
  *
  *     collection  text name, 13 x 4, 2 x 8: the fields of struct vshard_collection from
  *                 dim to learners, and seed, max_rows; [attributes x (4 type, 60 name)]
- *     state     "VSMETA3\0", 8 applied, 8 next group, 4 next collection, 4 nodes, 4 settled,
- *               4 primary, [nodes x (8, 8)], [nodes x 4 leaving], [nodes x 4 region],
- *               4 collections, and for each 4 id, collection, and for each shard 8 group,
- *               4 founders, 4 members, [.. x (8, 8)]
+ *     state     "VSMETA4\0", 8 applied, 8 next group, 4 next collection, 4 nodes, 4 settled,
+ *               4 primary, 4 level, [nodes x (8, 8)], [nodes x 4 leaving], [nodes x 4 region],
+ *               [nodes x 4 level], 4 collections, and for each 4 id, collection, and for each shard
+ * 8 group, 4 founders, 4 members, [.. x (8, 8)]
  *
  * A shard's members are in two parts, those that vote first, so the first may lead. */
 #include "node/core.h"
 
-static const char magic[8] = "VSMETA3";
+static const char magic[8] = "VSMETA4";
 
 void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
                      const struct vshard_logger *logger)
@@ -39,6 +40,8 @@ void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
     memset(m, 0, sizeof *m);
     m->allocator = a;
     m->logger = logger;
+    m->known = VS_LEVEL;
+    m->level = 1;
     m->next_group = VS_META + 1;
     m->next_collection = 1;
 }
@@ -54,9 +57,12 @@ static void collection_free(struct vs_cluster *m, struct vs_collection *c)
 
 void vs_cluster_fini(struct vs_cluster *m)
 {
+    uint32_t known = m->known;
+
     for (uint32_t i = 0; i < m->collection_count; i++)
         collection_free(m, m->collection[i]);
     vs_cluster_init(m, m->allocator, m->logger);
+    m->known = known;
 }
 
 /* ---- looking up ---- */
@@ -222,12 +228,20 @@ static int collection_take(const struct vs_cluster *m, struct vs_in *in, struct 
 
 /* ---- commands ---- */
 
-void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation, uint32_t region)
+void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation, uint32_t region,
+                 uint32_t level)
 {
     vs_put32(o, VS_CMD_NODE);
     vs_put64(o, node);
     vs_put64(o, incarnation);
     vs_put32(o, region);
+    vs_put32(o, level);
+}
+
+void vs_cmd_level(struct vs_out *o, uint32_t level)
+{
+    vs_put32(o, VS_CMD_LEVEL);
+    vs_put32(o, level);
 }
 
 void vs_cmd_primary(struct vs_out *o, uint32_t region)
@@ -280,13 +294,16 @@ void vs_cmd_members(struct vs_out *o, uint64_t group, const struct vs_meta_node 
 static int apply_node(struct vs_cluster *m, struct vs_in *in)
 {
     struct vs_meta_node x;
-    uint32_t at = 0, region;
+    uint32_t at = 0, region, level;
 
     x.node = vs_take64(in);
     x.incarnation = vs_take64(in);
     region = vs_take32(in);
+    level = vs_take32(in);
     if (in->status != VSHARD_OK || x.node == 0 || x.incarnation == 0)
         return VSHARD_EINVAL;
+    if (level < m->level)
+        return VSHARD_EVERSION;
     while (at < m->node_count && m->node[at].node < x.node)
         at++;
     if (at == m->node_count || m->node[at].node != x.node) {
@@ -295,11 +312,16 @@ static int apply_node(struct vs_cluster *m, struct vs_in *in)
         memmove(&m->node[at + 1], &m->node[at], (m->node_count - at) * sizeof *m->node);
         memmove(&m->leaving[at + 1], &m->leaving[at], (m->node_count - at) * sizeof *m->leaving);
         memmove(&m->region[at + 1], &m->region[at], (m->node_count - at) * sizeof *m->region);
+        memmove(&m->announced[at + 1], &m->announced[at],
+                (m->node_count - at) * sizeof *m->announced);
         m->node_count++;
+        m->leaving[at] = 0;
     }
+    if (m->node[at].incarnation != x.incarnation)
+        m->leaving[at] = 0;
     m->node[at] = x;
-    m->leaving[at] = 0;
     m->region[at] = region;
+    m->announced[at] = level;
     return VSHARD_OK;
 }
 
@@ -339,6 +361,7 @@ static int apply_node_remove(struct vs_cluster *m, struct vs_in *in)
     memmove(&m->node[at], &m->node[at + 1], behind * sizeof *m->node);
     memmove(&m->leaving[at], &m->leaving[at + 1], behind * sizeof *m->leaving);
     memmove(&m->region[at], &m->region[at + 1], behind * sizeof *m->region);
+    memmove(&m->announced[at], &m->announced[at + 1], behind * sizeof *m->announced);
     m->node_count--;
     return VSHARD_OK;
 }
@@ -504,6 +527,21 @@ static int apply_primary(struct vs_cluster *m, struct vs_in *in)
     return VSHARD_OK;
 }
 
+/* Beyond what this replica knows it must not go: then it stops. */
+static int apply_level(struct vs_cluster *m, struct vs_in *in)
+{
+    uint32_t level = vs_take32(in);
+
+    if (in->status != VSHARD_OK || level < m->level)
+        return VSHARD_EINVAL;
+    for (uint32_t i = 0; i < m->node_count; i++) {
+        if (m->announced[i] < level)
+            return VSHARD_EBUSY;
+    }
+    m->level = level;
+    return VSHARD_OK;
+}
+
 int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, size_t count)
 {
     struct vs_in in = { .at = bytes, .left = count };
@@ -517,10 +555,13 @@ int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, si
     case VS_CMD_MEMBERS: rc = apply_members(m, &in); break;
     case VS_CMD_PRIMARY: rc = apply_primary(m, &in); break;
     case VS_CMD_ALTER: rc = apply_alter(m, &in); break;
+    case VS_CMD_LEVEL: rc = apply_level(m, &in); break;
     default: return VSHARD_EVERSION; /* of a later version: this replica must not guess */
     }
     if (rc == VSHARD_ENOMEM)
         return rc;
+    if (m->level > m->known)
+        return VSHARD_EVERSION;
     m->applied = index;
     m->result[index % VS_RESULTS].index = index;
     m->result[index % VS_RESULTS].status = rc;
@@ -554,11 +595,14 @@ void vs_cluster_encode(const struct vs_cluster *m, struct vs_out *o)
     vs_put32(o, m->node_count);
     vs_put32(o, m->settled);
     vs_put32(o, m->primary);
+    vs_put32(o, m->level);
     put_nodes(o, m->node, m->node_count);
     for (uint32_t i = 0; i < m->node_count; i++)
         vs_put32(o, m->leaving[i]);
     for (uint32_t i = 0; i < m->node_count; i++)
         vs_put32(o, m->region[i]);
+    for (uint32_t i = 0; i < m->node_count; i++)
+        vs_put32(o, m->announced[i]);
     vs_put32(o, m->collection_count);
     for (uint32_t i = 0; i < m->collection_count; i++) {
         const struct vs_collection *c = m->collection[i];
@@ -627,11 +671,16 @@ int vs_cluster_decode(struct vs_cluster *m, struct vs_in *in)
     }
     m->settled = vs_take32(in);
     m->primary = vs_take32(in);
+    m->level = vs_take32(in);
+    if (m->level > m->known)
+        return VSHARD_EVERSION;
     take_nodes(in, m->node, m->node_count);
     for (uint32_t i = 0; i < m->node_count; i++)
         m->leaving[i] = vs_take32(in);
     for (uint32_t i = 0; i < m->node_count; i++)
         m->region[i] = vs_take32(in);
+    for (uint32_t i = 0; i < m->node_count; i++)
+        m->announced[i] = vs_take32(in);
     collections = vs_take32(in);
     if (collections > VSHARD_COLLECTIONS_MAX)
         return VSHARD_ECORRUPT;

@@ -474,7 +474,7 @@ static int check_part(struct vshard_node *n, const struct vs_collection *c, cons
 {
     const struct vs_shard_plan plan = vs_plan_of(n, c);
     struct vs_batch b;
-    int rc = vs_batch_decode(&b, p->bytes, p->count);
+    int rc = vs_batch_decode(&b, plan.newest, p->bytes, p->count);
 
     return rc == VSHARD_OK ? vs_plan_admits(&plan, &b) : rc;
 }
@@ -483,7 +483,8 @@ static int make_parts(struct vshard_node *n, struct vs_request *q,
                       const struct vshard_node_write *w, const struct vs_collection *c,
                       const uint32_t *rows, const uint32_t *first)
 {
-    struct vs_batch_source s = { .kind = w->flags & VSHARD_WRITE_REMOVE ? VS_BATCH_REMOVE
+    struct vs_batch_source s = { .format = vs_level_apply(TRAP(69) ? n->level : n->meta.level),
+                                 .kind = w->flags & VSHARD_WRITE_REMOVE ? VS_BATCH_REMOVE
                                                                         : VS_BATCH_ADD,
                                  .vector_bytes = vector_bytes(c),
                                  .attribute_count = c->spec.attribute_count,

@@ -66,6 +66,7 @@ struct vs_shard_plan vs_plan_of(const struct vshard_node *n, const struct vs_col
                                   .train_rows = s->train_rows,
                                   .profile = s->profile,
                                   .attribute_count = s->attribute_count,
+                                  .newest = vs_level_apply(n->level),
                                   .seed = s->seed,
                                   .allocator = n->allocator,
                                   .logger = n->logger,

@@ -9,7 +9,7 @@
  *     that are written down, and gives the replicas of a node that has been silent for
  *     replace_ns to another.
  *
- *     GOSSIP  4 count, [count x (8 group, 8 applied, 8 leader, 8 term, 8 digest's index,
+ *     GOSSIP  4 count, 4 level, [count x (8 group, 8 applied, 8 leader, 8 term, 8 digest's index,
  *             8 digest, 8 members)]
  *
  * A replica that the map does not name any more goes only when the group does not count on
@@ -359,7 +359,7 @@ static bool write_down(struct vshard_node *n)
     for (uint32_t i = 0; i < count; i++) {
         if (vs_cluster_node(&n->meta, now[i].node) != NULL)
             continue;
-        vs_cmd_node(&o, now[i].node, now[i].incarnation, 0); /* a founder */
+        vs_cmd_node(&o, now[i].node, now[i].incarnation, 0, n->meta.level); /* a founder */
         propose(n, &o);
         return true;
     }
@@ -519,9 +519,20 @@ static bool see_off(struct vshard_node *n)
     return false;
 }
 
+/* What is known of the nodes' versions of the library. */
+static bool agree_level(struct vshard_node *n)
+{
+    struct vs_out o = { .allocator = n->allocator };
+
+    if (!vs_level_next(n, &o))
+        return false;
+    propose(n, &o);
+    return true;
+}
+
 static void lead_map(struct vshard_node *n)
 {
-    if (n->steward_busy || write_down(n) || see_off(n))
+    if (n->steward_busy || write_down(n) || agree_level(n) || see_off(n))
         return;
     for (uint32_t i = 0; i < n->meta.collection_count; i++) {
         const struct vs_collection *c = n->meta.collection[i];
@@ -538,11 +549,16 @@ void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, st
 {
     const struct vs_meta_node *x = vs_cluster_node(&n->meta, from);
     struct vs_out o = { .allocator = n->allocator };
-    uint32_t region = vs_take32(in);
+    uint32_t region = vs_take32(in), level = vs_take32(in);
 
     if (in->status != VSHARD_OK || (x != NULL && x->incarnation == incarnation) || n->steward_busy)
         return;
-    vs_cmd_node(&o, from, incarnation, region);
+    if (level < n->meta.level) {
+        vs_node_event(n, VSHARD_LOG_WARN, "node.outdated", VS_META, "of an earlier version",
+                      (int64_t)from);
+        return;
+    }
+    vs_cmd_node(&o, from, incarnation, region, level);
     propose(n, &o); /* by way of the leader; the sender asks again if it is lost */
 }
 
@@ -554,6 +570,7 @@ static void gossip(struct vshard_node *n)
     uint32_t count = 0;
 
     vs_put32(&o, 0);
+    vs_put32(&o, n->level);
     for (uint32_t i = 0; i < n->replica_count; i++) {
         const struct vs_replica *r = n->replica[i];
 
@@ -578,8 +595,11 @@ static void gossip(struct vshard_node *n)
 
 void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in)
 {
-    uint32_t count = vs_take32(in);
+    uint32_t count = vs_take32(in), level = vs_take32(in);
+    struct vs_peer *p = vs_peer_find(n, from);
 
+    if (p != NULL && in->status == VSHARD_OK)
+        p->level = level;
     for (uint32_t i = 0; i < count && in->status == VSHARD_OK; i++) {
         struct vs_hint got = { .node = from };
 

@@ -175,10 +175,13 @@ void vs_post(struct vshard_node *n, uint64_t node, uint32_t type, uint64_t group
                                     .body_bytes = body_bytes };
     size_t cap = vshard_wire_bound(head_bytes + body_bytes);
     struct vs_sending *s = vs_alloc(n->allocator, sizeof *s + cap);
+    const struct vs_peer *p = vs_peer_find(n, node);
+    uint32_t level = p != NULL && p->level != 0 ? p->level : 1;
 
     if (s == NULL)
         return; /* as if the network had lost it */
     *s = (struct vs_sending){ .node = node, .cap = cap };
+    vs_wire_speak(n->wire, vs_level_frame(level < n->level ? level : n->level));
     if (vshard_wire_encode(n->wire, &f, s + 1, cap, &s->count) != VSHARD_OK) {
         vs_free(n->allocator, s, sizeof *s + cap);
         return;

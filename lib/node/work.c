@@ -26,7 +26,7 @@ static int apply_one(struct vs_replica *r, const struct vs_entry *e, uint32_t *r
     } else if (e->count == 0) {
         vs_shard_pass(r->shard, e->index);
     } else {
-        rc = vs_batch_decode(&b, e + 1, e->count);
+        rc = vs_batch_decode(&b, r->plan.newest, e + 1, e->count);
         if (rc == VSHARD_OK)
             rc = vs_shard_apply(r->shard, e->index, e + 1, e->count, &r->row);
         *whole = r->row == b.count;

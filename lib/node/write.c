@@ -153,7 +153,7 @@ static int admit(struct vshard_node *n, const struct vs_replica *r, const void *
 {
     const struct vs_collection *c = NULL;
     struct vs_batch b;
-    int rc = vs_batch_decode(&b, bytes, count);
+    int rc = vs_batch_decode(&b, r->plan.newest, bytes, count);
 
     if (rc != VSHARD_OK)
         return VSHARD_EINVAL;

@@ -1,7 +1,7 @@
 /* batch.c - what an entry of a shard's log says.
  *
  *     offset  bytes
- *          0  2   apply format, 2
+ *          0  2   apply format
  *          2  2   kind: 1 ADD, 2 REMOVE
  *          4  4   count, rows
  *          8  16  request id: hi, lo; both 0 where there is none
@@ -24,7 +24,9 @@
  * Apply formats. A replica applies the formats it knows and halts at others: it must
  * not guess. What a format means never changes; steps of VS_CHUNK_ROWS and the rule for
  * first loads belong to format 2, since the graph depends on what is added together. Format
- * 1, whose attributes were integers alone, was in no release. */
+ * 1, whose attributes were integers alone, was in no release. A later library goes on to
+ * apply the formats before its own, and writes one that every replica knows: which, its
+ * caller says (lib/node/level.c). */
 #include "shard/shard.h"
 
 #include <math.h>
@@ -192,7 +194,7 @@ void vs_batch_encode(const struct vs_batch_source *s, void *bytes)
     if (!lay_out(&l, &b, flags))
         return;
     memset(to, 0, l.total - b.payload_bytes);
-    vs_store16(to, VS_APPLY_FORMAT);
+    vs_store16(to, (uint16_t)(s->format != 0 ? s->format : VS_APPLY_FORMAT));
     vs_store16(to + 2, (uint16_t)s->kind);
     vs_store32(to + 4, s->count);
     vs_store64(to + 8, s->request.hi);
@@ -213,15 +215,19 @@ void vs_batch_encode(const struct vs_batch_source *s, void *bytes)
     }
 }
 
-static int read_head(struct vs_batch *b, const unsigned char *p, size_t count, uint32_t *flags)
+static int read_format(uint32_t newest, const unsigned char *p, size_t count)
 {
-    if (count < HEAD)
+    if (count < HEAD || vs_load16(p) == 0)
         return VSHARD_ECORRUPT;
-    if (vs_load16(p) == 0)
-        return VSHARD_ECORRUPT;
-    if (vs_load16(p) != VS_APPLY_FORMAT)
-        return VSHARD_EVERSION;
-    *b = (struct vs_batch){ .kind = vs_load16(p + 2),
+    newest = newest != 0 ? newest : VS_APPLY_FORMAT;
+    return vs_load16(p) >= VS_APPLY_FORMAT_FIRST && vs_load16(p) <= newest ? VSHARD_OK
+                                                                           : VSHARD_EVERSION;
+}
+
+static int read_head(struct vs_batch *b, const unsigned char *p, uint32_t *flags)
+{
+    *b = (struct vs_batch){ .format = vs_load16(p),
+                            .kind = vs_load16(p + 2),
                             .count = vs_load32(p + 4),
                             .request = { vs_load64(p + 8), vs_load64(p + 16) },
                             .vector_bytes = vs_load32(p + 24),
@@ -263,13 +269,15 @@ static int read_payloads(struct vs_batch *b, const unsigned char *p, const struc
     return VSHARD_OK;
 }
 
-int vs_batch_decode(struct vs_batch *b, const void *bytes, size_t count)
+int vs_batch_decode(struct vs_batch *b, uint32_t newest, const void *bytes, size_t count)
 {
     const unsigned char *p = bytes;
     struct layout l;
-    uint32_t flags;
-    int rc = read_head(b, p, count, &flags);
+    uint32_t flags = 0;
+    int rc = read_format(newest, p, count);
 
+    if (rc == VSHARD_OK)
+        rc = read_head(b, p, &flags);
     if (rc == VSHARD_OK)
         rc = read_columns(b, p, count);
     if (rc != VSHARD_OK)

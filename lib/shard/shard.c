@@ -356,7 +356,7 @@ int vs_shard_apply(struct vs_shard *s, uint64_t index, const void *entry, size_t
     struct step t = { .s = s, .index = index, .first = *row };
     struct vs_batch b;
     bool asked;
-    int rc = vs_batch_decode(&b, entry, bytes);
+    int rc = vs_batch_decode(&b, s->plan.newest, entry, bytes);
 
     if (rc != VSHARD_OK)
         return rc;

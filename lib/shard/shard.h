@@ -17,7 +17,8 @@
 #include <vshard/merge.h>
 
 enum {
-    VS_APPLY_FORMAT = 2,
+    VS_APPLY_FORMAT = 2,            /* the newest that this library knows, */
+    VS_APPLY_FORMAT_FIRST = 2,      /* and the oldest */
     VS_PAYLOAD_MAX = 65536,         /* bytes of one row's payload */
     VS_BATCH_ROWS_MAX = 65536,      /* rows in one entry */
     VS_REQUESTS_KEPT = 65536,       /* request ids that a shard remembers */
@@ -39,6 +40,7 @@ struct vs_batch_column {
 /* A batch as its bytes have it: arrays point into them, little-endian, 8-aligned in the
  * entry. `count` rows. */
 struct vs_batch {
+    uint32_t format; /* apply format */
     uint32_t kind, count;
     uint32_t vector_bytes;    /* of one row; 0 for REMOVE */
     uint32_t attribute_count; /* likewise */
@@ -54,6 +56,7 @@ struct vs_batch {
 
 /* What a batch is made of; `rows` picks some of the caller's rows, or NULL for all. */
 struct vs_batch_source {
+    uint32_t format; /* apply format; 0: VS_APPLY_FORMAT */
     uint32_t kind, count;
     uint32_t vector_bytes, attribute_count;
     struct vshard_key request;
@@ -71,8 +74,9 @@ struct vs_batch_source {
 /* The bytes of an entry; SIZE_MAX when they cannot be counted. */
 size_t vs_batch_bytes(const struct vs_batch_source *s);
 void vs_batch_encode(const struct vs_batch_source *s, void *to);
-/* Returns 0, ECORRUPT, EVERSION (a later apply format). Looks at every length. */
-int vs_batch_decode(struct vs_batch *b, const void *bytes, size_t count);
+/* `newest` is the newest apply format that is taken; 0: VS_APPLY_FORMAT.
+ * Returns 0, ECORRUPT, EVERSION (a later apply format). Looks at every length. */
+int vs_batch_decode(struct vs_batch *b, uint32_t newest, const void *bytes, size_t count);
 
 /* ==== 2. A shard ======================================================= */
 
@@ -80,6 +84,7 @@ int vs_batch_decode(struct vs_batch *b, const void *bytes, size_t count);
 struct vs_shard_plan {
     uint32_t dim, family, metric, element, m, ef_construction, train_rows, profile;
     uint32_t attribute_count;
+    uint32_t newest; /* apply format; 0: VS_APPLY_FORMAT */
     uint64_t seed;
     struct vshard_attribute attributes[VSHARD_ATTRIBUTES_MAX]; /* [attribute_count] */
     const struct vshard_allocator *allocator;

@@ -14,6 +14,7 @@ struct vshard_wire {
     struct vs_frame_codec codec;
     struct vs_frame_counts counts;
     uint64_t incarnation;
+    uint8_t version; /* of the frames that are sent; 0: the newest */
     uint8_t nonce[VS_SEAL_NONCE];
     uint64_t sealed; /* frames */
     unsigned char *scratch;
@@ -139,6 +140,16 @@ static int join(struct vshard_wire *w, const struct vshard_frame *f, const void 
     return VSHARD_OK;
 }
 
+void vs_wire_accept(struct vshard_wire *wire, uint32_t newest)
+{
+    wire->codec.version_max = newest;
+}
+
+void vs_wire_speak(struct vshard_wire *wire, uint32_t version)
+{
+    wire->version = (uint8_t)version;
+}
+
 int vshard_wire_encode(struct vshard_wire *wire, const struct vshard_frame *frame, void *to,
                        size_t cap, size_t *bytes)
 {
@@ -161,7 +172,8 @@ int vshard_wire_encode(struct vshard_wire *wire, const struct vshard_frame *fram
                              .receiver = f.node,
                              .incarnation = wire->incarnation,
                              .payload_bytes = (uint32_t)(f.head_bytes + f.body_bytes),
-                             .type = (uint16_t)f.type };
+                             .type = (uint16_t)f.type,
+                             .version = wire->version };
     if (out.payload_bytes > VS_FRAME_PAYLOAD_MAX || cap < vs_frame_bound(out.payload_bytes))
         return VSHARD_E2BIG;
     rc = join(wire, &f, &out.payload);

@@ -164,4 +164,13 @@ struct vs_frame_work {
 int vs_frame_decode(const struct vs_frame_codec *codec, const void *bytes, size_t count,
                     const struct vs_frame_work *work, struct vs_frame *frame);
 
+/* ---- versions, of one that vshard_wire_create() has made ---- */
+
+struct vshard_wire;
+
+/* Frames up to this version are taken. */
+void vs_wire_accept(struct vshard_wire *wire, uint32_t newest);
+/* The frames that follow are of this one, which must be accepted here, too. */
+void vs_wire_speak(struct vshard_wire *wire, uint32_t version);
+
 #endif

@@ -5,13 +5,16 @@
  * what is read can be told from everything else that was ever written. Reads ask for all
  * kinds of consistency, and some searches for some salts alone. Faults: power cuts, restarts, cuts
  * of the network, pauses, lost and repeated messages, a disk that is lost and a node that joins in
- * its place. At the end all is healed, and every key is read and searched for once more. */
+ * its place. In some, nodes of this version are restarted with the next one, some of them back
+ * again, and at last all: no node may meet what its version does not know. At the end all is
+ * healed, and every key is read and searched for once more. */
 #include "sim.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "node/node.h"
 #include "support/random.h"
 
 enum { STEP_MS = 30, SALTS = 1000000, WORDS = 3 };
@@ -52,6 +55,7 @@ struct schedule {
     uint32_t wiped;
     uint64_t spare; /* a node that is not there yet; 0: it has joined */
     uint64_t gone;  /* a node that was told to leave */
+    bool upgrades;  /* nodes are upgraded, one after the other */
     bool failed, loud;
 };
 
@@ -429,12 +433,103 @@ static void wipe(struct schedule *s, uint64_t id)
     cluster_run(s->c, 3000 * MS);
 }
 
+/* ---- upgrades ---- */
+
+enum { NEXT = VS_LEVEL + 1 };
+
+static uint32_t of_this_version(const struct schedule *s)
+{
+    uint32_t count = 0;
+
+    for (uint64_t id = 1; id <= s->c->founders; id++)
+        count += id != s->gone && s->c->node[id].level != NEXT;
+    return count;
+}
+
+static void restart(struct schedule *s, uint64_t id, uint32_t level)
+{
+    if (cluster_upgrade(s->c, id, level) != VSHARD_OK)
+        wrong(s, "a node does not open", (uint32_t)id, (uint64_t)-s->c->node[id].opened);
+    s->sum->upgrades++;
+}
+
+/* One node, to the next version; or back, while there is another that has stayed. Who goes
+ * back is heard of before others go on. */
+static void upgrade(struct schedule *s)
+{
+    uint64_t id = 1 + chance(s, s->c->founders);
+    bool old = s->c->node[id].level != NEXT;
+
+    if (s->c->node[id].node == NULL && down(s) >= (s->c->founders - 1) / 2)
+        return;
+    if (old) {
+        restart(s, id, NEXT);
+    } else if (of_this_version(s) != 0 && chance(s, 2) == 0) {
+        heal(s);
+        restart(s, id, VS_LEVEL);
+        cluster_run(s->c, 1000 * MS);
+    }
+}
+
+static struct vshard_node_status status_of(const struct schedule *s, uint64_t id)
+{
+    struct vshard_node_status status = { .size = sizeof status };
+
+    vshard_node_status(s->c->node[id].node, &status);
+    return status;
+}
+
+static void see_node(struct schedule *s, uint64_t id)
+{
+    struct vshard_shard_status shards[8];
+    size_t count = 0;
+
+    if (status_of(s, id).status != VSHARD_OK)
+        wrong(s, "a node has stopped", (uint32_t)id, (uint64_t)-status_of(s, id).status);
+    vshard_node_shards(s->c->node[id].node, NULL, shards, 8, &count);
+    for (size_t i = 0; i < count && i < 8; i++) {
+        if (shards[i].here == 2)
+            wrong(s, "a replica has halted", (uint32_t)i, id);
+    }
+}
+
+static void see_nodes(struct schedule *s)
+{
+    for (uint64_t id = 1; id <= s->c->count; id++) {
+        if (s->c->node[id].node != NULL && id != s->gone)
+            see_node(s, id);
+    }
+}
+
+/* The last ones, too; and all come to know of it. */
+static void upgrade_all(struct schedule *s)
+{
+    bool all = false;
+
+    for (uint64_t id = 1; id <= s->c->count; id++) {
+        if (s->c->node[id].node == NULL || s->c->node[id].level == NEXT)
+            continue;
+        restart(s, id, NEXT);
+        cluster_run(s->c, 500 * MS);
+    }
+    for (int i = 0; i < 100 && !all; i++) {
+        cluster_run(s->c, 100 * MS);
+        all = true;
+        for (uint64_t id = 1; id <= s->c->count; id++)
+            all &= s->c->node[id].node == NULL || id == s->gone || status_of(s, id).level == NEXT;
+    }
+    if (!all)
+        wrong(s, "not all write what all know", 0, 0);
+}
+
 /* A node comes, when all are well; and one goes, when there is one more than replicas need. */
 static void come(struct schedule *s)
 {
     if (s->spare == 0 || down(s) != 0)
         return;
     heal(s);
+    if (s->upgrades && (of_this_version(s) == 0 || chance(s, 2) == 0))
+        s->c->node[s->spare].level = NEXT;
     cluster_join(s->c, s->spare, 1);
     s->spare = 0;
     s->sum->joins++;
@@ -546,9 +641,12 @@ static void live(struct schedule *s, uint64_t ns)
         }
         if (chance(s, 8) == 0)
             fault(s);
+        if (s->upgrades && chance(s, 20) == 0)
+            upgrade(s);
         cluster_run(s->c, (1 + chance(s, STEP_MS)) * MS);
         see_writes(s);
         see_reads(s);
+        see_nodes(s);
     }
 }
 
@@ -620,6 +718,20 @@ static void compare_digests(struct schedule *s)
     }
 }
 
+/* What is written from now on has the new forms. */
+static void live_calmly(struct schedule *s)
+{
+    for (int i = 0; i < 20 && !s->failed; i++) {
+        for (uint32_t client = 0; client < CLIENTS; client++)
+            write_some(s, client);
+        cluster_run(s->c, 100 * MS);
+        see_writes(s);
+        see_nodes(s);
+    }
+    cluster_run(s->c, 2000 * MS);
+    see_writes(s);
+}
+
 static void finish(struct schedule *s)
 {
     heal(s);
@@ -630,6 +742,12 @@ static void finish(struct schedule *s)
         see_writes(s);
         see_reads(s);
     }
+    if (s->upgrades && !s->failed)
+        upgrade_all(s);
+    see_writes(s);
+    see_reads(s);
+    if (s->upgrades && !s->failed)
+        live_calmly(s);
     for (uint32_t key = 0; key < KEYS && !s->failed; key++)
         must_read(s, key, VSHARD_NODE_FETCH);
     for (uint32_t key = 0; key < KEYS && !s->failed; key += 5)
@@ -680,6 +798,7 @@ bool schedule_run(uint64_t seed, struct result *sum, bool loud)
     s.c = cluster_create(founders, founders + (s.spare != 0), seed, &o);
     s.c->spread_ns = chance(&s, 3) ? 200000 : 5 * MS;
     s.c->disk_ns = chance(&s, 3) ? chance(&s, chance(&s, 2) ? 4 * MS : 40 * MS) : 0;
+    s.upgrades = chance(&s, 3) == 0;
     if (create(&s))
         live(&s, 4000 * MS + chance(&s, 4000) * MS);
     if (!s.failed)

@@ -12,6 +12,8 @@
  *     find n3 12 as 7           the nearest key to where that row lies, from what is at hand
  *     shards n1                 who leads and who is in each, as n1 has it
  *     kill n1 | start n1 | cut n1 n2 | heal
+ *     upgrade n1 | back n1      it is restarted with the next version of the library, or this one
+ *     level n1                  of formats: what the cluster writes, as n1 has it
  *     join n6 by n1 region=1 | leave n2 by n1 | primary n1 1
  *     recover n4 group 0 lost 1 2 3 epoch=1
  *
@@ -24,6 +26,8 @@
 #include <string.h>
 
 #include "sim.h"
+
+#include "node/node.h"
 
 enum { LINE = 300, SHARDS_MAX = 16, LEFT_MS = 20000 };
 
@@ -175,6 +179,25 @@ static void shards(struct story *s, unsigned at)
     }
 }
 
+static void restart(struct story *s, unsigned at, uint32_t level)
+{
+    int rc = cluster_upgrade(s->c, at, level);
+
+    say(s, "n%u knows level %u: %s", at, (unsigned)level, vshard_strerror(rc));
+}
+
+static void level(struct story *s, unsigned at)
+{
+    struct vshard_node_status status = { .size = sizeof status };
+
+    if (vshard_node_status(s->c->node[at].node, &status) != VSHARD_OK) {
+        say(s, "n%u is not there", at);
+        return;
+    }
+    say(s, "n%u knows level %u, and writes %u: %s", at, status.level_known, status.level,
+        vshard_strerror(status.status));
+}
+
 /* What an operator reads off the status of the node whose replica is to go on. */
 static void recover(struct story *s, unsigned at, unsigned group, char *lost, unsigned epoch)
 {
@@ -275,6 +298,12 @@ static bool node_command(struct story *s, char *line)
         cluster_kill(s->c, at);
     } else if (sscanf(line, "start n%u", &at) == 1) {
         cluster_start(s->c, at);
+    } else if (sscanf(line, "upgrade n%u", &at) == 1) {
+        restart(s, at, VS_LEVEL + 1);
+    } else if (sscanf(line, "back n%u", &at) == 1) {
+        restart(s, at, VS_LEVEL);
+    } else if (sscanf(line, "level n%u", &at) == 1) {
+        level(s, at);
     } else if (sscanf(line, "join n%u by n%u", &at, &by) == 2) {
         s->c->node[at].region = (uint32_t)option(line, "region=", 0);
         cluster_join(s->c, at, by);

@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
     struct vs_batch b;
     uint32_t row = 0;
 
-    if (vs_batch_decode(&b, bytes, count) != VSHARD_OK || vs_plan_admits(&plan, &b) != VSHARD_OK)
+    if (vs_batch_decode(&b, 0, bytes, count) != VSHARD_OK || vs_plan_admits(&plan, &b) != VSHARD_OK)
         return 0;
     if (vs_shard_create(&plan, &shard) != VSHARD_OK)
         return 0;

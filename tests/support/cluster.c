@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "node/node.h"
 #include "support/random.h"
 
 enum { NET_MIN_NS = 50000, ITEM_NS = 20000, LATE_NS = 500000000 };
@@ -177,7 +178,7 @@ int cluster_start(struct cluster *c, uint64_t id)
     o.logger = c->logger;
     n->disk_at = 0;
     fault_storage_defer(n->disk, 0); /* opening waits for each request */
-    n->opened = vshard_node_open(&o, c->now, &n->node);
+    n->opened = vs_node_open(&o, n->level != 0 ? n->level : VS_LEVEL, c->now, &n->node);
     fault_storage_defer(n->disk, c->disk_ns != 0);
     return n->opened;
 }
@@ -197,6 +198,13 @@ void cluster_kill(struct cluster *c, uint64_t id)
     fault_storage_destroy(n->disk);
     n->disk = after;
     fault_storage_refuse_maps(n->disk, 1);
+}
+
+int cluster_upgrade(struct cluster *c, uint64_t id, uint32_t level)
+{
+    cluster_kill(c, id);
+    c->node[id].level = level;
+    return cluster_start(c, id);
 }
 
 void cluster_join(struct cluster *c, uint64_t id, uint64_t peer)

@@ -60,6 +60,8 @@ struct cluster_node {
     uint32_t joins;
     int32_t opened;  /* the status of the last opening */
     uint32_t region; /* when it is formatted */
+    uint32_t level;  /* of formats that its library knows (lib/node/level.c), when it is started;
+                        0: that of this one */
 };
 
 struct cluster {
@@ -91,6 +93,8 @@ struct cluster_answer *cluster_wait(struct cluster *c, uint64_t tag, uint64_t ns
 /* Power is cut: what was not synced is gone, in a way that the seed decides. */
 void cluster_kill(struct cluster *c, uint64_t id);
 int cluster_start(struct cluster *c, uint64_t id);
+/* Likewise, and then it is started again with a library of that level (lib/node/level.c). */
+int cluster_upgrade(struct cluster *c, uint64_t id, uint32_t level);
 /* The disk is empty, and the node has asked `peer` for admission. */
 void cluster_join(struct cluster *c, uint64_t id, uint64_t peer);
 

@@ -111,7 +111,7 @@ static inline int shard_apply(struct vs_shard *s, uint64_t index, const void *en
 {
     uint32_t row = 0;
     struct vs_batch b;
-    int rc = vs_batch_decode(&b, entry, bytes);
+    int rc = vs_batch_decode(&b, 0, entry, bytes);
 
     while (rc == VSHARD_OK && row < b.count)
         rc = vs_shard_apply(s, index, entry, bytes, &row);

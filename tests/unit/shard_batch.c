@@ -22,7 +22,7 @@ Test(shard_batch, is_read_as_it_was_written)
     const unsigned char *payload;
     struct vs_batch b;
 
-    cr_assert_eq(vs_batch_decode(&b, entry, bytes), VSHARD_OK);
+    cr_assert_eq(vs_batch_decode(&b, 0, entry, bytes), VSHARD_OK);
     cr_expect_eq(b.kind, (uint32_t)VS_BATCH_ADD);
     cr_expect_eq(b.count, (uint32_t)ROWS);
     cr_expect_eq(b.request.lo, (uint64_t)77);
@@ -66,7 +66,7 @@ Test(shard_batch, is_refused_at_every_wrong_length)
 
         memcpy(cut + 1, entry, n < bytes ? n : bytes);
         if (n != bytes)
-            cr_expect_eq(vs_batch_decode(&b, cut + 1, n), VSHARD_ECORRUPT, "%zu bytes", n);
+            cr_expect_eq(vs_batch_decode(&b, 0, cut + 1, n), VSHARD_ECORRUPT, "%zu bytes", n);
         free(cut);
     }
     free(entry);
@@ -85,7 +85,7 @@ Test(shard_batch, bears_any_byte_in_its_head)
             int rc;
 
             entry[at] = (unsigned char)value;
-            rc = vs_batch_decode(&b, entry, bytes);
+            rc = vs_batch_decode(&b, 0, entry, bytes);
             cr_assert(rc == VSHARD_OK || rc == VSHARD_ECORRUPT || rc == VSHARD_EVERSION);
             if (rc == VSHARD_OK) /* all of what it says is there */
                 sum += b.keys[16 * (size_t)b.count - 1] +
@@ -109,7 +109,21 @@ Test(shard_batch, of_a_later_format_is_not_guessed_at)
     struct vs_batch b;
 
     entry[0] = VS_APPLY_FORMAT + 1;
-    cr_expect_eq(vs_batch_decode(&b, entry, bytes), VSHARD_EVERSION);
+    cr_expect_eq(vs_batch_decode(&b, 0, entry, bytes), VSHARD_EVERSION);
+    free(entry);
+}
+
+Test(shard_batch, is_of_a_format_that_the_caller_knows)
+{
+    size_t bytes;
+    unsigned char *entry = sample(&bytes);
+    struct vs_batch b;
+
+    entry[0] = VS_APPLY_FORMAT + 1;
+    cr_expect_eq(vs_batch_decode(&b, VS_APPLY_FORMAT + 1, entry, bytes), VSHARD_OK);
+    cr_expect_eq(b.format, VS_APPLY_FORMAT + 1u);
+    entry[0] = VS_APPLY_FORMAT_FIRST - 1;
+    cr_expect_eq(vs_batch_decode(&b, 0, entry, bytes), VSHARD_EVERSION, "it was in no release");
     free(entry);
 }
 
@@ -168,7 +182,7 @@ static int admit_values(const struct vshard_values *values, uint32_t count)
     int rc;
 
     vs_batch_encode(&s, entry);
-    rc = vs_batch_decode(&b, entry, bytes);
+    rc = vs_batch_decode(&b, 0, entry, bytes);
     cr_assert_eq(rc, VSHARD_OK);
     rc = vs_plan_admits(&plan, &b);
     free(entry);
@@ -199,7 +213,7 @@ Test(shard_batch, of_other_attributes_is_not_let_in)
     unsigned char *entry = sample(&bytes);
     struct vs_batch b;
 
-    cr_assert_eq(vs_batch_decode(&b, entry, bytes), VSHARD_OK);
+    cr_assert_eq(vs_batch_decode(&b, 0, entry, bytes), VSHARD_OK);
     cr_expect_eq(vs_plan_admits(&plan, &b), VSHARD_OK);
     b.column[0].width = 4;
     cr_expect_eq(vs_plan_admits(&plan, &b), VSHARD_EINVAL);
