@@ -135,6 +135,10 @@ struct vshard_node_host {
     void (*done)(void *ctx, const struct vshard_node_done *done);
     /* There is something to do. Required with workers. */
     void (*wake)(void *ctx, uint32_t what);
+    /* The host keeps the map, and shall put these bytes in its place, of this version, if the
+     * one that is there is of the version before: see vshard_node_map(). Borrowed. Default: the
+     * nodes keep the map among themselves. */
+    void (*put_map)(void *ctx, uint64_t version, const void *bytes, size_t count);
 };
 
 /* ==== 3. A node ======================================================== */
@@ -330,6 +334,60 @@ struct vshard_node_admin {
  * Since     0.1 */
 VSHARD_API int vshard_node_admin(struct vshard_node *node, uint64_t now_ns,
                                  const struct vshard_node_admin *admin);
+
+/* By default nodes keep the cluster's map among themselves, in a group of which all are members.
+ * A host that has a store with compare-and-swap, as etcd, may keep it there: then put_map() is
+ * given on all nodes, each is formatted with VSHARD_NODE_JOINS, and joins by VSHARD_ADMIN_JOIN
+ * once it was told the map (`node` is not read). The map is a document with a version, which
+ * rises by one with each change; shards keep their own logs, and go on while the store is away.
+ *
+ * What the host promises:
+ *
+ *   - each put_map() is answered once, by vshard_node_map_put(), on the control thread and not
+ *     within put_map(). In the store the version is compared and the bytes are replaced in one
+ *     step, and are durable; version 1 is put where there is nothing.
+ *   - after a node is opened it is told what the store has, as a linearizable read says, and
+ *     afterwards each change, or the last of some; also where a put was too late. */
+
+/* Tells a node what the store has: after it was opened, and when it has changed.
+ *
+ *   bytes     [count], borrowed; NULL: there is no map yet
+ *
+ * Returns   0, also for what it knows already; ESTALE: it knows a later version; EEXIST: it knows
+ *           another map of that version: the store has not compared; ECORRUPT: not a map, cut
+ *           short or damaged; EVERSION: of a later library; ENOTFOUND: of another cluster; then
+ *           nothing has changed. EINVAL, ENOTSUP (it has no put_map()), ENOMEM, EBUSY; or the
+ *           status that has stopped this node
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_map(struct vshard_node *node, uint64_t now_ns, const void *bytes,
+                               size_t count);
+
+/* Answers a put_map().
+ *
+ *   version   as it was given
+ *   status    0: it is there; ESTALE: another was first, and nothing has changed; any other:
+ *             nobody knows, and who asked for the change is told EUNKNOWN
+ *
+ * Returns   0, EINVAL, ENOTFOUND (no such put is under way), EBUSY, or the status that has stopped
+ *           this node
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_map_put(struct vshard_node *node, uint64_t now_ns, uint64_t version,
+                                   int status);
+
+/* Reads what a host needs to know of a map: which cluster it is of, and its version. All of it
+ * is under a checksum, which is verified.
+ *
+ *   bytes     [count], borrowed
+ *   cluster   [out]
+ *   version   [out] 1..
+ *
+ * Returns   0, EINVAL, ECORRUPT (not a map, cut short or damaged), EVERSION (of a later library)
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API int vshard_node_map_read(const void *bytes, size_t count, struct vshard_key *cluster,
+                                    uint64_t *version);
 
 /* ==== 5. Requests ====================================================== */
 

@@ -18,13 +18,24 @@ int vs_admin_propose(struct vshard_node *n, struct vs_request *q)
     struct vshard_raft_entry entry = { .kind = VSHARD_RAFT_DATA,
                                        .data = q->ask.at,
                                        .count = q->ask.count };
-    struct vs_proposal *p = vs_proposal_new(n, VS_PROPOSED_ADMIN, VS_META);
+    struct vs_proposal *p;
     int rc;
 
     q->again_ns = 0;
+    if (vs_hosted(n) && !vs_hosted_ready(n))
+        return VSHARD_EBUSY;
+    p = vs_proposal_new(n, VS_PROPOSED_ADMIN, VS_META);
     if (p == NULL)
         return VSHARD_ENOMEM;
     p->admin = q;
+    if (vs_hosted(n)) {
+        rc = vs_hosted_propose(n, p, q->ask.at, q->ask.count);
+        if (rc != VSHARD_OK) { /* the command's own end */
+            vs_proposal_free(n, p);
+            vs_request_finish(n, q, rc);
+        }
+        return VSHARD_OK;
+    }
     event.tag = (uintptr_t)p;
     event.entries = &entry;
     event.entry_count = 1;
@@ -82,7 +93,7 @@ void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
 
 void vs_admin_time(struct vshard_node *n, struct vs_request *q)
 {
-    if (q->command == VSHARD_ADMIN_JOIN) {
+    if (q->command == VSHARD_ADMIN_JOIN && !vs_hosted(n)) {
         unsigned char join[8];
 
         vs_store32(join, n->region);
@@ -310,6 +321,10 @@ int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, s
         vs_cmd_drop(o, a->name);
         return VSHARD_OK;
     case VSHARD_ADMIN_JOIN:
+        if (vs_hosted(n)) { /* it writes itself down */
+            vs_cmd_node(o, n->node, n->incarnation, n->region, n->level);
+            return VSHARD_OK;
+        }
         if (a->node == 0 || a->node == n->node)
             return vs_node_refuse(n, VSHARD_EINVAL, "node", (int64_t)a->node, 0);
         n->join_peer = a->node;

@@ -251,6 +251,8 @@ static int open_storage(struct vshard_node *n)
         rc = read_note(n->wal, &id);
     if (rc == VSHARD_OK && id.node != n->o.node)
         rc = VSHARD_ESTALE;
+    if (rc == VSHARD_OK && vs_hosted(n) && id.founder_count != 0) /* they found group 0 */
+        rc = vs_node_refuse(n, VSHARD_EINVAL, "put_map", id.founder_count, 0);
     if (rc != VSHARD_OK)
         return rc;
     n->cluster = id.cluster;
@@ -355,6 +357,8 @@ int vs_node_open(const struct vshard_node_options *options, uint32_t level, uint
     vs_items_init(&n->items);
     vs_cluster_init(&n->meta, n->allocator, n->logger);
     n->meta.known = level;
+    vs_cluster_init(&n->hosted.next, n->allocator, n->logger);
+    n->hosted.next.known = level;
     rc = open_all(n);
     if (rc != VSHARD_OK) {
         vshard_node_close(n);

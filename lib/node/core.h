@@ -430,6 +430,16 @@ struct vs_hint { /* what another node says of its replica */
     uint64_t members; /* bits of each, by vs_member_bits(), where it leads and they are settled */
 };
 
+/* hosted.c: the map, where the host keeps it. */
+struct vs_hosted {
+    uint32_t given;               /* the host has said what the map is, since the node is open */
+    uint32_t due;                 /* the host is to be asked to put */
+    uint64_t version;             /* that is being put; 0: none */
+    struct vs_cluster next;       /* it */
+    struct vs_out bytes;          /* likewise */
+    struct vs_proposal *proposal; /* whose it is */
+};
+
 struct vshard_node {
     struct vshard_node_options o;
     struct vshard_node_host host;
@@ -460,6 +470,7 @@ struct vshard_node {
     struct vshard_raft *raft;
     struct vshard_wal *wal;
     struct vs_cluster meta;
+    struct vs_hosted hosted;
 
     struct vs_replica **replica; /* by group; [0] is the map's */
     uint32_t replica_count, replica_cap;
@@ -735,6 +746,26 @@ uint64_t vs_leader_of(struct vshard_node *n, uint64_t group);
 /* Five of 64 bits: a set is the bits of all its members. Who misses one is no member; who has
  * all is one, but for some in a thousand. */
 uint64_t vs_member_bits(uint64_t node, uint64_t incarnation);
+
+/* ---- hosted.c: the map, where the host keeps it ---- */
+
+bool vs_hosted(const struct vshard_node *n);
+/* Whether this node does what the map's leader does. */
+bool vs_leads_map(struct vshard_node *n);
+/* Whether a change may be proposed: the map is known, and no other change is under way. */
+bool vs_hosted_ready(const struct vshard_node *n);
+/* Proposes a command, when it is ready. Returns 0, and then p ends with the host's answer; or
+ * what the command comes to at once, or ENOMEM. */
+int vs_hosted_propose(struct vshard_node *n, struct vs_proposal *p, const void *command,
+                      size_t count);
+/* Reads a document into an initialised map, which is to be finished whatever is returned: 0,
+ * ECORRUPT, EVERSION, ENOTFOUND (of another cluster), ENOMEM. */
+int vs_hosted_take(struct vs_cluster *m, struct vshard_key cluster, const void *bytes,
+                   size_t count);
+int vs_hosted_given(struct vshard_node *n, const void *bytes, size_t count);
+int vs_hosted_put(struct vshard_node *n, uint64_t version, int status);
+void vs_hosted_flush(struct vshard_node *n);
+void vs_hosted_fini(struct vshard_node *n);
 
 /* ---- level.c ---- */
 

@@ -126,11 +126,12 @@ void vs_certain(struct vshard_node *n)
     struct vshard_raft_status map = { .size = sizeof map };
     int rc;
 
-    /* The log is settled when the last of its groups is, and the map names all of them. */
-    if (!n->unsettled || !n->meta_seen ||
+    /* The log is settled when the last of its groups is, and the map names all of them. Where
+     * the host keeps it, it has no group. */
+    if ((vs_hosted(n) && !n->hosted.given) || !n->unsettled || !n->meta_seen ||
         vshard_raft_inspect(n->raft, VS_META, &map) != VSHARD_OK || n->meta.applied < map.commit)
         return;
-    for (uint32_t i = 0; i < n->replica_count; i++) {
+    for (uint32_t i = vs_hosted(n); i < n->replica_count; i++) {
         struct vshard_raft_status s = { .size = sizeof s };
 
         if (!n->replica[i]->dropped &&

@@ -15,6 +15,7 @@ void vs_flush_frames(struct vshard_node *n)
         vs_free(n->allocator, s, sizeof *s + s->cap);
     }
     n->sending_end = &n->sending;
+    vs_hosted_flush(n);
     n->inside = 0;
 }
 

@@ -217,6 +217,13 @@ static int collection_take(const struct vs_cluster *m, struct vs_in *in, struct 
         c->spec.shards = 0;
         return in->status;
     }
+    /* Not before it is plain that they are there: whoever wrote this may not be believed. */
+    if (c->spec.shards > in->left / 8 ||
+        m->shard_count + c->spec.shards > VSHARD_CLUSTER_SHARDS_MAX) {
+        rc = c->spec.shards > in->left / 8 ? VSHARD_ECORRUPT : VSHARD_E2BIG;
+        c->spec.shards = 0;
+        return rc;
+    }
     c->shard = vs_alloc_zeroed(m->allocator, c->spec.shards * sizeof *c->shard);
     if (c->shard == NULL) {
         c->spec.shards = 0;
@@ -398,8 +405,7 @@ static int apply_create(struct vs_cluster *m, struct vs_in *in)
 
     if (rc == VSHARD_OK && vs_cluster_find(m, c->name) != NULL)
         rc = VSHARD_EEXIST;
-    if (rc == VSHARD_OK && (m->collection_count == VSHARD_COLLECTIONS_MAX ||
-                            m->shard_count + c->spec.shards > VSHARD_CLUSTER_SHARDS_MAX))
+    if (rc == VSHARD_OK && m->collection_count == VSHARD_COLLECTIONS_MAX)
         rc = VSHARD_E2BIG;
     if (rc == VSHARD_OK)
         rc = place(m, in, c);

@@ -597,6 +597,36 @@ int vshard_node_admin(struct vshard_node *n, uint64_t now_ns, const struct vshar
     return begin(n, q, rc);
 }
 
+/* ---- a map that the host keeps ---- */
+
+int vshard_node_map(struct vshard_node *n, uint64_t now_ns, const void *bytes, size_t count)
+{
+    int rc = enter(n, now_ns);
+
+    if (rc == VSHARD_OK && !vs_hosted(n))
+        rc = vs_node_refuse(n, VSHARD_ENOTSUP, "put_map", 0, 0);
+    if (rc == VSHARD_OK && bytes == NULL && count != 0)
+        rc = vs_node_refuse(n, VSHARD_EINVAL, "bytes", 0, 0);
+    if (rc == VSHARD_OK)
+        rc = vs_hosted_given(n, bytes, count);
+    if (rc != VSHARD_OK)
+        return rc;
+    vs_turn(n);
+    return n->failed;
+}
+
+int vshard_node_map_put(struct vshard_node *n, uint64_t now_ns, uint64_t version, int status)
+{
+    int rc = enter(n, now_ns);
+
+    if (rc == VSHARD_OK)
+        rc = vs_hosted_put(n, version, status);
+    if (rc != VSHARD_OK)
+        return rc;
+    vs_turn(n);
+    return n->failed;
+}
+
 int vshard_node_cancel(struct vshard_node *n, uint64_t tag)
 {
     struct vs_request *next;
@@ -688,6 +718,7 @@ void vshard_node_close(struct vshard_node *n)
     vshard_raft_destroy(n->raft);
     vshard_wire_destroy(n->wire);
     vs_cluster_fini(&n->meta);
+    vs_hosted_fini(n);
     vs_free(n->allocator, n->replica, n->replica_cap * sizeof(struct vs_replica *));
     vs_free(n->allocator, n->pending, n->pending_cap * sizeof *n->pending);
     vs_free(n->allocator, n->record, n->record_cap * sizeof *n->record);

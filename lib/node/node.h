@@ -4,7 +4,8 @@
  * Reading order: core.h (what a node is), meta.c (the cluster's map as a state machine),
  * birth.c, persist.c (the log on disk), effects.c (the core's effects), replica.c (one
  * shard's replica), items.c (work for threads), ask.c, serve.c and write.c (requests, where they
- * are asked and where they are served), steward.c (members), level.c (versions), flush.c (the only
+ * are asked and where they are served), steward.c (members), level.c (versions), hosted.c
+ * (the map, where the host keeps it), flush.c (the only
  * callbacks), node.c (the calls). */
 #ifndef VS_NODE_H
 #define VS_NODE_H

@@ -27,6 +27,8 @@ static int check(struct vshard_node *n, const struct vshard_node_admin *a)
         return vs_node_refuse(n, VSHARD_EINVAL, "name", (int64_t)words, VSHARD_STATEMENT_MAX);
     if (a->lost == NULL || a->lost_count == 0 || a->lost_count > VSHARD_NODES_MAX)
         return vs_node_refuse(n, VSHARD_EINVAL, "lost_count", a->lost_count, VSHARD_NODES_MAX);
+    if (a->group == VS_META && vs_hosted(n)) /* it is the host's */
+        return vs_node_refuse(n, VSHARD_EINVAL, "group", 0, 0);
     if (is_lost(a, n->node))
         return vs_node_refuse(n, VSHARD_EINVAL, "lost", (int64_t)n->node, 0);
     return r != NULL && r->open && !r->dropped ? VSHARD_OK : VSHARD_ENOTFOUND;

@@ -321,6 +321,7 @@ static void propose(struct vshard_node *n, struct vs_out *o)
     struct vshard_raft_event event = vs_event(VSHARD_RAFT_PROPOSE, VS_META);
     struct vshard_raft_entry entry = { .kind = VSHARD_RAFT_DATA };
     struct vs_proposal *p = NULL;
+    int rc;
 
     if (o->status == VSHARD_OK)
         p = vs_proposal_new(n, VS_PROPOSED_SELF, VS_META);
@@ -331,7 +332,11 @@ static void propose(struct vshard_node *n, struct vs_out *o)
         event.entries = &entry;
         event.entry_count = 1;
         n->steward_busy = 1;
-        if (vs_step(n, &event) != VSHARD_OK) {
+        if (vs_hosted(n))
+            rc = vs_hosted_ready(n) ? vs_hosted_propose(n, p, o->at, o->count) : VSHARD_EBUSY;
+        else
+            rc = vs_step(n, &event);
+        if (rc != VSHARD_OK) {
             n->steward_busy = 0;
             vs_proposal_free(n, p);
         }
@@ -551,7 +556,8 @@ void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, st
     struct vs_out o = { .allocator = n->allocator };
     uint32_t region = vs_take32(in), level = vs_take32(in);
 
-    if (in->status != VSHARD_OK || (x != NULL && x->incarnation == incarnation) || n->steward_busy)
+    if (in->status != VSHARD_OK || vs_hosted(n) || (x != NULL && x->incarnation == incarnation) ||
+        n->steward_busy)
         return;
     if (level < n->meta.level) {
         vs_node_event(n, VSHARD_LOG_WARN, "node.outdated", VS_META, "of an earlier version",
@@ -639,6 +645,6 @@ void vs_steward_time(struct vshard_node *n)
         configure(n, r);
         hand_over(n, r);
     }
-    if (n->replica[0]->role == VSHARD_RAFT_LEADER)
+    if (vs_leads_map(n))
         lead_map(n);
 }

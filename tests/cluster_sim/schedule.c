@@ -6,7 +6,8 @@
  * kinds of consistency, and some searches for some salts alone. Faults: power cuts, restarts, cuts
  * of the network, pauses, lost and repeated messages, a disk that is lost and a node that joins in
  * its place. In some, nodes of this version are restarted with the next one, some of them back
- * again, and at last all: no node may meet what its version does not know. At the end all is
+ * again, and at last all: no node may meet what its version does not know. In some the host
+ * keeps the map, in a store that is away at times. At the end all is
  * healed, and every key is read and searched for once more. */
 #include "sim.h"
 
@@ -408,7 +409,7 @@ static void start(struct schedule *s, uint64_t id)
 
 static void heal(struct schedule *s)
 {
-    s->c->lose_per_mille = s->c->repeat_per_mille = 0;
+    s->c->lose_per_mille = s->c->repeat_per_mille = s->c->store_away = 0;
     for (uint64_t id = 1; id <= s->c->count; id++)
         s->c->node[id].side = 0;
 }
@@ -417,6 +418,7 @@ static void cut(struct schedule *s)
 {
     for (uint64_t id = 1; id <= s->c->count; id++)
         s->c->node[id].side = (uint32_t)chance(s, 2);
+    s->c->store_away = (uint32_t)chance(s, 2);
     s->sum->cuts++;
 }
 
@@ -495,6 +497,8 @@ static void see_node(struct schedule *s, uint64_t id)
 
 static void see_nodes(struct schedule *s)
 {
+    if (s->c->disputed != 0)
+        wrong(s, "a node does not believe the store", 0, s->c->disputed);
     for (uint64_t id = 1; id <= s->c->count; id++) {
         if (s->c->node[id].node != NULL && id != s->gone)
             see_node(s, id);
@@ -783,6 +787,7 @@ bool schedule_run(uint64_t seed, struct result *sum, bool loud)
                                      .search_ns = 400 * MS };
     const struct vshard_logger logger = { on_event, &s };
     uint32_t founders;
+    bool hosted;
 
     memset(&s, 0, sizeof s);
     s.seed = seed;
@@ -795,7 +800,10 @@ bool schedule_run(uint64_t seed, struct result *sum, bool loud)
     model_init(&s.model);
     o.logger = &logger;
     s.spare = chance(&s, 2) ? founders + 1 : 0;
-    s.c = cluster_create(founders, founders + (s.spare != 0), seed, &o);
+    hosted = chance(&s, 3) == 0;
+    s.c = hosted ? cluster_create_hosted(founders, founders + (s.spare != 0), seed, &o)
+                 : cluster_create(founders, founders + (s.spare != 0), seed, &o);
+    sum->hosted += hosted;
     s.c->spread_ns = chance(&s, 3) ? 200000 : 5 * MS;
     s.c->disk_ns = chance(&s, 3) ? chance(&s, chance(&s, 2) ? 4 * MS : 40 * MS) : 0;
     s.upgrades = chance(&s, 3) == 0;

@@ -50,7 +50,7 @@ float distance(const float *a, const float *b);
 
 struct result {
     uint64_t acknowledged, unknown, reads, refused, kills, cuts, wipes, snapshots, joins, leaves;
-    uint64_t upgrades;
+    uint64_t upgrades, hosted;
 };
 
 /* Runs one schedule. False after saying what was wrong. */

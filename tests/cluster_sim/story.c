@@ -2,7 +2,7 @@
  * must leave. `make bless-cluster` rewrites the traces; the diff is the review.
  *
  *     cluster nodes=6 founders=5 seed=3 replace=3000   first of all; a node that is silent for
- *                               `replace` ms loses its replicas
+ *                               `replace` ms loses its replicas; hosted=1: a store has the map
  *     create shards=4 replicas=3 learners=0
  *     alter replicas=5
  *     run 400 ms
@@ -13,6 +13,7 @@
  *     shards n1                 who leads and who is in each, as n1 has it
  *     kill n1 | start n1 | cut n1 n2 | heal
  *     upgrade n1 | back n1      it is restarted with the next version of the library, or this one
+ *     store away | store back   it answers nothing meanwhile
  *     level n1                  of formats: what the cluster writes, as n1 has it
  *     join n6 by n1 region=1 | leave n2 by n1 | primary n1 1
  *     recover n4 group 0 lost 1 2 3 epoch=1
@@ -243,8 +244,8 @@ static void begin(struct story *s, const char *line)
     if (s->c != NULL)
         cluster_destroy(s->c);
     s->c = NULL;
-    s->c = cluster_create((uint32_t)option(line, "founders=", nodes), nodes,
-                          option(line, "seed=", 1), &o);
+    s->c = (option(line, "hosted=", 0) ? cluster_create_hosted : cluster_create)(
+        (uint32_t)option(line, "founders=", nodes), nodes, option(line, "seed=", 1), &o);
 }
 
 static void collection(struct story *s, uint32_t op, const char *line)
@@ -338,6 +339,8 @@ static bool command(struct story *s, char *line)
         collection(s, VSHARD_ADMIN_ALTER, line);
     } else if (strncmp(line, "cut", 3) == 0) {
         cut(s, line);
+    } else if (strncmp(line, "store ", 6) == 0) {
+        s->c->store_away = strcmp(line, "store away") == 0;
     } else if (strcmp(line, "heal") == 0) {
         for (uint64_t id = 1; id <= s->c->count; id++)
             s->c->node[id].side = 0;

@@ -81,6 +81,75 @@ static void on_send(void *ctx, uint64_t to, const void *bytes, size_t count)
     }
 }
 
+/* ---- a store that has the map ---- */
+
+static void post(struct cluster *c, struct cluster_message m, const void *bytes)
+{
+    m.at_ns = c->now + NET_MIN_NS + cluster_random(c, c->spread_ns + 1);
+    m.bytes = malloc(m.count + 1);
+    if (m.count != 0)
+        memcpy(m.bytes, bytes, m.count);
+    push(c, m);
+}
+
+static void on_put(void *ctx, uint64_t version, const void *bytes, size_t count)
+{
+    struct cluster_node *n = ctx;
+
+    post(n->cluster,
+         (struct cluster_message){
+             .from = n->id, .count = count, .version = version, .life = n->life },
+         bytes);
+}
+
+static void tell_map(struct cluster *c, uint64_t id)
+{
+    post(c, (struct cluster_message){ .to = id, .count = c->map_bytes, .life = c->node[id].life },
+         c->map);
+}
+
+/* Compare and swap. Who was first is told to all, by and by. */
+static void store(struct cluster *c, const struct cluster_message *m)
+{
+    struct cluster_message answer = { .to = m->from, .version = m->version, .life = m->life };
+
+    if (m->version == c->map_version + 1) {
+        free(c->map);
+        c->map = malloc(m->count);
+        memcpy(c->map, m->bytes, m->count);
+        c->map_bytes = m->count;
+        c->map_version = m->version;
+        for (uint64_t id = 1; id <= c->count; id++)
+            tell_map(c, id);
+    } else {
+        answer.status = VSHARD_ESTALE;
+        tell_map(c, m->from);
+    }
+    if (cluster_random(c, 1000) < c->lose_per_mille)
+        answer.status = VSHARD_EIO;
+    post(c, answer, NULL);
+}
+
+static void store_event(struct cluster *c, struct cluster_message *m)
+{
+    struct cluster_node *n = &c->node[m->to];
+    int rc = VSHARD_OK;
+
+    if (c->store_away) {
+        m->at_ns = c->now + LATE_NS / 50;
+        push(c, *m);
+        return;
+    }
+    if (m->to == 0)
+        store(c, m);
+    else if (n->node != NULL && n->life == m->life && m->version != 0)
+        vshard_node_map_put(n->node, c->now, m->version, m->status);
+    else if (n->node != NULL && n->life == m->life)
+        rc = vshard_node_map(n->node, c->now, m->count != 0 ? m->bytes : NULL, m->count);
+    c->disputed += rc != VSHARD_OK && rc != VSHARD_ESTALE && rc != VSHARD_EVERSION;
+    free(m->bytes);
+}
+
 /* ---- answers ---- */
 
 static void on_done(void *ctx, const struct vshard_node_done *d)
@@ -166,7 +235,11 @@ int cluster_start(struct cluster *c, uint64_t id)
 {
     struct cluster_node *n = &c->node[id];
     const struct vshard_node_host host = {
-        .size = sizeof host, .ctx = n, .send = on_send, .done = on_done
+        .size = sizeof host,
+        .ctx = n,
+        .send = on_send,
+        .done = on_done,
+        .put_map = c->hosted ? on_put : NULL,
     };
     struct vshard_node_options o = c->options;
 
@@ -180,6 +253,9 @@ int cluster_start(struct cluster *c, uint64_t id)
     fault_storage_defer(n->disk, 0); /* opening waits for each request */
     n->opened = vs_node_open(&o, n->level != 0 ? n->level : VS_LEVEL, c->now, &n->node);
     fault_storage_defer(n->disk, c->disk_ns != 0);
+    n->life++;
+    if (c->hosted)
+        tell_map(c, id);
     return n->opened;
 }
 
@@ -207,25 +283,31 @@ int cluster_upgrade(struct cluster *c, uint64_t id, uint32_t level)
     return cluster_start(c, id);
 }
 
-void cluster_join(struct cluster *c, uint64_t id, uint64_t peer)
+static void ask_to_join(struct cluster *c, uint64_t id, uint64_t peer)
 {
-    struct cluster_node *n = &c->node[id];
     const struct vshard_node_admin join = { .size = sizeof join,
                                             .op = VSHARD_ADMIN_JOIN,
                                             .node = peer,
                                             .tag = 4000 + id,
                                             .timeout_ns = 60000 * CLUSTER_MS };
 
+    vshard_node_admin(c->node[id].node, c->now, &join);
+}
+
+void cluster_join(struct cluster *c, uint64_t id, uint64_t peer)
+{
+    struct cluster_node *n = &c->node[id];
+
     vshard_node_close(n->node);
     n->node = NULL;
     new_disk(n);
     format(n, true);
     if (cluster_start(c, id) == VSHARD_OK)
-        vshard_node_admin(n->node, c->now, &join);
+        ask_to_join(c, id, peer);
 }
 
-struct cluster *cluster_create(uint32_t founders, uint32_t count, uint64_t seed,
-                               const struct vshard_node_options *options)
+static struct cluster *make(uint32_t founders, uint32_t count, uint64_t seed,
+                            const struct vshard_node_options *options, uint32_t hosted)
 {
     struct cluster *c = calloc(1, sizeof *c);
 
@@ -233,6 +315,7 @@ struct cluster *cluster_create(uint32_t founders, uint32_t count, uint64_t seed,
     c->random = seed;
     c->founders = founders;
     c->count = count;
+    c->hosted = hosted;
     c->spread_ns = 100000;
     c->answer = calloc(CLUSTER_ANSWERS, sizeof *c->answer);
     if (options != NULL)
@@ -244,13 +327,27 @@ struct cluster *cluster_create(uint32_t founders, uint32_t count, uint64_t seed,
         new_disk(&c->node[id]);
         if (id > founders)
             continue;
-        format(&c->node[id], false);
+        format(&c->node[id], hosted);
         if (cluster_start(c, id) != VSHARD_OK) {
             fprintf(stderr, "cluster: open: %s\n", vshard_strerror(c->node[id].opened));
             abort();
         }
+        if (hosted)
+            ask_to_join(c, id, id);
     }
     return c;
+}
+
+struct cluster *cluster_create(uint32_t founders, uint32_t count, uint64_t seed,
+                               const struct vshard_node_options *options)
+{
+    return make(founders, count, seed, options, 0);
+}
+
+struct cluster *cluster_create_hosted(uint32_t founders, uint32_t count, uint64_t seed,
+                                      const struct vshard_node_options *options)
+{
+    return make(founders, count, seed, options, 1);
 }
 
 void cluster_destroy(struct cluster *c)
@@ -262,6 +359,7 @@ void cluster_destroy(struct cluster *c)
     for (size_t i = 0; i < c->message_count; i++)
         free(c->message[i].bytes);
     free(c->message);
+    free(c->map);
     free(c->answer);
     free(c);
 }
@@ -307,6 +405,11 @@ static void deliver(struct cluster *c)
     if (to->paused_until > c->now) { /* it waits in the socket */
         m.at_ns = to->paused_until;
         push(c, m);
+        return;
+    }
+    if (m.from == 0 || m.to == 0) {
+        store_event(c, &m);
+        disk(c, to);
         return;
     }
     if (to->node != NULL && from->side == to->side)

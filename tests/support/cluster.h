@@ -3,7 +3,10 @@
  *
  * Everything follows from the seed and the calls. A message takes NET_MIN_NS and up to
  * NET_SPREAD_NS more, may be lost or repeated, and does not pass a cut. A node that is
- * killed loses what its disk had not synced. */
+ * killed loses what its disk had not synced.
+ *
+ * Where the map is hosted, a store in memory keeps it, which is away as long as `store_away`
+ * is set, and loses as many of its answers as the network loses messages. */
 #ifndef SUPPORT_CLUSTER_H
 #define SUPPORT_CLUSTER_H
 
@@ -44,9 +47,12 @@ struct cluster_answer {
 
 struct cluster_message {
     uint64_t at_ns, order;
-    uint64_t from, to;
+    uint64_t from, to; /* 0: the store of a hosted map */
     size_t count;
     unsigned char *bytes;
+    uint64_t version; /* of a put, or the answer to one; 0: of none */
+    int32_t status;   /* of the answer */
+    uint32_t life;    /* of the node that it concerns: the store's answers do not outlive it */
 };
 
 struct cluster_node {
@@ -58,6 +64,7 @@ struct cluster_node {
     uint64_t disk_at;      /* its storage completes what is queued then; 0: nothing is */
     uint32_t side;         /* messages pass between nodes of one side */
     uint32_t joins;
+    uint32_t life;   /* how often it was started */
     int32_t opened;  /* the status of the last opening */
     uint32_t region; /* when it is formatted */
     uint32_t level;  /* of formats that its library knows (lib/node/level.c), when it is started;
@@ -78,11 +85,20 @@ struct cluster {
     struct vshard_node_options options;
     const struct vshard_logger *logger;
     uint64_t sent, lost;
+    uint32_t hosted;      /* there is a store, which has the map */
+    uint32_t store_away;  /* it answers nothing */
+    uint32_t disputed;    /* what it told of the map and a node would not believe */
+    uint64_t map_version; /* 0: none yet */
+    unsigned char *map;   /* [map_bytes] */
+    size_t map_bytes;
 };
 
 /* Founders 1..founders are formatted and opened; nodes up to `count` are not yet there. */
 struct cluster *cluster_create(uint32_t founders, uint32_t count, uint64_t seed,
                                const struct vshard_node_options *options);
+/* Likewise, with a store that keeps the map; the first have asked to be written down in it. */
+struct cluster *cluster_create_hosted(uint32_t founders, uint32_t count, uint64_t seed,
+                                      const struct vshard_node_options *options);
 void cluster_destroy(struct cluster *c);
 
 /* Lets time pass. */
