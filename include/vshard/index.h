@@ -91,8 +91,8 @@ struct vshard_index_options {
                            where the thread runs that touches it first. Not with an allocator */
     uint32_t profile;   /* VSHARD_PROFILE_*; default DEFAULT */
     uint64_t max_bytes; /* memory for rows, codes, edges, ids and values of attributes: an add
-                           that would take more is refused whole, with E2BIG; default: any. Buffers of calls
-                           (vshard_index_stats.scratch_bytes) are not counted */
+                           that would take more is refused whole, with E2BIG; default: any. Buffers
+                           of calls (vshard_index_stats.scratch_bytes) are not counted */
     const struct vshard_attribute *attributes; /* [attribute_count], copied; default: none */
     size_t attribute_count;                    /* 0..8 */
 };
@@ -528,6 +528,35 @@ VSHARD_API int vshard_index_calibrate(struct vshard_index *index, const void *qu
  * Thread    any
  * Since     0.1 */
 VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
+
+/* Writes what changed since the last generation at this path, or everything where there is
+ * none. A generation is a small file at `path`, and files beside it, named path + ".g" and a
+ * number, that have the rows; vshard_index_open() takes all of them for one. They belong together:
+ * move or copy all or none, and leave their removal to this call.
+ *
+ * The files are written and synced first; then, as by vshard_index_save(), a new file takes the
+ * place of the one at `path` by renaming. A crash at any moment leaves the old generation or the
+ * new one, whole; and whoever has mapped an older one keeps it.
+ *
+ * What changed is known from the last call with this path on, or from vshard_index_open() of it,
+ * not mapped; it is a bit for each row and column. Rows are written whole, and in each column on
+ * its own: a row that is replaced or added also has up to about 1.5m others of a graph write their
+ * edges. All is written if another has saved to the path since, if a graph began, if rows were
+ * moved together (vshard_index_remove()), if memory for the bits was refused, if there are 127
+ * files of changes, or if those would take more than half of what everything takes. Then older
+ * files are removed. So up to 2.5 times the file of vshard_index_save() is taken for a while.
+ *
+ * Changes go on beside it as beside vshard_index_save(). Of two paths that are saved to by turns
+ * each is written whole. vshard_index_save() to the same path leaves the files beside it: they
+ * may be removed then.
+ *
+ *   path      ends in a zero byte, at most 4000 bytes; borrowed
+ *
+ * Returns   as vshard_index_save(); also what reading the file at `path` says, if that fails. A
+ *           file there that is damaged, or none of these, is replaced
+ * Thread    any
+ * Since     0.1 */
+VSHARD_API int vshard_index_save_changes(struct vshard_index *index, const char *path);
 
 enum {                         /* struct vshard_open_options.flags */
        VSHARD_OPEN_MAPPED = 1, /* map the file: opens in milliseconds, shares memory between

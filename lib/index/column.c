@@ -198,6 +198,25 @@ int vs_column_map(struct vs_column *c, void *bytes, uint64_t rows, const struct 
     return rc;
 }
 
+int vs_column_own(struct vs_column *c, uint32_t extent, uint32_t rows,
+                  const struct vshard_allocator *a)
+{
+    struct vs_block *block;
+
+    if (grow_table(c, extent + 1, a) < 0)
+        return VSHARD_ENOMEM;
+    block = extents_alloc(c, extent, 1, a);
+    if (block == NULL)
+        return VSHARD_ENOMEM;
+    memset(block->memory, 0, block->bytes);
+    if (rows > 0)
+        memcpy(block->memory, vs_column_at(c, extent * VS_EXTENT_ROWS), rows * c->stride);
+    lead_to(c, block);
+    if (extent >= c->extents)
+        c->extents = extent + 1;
+    return VSHARD_OK;
+}
+
 int vs_column_node_bytes(const struct vs_column *c, uint64_t *bytes, size_t node_count)
 {
     int rc = VSHARD_OK;

@@ -78,6 +78,11 @@ void vs_blocks_free(struct vs_block *blocks, const struct vshard_allocator *a);
 int vs_column_map(struct vs_column *c, void *bytes, uint64_t rows,
                   const struct vshard_allocator *a);
 
+/* Gives one extent memory of the column's own, zeros but for a copy of the first `rows` rows that
+ * it was laid over. An extent that comes next is added. */
+int vs_column_own(struct vs_column *c, uint32_t extent, uint32_t rows,
+                  const struct vshard_allocator *a);
+
 /* Adds to bytes[n] what the kernel has of the column on memory node n; statuses of
  * vs_os_node_bytes(). */
 int vs_column_node_bytes(const struct vs_column *c, uint64_t *bytes, size_t node_count);

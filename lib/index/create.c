@@ -98,9 +98,10 @@ static size_t element_stride(const struct vshard_index *x)
 
 void vs_columns_list(struct vshard_index *x, struct vs_column *out[VS_COLUMNS])
 {
-    struct vs_column *all[] = { &x->elements,   &x->outside, &x->codes, &x->sketches,
-                                &x->edges,      &x->rows,    &x->links, &x->bounds,
-                                &x->live_words, &x->entries };
+    struct vs_column *all[] = {
+        &x->elements, &x->outside, &x->codes,  &x->sketches,   &x->edges,
+        &x->rows,     &x->links,   &x->bounds, &x->live_words, &x->entries
+    };
 
     memcpy(out, all, sizeof all);
     for (uint32_t i = 0; i < VSHARD_ATTRIBUTES_MAX; i++)
@@ -228,6 +229,7 @@ void vshard_index_destroy(struct vshard_index *x)
     vs_sketcher_fini(x);
     vs_quantizer_fini(x);
     vs_mapping_close(x);
+    vs_track_fini(x);
     vs_keep_fini(x);
     vs_lock_fini(&x->lock);
     vs_free(&a, x, sizeof *x);
@@ -242,7 +244,7 @@ uint64_t vshard_index_count(const struct vshard_index *index)
 static uint64_t scratch_bytes(const struct vshard_index *x)
 {
     return WIDTH_MAX * sizeof *x->readers + atomic_load(&x->scratch_bytes) +
-           x->mapping.extents * sizeof *x->mapping.verified;
+           x->mapping.extents * sizeof *x->mapping.verified + x->mapping.own_bytes;
 }
 
 /* Bytes of a column's rows, in memory or in the mapped file. */
@@ -293,7 +295,7 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.profile = x->profile;
     s.heap_bytes = sizeof *x + ids_bytes + x->quantizer.code_dim * sizeof(float) +
                    vs_sketcher_bytes(x) + s.scratch_bytes +
-                   vs_keywords_bytes(&x->attributes.keywords);
+                   vs_keywords_bytes(&x->attributes.keywords) + atomic_load(&x->track.bytes);
     vs_columns_list(index, columns);
     for (size_t i = 0; i < VS_COLUMNS; i++)
         s.heap_bytes += columns[i]->heap_bytes;

@@ -69,6 +69,7 @@
  *
  * Not here: the order of writing, syncing and renaming, which is save.c. */
 #include "index/image.h"
+#include "index/generation.h"
 
 #include <math.h>
 
@@ -160,6 +161,15 @@ struct vs_column *vs_image_column(struct vshard_index *x, int column)
                                        : &x->attributes.columns[column - IMAGE_FIRST_VALUES];
 }
 
+size_t vs_image_extent_bytes(const struct vshard_index *x)
+{
+    size_t stride = 0;
+
+    for (int i = 0; i < vs_image_columns(x); i++)
+        stride = vs_image_stride(x, i) > stride ? vs_image_stride(x, i) : stride;
+    return VS_EXTENT_ROWS * stride;
+}
+
 static uint64_t aligned(uint64_t bytes)
 {
     return (bytes + IMAGE_ALIGN - 1) / IMAGE_ALIGN * IMAGE_ALIGN;
@@ -181,25 +191,64 @@ uint64_t vs_image_low_sum(const struct vshard_index *x)
     return vs_checksum(x->sketcher.axes, vs_sketcher_bytes(x), sum);
 }
 
-void vs_image_layout(const struct vshard_index *x, struct vs_image_layout *out)
+static size_t sums_bytes_of(const struct vshard_index *x, uint64_t slots)
 {
-    uint64_t slots = atomic_load(&x->slot_count), at = IMAGE_ALIGN;
+    return (size_t)vs_extents_for(slots) * (size_t)vs_image_columns(x) * sizeof(uint64_t);
+}
 
-    out->extents = vs_extents_for(slots);
-    out->schema = IMAGE_HEADER_BYTES;
+/* The sections before the columns. Returns where those begin. */
+static uint64_t lay_first(const struct vshard_index *x, const struct vs_image_counts *counts,
+                          uint64_t at, struct vs_image_layout *out)
+{
+    memset(out, 0, sizeof *out);
+    out->extents = vs_extents_for(counts->slots);
+    out->header = at;
+    out->schema = at + IMAGE_HEADER_BYTES;
+    at += IMAGE_ALIGN;
     out->low = at;
     at += aligned(vs_image_low_bytes(x));
     out->entries = at;
-    at += aligned(atomic_load(&x->entry_count) * sizeof(uint32_t));
+    at += aligned(counts->entries * sizeof(uint32_t));
     out->sums = at;
-    at += aligned(vs_image_sums_bytes(x));
+    return at + aligned(sums_bytes_of(x, counts->slots));
+}
+
+static void lay_last(const struct vs_image_counts *counts, uint64_t at, struct vs_image_layout *out)
+{
+    out->keywords = at;
+    out->end = at + aligned((uint64_t)counts->keywords * sizeof(struct vs_keyword));
+}
+
+void vs_image_layout_of(const struct vshard_index *x, const struct vs_image_counts *counts,
+                        struct vs_image_layout *out)
+{
+    uint64_t at = lay_first(x, counts, 0, out);
+
     for (int i = 0; i < vs_image_columns(x); i++) {
         out->column[i] = at;
-        at += aligned(slots * vs_image_stride(x, i));
+        at += aligned(counts->slots * vs_image_stride(x, i));
     }
-    out->keywords = at;
-    at += aligned((uint64_t)x->attributes.keywords.count * sizeof(struct vs_keyword));
-    out->end = at;
+    lay_last(counts, at, out);
+}
+
+static struct vs_image_counts counts_of(const struct vshard_index *x)
+{
+    return (struct vs_image_counts){ atomic_load(&x->slot_count), atomic_load(&x->entry_count),
+                                     x->attributes.keywords.count };
+}
+
+void vs_image_layout(const struct vshard_index *x, struct vs_image_layout *out)
+{
+    const struct vs_image_counts counts = counts_of(x);
+
+    vs_image_layout_of(x, &counts, out);
+}
+
+void vs_image_layout_head(const struct vshard_index *x, struct vs_image_layout *out)
+{
+    const struct vs_image_counts counts = counts_of(x);
+
+    lay_last(&counts, lay_first(x, &counts, GENERATION_BYTES, out), out);
 }
 
 uint32_t vs_image_rows(const struct vshard_index *x, uint32_t extent)
@@ -235,8 +284,7 @@ const void *vs_image_extent(struct vshard_index *x, int column, uint32_t extent,
 
 size_t vs_image_sums_bytes(const struct vshard_index *x)
 {
-    return (size_t)vs_extents_for(atomic_load(&x->slot_count)) * (size_t)vs_image_columns(x) *
-           sizeof(uint64_t);
+    return sums_bytes_of(x, atomic_load(&x->slot_count));
 }
 
 void vs_image_sums(struct vshard_index *x, unsigned char *sums, uint32_t extents)

@@ -32,9 +32,15 @@ struct vs_image {
     uint64_t digest;                         /* the header's own */
 };
 
+/* How much there is of what an index has any number of. */
+struct vs_image_counts {
+    uint64_t slots;
+    uint32_t entries, keywords;
+};
+
 /* Where each section begins; `end` is the length of the file. */
 struct vs_image_layout {
-    uint64_t schema, low, entries, sums, column[IMAGE_COLUMNS], keywords, end;
+    uint64_t header, schema, low, entries, sums, column[IMAGE_COLUMNS], keywords, end;
     uint32_t extents;
 };
 
@@ -44,11 +50,19 @@ int vs_image_columns(const struct vshard_index *x);
 size_t vs_image_stride(const struct vshard_index *x, int column);
 struct vs_column *vs_image_column(struct vshard_index *x, int column);
 
+/* Of an extent of the widest column. */
+size_t vs_image_extent_bytes(const struct vshard_index *x);
+
 /* The section of the quantiser and the sketches' axes. */
 size_t vs_image_low_bytes(const struct vshard_index *x);
 uint64_t vs_image_low_sum(const struct vshard_index *x);
 
+/* Of the whole file of an index like this one, with so much in it; of this one; and of the
+ * file that has all of it but the columns (generation.c). */
+void vs_image_layout_of(const struct vshard_index *x, const struct vs_image_counts *counts,
+                        struct vs_image_layout *out);
 void vs_image_layout(const struct vshard_index *x, struct vs_image_layout *out);
+void vs_image_layout_head(const struct vshard_index *x, struct vs_image_layout *out);
 
 /* Rows of the index in this extent. */
 uint32_t vs_image_rows(const struct vshard_index *x, uint32_t extent);

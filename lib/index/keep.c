@@ -137,7 +137,7 @@ static void take_group(const struct vshard_index *x, uint32_t column, uint32_t f
     }
 }
 
-/* Puts what was kept of an extent in its place. */
+/* Puts what was kept of an extent in its place, or throws it away where that is NULL. */
 static void take_kept(struct vshard_index *x, uint32_t column, uint32_t extent, unsigned char *to)
 {
     struct vs_keep *k = &x->keep;
@@ -146,10 +146,18 @@ static void take_kept(struct vshard_index *x, uint32_t column, uint32_t extent, 
 
     while ((kept = *chain) != NULL) {
         *chain = kept->next;
-        memcpy(to + (kept->slot - extent * VS_EXTENT_ROWS) * stride, kept->bytes, stride);
+        if (to != NULL)
+            memcpy(to + (kept->slot - extent * VS_EXTENT_ROWS) * stride, kept->bytes, stride);
         vs_free(x->allocator, kept, bytes);
         k->kept_bytes -= bytes;
     }
+}
+
+static uint32_t end_of(const struct vs_keep *k, uint32_t extent)
+{
+    uint32_t end = (extent + 1) * VS_EXTENT_ROWS;
+
+    return end < k->slots ? end : k->slots;
 }
 
 /* The bytes of an extent as it was when the save began. A column's extents are taken in
@@ -157,10 +165,9 @@ static void take_kept(struct vshard_index *x, uint32_t column, uint32_t extent, 
 int vs_keep_take(struct vshard_index *x, uint32_t column, uint32_t extent, unsigned char *to)
 {
     struct vs_keep *k = &x->keep;
-    uint32_t first = extent * VS_EXTENT_ROWS, end = first + VS_EXTENT_ROWS, count;
+    uint32_t first = extent * VS_EXTENT_ROWS, end = end_of(k, extent), count;
     int rc = VSHARD_OK;
 
-    end = end < k->slots ? end : k->slots;
     for (uint32_t at = first; rc == VSHARD_OK && at < end; at += count) {
         count = end - at < GROUP ? end - at : GROUP;
         vs_lock_take(&k->lock);
@@ -172,6 +179,20 @@ int vs_keep_take(struct vshard_index *x, uint32_t column, uint32_t extent, unsig
     }
     vs_lock_take(&k->lock);
     take_kept(x, column, extent, to);
+    vs_lock_leave(&k->lock);
+    return rc;
+}
+
+/* Likewise, where the save does not need the bytes. */
+int vs_keep_skip(struct vshard_index *x, uint32_t column, uint32_t extent)
+{
+    struct vs_keep *k = &x->keep;
+    int rc;
+
+    vs_lock_take(&k->lock);
+    rc = k->status;
+    atomic_store_explicit(&k->passed[column], end_of(k, extent), memory_order_release);
+    take_kept(x, column, extent, NULL);
     vs_lock_leave(&k->lock);
     return rc;
 }

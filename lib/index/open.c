@@ -6,7 +6,7 @@
  * verified extent by extent: all of them when the file is copied, each at first touch
  * when it is mapped. A checksum finds accidents; what a forger could still do is
  * bounded by the checks of image.c and below: every slot that a file names is there. */
-#include "index/image.h"
+#include "index/track.h"
 
 #include <math.h>
 
@@ -17,7 +17,12 @@ struct opening {
     struct vs_image_layout layout;
     struct vshard_index *x;
     uint64_t file, file_bytes;
-    unsigned char *sums; /* copied; NULL when mapped */
+    unsigned char *sums; /* copied; NULL when mapped, and in one file */
+    size_t sums_bytes;
+    bool has_parts; /* and this is the head of them: */
+    bool parted;    /* one that it names is not there */
+    struct vs_generation generation;
+    struct vs_base base; /* its file has the columns; of one file, that is the same */
 };
 
 static int damaged(const struct opening *o, const char *what)
@@ -33,18 +38,38 @@ static int read_schema(struct opening *o)
 {
     struct vs_image *i = &o->image;
     size_t bytes = i->attribute_count * sizeof *i->schema;
+    uint64_t at = (o->has_parts ? GENERATION_BYTES : 0) + IMAGE_HEADER_BYTES;
     int rc;
 
     if (i->attribute_count == 0)
         return VSHARD_OK;
-    if (i->attribute_count > VSHARD_ATTRIBUTES_MAX || o->file_bytes < IMAGE_HEADER_BYTES + bytes)
+    if (i->attribute_count > VSHARD_ATTRIBUTES_MAX || o->file_bytes < at + bytes)
         return damaged(o, "attributes");
-    rc = vs_io_read(o->options->storage, o->file, IMAGE_HEADER_BYTES, i->schema, bytes);
+    rc = vs_io_read(o->options->storage, o->file, at, i->schema, bytes);
     if (rc == VSHARD_OK && vs_image_schema_sum(i->schema, i->attribute_count) != i->schema_sum)
         return damaged(o, "attributes");
     i->options.attributes = i->schema;
     i->options.attribute_count = i->attribute_count;
     return rc;
+}
+
+/* The block before the header, where there is one: it says where the rows are. */
+static int read_generation(struct opening *o, unsigned char *header)
+{
+    unsigned char block[GENERATION_BYTES];
+    int rc;
+
+    o->has_parts = vs_generation_is(header);
+    if (!o->has_parts)
+        return VSHARD_OK;
+    if (o->file_bytes < sizeof block + IMAGE_HEADER_BYTES)
+        return VSHARD_ECORRUPT;
+    rc = vs_io_read(o->options->storage, o->file, 0, block, sizeof block);
+    if (rc == VSHARD_OK)
+        rc = vs_generation_decode(block, &o->generation);
+    return rc < 0
+               ? rc
+               : vs_io_read(o->options->storage, o->file, sizeof block, header, IMAGE_HEADER_BYTES);
 }
 
 static int read_header(struct opening *o)
@@ -56,7 +81,11 @@ static int read_header(struct opening *o)
         return damaged(o, "header");
     rc = vs_io_read(o->options->storage, o->file, 0, header, sizeof header);
     if (rc == VSHARD_OK)
+        rc = read_generation(o, header);
+    if (rc == VSHARD_OK)
         rc = vs_image_decode(header, &o->image);
+    if (rc == VSHARD_OK && o->has_parts && o->image.digest != o->generation.digest)
+        rc = VSHARD_ECORRUPT;
     if (rc == VSHARD_ECORRUPT)
         return damaged(o, "header");
     o->image.options.allocator = o->options->allocator;
@@ -136,8 +165,27 @@ static int make_index(struct opening *o)
         vs_walk_by_vectors(o->x);
     if (i->trained && i->sketch_bytes == 0)
         o->x->sketches.stride = 0;
-    vs_image_layout(o->x, &o->layout);
+    if (o->has_parts)
+        vs_image_layout_head(o->x, &o->layout);
+    else
+        vs_image_layout(o->x, &o->layout);
     return o->layout.end == o->file_bytes ? VSHARD_OK : damaged(o, "length");
+}
+
+/* A part that is not there, or is not what it should be. */
+static int part_status(struct opening *o, int rc)
+{
+    o->parted = rc == VSHARD_ENOTFOUND;
+    return rc == VSHARD_ENOTFOUND || rc == VSHARD_ECORRUPT ? damaged(o, "part") : rc;
+}
+
+/* The file that has the columns. */
+static int open_base(struct opening *o)
+{
+    if (o->has_parts)
+        return part_status(o, vs_base_open(o->x, &o->generation, o->path, &o->base));
+    o->base = (struct vs_base){ o->file, o->file_bytes, atomic_load(&o->x->slot_count), o->layout };
+    return VSHARD_OK;
 }
 
 /* ---- small sections: copied in both ways of opening ---- */
@@ -360,21 +408,40 @@ static int read_column(struct opening *o, int column)
     struct vshard_index *x = o->x;
     struct vs_column *c = vs_image_column(x, column);
     size_t stride = vs_image_stride(x, column);
-    uint64_t at = o->layout.column[column];
+    uint64_t at = o->base.layout.column[column];
     int rc;
 
     if (stride == 0)
         return VSHARD_OK;
     rc = vs_column_reserve(c, o->image.slot_count, x->allocator);
-    for (uint32_t e = 0; rc == VSHARD_OK && e < o->layout.extents; e++) {
-        size_t bytes = vs_image_rows(x, e) * stride;
+    for (uint32_t e = 0; rc == VSHARD_OK && e < o->base.layout.extents; e++) {
+        uint32_t left = o->base.slots - e * VS_EXTENT_ROWS;
+        size_t bytes = (left < VS_EXTENT_ROWS ? left : VS_EXTENT_ROWS) * stride;
 
-        rc = vs_io_read(x->storage, o->file, at, vs_column_at(c, e * VS_EXTENT_ROWS), bytes);
-        if (rc == VSHARD_OK && !extent_matches(x, o->sums, o->layout.extents, column, e))
-            return damaged(o, "columns");
+        rc = vs_io_read(x->storage, o->base.file, at, vs_column_at(c, e * VS_EXTENT_ROWS), bytes);
         at += bytes;
     }
     return rc;
+}
+
+/* Columns that are all there, in memory. */
+static int verify_columns(struct opening *o)
+{
+    for (uint32_t e = 0; e < o->layout.extents; e++) {
+        for (int i = 0; i < vs_image_columns(o->x); i++) {
+            if (!extent_matches(o->x, o->sums, o->layout.extents, i, e))
+                return damaged(o, "columns");
+        }
+        if (!vs_image_extent_valid(o->x, e))
+            return damaged(o, "columns");
+    }
+    return VSHARD_OK;
+}
+
+static int read_parts(struct opening *o)
+{
+    return o->has_parts ? part_status(o, vs_parts_apply(o->x, &o->generation, o->path, &o->base))
+                        : VSHARD_OK;
 }
 
 /* The repair's marks are not in the file: they say what the states say. */
@@ -390,54 +457,94 @@ static int restore_marks(struct opening *o)
     return VSHARD_OK;
 }
 
-static int copy_in(struct opening *o)
+static int read_sums(struct opening *o)
 {
-    size_t bytes = vs_image_sums_bytes(o->x);
     int rc;
 
-    o->sums = vs_alloc(o->x->allocator, bytes);
+    o->sums_bytes = vs_image_sums_bytes(o->x);
+    o->sums = vs_alloc(o->x->allocator, o->sums_bytes);
     if (o->sums == NULL)
         return VSHARD_ENOMEM;
-    rc = vs_io_read(o->x->storage, o->file, o->layout.sums, o->sums, bytes);
-    if (rc == VSHARD_OK && !sums_match(o, o->sums))
-        rc = damaged(o, "sums");
+    rc = vs_io_read(o->x->storage, o->file, o->layout.sums, o->sums, o->sums_bytes);
+    return rc == VSHARD_OK && !sums_match(o, o->sums) ? damaged(o, "sums") : rc;
+}
+
+/* What changes from here on is what the next generation has to have. */
+static int begin_track(struct opening *o)
+{
+    struct vs_touched none;
+
+    vs_track_turn(o->x, &none);
+    vs_track_note(o->x, o->path, &o->generation, o->sums, o->sums_bytes);
+    o->sums = NULL;
+    return o->x->track.touched != NULL && o->x->track.path != NULL ? VSHARD_OK : VSHARD_ENOMEM;
+}
+
+static int copy_in(struct opening *o)
+{
+    int rc = read_sums(o);
+
     for (int i = 0; rc == VSHARD_OK && i < vs_image_columns(o->x); i++)
         rc = read_column(o, i);
-    vs_free(o->x->allocator, o->sums, bytes);
-    for (uint32_t e = 0; rc == VSHARD_OK && e < o->layout.extents; e++) {
-        if (!vs_image_extent_valid(o->x, e))
-            rc = damaged(o, "columns");
-    }
+    if (rc == VSHARD_OK)
+        rc = read_parts(o);
+    if (rc == VSHARD_OK)
+        rc = verify_columns(o);
     if (rc == VSHARD_OK)
         rc = read_ids(o);
-    return rc == VSHARD_OK ? restore_marks(o) : rc;
+    if (rc == VSHARD_OK)
+        rc = restore_marks(o);
+    return rc == VSHARD_OK && o->has_parts ? begin_track(o) : rc;
 }
 
 /* ---- mapped ---- */
 
-static int map_in(struct opening *o)
+/* The checksums: in the mapping, or of a head, which is not mapped. */
+static int map_sums(struct opening *o)
+{
+    struct vs_mapping *m = &o->x->mapping;
+    int rc;
+
+    m->sums = m->bytes + o->layout.sums;
+    if (!o->has_parts)
+        return sums_match(o, m->sums) ? VSHARD_OK : damaged(o, "sums");
+    rc = read_sums(o);
+    m->sums = m->own_sums = o->sums;
+    m->own_bytes = o->sums != NULL ? o->sums_bytes : 0;
+    o->sums = NULL;
+    return rc;
+}
+
+static int map_base(struct opening *o)
 {
     struct vs_mapping *m = &o->x->mapping;
     void *bytes;
-    int rc = vs_io_map(o->x->storage, o->file, o->file_bytes, &bytes);
+    int rc = vs_io_map(o->x->storage, o->base.file, o->base.bytes, &bytes);
 
     if (rc < 0)
         return rc;
     m->bytes = bytes;
-    m->count = o->file_bytes;
-    m->file = o->file;
+    m->count = o->base.bytes;
+    m->file = o->base.file;
     m->extents = o->layout.extents;
-    m->sums = m->bytes + o->layout.sums;
     m->verified = vs_alloc_zeroed(o->x->allocator, m->extents * sizeof *m->verified);
-    if (m->verified == NULL)
-        return VSHARD_ENOMEM;
-    if (!sums_match(o, m->sums))
-        return damaged(o, "sums");
+    return m->verified != NULL ? VSHARD_OK : VSHARD_ENOMEM;
+}
+
+static int map_in(struct opening *o)
+{
+    struct vs_mapping *m = &o->x->mapping;
+    int rc = map_base(o);
+
+    if (rc == VSHARD_OK)
+        rc = map_sums(o);
     for (int i = 0; rc == VSHARD_OK && i < vs_image_columns(o->x); i++) {
         if (vs_image_stride(o->x, i) > 0)
-            rc = vs_column_map(vs_image_column(o->x, i), m->bytes + o->layout.column[i],
-                               o->image.slot_count, o->x->allocator);
+            rc = vs_column_map(vs_image_column(o->x, i), m->bytes + o->base.layout.column[i],
+                               o->base.slots, o->x->allocator);
     }
+    if (rc == VSHARD_OK)
+        rc = read_parts(o);
     for (uint32_t e = 0; rc == VSHARD_OK && e < m->extents; e++) {
         if (!extent_matches(o->x, m->sums, m->extents, 0, e))
             rc = damaged(o, "rows");
@@ -473,6 +580,7 @@ void vs_mapping_close(struct vshard_index *x)
 
     if (m->bytes == NULL)
         return;
+    vs_free(x->allocator, m->own_sums, m->own_bytes);
     vs_free(x->allocator, (void *)m->verified, m->extents * sizeof *m->verified);
     vs_io_unmap(x->storage, m->bytes, m->count);
     vs_io_close(x->storage, m->file);
@@ -495,19 +603,44 @@ static int read_file(struct opening *o)
     if (rc == VSHARD_OK)
         rc = read_keywords(o);
     if (rc == VSHARD_OK)
-        rc = mapped ? map_in(o) : copy_in(o);
+        rc = open_base(o);
+    if (rc < 0)
+        return rc;
+    rc = mapped ? map_in(o) : copy_in(o);
+    if (o->has_parts && o->x->mapping.bytes == NULL)
+        vs_io_close(o->options->storage, o->base.file);
     return rc;
 }
 
-static int open_file(struct opening *o)
+static int open_once(struct opening *o)
 {
     int rc = vs_io_open(o->options->storage, o->path, 0, &o->file, &o->file_bytes);
 
     if (rc < 0)
         return rc;
     rc = read_file(o);
-    if (o->x == NULL || o->x->mapping.bytes == NULL)
+    if (o->has_parts || o->x == NULL || o->x->mapping.bytes == NULL)
         vs_io_close(o->options->storage, o->file);
+    if (o->sums != NULL)
+        vs_free(o->x->allocator, o->sums, o->sums_bytes);
+    return rc;
+}
+
+/* A head may have been replaced, and what it names removed, since it was read: then the new
+ * one is read. */
+static int open_file(struct opening *o)
+{
+    const struct opening fresh = *o;
+    struct vs_generation now;
+    int rc = open_once(o);
+
+    while (o->parted && vs_generation_read(o->options->storage, o->path, &now) == VSHARD_OK &&
+           (now.first != o->generation.first || now.count != o->generation.count ||
+            now.digest != o->generation.digest)) {
+        vshard_index_destroy(o->x);
+        *o = fresh;
+        rc = open_once(o);
+    }
     return rc;
 }
 

@@ -4,34 +4,11 @@
  * Everything goes under a temporary name, is synced, takes the place of the old file
  * by renaming, and the directory is synced. A crash at any moment leaves the old file
  * or the new one. Not here: what the bytes mean, which is image.c. */
-#include "index/image.h"
-
-/* Bytes that go to one place of the file. */
-struct copy {
-    unsigned char *bytes;
-    size_t count;
-    uint64_t at;
-};
-
-struct saving {
-    struct vshard_index *x;
-    struct vs_image_layout layout;
-    unsigned char header[IMAGE_HEADER_BYTES];
-    struct copy low, entries, keywords;
-    unsigned char *extent; /* rows of one */
-    size_t extent_bytes;
-    unsigned char *sums;
-    size_t sums_bytes;
-    bool noted;      /* there is something to be freed */
-    char *temporary; /* path + ".tmp" */
-    char *directory; /* of path */
-    size_t path_bytes;
-    uint64_t file;
-};
+#include "index/save.h"
 
 static const char suffix[] = ".tmp";
 
-static int make_names(struct saving *s, const char *path)
+int vs_saving_names(struct vs_saving *s, const char *path)
 {
     size_t n = strlen(path), at = n;
 
@@ -51,6 +28,12 @@ static int make_names(struct saving *s, const char *path)
         s->directory[at] = 0;
     }
     return VSHARD_OK;
+}
+
+void vs_saving_free_names(struct vs_saving *s)
+{
+    vs_free(s->x->allocator, s->directory, s->path_bytes);
+    vs_free(s->x->allocator, s->temporary, s->path_bytes);
 }
 
 /* ---- what is small, copied when the save begins ---- */
@@ -76,23 +59,22 @@ static void copy_low(const struct vshard_index *x, unsigned char *to)
     memcpy(to + bytes + sizeof x->sketcher.low, x->sketcher.axes, vs_sketcher_bytes(x));
 }
 
-static int alloc_copy(struct saving *s, struct copy *c, uint64_t at, size_t bytes)
+static int alloc_copy(struct vs_saving *s, struct vs_copy *c, size_t bytes)
 {
-    c->at = at;
     c->count = bytes;
     c->bytes = vs_alloc(s->x->allocator, bytes);
     return c->bytes != NULL ? VSHARD_OK : VSHARD_ENOMEM;
 }
 
-static int copy_small(struct saving *s)
+static int copy_small(struct vs_saving *s)
 {
     struct vshard_index *x = s->x;
     const struct vs_keywords *k = &x->attributes.keywords;
     uint32_t entries = atomic_load(&x->entry_count), keywords = atomic_load(&k->count);
 
-    if (alloc_copy(s, &s->low, s->layout.low, vs_image_low_bytes(x)) < 0 ||
-        alloc_copy(s, &s->entries, s->layout.entries, entries * x->entries.stride) < 0 ||
-        alloc_copy(s, &s->keywords, s->layout.keywords, keywords * k->cells.stride) < 0)
+    if (alloc_copy(s, &s->low, vs_image_low_bytes(x)) < 0 ||
+        alloc_copy(s, &s->entries, entries * x->entries.stride) < 0 ||
+        alloc_copy(s, &s->keywords, keywords * k->cells.stride) < 0)
         return VSHARD_ENOMEM;
     copy_low(x, s->low.bytes);
     copy_rows(s->entries.bytes, &x->entries, entries);
@@ -100,16 +82,8 @@ static int copy_small(struct saving *s)
     return VSHARD_OK;
 }
 
-static size_t extent_bytes(const struct saving *s)
-{
-    size_t stride = 0;
-
-    for (int i = 0; i < vs_image_columns(s->x); i++)
-        stride = vs_image_stride(s->x, i) > stride ? vs_image_stride(s->x, i) : stride;
-    return VS_EXTENT_ROWS * stride;
-}
-
-static int begin_at_rest(struct saving *s)
+/* Notes the index as it is, while no change is under way: that is the file. */
+int vs_saving_begin(struct vs_saving *s)
 {
     struct vshard_index *x = s->x;
     int rc;
@@ -118,7 +92,7 @@ static int begin_at_rest(struct saving *s)
     vs_image_encode(x, s->header);
     s->sums_bytes = vs_image_sums_bytes(x);
     s->sums = vs_alloc_zeroed(x->allocator, s->sums_bytes);
-    s->extent_bytes = extent_bytes(s);
+    s->extent_bytes = vs_image_extent_bytes(x);
     s->extent = vs_alloc(x->allocator, s->extent_bytes);
     rc = copy_small(s);
     if (rc == VSHARD_OK && (s->sums == NULL || s->extent == NULL))
@@ -127,17 +101,17 @@ static int begin_at_rest(struct saving *s)
 }
 
 /* From here on the file is the index as it is now: between two calls that change it. */
-static int begin(struct saving *s)
+static int begin(struct vs_saving *s)
 {
     int rc;
 
     vs_lock_share(&s->x->lock);
-    rc = begin_at_rest(s);
+    rc = vs_saving_begin(s);
     vs_lock_leave(&s->x->lock);
     return rc;
 }
 
-static void end(struct saving *s)
+void vs_saving_end(struct vs_saving *s)
 {
     const struct vshard_allocator *a = s->x->allocator;
 
@@ -150,13 +124,12 @@ static void end(struct saving *s)
 
 /* ---- beside changes ---- */
 
-static int write_copy(const struct saving *s, const struct copy *c)
+static int write_copy(const struct vs_saving *s, const struct vs_copy *c, uint64_t at)
 {
-    return c->count > 0 ? vs_io_write(s->x->storage, s->file, c->at, c->bytes, c->count)
-                        : VSHARD_OK;
+    return c->count > 0 ? vs_io_write(s->x->storage, s->file, at, c->bytes, c->count) : VSHARD_OK;
 }
 
-static int write_column(struct saving *s, uint32_t column)
+static int write_column(struct vs_saving *s, uint32_t column)
 {
     struct vshard_index *x = s->x;
     size_t stride = x->keep.stride[column];
@@ -180,7 +153,7 @@ static int write_column(struct saving *s, uint32_t column)
 }
 
 /* Edges first: changes write to more rows of this column than of all others. */
-static int write_columns(struct saving *s)
+static int write_columns(struct vs_saving *s)
 {
     int rc = write_column(s, IMAGE_EDGES);
 
@@ -191,62 +164,71 @@ static int write_columns(struct saving *s)
     return rc;
 }
 
-static int write_schema(const struct saving *s)
+/* Attributes as they were declared do not change, so they are not copied. */
+static int write_schema(const struct vs_saving *s, uint64_t at)
 {
     const struct vs_attributes *t = &s->x->attributes;
 
-    return t->count > 0 ? vs_io_write(s->x->storage, s->file, s->layout.schema, t->schema,
-                                      t->count * sizeof *t->schema)
-                        : VSHARD_OK;
+    return t->count > 0
+               ? vs_io_write(s->x->storage, s->file, at, t->schema, t->count * sizeof *t->schema)
+               : VSHARD_OK;
 }
 
-static int write_sums(const struct saving *s)
+static int write_sums(const struct vs_saving *s, uint64_t at)
 {
-    const struct copy sums = { s->sums, s->sums_bytes, s->layout.sums };
+    const struct vs_copy sums = { s->sums, s->sums_bytes };
 
-    return write_copy(s, &sums);
+    return write_copy(s, &sums, at);
 }
 
-static int write_all(struct saving *s)
+int vs_saving_pad(struct vs_saving *s, const struct vs_image_layout *layout)
 {
-    const struct vshard_storage *storage = s->x->storage;
     static const unsigned char last = 0;
-    int rc;
 
-    /* The file ends at a multiple of the alignment. This goes first, because some
-     * section's own last byte may lie there. */
-    rc = vs_io_write(storage, s->file, s->layout.end - 1, &last, 1);
+    return vs_io_write(s->x->storage, s->file, layout->end - 1, &last, 1);
+}
+
+int vs_saving_small(struct vs_saving *s, const struct vs_image_layout *layout)
+{
+    int rc = write_copy(s, &s->low, layout->low);
+
+    if (rc == VSHARD_OK)
+        rc = write_copy(s, &s->entries, layout->entries);
+    if (rc == VSHARD_OK)
+        rc = write_copy(s, &s->keywords, layout->keywords);
+    if (rc == VSHARD_OK)
+        rc = write_schema(s, layout->schema);
+    if (rc == VSHARD_OK)
+        rc = write_sums(s, layout->sums);
+    vs_image_seal(s->header, s->sums, s->sums_bytes);
+    return rc < 0
+               ? rc
+               : vs_io_write(s->x->storage, s->file, layout->header, s->header, sizeof s->header);
+}
+
+int vs_saving_all(struct vs_saving *s)
+{
+    int rc = vs_saving_pad(s, &s->layout);
+
     if (rc == VSHARD_OK)
         rc = write_columns(s);
     vs_keep_end(s->x);
-    if (rc == VSHARD_OK)
-        rc = write_copy(s, &s->low);
-    if (rc == VSHARD_OK)
-        rc = write_copy(s, &s->entries);
-    if (rc == VSHARD_OK)
-        rc = write_copy(s, &s->keywords);
-    if (rc == VSHARD_OK)
-        rc = write_schema(s);
-    if (rc == VSHARD_OK)
-        rc = write_sums(s);
-    vs_image_seal(s->header, s->sums, s->sums_bytes);
-    return rc < 0 ? rc : vs_io_write(storage, s->file, 0, s->header, sizeof s->header);
+    s->noted = true;
+    return rc < 0 ? rc : vs_saving_small(s, &s->layout);
 }
 
 /* Changes go on beside it, see keep.c; what was noted for them is freed between two. */
-static int write_position(struct saving *s)
+static int write_position(struct vs_saving *s)
 {
     int rc = begin(s);
 
-    if (rc == VSHARD_OK) {
-        rc = write_all(s);
-        s->noted = true;
-    }
-    end(s);
+    if (rc == VSHARD_OK)
+        rc = vs_saving_all(s);
+    vs_saving_end(s);
     return rc;
 }
 
-static void forget(struct saving *s)
+void vs_saving_forget(struct vs_saving *s)
 {
     if (!s->noted)
         return;
@@ -255,7 +237,7 @@ static void forget(struct saving *s)
     vs_lock_leave(&s->x->lock);
 }
 
-static int write_and_rename(struct saving *s, const char *path)
+static int write_and_rename(struct vs_saving *s, const char *path)
 {
     const struct vshard_storage *storage = s->x->storage;
     uint64_t bytes;
@@ -284,36 +266,41 @@ static int write_and_rename(struct saving *s, const char *path)
 
 static int save(struct vshard_index *x, const char *path)
 {
-    struct saving s = { .x = x };
-    int rc = make_names(&s, path);
+    struct vs_saving s = { .x = x };
+    int rc = vs_saving_names(&s, path);
 
     vs_lock_take(&x->keep.turn);
     if (rc == VSHARD_OK)
         rc = write_and_rename(&s, path);
-    forget(&s);
+    vs_saving_forget(&s);
     vs_lock_leave(&x->keep.turn);
-    vs_free(x->allocator, s.directory, s.path_bytes);
-    vs_free(x->allocator, s.temporary, s.path_bytes);
+    vs_saving_free_names(&s);
+    return rc;
+}
+
+int vs_save_call(struct vshard_index *x, const char *path,
+                 int (*save_to)(struct vshard_index *x, const char *path))
+{
+    int rc = VSHARD_OK;
+
+    if (x == NULL)
+        return VSHARD_EINVAL;
+    if (path == NULL || path[0] == 0 || strlen(path) > PATH_MAX_BYTES)
+        return vs_refuse(x->logger, VSHARD_EINVAL, "save.refused", "path: bytes",
+                         path ? (int64_t)strlen(path) : 0, PATH_MAX_BYTES);
+    if (x->mapping.bytes != NULL)
+        rc = vshard_index_check(x, NULL); /* so that damage is not given a new checksum */
+    if (rc == VSHARD_OK)
+        rc = save_to(x, path);
+    if (rc < 0)
+        vs_log(x->logger, VSHARD_LOG_ERROR, "save.failed",
+               (struct vs_field[]){ { "path", path, 0, NULL },
+                                    { "status", vshard_strerror(rc), 0, NULL } },
+               2);
     return rc;
 }
 
 int vshard_index_save(struct vshard_index *index, const char *path)
 {
-    int rc = VSHARD_OK;
-
-    if (index == NULL)
-        return VSHARD_EINVAL;
-    if (path == NULL || path[0] == 0 || strlen(path) > PATH_MAX_BYTES)
-        return vs_refuse(index->logger, VSHARD_EINVAL, "save.refused", "path: bytes",
-                         path ? (int64_t)strlen(path) : 0, PATH_MAX_BYTES);
-    if (index->mapping.bytes != NULL)
-        rc = vshard_index_check(index, NULL); /* so that damage is not given a new checksum */
-    if (rc == VSHARD_OK)
-        rc = save(index, path);
-    if (rc < 0)
-        vs_log(index->logger, VSHARD_LOG_ERROR, "save.failed",
-               (struct vs_field[]){ { "path", path, 0, NULL },
-                                    { "status", vshard_strerror(rc), 0, NULL } },
-               2);
-    return rc;
+    return vs_save_call(index, path, save);
 }

@@ -178,6 +178,7 @@ static void shrink(struct vshard_index *x)
     uint32_t slots = atomic_load(&x->slot_count), end = (uint32_t)atomic_load(&x->live);
 
     vs_keep_wait(x);
+    vs_track_drop(x);
     vs_readers_number(x);
     vs_readers_drain(x);
     move_rows(x, end);

@@ -237,12 +237,28 @@ struct vs_keep {
     size_t most_set; /* by tests; else 0 */
 };
 
+/* ---- what changed since a file was written (track.c) ---- */
+struct vs_track {
+    _Atomic uint64_t *touched; /* [columns x words] one bit a row; NULL: that is not known */
+    uint32_t slots;            /* later ones are all new */
+    size_t words;
+    uint32_t trained;      /* there was a graph */
+    char *path;            /* of the generation; NULL: none. From here on only for saves: */
+    uint64_t first, count; /* of its parts */
+    uint64_t digest;
+    unsigned char *sums; /* of its extents */
+    size_t path_bytes, sums_bytes;
+    _Atomic size_t bytes; /* of all that */
+};
+
 /* ---- a mapped file (open.c) ---- */
 struct vs_mapping {
     unsigned char *bytes; /* NULL for an index in memory */
     size_t count;
     uint64_t file;
-    const unsigned char *sums;  /* [columns][extents] checksums, in the mapping */
+    const unsigned char *sums;  /* [columns][extents] checksums, in the mapping, or: */
+    unsigned char *own_sums;    /* of a file that has parts */
+    size_t own_bytes;           /* of them */
     _Atomic uint32_t *verified; /* [extents] 1 once an extent was verified */
     uint32_t extents;
 };
@@ -302,6 +318,7 @@ struct vshard_index {
     struct vs_build build;
     struct vs_lock lock; /* taken by a call that writes, shared by those that need it still */
     struct vs_keep keep;
+    struct vs_track track;
     struct vs_scratch *strands; /* [strand_count x WALKS] buffers of the writer's tasks */
     uint32_t strand_count;
     _Atomic uint64_t scratch_bytes; /* in all struct vs_scratch, build and repair */
@@ -750,15 +767,23 @@ int vs_keep_init(struct vshard_index *x);
 void vs_keep_fini(struct vshard_index *x);
 int vs_keep_begin(struct vshard_index *x);
 int vs_keep_take(struct vshard_index *x, uint32_t column, uint32_t extent, unsigned char *to);
+int vs_keep_skip(struct vshard_index *x, uint32_t column, uint32_t extent);
 void vs_keep_pause(struct vshard_index *x);
 void vs_keep_end(struct vshard_index *x);
 void vs_keep_free(struct vshard_index *x);
 void vs_keep_wait(struct vshard_index *x);
 void vs_keep_put(struct vshard_index *x, uint32_t column, uint32_t slot);
 
+/* track.c */
+void vs_track_put(struct vshard_index *x, uint32_t column, uint32_t slot);
+void vs_track_drop(struct vshard_index *x);
+void vs_track_fini(struct vshard_index *x);
+
 /* To be called before what files have of a row in this column changes. */
 static inline void vs_keep(struct vshard_index *x, uint32_t column, uint32_t slot)
 {
+    if (x->track.touched != NULL)
+        vs_track_put(x, column, slot);
     if (atomic_load_explicit(&x->keep.on, memory_order_acquire))
         vs_keep_put(x, column, slot);
 }
@@ -766,7 +791,7 @@ static inline void vs_keep(struct vshard_index *x, uint32_t column, uint32_t slo
 /* And before any of it does. */
 static inline void vs_keep_all(struct vshard_index *x, uint32_t slot)
 {
-    for (uint32_t i = 0; i < x->keep.columns; i++)
+    for (uint32_t i = 0; i < IMAGE_FIRST_VALUES + x->attributes.count; i++)
         vs_keep(x, i, slot);
 }
 

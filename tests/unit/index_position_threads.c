@@ -152,7 +152,8 @@ static uint64_t digest_of_file(struct fault_storage *fs, const char *path)
     return digest;
 }
 
-static void save_beside_changes(const struct kind *k, uint64_t seed)
+static void save_beside_changes(const struct kind *k, uint64_t seed,
+                                int (*save)(struct vshard_index *x, const char *path))
 {
     struct busy b = { .fs = fault_storage_create(seed), .kind = k, .seed = seed };
     const struct vshard_storage storage = { busy_submit, busy_wait, &b, NULL };
@@ -168,7 +169,7 @@ static void save_beside_changes(const struct kind *k, uint64_t seed)
         before = digest_of(b.x);
         b.changes = 0;
         b.going = true;
-        cr_assert_eq(vshard_index_save(b.x, "/x"), 0);
+        cr_assert_eq(save(b.x, "/x"), 0);
         b.going = false;
         cr_expect(b.changes > 1);
         for (; b.changes > 0; b.changes--)
@@ -189,7 +190,15 @@ Test(index_position_threads, a_file_is_the_index_as_the_save_began)
 {
     for (size_t k = 0; k < VS_COUNT(kinds); k++) {
         for (uint64_t seed = 1; seed <= 3; seed++)
-            save_beside_changes(&kinds[k], seed);
+            save_beside_changes(&kinds[k], seed, vshard_index_save);
+    }
+}
+
+Test(index_position_threads, a_file_of_changes_is_the_index_as_the_save_began)
+{
+    for (size_t k = 0; k < VS_COUNT(kinds); k++) {
+        for (uint64_t seed = 1; seed <= 3; seed++)
+            save_beside_changes(&kinds[k], seed, vshard_index_save_changes);
     }
 }
 
@@ -282,7 +291,8 @@ static bool came_by(const struct beside *b, uint32_t from, uint64_t digest)
     return false;
 }
 
-static void write_and_save(const struct kind *k, size_t most)
+static void write_and_save(const struct kind *k, size_t most,
+                           int (*save)(struct vshard_index *x, const char *path))
 {
     struct fault_storage *fs = fault_storage_create(1);
     const struct vshard_storage storage = { slow_submit, slow_wait, fs, NULL };
@@ -300,7 +310,7 @@ static void write_and_save(const struct kind *k, size_t most)
     for (uint32_t i = 0; i < 6; i++) {
         uint32_t from = atomic_load(&b->count) - 1;
 
-        cr_expect_eq(vshard_index_save(b->x, "/x"), 0);
+        cr_expect_eq(save(b->x, "/x"), 0);
         cr_expect(came_by(b, from, digest_of_file(fs, "/x")), "%s: save %u is no position", k->name,
                   i);
         atomic_fetch_add(&b->saves, 1);
@@ -313,13 +323,20 @@ static void write_and_save(const struct kind *k, size_t most)
 
 Test(index_position_threads, each_file_is_a_position_that_a_writer_came_by)
 {
-    write_and_save(&kinds[0], 0);
-    write_and_save(&kinds[1], 0);
-    write_and_save(&kinds[2], 0);
+    write_and_save(&kinds[0], 0, vshard_index_save);
+    write_and_save(&kinds[1], 0, vshard_index_save);
+    write_and_save(&kinds[2], 0, vshard_index_save);
+}
+
+Test(index_position_threads, each_file_of_changes_is_a_position_that_a_writer_came_by)
+{
+    write_and_save(&kinds[0], 0, vshard_index_save_changes);
+    write_and_save(&kinds[1], 1 << 12, vshard_index_save_changes);
+    write_and_save(&kinds[2], 0, vshard_index_save_changes);
 }
 
 Test(index_position_threads, a_writer_waits_when_too_much_is_put_aside)
 {
-    write_and_save(&kinds[1], 1 << 12);
-    write_and_save(&kinds[5], 1);
+    write_and_save(&kinds[1], 1 << 12, vshard_index_save);
+    write_and_save(&kinds[5], 1, vshard_index_save);
 }
