@@ -16,6 +16,8 @@
  *            and together, in turns
  *   saving   how long a call takes that replaces 100 rows, alone, and beside a thread that saves
  *            over and over, in turns: the median, and the longest
+ *   changes  of the rows a thousandth, a hundredth or a tenth get other vectors, in one call; then
+ *            only what changed is saved, beside a save of everything: bytes, and time by the wall
  *
  *     build/bench/index_live [probes [set [rows [m]]]]
  *     VSHARD_DATA=dir build/bench/index_live churn,half glove100 100000
@@ -484,6 +486,68 @@ static void saving(struct bench *b)
     free(ids);
 }
 
+/* ---- saves of what changed ---- */
+
+static double saved(struct vshard_index *index, const char *path,
+                    int (*save)(struct vshard_index *index, const char *path))
+{
+    double start = bench_seconds(CLOCK_MONOTONIC);
+
+    bench_must("save", save(index, path));
+    return bench_seconds(CLOCK_MONOTONIC) - start;
+}
+
+/* Of a part of a generation, or of a whole file; 0 if there is none. */
+static double bytes_at(const char *path, unsigned part)
+{
+    char name[100];
+    struct stat st;
+
+    snprintf(name, sizeof name, part ? "%s.g%u" : "%s", path, part);
+    return stat(name, &st) == 0 ? (double)st.st_size : 0;
+}
+
+/* Each share on its own: the generation before is whole. Files are removed by the number. */
+static void changes(struct bench *b)
+{
+    static const size_t shares[] = { 1000, 100, 10 };
+    struct vshard_index *index = create(b, NULL);
+    uint64_t *ids = shuffled_ids(b);
+    char directory[] = "/tmp/vshard-live-XXXXXX", whole[64], head[64], part[80];
+
+    if (mkdtemp(directory) == NULL)
+        bench_die(directory, "cannot be made");
+    add_all(b, index, ids, b->rows);
+    for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
+        size_t count = b->rows / shares[i];
+        double seconds[2], sizes[2];
+
+        snprintf(whole, sizeof whole, "%s/w%zu", directory, i);
+        snprintf(head, sizeof head, "%s/h%zu", directory, i);
+        saved(index, head, vshard_index_save_changes);
+        for (size_t j = 0; j < count; j++)
+            b->held[ids[j]] = (uint32_t)random_below(&b->seed, b->base.rows);
+        add(b, index, ids, count);
+        seconds[0] = saved(index, head, vshard_index_save_changes);
+        seconds[1] = saved(index, whole, vshard_index_save);
+        sizes[0] = bytes_at(head, 2) + bytes_at(head, 0);
+        sizes[1] = bytes_at(whole, 0);
+        printf("changes\t%s\t%zu\t%u\t%zu rows replaced: %.2f MB in %.0f ms, %s; whole %.2f MB in "
+               "%.0f ms\n",
+               b->set, b->rows, b->m, count, sizes[0] / 1e6, seconds[0] * 1e3,
+               bytes_at(head, 1) > 0 ? "of changes" : "whole", sizes[1] / 1e6, seconds[1] * 1e3);
+        unlink(whole);
+        unlink(head);
+        for (unsigned n = 1; n < 3; n++) {
+            snprintf(part, sizeof part, "%s.g%u", head, n);
+            unlink(part);
+        }
+    }
+    rmdir(directory);
+    vshard_index_destroy(index);
+    free(ids);
+}
+
 /* ---- main ---- */
 
 static void hold_first(struct bench *b)
@@ -498,7 +562,8 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(struct bench *b);
     } probes[] = { { "churn", churn },    { "half", half },     { "thin", thin },
-                   { "remove", removal }, { "beside", beside }, { "saving", saving } };
+                   { "remove", removal }, { "beside", beside }, { "saving", saving },
+                   { "changes", changes } };
     const char *asked = argc > 1 ? argv[1] : "churn,half,thin,remove,beside,saving";
     struct bench b = { .set = argc > 2 ? argv[2] : "glove30k", .seed = 1 };
 
