@@ -309,8 +309,9 @@ static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
         rc = vs_reserve_one(r, g, m.count, m.body_bytes);
     if (rc != VSHARD_OK)
         return rc;
-    /* One that is no member any more may ask for ever. */
-    if (m.kind != VS_SURE || vs_peer_of(g, m.from, m.from_incarnation) != NULL)
+    /* One that is no member any more may ask for ever; a chunk may find no memory yet. */
+    if (m.kind != VS_CHUNK &&
+        (m.kind != VS_SURE || vs_peer_of(g, m.from, m.from_incarnation) != NULL))
         vs_touch(r, g);
     vs_group_begin(r, g);
     rc = dispatch(r, g, &m);

@@ -260,6 +260,7 @@ int vs_on_chunk(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
         if (rc != VSHARD_OK)
             return rc;
     }
+    vs_touch(r, g);
     if (m->term >= g->term) {
         struct vs_message head = *m;
         if (m->term > g->term || g->role != VSHARD_RAFT_FOLLOWER)

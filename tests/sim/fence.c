@@ -136,8 +136,16 @@ static bool promoted(struct world *w)
     return true;
 }
 
-/* Those that are down come back; those that have met the epoch and will not forget it,
- * or have nothing, may talk to anybody. */
+/* Of another incarnation, and so nobody's voter, it may talk to anybody. One that has stored
+ * nothing but is named in the old configuration is a voter like the others. */
+static void return_wiped(struct world *w, struct node *n)
+{
+    node_wipe(w, n);
+    w->fenced &= ~(1u << n->id);
+}
+
+/* Those that are down come back; those that have met the epoch and will not forget it may talk to
+ * anybody. */
 static void bring_back(struct world *w)
 {
     for (uint32_t i = 1; i <= w->nodes; i++) {
@@ -147,18 +155,17 @@ static void bring_back(struct world *w)
         /* One that is no voter by its own lights asks nobody, and meets no epoch. */
         if (n->parted || (n->alive && (w->fenced >> i & 1) && w->now > w->fence_at + 6000 * MS)) {
             w->parted += n->parted;
-            node_wipe(w, n);
+            return_wiped(w, n);
             n->parted = 0;
         }
         if (!n->alive && world_chance(w, 200)) {
             if ((w->fenced >> i & 1) && n->disk[0].exists && world_chance(w, 300))
-                node_wipe(w, n);
+                return_wiped(w, n);
             node_start(w, n, false);
         }
         if (!n->alive || vshard_raft_inspect(n->raft, 1, &s) != VSHARD_OK)
             continue;
-        if ((w->fenced >> i & 1) &&
-            ((s.epoch == w->epoch && s.term_durable) || !n->disk[0].exists)) {
+        if ((w->fenced >> i & 1) && s.epoch == w->epoch && s.term_durable) {
             w->fenced &= ~(1u << i);
             w->met += s.superseded;
         }

@@ -338,6 +338,49 @@ Test(raft_sleep, a_line_or_a_message_or_a_request_wakes_a_follower)
     }
 }
 
+/* The allocator of a rig, of which the *ctx-th call fails. */
+static void *refuse_one(void *ctx, void *old, size_t old_bytes, size_t bytes, size_t align)
+{
+    uint64_t *left = ctx;
+
+    (void)old_bytes;
+    free(old);
+    return bytes == 0 || --*left == 0 ? NULL
+                                      : aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+
+/* A step that fails has changed nothing: the message comes again. */
+Test(raft_sleep, a_chunk_that_finds_no_memory_wakes_nobody)
+{
+    const struct vs_message m = { .kind = VS_CHUNK,
+                                  .from = 2,
+                                  .term = 2,
+                                  .index = 9,
+                                  .log_term = 2,
+                                  .hint_term = 16,
+                                  .flags = VS_FLAG_LAST };
+    unsigned char body[64] = { 0 };
+    struct rig t;
+    uint64_t digest;
+    int rc = VSHARD_ENOMEM;
+
+    sleep_under(&t);
+    vs_store32(body, 8);
+    digest = vshard_raft_digest(t.raft);
+    for (uint64_t nth = 1; rc == VSHARD_ENOMEM; nth++) {
+        uint64_t left = nth;
+        const struct vshard_allocator refuses = { refuse_one, &left };
+
+        t.raft->allocator = &refuses;
+        rc = deliver(&t, m, body, 20);
+        t.raft->allocator = NULL;
+        cr_expect_eq(status(&t).asleep, rc == VSHARD_ENOMEM, "allocation %u", (unsigned)nth);
+        cr_expect_eq(vshard_raft_digest(t.raft) == digest, rc == VSHARD_ENOMEM);
+    }
+    cr_expect_eq(rc, VSHARD_OK);
+    stop(&t);
+}
+
 Test(raft_sleep, a_sleeping_follower_is_true_to_a_leader_whose_node_it_hears)
 {
     struct rig t;
