@@ -36,7 +36,7 @@ enum {                         /* how the index finds neighbours */
 
 enum {                           /* what distance means; smaller is always nearer */
        VSHARD_METRIC_L2SQ = 0,   /* squared Euclidean distance */
-       VSHARD_METRIC_IP = 1,     /* inner product, negated */
+       VSHARD_METRIC_IP = 1,     /* inner product, negated; see CAVEATS of vshard_index(3) */
        VSHARD_METRIC_COSINE = 2, /* 1 - cosine of the angle, 0..2 */
        VSHARD_METRIC_L1 = 3,     /* sum of absolute differences */
        VSHARD_METRIC_HAMMING = 4 /* bits that differ; for BITS, and they have no other */
