@@ -328,6 +328,8 @@ def run_whole(cluster):
 
 
 def main():
+    # A shell that starts this behind itself has it, and what it starts, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix='vshard-server.')
     cluster = Cluster(folder)
     try:
