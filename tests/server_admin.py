@@ -37,7 +37,7 @@ def found(cluster, nodes, *more, lines=''):
         cluster.start(n, '--format', nodes=nodes, lines=lines)
     server = cluster.connect(nodes[0])
     test.say(cluster, nodes, 'create', 'words', DIM, 'l2', 2, len(nodes), *more)
-    test.wait('leaders', 20, lambda: all(s['leader'] != '0' for s in ctl.shards(server, 'words')))
+    test.wait('leaders', 60, lambda: all(s['leader'] != '0' for s in ctl.shards(server, 'words')))
     return server
 
 
@@ -56,20 +56,20 @@ def altered(cluster, server):
     write(server, range(ROWS))
     said(0, 'ok', 'ef_search=50', 'max_rows=50')
     test.say(cluster, (1,), 'describe', 'words', wanted='ef_search=50')
-    test.wait('a limit', 20, lambda: not server.ask('write', 'words', 1, 0, body=struct.pack('<Q', 1) + bytes(4 * DIM))[0])
+    test.wait('a limit', 60, lambda: not server.ask('write', 'words', 1, 0, body=struct.pack('<Q', 1) + bytes(4 * DIM))[0])
     if 'above its limit' not in ' '.join(write(server, [1], False)):
         raise RuntimeError('a write beyond max_rows is not refused as such')
     said(0, 'ok', 'max_rows=none')
     write(server, range(ROWS))
     said(0, 'ok', 'replicas=2')
-    test.wait('fewer replicas', 30, lambda: all(s['members'].count('+') == 1 for s in ctl.shards(server, 'words')))
+    test.wait('fewer replicas', 60, lambda: all(s['members'].count('+') == 1 for s in ctl.shards(server, 'words')))
     test.say(cluster, (1, 2, 3), 'remove-node', 3, wanted='ok')
     test.wait('a node less', 60, lambda: status(server)['nodes'] == '2')
     test.say(cluster, (1, 2, 3), 'remove-node', 9, status=1, wanted='not found')
     cluster.kill(3)
     come_back(cluster, 3)
     said(0, 'ok', 'replicas=3')
-    test.wait('more replicas', 30, lambda: all(s['members'].count('+') == 2 for s in ctl.shards(server, 'words')))
+    test.wait('more replicas', 60, lambda: all(s['members'].count('+') == 2 for s in ctl.shards(server, 'words')))
     for code, wanted, words in (
             (2, 'usage', ()), (2, "not 'dim'", ('dim=9',)), (2, "EF_SEARCH is a number, not 'x'", ('ef_search=x',)),
             (1, 'ef_search 20000, limit 16384', ('ef_search=20000',)), (1, 'replicas 8, limit 7', ('replicas=8',)),
@@ -129,15 +129,15 @@ def moved(cluster, server):
     test.must('joining', second.ask('join', 1))
     test.say(cluster, (2,), 'status', wanted='region=1 primary=0')
     test.wait('learning', 60, lambda: test.caught_up(second))
-    test.wait('the region', 30, lambda: server.ask('primary', 1)[0])
+    test.wait('the region', 60, lambda: server.ask('primary', 1)[0])
     test.wait('leading', 60, lambda: all(s['leader'] == '2' for s in ctl.shards(second, 'words')))
     test.say(cluster, (1, 2), 'status', wanted='region=0 primary=1')
-    test.wait('reading', 30, lambda: second.ask('fetch', 'words', ROWS - 1, 3)[0])
+    test.wait('reading', 60, lambda: second.ask('fetch', 'words', ROWS - 1, 3)[0])
 
 
 def cached(server):
     query = struct.pack('<%df' % DIM, *range(DIM))
-    test.wait('a repeated search', 30, lambda: test.must('a search', server.ask('search', 'words', 5, 0, 0, body=query)) and
+    test.wait('a repeated search', 60, lambda: test.must('a search', server.ask('search', 'words', 5, 0, 0, body=query)) and
               int(status(server)['cache_answers']) > 0)
     if int(status(server)['cache_bytes']) == 0:
         raise RuntimeError('an answer came from an empty cache')
