@@ -174,7 +174,7 @@ static void parent_first(const struct vshard_index *x, struct vs_pool *p)
 /* Every search scans the entries, so the more there are, the farther is far: a cluster of
  * its own is many times as far, and is let in still. In sets where one row in 50 is twice
  * as far they would be one in 50 (sift128, 300,000 rows: 6,500 entries, 93 us a query). */
-static float far_times(const struct vshard_index *x)
+float vs_far_times(const struct vshard_index *x)
 {
     uint32_t most = ENTRIES_MIN + atomic_load(&x->slot_count) / ENTRIES_ONE_IN;
     float times = FAR;
@@ -200,7 +200,7 @@ static float far_from(const struct vshard_index *x, struct vs_scratch *s)
     vs_keys_of(x, p->slots[0], s, count);
     for (uint32_t i = 0; i < count; i++)
         s->distances[i] = vs_key_value(x, s->keys[i]);
-    return far_times(x) * vs_nth(s->distances, count, count / 2);
+    return vs_far_times(x) * vs_nth(s->distances, count, count / 2);
 }
 
 /* A row that is far from all in the graph and from its mates begins a cluster of its own:

@@ -730,6 +730,7 @@ void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slo
 int vs_build_reserve(struct vshard_index *x, uint64_t rows);
 void vs_build_trim(struct vshard_index *x);
 void vs_build_fini(struct vshard_index *x);
+float vs_far_times(const struct vshard_index *x);
 bool vs_is_entry(const struct vshard_index *x, uint64_t id);
 void vs_entry_offer(struct vshard_index *x, uint32_t slot, uint32_t far);
 uint32_t vs_build_batch(const struct vshard_index *x);

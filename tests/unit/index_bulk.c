@@ -3,7 +3,8 @@
  * Method: loads just large enough for the bulk path, into an empty index and into one
  * with a graph, some of whose rows are removed and some replaced by the load. Digests
  * are compared over instruction sets and numbers of threads; recall with an exact
- * search; every allocation fails once. */
+ * search; every allocation fails once. Rows in clusters far from each other must each be
+ * found by their own vector, and must not make most of the rows entries. */
 #include <criterion/criterion.h>
 
 #include "index/state.h"
@@ -128,6 +129,110 @@ Test(index_bulk, answers_as_an_exact_search_does)
     vshard_index_destroy(x);
     pool_destroy(pool);
     free(v);
+}
+
+/* ---- clusters ---- */
+
+struct clusters {
+    uint32_t dim, rows, clusters;
+    float spread;
+    uint32_t element, metric, there; /* rows in an add before */
+};
+
+static void *draw_clusters(const struct clusters *c)
+{
+    uint64_t seed = 7;
+    float *centers = draw_vectors(&seed, 0, c->clusters, c->dim);
+    float *v = malloc((size_t)c->rows * c->dim * sizeof *v);
+    int8_t *bytes = (int8_t *)v;
+
+    for (uint32_t i = 0; i < c->rows; i++) {
+        const float *center = centers + random_below(&seed, c->clusters) * c->dim;
+
+        for (uint32_t j = 0; j < c->dim; j++) {
+            float at = center[j] + c->spread * (random_float(&seed) + random_float(&seed));
+
+            if (c->element == VSHARD_ELEMENT_I8) /* no farther than where this is read from */
+                bytes[(size_t)i * c->dim + j] = (int8_t)(at * 100);
+            else
+                v[(size_t)i * c->dim + j] = at;
+        }
+    }
+    free(centers);
+    return v;
+}
+
+static uint32_t count_missed(struct vshard_index *x, const struct clusters *c, const void *v)
+{
+    struct vshard_hit *hits = malloc(c->rows * sizeof *hits);
+    uint32_t missed = 0;
+
+    search_rows(x, v, c->rows, 1, 100, 0, hits);
+    for (uint32_t i = 0; i < c->rows; i++)
+        missed += hits[i].id != i && hits[i].distance > 1e-6f;
+    free(hits);
+    return missed;
+}
+
+static uint64_t expect_found(const struct clusters *c, const void *v, uint32_t threads,
+                             uint32_t cpu)
+{
+    struct vshard_index_options o = {
+        .size = sizeof o, .dim = c->dim, .element = c->element, .metric = c->metric
+    };
+    uint64_t *ids = number_ids(0, c->rows), digest;
+    struct pool *pool = pool_create(threads);
+    struct vshard_index *x;
+    uint32_t missed;
+
+    o.executor = pool_executor(pool);
+    x = make_index(&o);
+    vs_kernel_init(&x->kernel, cpu);
+    if (c->there > 0)
+        add_rows(x, ids, v, c->there);
+    add_rows(x, ids + c->there,
+             (const char *)v + (size_t)c->there * c->dim * element_bytes(c->element),
+             c->rows - c->there);
+    missed = count_missed(x, c, v);
+    cr_expect(missed <= c->rows / 1000, "%u rows of %u dimensions in %u clusters: %u not found",
+              c->rows, c->dim, c->clusters, missed);
+    cr_expect(atomic_load(&x->entry_count) <= c->rows / 512 + 64 + c->clusters);
+    digest = digest_of(x);
+    free(ids);
+    vshard_index_destroy(x);
+    pool_destroy(pool);
+    return digest;
+}
+
+Test(index_bulk, clusters_are_found)
+{
+    static const struct clusters all[] = {
+        { .dim = 32, .rows = 11000, .clusters = 20, .spread = 0.01f },
+        { .dim = 32, .rows = 11000, .clusters = 200, .spread = 0.01f },
+        { .dim = 32, .rows = 11000, .clusters = 900, .spread = 0.01f },
+        { .dim = 8, .rows = 11000, .clusters = 300, .spread = 0.001f },
+        { .dim = 128, .rows = 11000, .clusters = 200, .spread = 0.03f },
+        { .dim = 32, .rows = 11000, .clusters = 250, .spread = 0.01f, .there = 2500 },
+        { .dim = 32,
+          .rows = 11000,
+          .clusters = 200,
+          .spread = 0.01f,
+          .metric = VSHARD_METRIC_COSINE },
+        { .dim = 32,
+          .rows = 11000,
+          .clusters = 200,
+          .spread = 0.03f,
+          .element = VSHARD_ELEMENT_I8 },
+    };
+
+    for (size_t i = 0; i < VS_COUNT(all); i++) {
+        void *v = draw_clusters(&all[i]);
+        uint64_t digest = expect_found(&all[i], v, 1, vs_os_cpu());
+
+        if (i < 2)
+            cr_expect_eq(expect_found(&all[i], v, 3, 0), digest);
+        free(v);
+    }
 }
 
 /* ---- without memory ---- */
