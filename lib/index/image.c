@@ -31,7 +31,9 @@
  *     header       0   8   magic "VSHARDIX"
  *                  8   4   version of this format: 1, or 2 if there are attributes, or 3
  *                          if walks go by vectors (vectors.c): then there are no codes and
- *                          no sketches, and there may be attributes
+ *                          no sketches, and there may be attributes; or 4 if dim is 256
+ *                          or less and there are no sketches, as they do not serve
+ *                          (sketch.c): there may be attributes then, too
  *                 12   4   bytes of the header, 512
  *                 16  32   dim, family, metric, element, m, ef_construction,
  *                          ef_search, train_rows: 4 each
@@ -351,7 +353,12 @@ static void decode_attributes(const unsigned char *header, struct vs_image *out)
 
 static uint32_t version_of(const struct vshard_index *x)
 {
-    return x->by_vectors ? IMAGE_VECTORS : x->attributes.count > 0 ? IMAGE_ATTRIBUTES : IMAGE_PLAIN;
+    if (x->by_vectors)
+        return IMAGE_VECTORS;
+    if (atomic_load(&x->trained) && x->sketches.stride == 0 && vs_sketch_bytes(x) > 0 &&
+        !vs_sketch_has_axes(x))
+        return IMAGE_CODES;
+    return x->attributes.count > 0 ? IMAGE_ATTRIBUTES : IMAGE_PLAIN;
 }
 
 static void encode_calibration(const struct vs_calibration *c, unsigned char *header)
@@ -439,13 +446,14 @@ int vs_image_decode(const unsigned char *header, struct vs_image *out)
     if (out->digest != vs_checksum(header, AT_CHECKSUM, 0))
         return VSHARD_ECORRUPT;
     version = vs_load32(header + 8);
-    if (version < IMAGE_PLAIN || version > IMAGE_VECTORS)
+    if (version < IMAGE_PLAIN || version > IMAGE_CODES)
         return VSHARD_EVERSION;
     zeros = version == IMAGE_PLAIN ? AT_ATTRIBUTES : AT_ZEROS;
     if (vs_load32(header + 12) != IMAGE_HEADER_BYTES ||
         !all_zero(header + zeros, AT_CHECKSUM - zeros))
         return VSHARD_ECORRUPT;
     out->by_vectors = version == IMAGE_VECTORS;
+    out->by_codes = version == IMAGE_CODES;
     if (version != IMAGE_PLAIN)
         decode_attributes(header, out);
     if (version == IMAGE_ATTRIBUTES && out->attribute_count == 0)

@@ -109,15 +109,25 @@ static bool counts_valid(const struct vs_image *i)
            i->cursor <= i->slot_count && isfinite(i->scale) && isfinite(i->radius2);
 }
 
+static bool sketches_valid(const struct vshard_index *x, const struct vs_image *i)
+{
+    bool axes = vs_sketch_has_axes(x);
+
+    if (i->by_codes)
+        return i->trained && i->sketch_bytes == 0 && vs_sketch_bytes(x) > 0 && !axes;
+    if (i->by_vectors)
+        return i->trained && i->sketch_bytes == 0 && vs_walks_by_vectors(x);
+    return i->sketch_bytes == (i->trained ? vs_sketch_bytes(x) : 0) ||
+           (i->sketch_bytes == 0 && axes);
+}
+
 /* What options and counts say together: a saved option is never left to its default;
  * there is a graph as soon as there were train_rows rows, and as long as there were ever. */
 static bool options_valid(const struct vshard_index *x, const struct vs_image *i)
 {
     return x->m == i->options.m && x->ef_construction == i->options.ef_construction &&
            x->ef_search == i->options.ef_search && x->train_rows == i->options.train_rows &&
-           (i->sketch_bytes == (i->trained ? vs_sketch_bytes(x) : 0) ||
-            (i->sketch_bytes == 0 && (vs_sketch_has_axes(x) || i->by_vectors))) &&
-           (!i->by_vectors || (i->trained && i->sketch_bytes == 0 && vs_walks_by_vectors(x))) &&
+           sketches_valid(x, i) &&
            (x->family == VSHARD_FAMILY_FLAT || i->trained || i->live < x->train_rows);
 }
 

@@ -484,6 +484,8 @@ static void train(struct vshard_index *x, struct plan *p)
     if (x->sketches.stride > 0)
         vs_sketcher_train(x, p->sketching);
     vs_parallel(x, count, sketch_row, &st);
+    if (x->sketches.stride > 0 && !vs_sketches_serve(x, p->sketching))
+        vs_walk_by_codes(x);
     if (p->bulk != NULL) /* with the others, when they are stored */
         return;
     link_rows(x, p->slots, count);

@@ -526,6 +526,7 @@ void vs_trial_end(struct vshard_index *x, struct vs_trial *t);
 bool vs_trial_fails(struct vshard_index *x, struct vs_trial *t);
 bool vs_walks_by_vectors(const struct vshard_index *x);
 void vs_walk_by_vectors(struct vshard_index *x);
+void vs_walk_by_codes(struct vshard_index *x);
 
 /* sketch.c */
 struct vs_sketching;
@@ -537,6 +538,7 @@ void vs_sketcher_fini(struct vshard_index *x);
 int vs_sketching_begin(struct vshard_index *x, struct vs_sketching **out);
 void vs_sketching_end(struct vshard_index *x, struct vs_sketching *t);
 void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t);
+bool vs_sketches_serve(struct vshard_index *x, struct vs_sketching *t);
 double vs_dot(const float *a, const float *b, size_t dim);
 void vs_sketch_queries(const struct vshard_index *x, struct vs_walk *walks, uint32_t count);
 void vs_sketch_row(const struct vshard_index *x, const void *code, uint8_t *sketch);

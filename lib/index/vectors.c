@@ -264,3 +264,9 @@ void vs_walk_by_vectors(struct vshard_index *x)
     drop_column(x, &x->codes);
     drop_column(x, &x->sketches);
 }
+
+/* Likewise, where sketches do not serve (sketch.c). */
+void vs_walk_by_codes(struct vshard_index *x)
+{
+    drop_column(x, &x->sketches);
+}

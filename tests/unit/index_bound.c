@@ -8,6 +8,7 @@
 
 #include <math.h>
 
+#include "index/state.h"
 #include "support/index_data.h"
 
 enum { ROWS = 6000, CLUSTERS = 60, QUERIES = 60, K = 10, EF = 100 };
@@ -42,6 +43,7 @@ static void begin(struct stage *t, uint32_t dim, uint32_t metric)
         draw(t->queries + (size_t)i * dim, dim, i % CLUSTERS, &random);
     t->x = make_index(&o);
     add_rows(t->x, t->ids, t->rows, ROWS);
+    cr_assert_eq(t->x->sketches.stride > 0, dim > 64);
 }
 
 static void end(struct stage *t)

@@ -749,12 +749,27 @@ Test(index_file, a_newer_format_is_told_apart_from_damage)
     struct vshard_index *x;
 
     begin(&f, &kinds[4]);
-    vs_store32(f.bytes + 8, 4);
+    vs_store32(f.bytes + 8, 5);
     file_reseal(f.bytes, f.count);
     fault_storage_put(f.fs, path, f.bytes, f.count);
     for (uint32_t flags = 0; flags < 2; flags++)
         cr_expect_eq(open_index(f.fs, flags, &x), VSHARD_EVERSION);
     end(&f);
+}
+
+/* Version 4 says that there could be sketches, and that they do not serve. */
+Test(index_file, a_graph_without_sketches_must_be_one_that_could_have_them)
+{
+    for (size_t i = 0; i < PLAIN_KINDS; i++) {
+        static struct the_file f;
+
+        begin(&f, &kinds[i]);
+        vs_store32(f.bytes + 8, 4);
+        for (uint32_t flags = 0; flags < 2; flags++)
+            cr_expect_eq(open_forged(&f, f.bytes, flags), VSHARD_ECORRUPT, "%s, flags %u",
+                         kinds[i].name, flags);
+        end(&f);
+    }
 }
 
 /* ---- a save that is cut short ---- */

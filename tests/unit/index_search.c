@@ -212,18 +212,23 @@ Test(index_search, one_call_many_calls_and_many_threads_answer_the_same)
 
 /* ---- queries that walk together ---- */
 
-enum { WIDE_ROWS = 2200, WIDE_QUERIES = 21, CENTRES = 50, WIDE_MOST = 1000 };
+enum { WIDE_ROWS = 2200, WIDE_QUERIES = 21, CENTRES = 12, WIDE_MOST = 1000 };
 
-/* Rows around some centres, which sketches serve. */
-static float *draw_clusters(uint64_t *seed, const float *centres, size_t count, size_t dim)
+/* Mixtures of some vectors, which sketches serve. */
+static float *draw_mixtures(uint64_t *seed, const float *centres, size_t count, size_t dim)
 {
     float *v = malloc(count * dim * sizeof *v);
 
     for (size_t i = 0; i < count; i++) {
-        const float *centre = centres + random_below(seed, CENTRES) * dim;
+        float *to = v + i * dim;
 
-        for (size_t j = 0; j < dim; j++)
-            v[i * dim + j] = centre[j] + 0.2f * random_float(seed);
+        memset(to, 0, dim * sizeof *to);
+        for (size_t c = 0; c < CENTRES; c++) {
+            float part = random_float(seed);
+
+            for (size_t j = 0; j < dim; j++)
+                to[j] += part * centres[c * dim + j];
+        }
     }
     return v;
 }
@@ -247,8 +252,8 @@ static void expect_same_of(uint32_t metric, size_t dim)
     struct vshard_index_options o = { .size = sizeof o, .dim = (uint32_t)dim, .metric = metric };
     uint64_t seed = dim, bits[WIDE_ROWS / 64 + 1] = { 0 }, *ids = number_ids(0, WIDE_ROWS);
     float *centres = draw_vectors(&seed, VSHARD_ELEMENT_F32, CENTRES, dim);
-    float *rows = draw_clusters(&seed, centres, WIDE_ROWS, dim);
-    float *queries = draw_clusters(&seed, centres, WIDE_QUERIES, dim);
+    float *rows = draw_mixtures(&seed, centres, WIDE_ROWS, dim);
+    float *queries = draw_mixtures(&seed, centres, WIDE_QUERIES, dim);
     struct vshard_filter f = {
         .size = sizeof f, .kind = VSHARD_FILTER_BITS, .count = WIDE_ROWS, .bits = bits
     };
