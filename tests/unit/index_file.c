@@ -75,11 +75,17 @@ static struct vshard_index_options options_of(const struct kind *kind)
     return o;
 }
 
-/* Cosine refuses zero vectors, which bytes may be. */
+enum { SKETCHED = 257, DIRECTIONS = 24 };
+
+/* Cosine refuses zero vectors, which bytes may be. Sketches along axes serve rows that differ in
+ * few directions. */
 static void *some_vectors(const struct kind *kind, uint64_t seed, size_t count)
 {
     unsigned char *v = draw_vectors(&seed, kind->element, count, kind->dim);
+    float *floats = (float *)(void *)v;
 
+    for (size_t i = 0; kind->dim == SKETCHED && i < count * SKETCHED; i++)
+        floats[i] = floats[i - i % SKETCHED / DIRECTIONS * DIRECTIONS];
     for (size_t i = 0; kind->element != VSHARD_ELEMENT_F32 && i < count * kind->dim; i++)
         v[i] |= 1;
     return v;
