@@ -51,14 +51,13 @@ enum {
     AXIS_MAX = 127,
     ROUNDED_MAX = 127, /* of axes and weights while they are looked for */
     ASKED_ONE_IN = 4,  /* of those rows, when it is measured whether near rows stay near */
-    AMONG_MAX = 20,
     KEPT_PERCENT = 80
 };
 
 /* So many nearest by code must be among so many nearest by sketch. */
 static const struct {
     uint32_t near, among;
-} asked_for[] = { { 10, AMONG_MAX }, { 1, 2 } };
+} asked_for[] = { { 10, VS_AMONG_MAX }, { 1, 2 } };
 
 /* Buffers of one training. */
 struct vs_sketching {
@@ -437,34 +436,6 @@ void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t)
 
 /* ---- whether sketches serve ---- */
 
-static void nearest(const struct vshard_index *x, const int32_t *keys, uint32_t count,
-                    uint32_t without, struct vs_pool *p)
-{
-    p->count = p->next = 0;
-    for (uint32_t r = 0; r < count; r++) {
-        if (r != without)
-            x->kernel.pool_push(p, &keys[r], &r, 1);
-    }
-}
-
-/* Of the `near` nearest of a row by code, how many are among the `among` nearest by sketch;
- * as far as they are no others will do. */
-static uint32_t count_kept(const struct vshard_index *x, const struct vs_sketching *t, uint32_t row,
-                           uint32_t near, uint32_t among)
-{
-    int32_t keys[AMONG_MAX + 16], farthest;
-    uint32_t slots[AMONG_MAX + 16], kept = 0;
-    struct vs_pool p = { keys, slots, 0, near, 0 };
-
-    nearest(x, t->by_code, t->count, row, &p);
-    farthest = keys[p.count - 1];
-    p.cap = among;
-    nearest(x, t->by_sketch, t->count, row, &p);
-    for (uint32_t i = 0; i < p.count; i++)
-        kept += t->by_code[slots[i]] <= farthest;
-    return kept < near ? kept : near;
-}
-
 /* Whether near rows stay near. Sketches of the rows that were trained on must be there. */
 bool vs_sketches_serve(struct vshard_index *x, struct vs_sketching *t)
 {
@@ -480,7 +451,8 @@ bool vs_sketches_serve(struct vshard_index *x, struct vs_sketching *t)
         for (size_t i = 0; i < VS_COUNT(asked_for); i++) {
             uint32_t near = asked_for[i].near < t->count - 1 ? asked_for[i].near : t->count - 1;
 
-            kept[i] += count_kept(x, t, r, near, asked_for[i].among);
+            kept[i] +=
+                vs_count_kept(x, t->by_code, t->by_sketch, t->count, r, near, asked_for[i].among);
             asked[i] += near;
         }
     }

@@ -312,7 +312,7 @@ struct vshard_index {
     _Atomic uint32_t moved_from, moved_at; /* rows move down (shrink.c) */
     _Atomic uint64_t live, removed, free_count;
     _Atomic uint64_t shown; /* live rows, as readers see them: within a call, `live` runs ahead */
-    uint32_t free_head; /* chain of free slots */
+    uint32_t free_head;     /* chain of free slots */
     struct vs_idmap ids;
     struct vs_repair repair;
     struct vs_build build;
@@ -524,6 +524,11 @@ float vs_key_value(const struct vshard_index *x, int32_t key);
 int vs_trial_begin(struct vshard_index *x, struct vs_trial **out);
 void vs_trial_end(struct vshard_index *x, struct vs_trial *t);
 bool vs_trial_fails(struct vshard_index *x, struct vs_trial *t);
+enum { VS_AMONG_MAX = 20 };
+/* Of the `near` rows nearest to one of `count`, itself left out, by `keys`: how many are among the
+ * `among` nearest by `rough`, at most VS_AMONG_MAX. */
+uint32_t vs_count_kept(const struct vshard_index *x, const int32_t *keys, const int32_t *rough,
+                       uint32_t count, uint32_t row, uint32_t near, uint32_t among);
 bool vs_walks_by_vectors(const struct vshard_index *x);
 void vs_walk_by_vectors(struct vshard_index *x);
 void vs_walk_by_codes(struct vshard_index *x);

@@ -195,22 +195,20 @@ static void nearest(const struct vshard_index *x, const int32_t *keys, uint32_t 
     }
 }
 
-/* Of the NEAR nearest of a row, how many are kept; as far as they are no others will do. */
-static uint32_t count_kept(const struct vshard_index *x, struct vs_trial *t, uint32_t row)
+/* As far as the farthest of them no others will do. */
+uint32_t vs_count_kept(const struct vshard_index *x, const int32_t *keys, const int32_t *rough,
+                       uint32_t count, uint32_t row, uint32_t near, uint32_t among)
 {
-    const struct vs_query q = { .code = t->codes[row], .space = x->space };
-    int32_t keys[AMONG + 16], farthest;
-    uint32_t slots[AMONG + 16], near = t->count - 1 < NEAR ? t->count - 1 : NEAR, kept = 0;
-    struct vs_pool p = { keys, slots, 0, near, 0 };
+    int32_t pool_keys[VS_AMONG_MAX + 16], farthest;
+    uint32_t slots[VS_AMONG_MAX + 16], kept = 0;
+    struct vs_pool p = { pool_keys, slots, 0, near, 0 };
 
-    vs_vector_keys(x, t->vectors[row], t->vectors, t->count, t->by_vector);
-    nearest(x, t->by_vector, t->count, row, &p);
-    farthest = keys[near - 1];
-    p.cap = AMONG;
-    vs_keys(x, &q, t->codes, t->count, t->by_code);
-    nearest(x, t->by_code, t->count, row, &p);
+    nearest(x, keys, count, row, &p);
+    farthest = pool_keys[p.count - 1];
+    p.cap = among;
+    nearest(x, rough, count, row, &p);
     for (uint32_t i = 0; i < p.count; i++)
-        kept += t->by_vector[slots[i]] <= farthest;
+        kept += keys[slots[i]] <= farthest;
     return kept < near ? kept : near;
 }
 
@@ -241,8 +239,13 @@ bool vs_trial_fails(struct vshard_index *x, struct vs_trial *t)
     if (t == NULL || t->count < 2)
         return false;
     for (uint32_t r = 0; r < t->count; r += ASKED_ONE_IN) {
-        kept += count_kept(x, t, r);
-        asked += t->count - 1 < NEAR ? t->count - 1 : NEAR;
+        const struct vs_query q = { .code = t->codes[r], .space = x->space };
+        uint32_t near = t->count - 1 < NEAR ? t->count - 1 : NEAR;
+
+        vs_vector_keys(x, t->vectors[r], t->vectors, t->count, t->by_vector);
+        vs_keys(x, &q, t->codes, t->count, t->by_code);
+        kept += vs_count_kept(x, t->by_vector, t->by_code, t->count, r, near, AMONG);
+        asked += near;
     }
     if (kept * 100 >= asked * KEPT_PERCENT)
         return false;
