@@ -252,7 +252,7 @@ const struct vs_hint *vs_hints_of(const struct vshard_node *n, uint64_t group, u
     *count = 0;
     while (at + *count < n->hint_count && n->hint[at + *count].group == group)
         ++*count;
-    return n->hint + at;
+    return *count != 0 ? &n->hint[at] : NULL;
 }
 
 static const struct vs_hint *hint_find(const struct vshard_node *n, uint64_t node, uint64_t group)
