@@ -10,9 +10,10 @@
  * host take by vshard_node_work(). Without workers a control call does at most one such
  * item, and vshard_node_deadline_ns() says that there are more.
  *
- * A write is acknowledged when a quorum has it on disk. It is found by searches some time
- * later, when a replica has applied it; a search says how fresh it must be. Each request is
- * answered exactly once, by done(), within its timeout. */
+ * A write is acknowledged when a quorum has it on disk. Some milliseconds later a replica has
+ * it staged, and reads there reflect it; a graph takes it in by and by, which is what `applied`
+ * says. A read says how fresh it must be. Each request is answered exactly once, by done(),
+ * within its timeout. */
 #ifndef VSHARD_NODE_H
 #define VSHARD_NODE_H
 
@@ -393,7 +394,7 @@ VSHARD_API int vshard_node_map_read(const void *bytes, size_t count, struct vsha
 
 enum {                          /* struct vshard_node_write.flags */
        VSHARD_WRITE_REMOVE = 1, /* keys alone: these rows go */
-       VSHARD_WRITE_APPLIED = 2 /* answer when the leaders have applied it, too */
+       VSHARD_WRITE_APPLIED = 2 /* answer when reads at the leaders reflect it, too */
 };
 
 /* Rows to write. Set `size`; zero the rest. All of it is borrowed for the call. */
@@ -431,7 +432,7 @@ VSHARD_API int vshard_node_write(struct vshard_node *node, uint64_t now_ns,
                                  const struct vshard_node_write *write);
 
 enum {                      /* how fresh an answer must be: struct vshard_node_search.consistency */
-       VSHARD_READ_ANY = 0, /* whatever a replica has applied */
+       VSHARD_READ_ANY = 0, /* whatever a replica has staged or applied */
        VSHARD_READ_BOUNDED = 1,     /* at most max_staleness_ns old, proven by the leader */
        VSHARD_READ_POSITIONS = 2,   /* reflects `positions`: a session's own writes and reads */
        VSHARD_READ_LINEARIZABLE = 3 /* reflects all that was acknowledged before it was asked */
@@ -597,7 +598,7 @@ struct vshard_shard_status {
     uint64_t leader; /* 0: not known */
     uint64_t term;
     uint64_t committed; /* here, as the next seven; 0 where there is no replica here */
-    uint64_t applied;
+    uint64_t applied;   /* in the index; reads reflect what is staged, too */
     uint64_t last;      /* where its log ends, */
     uint64_t last_term; /* and in which term */
     uint64_t rows;

@@ -60,7 +60,7 @@ static bool silent(struct vshard_node *n, uint64_t node)
 uint64_t vs_applied_known(struct vshard_node *n, uint64_t group)
 {
     const struct vs_replica *r = vs_replica_find(n, group);
-    uint64_t best = r != NULL ? atomic_load(&r->applied) : 0;
+    uint64_t best = r != NULL ? vs_replica_searchable(r) : 0;
     uint32_t hints;
     const struct vs_hint *h = vs_hints_of(n, group, &hints);
 
@@ -85,7 +85,7 @@ static uint64_t cost(struct vshard_node *n, const struct vs_request *q, uint64_t
         (r == NULL || r->status != VSHARD_OK || !r->open || r->dropped || r->diverged))
         return VS_NEVER / 2;
     h = vs_hints_of(n, group, &hints);
-    applied = node == n->node ? atomic_load(&r->applied) : 0;
+    applied = node == n->node ? vs_replica_searchable(r) : 0;
     for (uint32_t i = 0; i < hints; i++)
         applied = h[i].node == node ? h[i].applied : applied;
     ns = node == n->node ? p->latency_ns / 2 : 20000 + p->latency_ns * (1 + p->outstanding);

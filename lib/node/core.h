@@ -155,7 +155,8 @@ enum {
     VS_ITEM_STORAGE = 9, /* a storage request of the write-ahead log; of no replica */
     VS_ITEM_META = 10,   /* save the map */
     VS_ITEM_REFILL = 11, /* back to the newest snapshot, or to nothing */
-    VS_ITEM_EXPORT = 12
+    VS_ITEM_EXPORT = 12,
+    VS_ITEM_STAGE = 13 /* entries that wait become searchable */
 };
 
 struct vs_replica;
@@ -175,7 +176,7 @@ struct vs_item {
     uint32_t last;
     uint32_t reserved;
     struct vs_serving *serving; /* SEARCH, FETCH, EXPORT */
-    struct vs_entry *entry;     /* APPLY: the first of `entries` */
+    struct vs_entry *entry;     /* APPLY, STAGE: the first of `entries` */
     uint64_t entries;
     struct vshard_io *io; /* STORAGE */
 };
@@ -251,7 +252,7 @@ enum {
     VS_PROPOSED_RECOVERY = 5
 };
 
-/* A write that is committed and waits to be applied here. */
+/* A write that is committed and waits until reads here reflect it. */
 struct vs_parked {
     struct vs_parked *next;
     uint64_t origin, request, index;
@@ -286,6 +287,13 @@ struct vs_replica {
     _Atomic uint64_t applied, rows;
     uint32_t row; /* of the first entry: rows applied; the writer's */
     uint32_t apply_busy;
+
+    struct vs_entry *unstaged; /* of entries, the first that may still be to be staged */
+    _Atomic uint64_t staged;   /* entries up to here have been; see lib/shard/tail.c */
+    uint32_t stage_busy;
+    uint32_t stage_full; /* more must be applied first */
+    uint32_t tail_kept;  /* rows in the tail, when it was staged last, */
+    uint32_t tail_stale; /* of which some may go now */
 
     uint64_t since_snapshot;                /* bytes of entries behind the last that was begun */
     uint64_t snapshot_index, snapshot_term; /* the newest that the log marks */
@@ -586,7 +594,7 @@ int vs_replica_start(struct vshard_node *n, struct vs_replica *r);
 void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
                       const struct vshard_raft_effect *e);
 void vs_replica_more(struct vshard_node *n,
-                     struct vs_replica *r); /* an apply item, if there is need */
+                     struct vs_replica *r); /* items that stage and apply, if there is need */
 void vs_replica_rest(struct vshard_node *n,
                      struct vs_replica *r); /* nothing was applied, perhaps */
 void vs_replica_halt(struct vshard_node *n, struct vs_replica *r, int status);
@@ -614,8 +622,21 @@ void vs_replica_requeue(struct vshard_node *n, struct vs_replica *r,
                         const struct vshard_raft_entry *entries, uint32_t count);
 int vs_item_run(struct vshard_node *n, struct vs_item *item); /* work.c: on any thread */
 /* The row of s->key, into s. */
-int vs_fetch_row(struct vs_serving *s, const struct vs_replica *r);
+int vs_fetch_row(struct vs_serving *s, const struct vs_shard_plan *plan,
+                 const struct vs_shard *from);
 uint64_t vs_replica_epoch(const struct vs_replica *r);
+
+/* ---- stage.c ---- */
+
+/* Searches and fetches here reflect all entries up to this; what goes to files, `applied`. */
+uint64_t vs_replica_searchable(const struct vs_replica *r);
+/* An item that stages, if there is need. */
+void vs_stage_more(struct vshard_node *n, struct vs_replica *r);
+void vs_stage_finished(struct vs_replica *r, const struct vs_item *item);
+/* Something has been applied, or who may have held back what was is done. */
+void vs_stage_moves(struct vs_replica *r);
+/* Another shard stands in the place of the one there was: its tail is empty. */
+void vs_stage_again(struct vs_replica *r);
 
 /* ---- items.c ---- */
 

@@ -68,7 +68,7 @@ static int write_rows(struct writer *w, struct vs_serving *s, uint64_t *count)
 
     while (rc == VSHARD_OK && vs_shard_next(s->replica->shard, &at, &s->key)) {
         s->row.count = 0;
-        rc = vs_fetch_row(s, s->replica);
+        rc = vs_fetch_row(s, &s->replica->plan, s->replica->shard);
         vs_put_key(&w->piece, s->key);
         vs_put_row(&w->piece, s);
         while (w->piece.count % 8 != 0 && w->piece.status == VSHARD_OK)

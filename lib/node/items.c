@@ -2,7 +2,7 @@
  *
  * Items of a replica are of four classes:
  *
- *   FREE     searches, and pieces of files: beside all but REFILLS
+ *   FREE     searches, staging, and pieces of files: beside all but REFILLS
  *   READS    fetches, saves, digests: beside each other and FREE, at a moment when nothing
  *            is half applied
  *   WRITES   a step of apply: beside FREE alone; the index lets searches run meanwhile
@@ -97,6 +97,7 @@ static uint32_t class_of(const struct vs_item *item)
 {
     switch (item->kind) {
     case VS_ITEM_SEARCH:
+    case VS_ITEM_STAGE:
     case VS_ITEM_CHUNK:
     case VS_ITEM_PIECE:
     case VS_ITEM_META: return FREE;

@@ -1,13 +1,13 @@
 /* replica.c - one replica of a group: born or loaded, fed with what is committed.
  *
  * The core is told APPLIED as soon as entries are queued here, so that a write is
- * acknowledged when it is durable, and what is searchable follows: `applied` is where the
- * shard stands. When more than backlog_bytes wait, the core is told later, and writes are
- * refused at the door.
+ * acknowledged when it is durable. What is searchable follows: an entry is staged, which is
+ * soon done, then applied, which is not: `applied` is where the shard stands. When more than
+ * backlog_bytes wait, the core is told later, and writes are refused at the door.
  *
  * The map's replica applies in the control thread: its entries are few and small.
  *
- * Not here: snapshots, which are frozen.c; the items themselves, work.c. */
+ * Not here: staging, which is stage.c; snapshots, frozen.c; the items themselves, work.c. */
 #include "node/core.h"
 
 enum { DIGEST_EVERY = 4096, REST_NS = 1000000000 };
@@ -326,6 +326,8 @@ static int queue_entry(struct vshard_node *n, struct vs_replica *r,
         memcpy(e + 1, x->data, count);
     *r->entries_end = e;
     r->entries_end = &e->next;
+    if (r->unstaged == NULL)
+        r->unstaged = e;
     r->backlog += count;
     r->since_snapshot += count;
     return VSHARD_OK;
@@ -345,6 +347,7 @@ void vs_replica_requeue(struct vshard_node *n, struct vs_replica *r,
     *r->entries_end = behind;
     if (behind != NULL)
         r->entries_end = end;
+    vs_stage_again(r);
     if (rc != VSHARD_OK)
         vs_replica_halt(n, r, rc);
 }
@@ -431,10 +434,16 @@ void vs_replica_rest(struct vshard_node *n, struct vs_replica *r)
 
 void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
 {
+    bool stages = r->group != VS_META && vs_plan_stages(&r->plan);
     struct vs_item *item;
     uint64_t border;
 
-    if (r->apply_busy || r->refilling || r->entries == NULL || r->status != VSHARD_OK)
+    if (r->refilling || r->status != VSHARD_OK)
+        return;
+    if (stages)
+        vs_stage_more(n, r);
+    if (r->apply_busy || r->entries == NULL ||
+        (stages && r->entries->index > vs_replica_searchable(r)))
         return;
     take_digest(n, r, false);
     item = vs_item_new(n, VS_ITEM_APPLY, r);
@@ -445,6 +454,8 @@ void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
     border = (r->entries->index + DIGEST_EVERY - 1) / DIGEST_EVERY * DIGEST_EVERY;
     if (r->snapshot != NULL && r->snapshot->index < border)
         border = r->snapshot->index;
+    if (stages && vs_replica_searchable(r) < border)
+        border = vs_replica_searchable(r);
     for (struct vs_entry *e = r->entries;
          e != NULL && item->entries < VS_CHUNK_ROWS && e->index <= border; e = e->next)
         item->entries++;
@@ -457,10 +468,12 @@ static void applied(struct vshard_node *n, struct vs_replica *r)
 {
     uint64_t at = atomic_load(&r->applied);
 
-    while (!r->apply_busy && r->entries != NULL && r->entries->index <= at) {
+    while (!r->apply_busy && !r->stage_busy && r->entries != NULL && r->entries->index <= at) {
         struct vs_entry *e = r->entries;
 
         r->entries = e->next;
+        if (r->unstaged == e)
+            r->unstaged = e->next;
         if (r->entries == NULL)
             r->entries_end = &r->entries;
         r->backlog -= e->count;
@@ -475,6 +488,15 @@ static void applied(struct vshard_node *n, struct vs_replica *r)
     vs_write_parked(n, r);
 }
 
+static void stage_finished(struct vshard_node *n, struct vs_replica *r, const struct vs_item *item)
+{
+    vs_stage_finished(r, item);
+    applied(n, r);
+    if (item->status != VSHARD_OK && item->status != VSHARD_EBUSY && item->status != VSHARD_ENOMEM)
+        vs_replica_halt(n, r, item->status);
+    vs_replica_more(n, r);
+}
+
 static void apply_finished(struct vshard_node *n, struct vs_replica *r, const struct vs_item *item)
 {
     r->apply_busy = 0;
@@ -482,7 +504,17 @@ static void apply_finished(struct vshard_node *n, struct vs_replica *r, const st
     if (item->status != VSHARD_OK && item->status != VSHARD_ENOMEM)
         vs_replica_halt(n, r, item->status);
     vs_replica_stands(n, r);
+    vs_stage_moves(r);
     vs_replica_more(n, r);
+}
+
+static void search_finished(struct vshard_node *n, struct vs_replica *r, struct vs_item *item)
+{
+    vs_serve_done(n, item);
+    if (r->tail_kept != 0 && !r->apply_busy) {
+        vs_stage_moves(r);
+        vs_replica_more(n, r);
+    }
 }
 
 static void digest_finished(struct vs_replica *r, const struct vs_item *item)
@@ -560,8 +592,10 @@ static void install_finished(struct vshard_node *n, struct vs_replica *r,
     vs_node_event(n, VSHARD_LOG_INFO, "node.refilled", r->group, "to entry", (int64_t)item->index);
     if (r->group == VS_META && !adopt_map(n, r))
         return;
-    if (r->group != VS_META)
+    if (r->group != VS_META) {
+        vs_stage_again(r);
         applied(n, r);
+    }
     vs_mark(n, r, r->taking_index, r->taking_term);
 }
 
@@ -581,7 +615,8 @@ void vs_replica_finished(struct vshard_node *n, struct vs_item *item)
     r->items--;
     switch (item->kind) {
     case VS_ITEM_APPLY: apply_finished(n, r, item); break;
-    case VS_ITEM_SEARCH:
+    case VS_ITEM_STAGE: stage_finished(n, r, item); break;
+    case VS_ITEM_SEARCH: search_finished(n, r, item); break;
     case VS_ITEM_FETCH:
     case VS_ITEM_EXPORT: vs_serve_done(n, item); break;
     case VS_ITEM_META:

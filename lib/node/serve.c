@@ -152,12 +152,18 @@ static void run(struct vshard_node *n, struct vs_serving *s)
     vs_item_push(n, item);
 }
 
+static uint64_t stands_at(const struct vs_serving *s)
+{
+    return s->kind == VS_SERVE_EXPORT ? atomic_load(&s->replica->applied)
+                                      : vs_replica_searchable(s->replica);
+}
+
 /* Now, or when the replica is there. */
 static void run_or_wait(struct vshard_node *n, struct vs_serving *s)
 {
     struct vs_replica *r = s->replica;
 
-    if (atomic_load(&r->applied) >= s->wanted_index || TRAP(62)) {
+    if (stands_at(s) >= s->wanted_index || TRAP(62)) {
         run(n, s);
         return;
     }
@@ -274,13 +280,12 @@ void vs_serve_done(struct vshard_node *n, struct vs_item *item)
 
 void vs_serve_ready(struct vshard_node *n, struct vs_replica *r)
 {
-    uint64_t at = atomic_load(&r->applied);
     struct vs_serving **link = &r->waiting;
 
     while (*link != NULL) {
         struct vs_serving *s = *link;
 
-        if (s->wanted_index > at) {
+        if (s->wanted_index > stands_at(s)) {
             link = &s->next;
             continue;
         }

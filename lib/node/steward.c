@@ -584,7 +584,7 @@ static void gossip(struct vshard_node *n)
             continue;
         count++;
         vs_put64(&o, r->group);
-        vs_put64(&o, atomic_load(&r->applied));
+        vs_put64(&o, vs_replica_searchable(r));
         vs_put64(&o, r->leader);
         vs_put64(&o, r->term);
         vs_put64(&o, r->digest_index);

@@ -63,6 +63,26 @@ static int apply(struct vs_item *item)
     return rc;
 }
 
+/* ---- stage ---- */
+
+/* What has been applied goes, and what waits comes; as far as there is room. */
+static int stage(struct vs_item *item)
+{
+    struct vs_replica *r = item->replica;
+    struct vs_entry *e = item->entry;
+    uint32_t kept = 0;
+    int rc = vs_shard_unstage(r->shard, &kept);
+
+    for (uint64_t i = 0; i < item->entries && rc == VSHARD_OK; i++) {
+        if (i != 0)
+            e = e->next; /* the last one's link may change */
+        rc = vs_shard_stage(r->shard, e->index, e->count != 0 ? e + 1 : NULL, e->count);
+    }
+    atomic_store(&r->staged, vs_shard_searchable(r->shard));
+    item->last = kept != 0 || item->entries != 0;
+    return rc == VSHARD_ESTALE ? VSHARD_OK : rc; /* of another shard than there was */
+}
+
 /* ---- reads ---- */
 
 static int search(const struct vshard_node *n, struct vs_item *item)
@@ -109,18 +129,19 @@ static unsigned char *row_room(struct vs_serving *s, const struct vs_shard_plan 
     return row;
 }
 
-int vs_fetch_row(struct vs_serving *s, const struct vs_replica *r)
+int vs_fetch_row(struct vs_serving *s, const struct vs_shard_plan *plan,
+                 const struct vs_shard *from)
 {
     struct vshard_values values[VSHARD_ATTRIBUTES_MAX];
     struct vs_shard_row row = { .values = values };
     int rc;
 
-    s->vector_bytes = vs_plan_vector_bytes(&r->plan);
-    s->value_count = r->plan.attribute_count;
-    row.vector = row_room(s, &r->plan, values);
+    s->vector_bytes = vs_plan_vector_bytes(plan);
+    s->value_count = plan->attribute_count;
+    row.vector = row_room(s, plan, values);
     if (row.vector == NULL)
         return VSHARD_ENOMEM;
-    rc = vs_shard_fetch(r->shard, s->key, &row);
+    rc = vs_shard_fetch(from, s->key, &row);
     if (rc != VSHARD_OK)
         return rc;
     s->version = row.version;
@@ -131,11 +152,15 @@ int vs_fetch_row(struct vs_serving *s, const struct vs_replica *r)
 
 static int fetch(struct vs_item *item)
 {
-    struct vs_shard_stats stats;
+    struct vs_replica *r = item->replica;
+    const struct vs_shard *from;
+    int rc;
 
-    vs_shard_stats(item->replica->shard, &stats);
-    item->position = stats.applied;
-    return vs_fetch_row(item->serving, item->replica);
+    item->position = vs_shard_searchable(r->shard);
+    from = vs_shard_hold(r->shard, item->serving->key);
+    rc = vs_fetch_row(item->serving, &r->plan, from);
+    vs_shard_release(r->shard);
+    return rc;
 }
 
 /* ---- snapshots ---- */
@@ -297,6 +322,7 @@ static void exchange(struct vs_replica *r, struct vs_shard *shard)
     r->row = 0;
     atomic_store(&r->rows, stats.rows);
     atomic_store(&r->applied, stats.applied);
+    atomic_store(&r->staged, 0);
 }
 
 static int install(struct vshard_node *n, struct vs_item *item)
@@ -369,6 +395,7 @@ int vs_item_run(struct vshard_node *n, struct vs_item *item)
 {
     switch (item->kind) {
     case VS_ITEM_APPLY: return apply(item);
+    case VS_ITEM_STAGE: return stage(item);
     case VS_ITEM_SEARCH: return search(n, item);
     case VS_ITEM_FETCH: return fetch(item);
     case VS_ITEM_EXPORT: return vs_export_run(n, item);

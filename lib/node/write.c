@@ -262,7 +262,7 @@ void vs_write_committed(struct vshard_node *n, struct vs_proposal *p,
                        .epoch = r != NULL ? (uint32_t)vs_replica_epoch(r) : 0 };
 
     if (e->status == VSHARD_OK && p->until_applied && r != NULL &&
-        atomic_load(&r->applied) < e->index && park(n, r, &a) == VSHARD_OK)
+        vs_replica_searchable(r) < e->index && park(n, r, &a) == VSHARD_OK)
         return;
     /* A leader that hands over, or has much to commit, will take it soon, or another will. */
     reply(n, &a, e->status == VSHARD_EBUSY ? VSHARD_ENOTLEADER : e->status);
@@ -270,7 +270,7 @@ void vs_write_committed(struct vshard_node *n, struct vs_proposal *p,
 
 void vs_write_parked(struct vshard_node *n, struct vs_replica *r)
 {
-    uint64_t at = atomic_load(&r->applied);
+    uint64_t at = vs_replica_searchable(r);
 
     while (r->parked != NULL && r->parked->index <= at) {
         struct vs_parked *p = r->parked;

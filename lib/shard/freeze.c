@@ -277,6 +277,8 @@ static int open_all(struct vs_shard *s, const char *path, struct image *i, void 
     if (rc == VSHARD_OK)
         rc = check_rows(s);
     s->applied = rc == VSHARD_OK ? vs_load64(i->p + 16) : 0;
+    if (rc == VSHARD_OK)
+        rc = vs_tail_create(s);
     if (rc != VSHARD_OK || i->meta_bytes == 0)
         return rc;
     *meta = vs_alloc(s->plan.allocator, i->meta_bytes);
@@ -305,11 +307,8 @@ int vs_shard_open(const struct vs_shard_plan *plan, const char *path, struct vs_
         return rc;
     i.p = bytes;
     s = vs_alloc_zeroed(plan->allocator, sizeof *s);
-    if (s != NULL) {
-        s->plan = *plan;
-        s->requests.allocator = plan->allocator;
-        vs_keymap_init(&s->map, plan->allocator);
-    }
+    if (s != NULL)
+        vs_shard_init(s, plan);
     rc = s != NULL ? open_all(s, path, &i, meta) : VSHARD_ENOMEM;
     vs_free(plan->allocator, bytes, i.bytes);
     if (rc != VSHARD_OK) {

@@ -19,12 +19,13 @@ void vs_guard_read_end(struct vs_guard *g);
 void vs_guard_write(struct vs_guard *g);
 void vs_guard_write_end(struct vs_guard *g);
 
-enum { VS_ROW_FREE = 0, VS_ROW_LIVE = 1, VS_ROW_TOMBSTONE = 2 };
+enum { VS_ROW_FREE = 0, VS_ROW_LIVE = 1, VS_ROW_TOMBSTONE = 2, VS_ROW_LEAVING = 3 /* of a tail */ };
 
 struct vs_row {
     struct vshard_key key;
     uint64_t version; /* of a free row: the next free row + 1 */
-    uint64_t born;    /* the step that gave the row to its key; not state */
+    uint64_t born;    /* what gave the row to its key, and what wrote it last: steps of apply, */
+    uint64_t last;    /* or in a tail entries; not state */
     unsigned char *payload;
     uint32_t payload_bytes;
     uint32_t state;
@@ -77,15 +78,46 @@ void vs_requests_add(struct vs_requests *r, struct vshard_key id);
 struct vshard_key vs_requests_at(const struct vs_requests *r, uint32_t i);
 uint64_t vs_requests_digest(const struct vs_requests *r);
 
+/* A shard, or its tail: tail.c. */
 struct vs_shard {
     struct vs_shard_plan plan;
     struct vshard_index *index;
     struct vs_keymap map;
     struct vs_requests requests;
-    _Atomic uint64_t applied;
-    _Atomic uint64_t step; /* steps of apply that are complete; not state */
+    _Atomic uint64_t applied; /* of a tail: staged */
+    _Atomic uint64_t step;    /* steps of apply that are complete; not state */
     uint64_t fenced, repeated;
-    struct vs_guard guard; /* of map, for searches; other readers run when nothing is applied */
+    struct vs_guard guard; /* of map and requests, for searches and for a tail's staging; other
+                              readers run when nothing is applied */
+    struct vs_shard *tail; /* NULL: a flat shard, or a tail */
+
+    /* of a tail */
+    struct vs_shard *below; /* the shard that it is of; NULL: this is none */
+    struct vs_keymap asked; /* request ids of entries in it, as keys */
+    uint64_t payload_bytes; /* at most so many */
+    _Atomic uint32_t kept;  /* rows, those too that say that one is gone */
+    struct vs_guard whole;  /* of all of it, while an entry is staged or rows leave: for fetches */
+    atomic_uint searches[2], phase;
+    uint64_t leaving; /* rows that were written last up to here go, when no search of the other
+                         phase is left; 0: none */
 };
+
+/* ---- shard.c ---- */
+
+/* Of a shard that is all zero. */
+void vs_shard_init(struct vs_shard *s, const struct vs_shard_plan *plan);
+
+/* ---- apply.c ---- */
+
+/* Rows [first, first + count) of a batch, in one step, all or nothing; into a tail all of them. */
+int vs_apply_rows(struct vs_shard *s, const struct vs_batch *b, uint64_t index, uint32_t first,
+                  uint32_t count);
+
+/* ---- tail.c ---- */
+
+int vs_tail_create(struct vs_shard *s);
+/* What a search of the shard calls before all else, and in the end. */
+uint32_t vs_tail_enter(struct vs_shard *tail);
+void vs_tail_leave(struct vs_shard *tail, uint32_t phase);
 
 #endif

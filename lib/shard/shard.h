@@ -7,7 +7,7 @@
  * applied. It knows no group, no network and no thread.
  *
  * Who may call what beside what: a search beside anything but destroy; calls that take a
- * const shard beside each other; apply beside searches alone. */
+ * const shard beside each other and stage; apply beside searches and stage alone. */
 #ifndef VS_SHARD_H
 #define VS_SHARD_H
 
@@ -118,6 +118,25 @@ int vs_shard_apply(struct vs_shard *s, uint64_t index, const void *entry, size_t
 /* An entry that is no batch was committed: the shard stands there. */
 void vs_shard_pass(struct vs_shard *s, uint64_t index);
 
+/* ---- before it is applied: tail.c ---- */
+
+/* Whether entries are to be staged, each before it is applied: not into a flat shard. */
+bool vs_plan_stages(const struct vs_shard_plan *plan);
+/* Makes entry `index` searchable; bytes 0: one that is no batch. Returns 0, also if it has been
+ * staged or applied; EBUSY: when more has been applied and has left; ESTALE: another entry comes
+ * before; ENOMEM: again; else what vs_shard_apply() will say. */
+int vs_shard_stage(struct vs_shard *s, uint64_t index, const void *entry, size_t bytes);
+/* What has been applied leaves, unless a search that runs may still want it; *kept rows stay.
+ * Beside the same calls as stage, not beside stage. Returns 0 or ENOMEM: again, and before
+ * anything is staged. */
+int vs_shard_unstage(struct vs_shard *s, uint32_t *kept);
+/* Searches reflect all entries up to this, and so do fetches from who is held. */
+uint64_t vs_shard_searchable(const struct vs_shard *s);
+/* What the newest row of a key is fetched from: s, or what has been staged. Nothing is staged
+ * until it is released. */
+const struct vs_shard *vs_shard_hold(struct vs_shard *s, struct vshard_key key);
+void vs_shard_release(struct vs_shard *s);
+
 struct vs_shard_stats {
     uint64_t applied; /* index of the last entry */
     uint64_t rows;
@@ -166,7 +185,7 @@ struct vs_shard_row {
     uint32_t reserved;
 };
 
-/* One row. Returns 0, ENOTFOUND, and what an index says. */
+/* One row as it was applied. Returns 0, ENOTFOUND, and what an index says. */
 int vs_shard_fetch(const struct vs_shard *s, struct vshard_key key, struct vs_shard_row *row);
 
 /* The key of the next row from *at on, which is 0 at first; false: there is none. */

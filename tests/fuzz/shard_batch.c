@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
     const struct vs_shard_plan plan = { .dim = 4,
-                                        .family = VSHARD_FAMILY_FLAT,
+                                        .family = VSHARD_FAMILY_HNSW,
                                         .attribute_count = 2,
                                         .attributes = { { VSHARD_ATTRIBUTE_INT64, "number" },
                                                         { VSHARD_ATTRIBUTE_KEYWORD, "word" } } };
@@ -22,9 +22,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
         return 0;
     if (vs_shard_create(&plan, &shard) != VSHARD_OK)
         return 0;
+    VS_ASSERT(vs_shard_stage(shard, 1, bytes, count) == VSHARD_OK); /* what was admitted can be */
     while (row < b.count && vs_shard_apply(shard, 1, bytes, count, &row) == VSHARD_OK)
         continue;
-    VS_ASSERT(row == b.count); /* what was admitted can be applied */
+    VS_ASSERT(row == b.count); /* staged, and applied */
     vs_shard_destroy(shard);
     return 0;
 }

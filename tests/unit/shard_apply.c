@@ -4,20 +4,10 @@
  * Method: random batches are applied to a shard and to an array indexed by key, which is
  * trivially right; every answer of the shard is compared with what the array says. */
 #include <criterion/criterion.h>
-#include <math.h>
 
 #include "support/fault_alloc.h"
 #include "support/seeds.h"
-#include "support/shard_data.h"
-
-enum { KEYS = 400, K = 10 };
-
-struct truth {
-    struct {
-        uint64_t version, salt;
-        int live;
-    } key[KEYS];
-};
+#include "support/shard_truth.h"
 
 static uint64_t seed_now; /* for messages */
 
@@ -30,94 +20,12 @@ static struct vs_shard *make(const struct vshard_allocator *memory)
     return s;
 }
 
-static void compare_rows(const struct vs_shard *s, const struct truth *t)
+static void compare_rows(struct vs_shard *s, const struct truth *t)
 {
-    uint64_t rows = 0;
     struct vs_shard_stats stats;
 
-    for (uint64_t k = 0; k < KEYS; k++) {
-        float v[SHARD_DIM], wanted[SHARD_DIM];
-        int64_t digit;
-        double salt;
-        char word[SHARD_WORD], text[SHARD_WORD];
-        const struct vshard_values values[] = { { &digit, 0 }, { &salt, 0 }, { word, SHARD_WORD } };
-        struct vs_shard_row row = { .vector = v, .values = values };
-        int rc = vs_shard_fetch(s, (struct vshard_key){ 7, k }, &row);
-
-        cr_assert_eq(rc, t->key[k].live ? VSHARD_OK : VSHARD_ENOTFOUND, "seed %d, key %d",
-                     (int)seed_now, (int)k);
-        if (!t->key[k].live)
-            continue;
-        rows++;
-        shard_vector(wanted, (struct vshard_key){ 7, k }, t->key[k].salt);
-        cr_assert_arr_eq(v, wanted, sizeof v);
-        cr_assert_eq(row.version, t->key[k].version);
-        cr_assert_eq(digit, (int64_t)(k % 10), "seed %d", (int)seed_now);
-        cr_assert_eq((uint64_t)salt, t->key[k].salt, "seed %d", (int)seed_now);
-        shard_word(text, (struct vshard_key){ 7, k }, t->key[k].salt);
-        cr_assert_str_eq(word, text, "seed %d", (int)seed_now);
-        cr_assert_eq(row.payload_bytes, (uint32_t)(k % 3 == 0 ? 1 + k % 7 : 0));
-        if (row.payload_bytes != 0)
-            cr_assert_arr_eq(row.payload, "payload", row.payload_bytes);
-    }
     vs_shard_stats(s, &stats);
-    cr_assert_eq(stats.rows, rows);
-}
-
-/* The nearest of the rows whose digit is in [low, high], by a scan. */
-static void compare_search(struct vs_shard *s, const struct truth *t, const float *query,
-                           int64_t low, int64_t high)
-{
-    const int64_t between[] = { low, high };
-    const struct vshard_condition condition = {
-        VSHARD_WHERE_RANGE, 0, VSHARD_ATTRIBUTE_INT64, 2, 0, 0, between
-    };
-    unsigned char where[64];
-    struct vs_shard_query q = { .vector = query, .k = K, .bound = INFINITY, .where = where };
-    struct vshard_merge_hit hit[K];
-    struct vs_shard_answer a;
-    float before = -1;
-    uint64_t nearer = 0;
-
-    cr_assert_eq(vshard_where_encode(&condition, 1, where, sizeof where, &q.where_bytes),
-                 VSHARD_OK);
-    cr_assert_eq(vs_shard_search(s, &q, hit, &a), VSHARD_OK);
-    for (uint32_t i = 0; i < a.found; i++) {
-        uint64_t k = hit[i].key.lo;
-
-        cr_assert(k < KEYS && t->key[k].live && (int64_t)(k % 10) >= low &&
-                  (int64_t)(k % 10) <= high);
-        cr_assert_eq(hit[i].version, t->key[k].version);
-        cr_assert_geq(hit[i].distance, before);
-        before = hit[i].distance;
-    }
-    for (uint64_t k = 0; k < KEYS; k++) {
-        float v[SHARD_DIM], d = 0;
-
-        if (!t->key[k].live || (int64_t)(k % 10) < low || (int64_t)(k % 10) > high)
-            continue;
-        shard_vector(v, (struct vshard_key){ 7, k }, t->key[k].salt);
-        for (int i = 0; i < SHARD_DIM; i++)
-            d += (v[i] - query[i]) * (v[i] - query[i]);
-        nearer += a.found < K || d < before * 0.99999f;
-    }
-    cr_assert_leq(nearer, (uint64_t)a.found, "seed %d", (int)seed_now);
-}
-
-static void model_apply(struct truth *t, uint32_t kind, uint64_t first, uint32_t count,
-                        uint64_t salt, uint64_t version, uint64_t index)
-{
-    for (uint64_t k = first; k < first + count; k++) {
-        uint64_t v = version ? version : index;
-
-        if (t->key[k].version > v)
-            continue;
-        if (kind == VS_BATCH_REMOVE && version == 0)
-            v = 0; /* no tombstone: nothing is remembered */
-        t->key[k].version = v;
-        t->key[k].salt = salt;
-        t->key[k].live = kind == VS_BATCH_ADD;
-    }
+    cr_assert_eq(stats.rows, truth_rows(t, s, seed_now));
 }
 
 static void run(uint64_t seed)
@@ -129,16 +37,16 @@ static void run(uint64_t seed)
     memset(&t, 0, sizeof t);
     for (uint64_t index = 1; index <= 60; index++) {
         uint32_t kind = random_below(&state, 3) == 0 ? VS_BATCH_REMOVE : VS_BATCH_ADD;
-        uint64_t first = random_below(&state, KEYS - 1);
+        uint64_t first = random_below(&state, TRUTH_KEYS - 1);
         uint32_t count =
-            1 + (uint32_t)random_below(&state, KEYS - first - 1 < 60 ? KEYS - first - 1 : 60);
+            1 + (uint32_t)random_below(&state, TRUTH_KEYS - first - 1 < 60 ? TRUTH_KEYS - first - 1 : 60);
         uint64_t version = random_one_in(&state, 4) ? 1 + random_below(&state, index + 20) : 0;
         uint64_t salt = random_next(&state) % 1000;
         float query[SHARD_DIM];
 
         cr_assert_eq(shard_do(s, index, kind, first, count, salt, version, index), VSHARD_OK);
         cr_assert_eq(shard_do(twin, index, kind, first, count, salt, version, index), VSHARD_OK);
-        model_apply(&t, kind, first, count, salt, version, index);
+        truth_apply(&t, kind, first, count, salt, version, index);
         /* The same request again changes nothing. */
         if (random_one_in(&state, 4)) {
             index++;
@@ -148,8 +56,8 @@ static void run(uint64_t seed)
         for (int i = 0; i < SHARD_DIM; i++)
             query[i] = random_float(&state);
         compare_rows(s, &t);
-        compare_search(s, &t, query, 0, 9);
-        compare_search(s, &t, query, 3, 5);
+        cr_assert_eq(truth_compare(&t, s, query, 0, 9, seed), VSHARD_OK);
+        cr_assert_eq(truth_compare(&t, s, query, 3, 5, seed), VSHARD_OK);
     }
     cr_assert_eq(vs_shard_digest(s, &a), VSHARD_OK);
     cr_assert_eq(vs_shard_digest(twin, &b), VSHARD_OK);
