@@ -207,6 +207,23 @@ void vs_flush(struct vshard_raft *r, struct vs_group *g)
         vs_hand_over(r, g);
 }
 
+static void probe_from(struct vs_peer *p, uint64_t next)
+{
+    p->state = VS_PROBE;
+    p->next = next > p->match ? next : p->match + 1;
+    p->paused = 0;
+    p->flight_count = 0;
+}
+
+/* Storage does not have them, or cannot read them now: asked again at once it would say the
+ * same. As after a probe that is out, the next heartbeat that is answered lets us try. */
+static void wait_for_storage(const struct vshard_raft *r, struct vs_peer *p)
+{
+    probe_from(p, p->next);
+    p->paused = 1;
+    p->sent_ns = r->now;
+}
+
 void vs_on_fetched(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e)
 {
     int at = vs_config_node(vs_config_now(g), e->node);
@@ -220,12 +237,11 @@ void vs_on_fetched(struct vshard_raft *r, struct vs_group *g, const struct vshar
     if (p == NULL || !p->fetching)
         return;
     p->fetching = 0;
-    if (g->role != VSHARD_RAFT_LEADER || e->status != VSHARD_OK || e->index != p->next ||
-        p->next <= g->log.base || p->state == VS_SNAPSHOT || p->paused ||
-        p->flight_count >= VS_FLIGHT_MAX)
+    if (g->role != VSHARD_RAFT_LEADER || e->index != p->next || p->next <= g->log.base ||
+        p->state == VS_SNAPSHOT || p->paused || p->flight_count >= VS_FLIGHT_MAX)
         return;
     out = r->head + r->head_used;
-    for (uint32_t i = 0; i < e->entry_count; i++) {
+    for (uint32_t i = 0; e->status == VSHARD_OK && i < e->entry_count; i++) {
         const struct vshard_raft_entry *x = &e->entries[i];
         if (x->index != p->next + i || x->term != vs_log_term(&g->log, x->index))
             break;
@@ -233,8 +249,10 @@ void vs_on_fetched(struct vshard_raft *r, struct vs_group *g, const struct vshar
         used += vs_entry_bytes(x->count);
         m.count++;
     }
-    if (m.count == 0)
+    if (m.count == 0) {
+        wait_for_storage(r, p);
         return;
+    }
     m.to = p->node;
     m.to_incarnation = p->incarnation;
     m.index = p->next - 1;
@@ -419,8 +437,6 @@ static void free_flight(struct vs_peer *p)
     }
 }
 
-static void probe_from(struct vs_peer *p, uint64_t next);
-
 bool vs_same_process(struct vs_peer *p, uint64_t boot)
 {
     if (boot < p->boot)
@@ -441,14 +457,6 @@ static void note_answer(struct vs_peer *p, uint32_t flags, uint64_t stamp, uint6
         return;
     p->ack_ns = stamp > p->ack_ns ? stamp : p->ack_ns;
     p->ack_round = round > p->ack_round ? round : p->ack_round;
-}
-
-static void probe_from(struct vs_peer *p, uint64_t next)
-{
-    p->state = VS_PROBE;
-    p->next = next > p->match ? next : p->match + 1;
-    p->paused = 0;
-    p->flight_count = 0;
 }
 
 void vs_on_append_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)

@@ -199,3 +199,47 @@ Test(raft_hostile, an_entry_larger_than_the_log_takes_is_not_proposed)
     cr_expect_eq(step(&t, propose_it), VSHARD_OK);
     stop(&t);
 }
+
+/* Nor for entries: the answer to a FETCH that failed is no reason to ask at once. */
+Test(raft_hostile, entries_that_cannot_be_read_are_asked_for_as_time_passes)
+{
+    static const struct vshard_raft_entry other = { .index = 1, .term = 9 };
+    struct vshard_raft_event answer = { .kind = VSHARD_RAFT_FETCHED, .node = 3 };
+    static const int status_of[] = { VSHARD_EIO, VSHARD_ENOTFOUND, VSHARD_OK, VSHARD_OK };
+
+    for (uint32_t way = 0; way < 4; way++) {
+        const struct vshard_raft_effect *e;
+        struct rig t;
+        uint64_t term;
+
+        boot(&t, 1, 0, "11111111");
+        term = lead_firmly(&t);
+        apply_all(&t);
+        vs_log_evict(&vs_group_find(t.raft, 1)->log, 5);
+        say(&t, (struct vs_message){ .kind = VS_APPEND_REPLY,
+                                     .from = 3,
+                                     .term = term,
+                                     .index = status(&t).last - 1,
+                                     .flags = VS_FLAG_REJECT,
+                                     .hint = 1,
+                                     .hint_term = 1,
+                                     .stamp = t.now });
+        e = effect(&t, VSHARD_RAFT_FETCH);
+        cr_assert_not_null(e);
+        answer.index = e->index;
+        answer.status = status_of[way];
+        answer.entry_count = way == 3; /* and an entry that is not what was asked for */
+        answer.entries = &other;
+        cr_expect_eq(step(&t, answer), VSHARD_OK);
+        cr_expect_null(effect(&t, VSHARD_RAFT_FETCH), "way %u", way);
+        beat_reply(&t, 2, term, t.beat.round);
+        cr_expect_null(effect(&t, VSHARD_RAFT_FETCH), "way %u", way);
+        for (int i = 0; i < 4 && effect(&t, VSHARD_RAFT_FETCH) == NULL; i++) {
+            time_passes(&t, 30 * MS);
+            beat_reply(&t, 2, term, t.beat.round);
+            beat_reply(&t, 3, term, t.beat.round);
+        }
+        cr_expect_not_null(effect(&t, VSHARD_RAFT_FETCH), "way %u", way);
+        stop(&t);
+    }
+}
