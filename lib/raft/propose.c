@@ -214,11 +214,18 @@ int vs_on_forward(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
     return VSHARD_OK;
 }
 
+/* What the leader said. A status that this version does not know is an outcome that it does
+ * not know. */
+static int answered(const struct vs_message *m)
+{
+    return m->hint <= (uint64_t)-VSHARD_ECANCELED ? -(int)m->hint : VSHARD_EUNKNOWN;
+}
+
 void vs_on_forward_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
 {
     for (uint32_t i = 0; i < g->request_count; i++) {
         struct vs_request *q = &g->request[i];
-        int status = m->hint > 0 && m->hint < 64 ? -(int)m->hint : 0;
+        int status = answered(m);
 
         if (q->kind != VS_REQUEST_FORWARD || q->id != m->round || m->log_term != r->o.boot)
             continue;

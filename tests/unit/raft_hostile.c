@@ -243,3 +243,30 @@ Test(raft_hostile, entries_that_cannot_be_read_are_asked_for_as_time_passes)
         stop(&t);
     }
 }
+
+Test(raft_hostile, an_answer_that_is_not_known_is_no_success)
+{
+    struct vshard_raft_entry e = { .data = "z", .count = 1 };
+    static const uint64_t hint[] = { 17, 63, 64, 200, UINT64_MAX };
+
+    for (size_t i = 0; i < VS_COUNT(hint); i++) {
+        struct rig t;
+
+        boot(&t, 2, 0, "2");
+        append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 2, .log_term = 2 }, 2, 0);
+        step(&t, (struct vshard_raft_event){
+                     .kind = VSHARD_RAFT_PROPOSE, .tag = 5, .entries = &e, .entry_count = 1 });
+        cr_assert_not_null(sent(&t, VS_FORWARD, 2));
+        say(&t, (struct vs_message){ .kind = VS_FORWARD_REPLY,
+                                     .from = 2,
+                                     .term = 2,
+                                     .round = sent(&t, VS_FORWARD, 2)->round,
+                                     .log_term = 1,
+                                     .index = 7,
+                                     .hint = hint[i] });
+        cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+        cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EUNKNOWN, "hint %llu",
+                     (unsigned long long)hint[i]);
+        stop(&t);
+    }
+}
