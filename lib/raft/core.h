@@ -468,6 +468,7 @@ void vs_on_beat(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
                 const struct vs_beat *b, struct vs_beat *reply);
 void vs_on_beat_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m,
                       const struct vs_beat *b);
+bool vs_follows(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
 void vs_on_fetched(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);
 /* False for an answer of an earlier process of that node. A new process may have lost what
  * the old one acknowledged (certain.c). */

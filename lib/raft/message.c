@@ -117,7 +117,7 @@ int vs_message_decode(struct vs_message *m, const void *bytes, size_t count)
         return m->body_bytes == (size_t)m->count * VS_BEAT_BYTES ? VSHARD_OK : VSHARD_ECORRUPT;
     case VS_CHUNK:
         return m->hint_term <= m->body_bytes && m->count == 0 && m->index != 0 &&
-                       m->log_term != 0 && m->hint >> 63 == 0
+                       m->log_term != 0 && m->log_term <= m->term && m->hint >> 63 == 0
                    ? VSHARD_OK
                    : VSHARD_ECORRUPT;
     default: return m->body_bytes == 0 && m->count == 0 ? VSHARD_OK : VSHARD_ECORRUPT;

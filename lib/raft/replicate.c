@@ -377,7 +377,8 @@ static bool take_entries(struct vshard_raft *r, struct vs_group *g, const struct
     return true;
 }
 
-static bool follows(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
+/* A leader of our term or a later one has spoken: it is heard, if there can be one. */
+bool vs_follows(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m)
 {
     if (two_leaders(r, g, m->term))
         return false;
@@ -397,7 +398,7 @@ void vs_on_append(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
             reject_append(r, g, m);
         return;
     }
-    if (!follows(r, g, m) || g->installing)
+    if (!vs_follows(r, g, m) || g->installing)
         return;
     unproven = vs_unproven(g, m->term);
     if (unproven && m->index < g->log.base) {
@@ -514,7 +515,7 @@ void vs_on_beat(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
         reply->term = 0;
         return;
     }
-    if (b->term >= g->term && follows(r, g, &head)) {
+    if (b->term >= g->term && vs_follows(r, g, &head)) {
         reply->flags = g->uncertain ? VS_FLAG_UNCERTAIN : 0;
         reply->received = g->verified;
         reply->commit = g->verified < g->durable ? g->verified : g->durable;

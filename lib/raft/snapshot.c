@@ -261,11 +261,7 @@ int vs_on_chunk(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
             return rc;
     }
     vs_touch(r, g);
-    if (m->term >= g->term) {
-        struct vs_message head = *m;
-        if (m->term > g->term || g->role != VSHARD_RAFT_FOLLOWER)
-            vs_become_follower(r, g, m->term, m->from);
-        vs_heard_leader(r, g, &head);
+    if (m->term >= g->term && vs_follows(r, g, m)) {
         if (vs_unproven(g, m->term) && m->index <= g->commit &&
             vs_log_term(&g->log, m->index) != m->log_term)
             vs_group_stop(r, g, VSHARD_ESTALE);

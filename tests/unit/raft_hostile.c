@@ -270,3 +270,52 @@ Test(raft_hostile, an_answer_that_is_not_known_is_no_success)
         stop(&t);
     }
 }
+
+static int chunk(struct rig *t, uint64_t term, uint64_t index, uint64_t log_term)
+{
+    unsigned char meta[8 + VS_CONFIG_BYTES];
+    struct vs_config c;
+    size_t bytes;
+
+    cr_assert_eq(vs_config_change(NULL, three, 3, &c), VSHARD_OK);
+    bytes = vs_config_encode(&c, meta + 8);
+    vs_store32(meta, (uint32_t)bytes);
+    vs_store32(meta + 4, 0);
+    return deliver(t,
+                   (struct vs_message){ .kind = VS_CHUNK,
+                                        .from = 2,
+                                        .term = term,
+                                        .index = index,
+                                        .log_term = log_term,
+                                        .hint_term = 8 + bytes,
+                                        .flags = VS_FLAG_LAST,
+                                        .stamp = t->now },
+                   meta, 8 + bytes);
+}
+
+/* 18, by way of a snapshot. */
+Test(raft_hostile, a_snapshot_of_another_leader_of_this_term_stops_the_group)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    chunk(&t, term, 100, term);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_FATAL));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_FATAL)->status, VSHARD_ECORRUPT);
+    stop(&t);
+}
+
+Test(raft_hostile, a_snapshot_of_a_later_term_than_its_leader_is_not_taken)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "2");
+    cr_expect_eq(chunk(&t, 3, 100, 4), VSHARD_ECORRUPT);
+    cr_expect_eq(refused(&t), 1u);
+    cr_expect_eq(status(&t).term, 2u, "nothing has changed");
+    cr_expect_eq(chunk(&t, 3, 100, 3), VSHARD_OK);
+    cr_expect_not_null(effect(&t, VSHARD_RAFT_SNAPSHOT_WRITE));
+    stop(&t);
+}
