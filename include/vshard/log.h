@@ -102,7 +102,7 @@ enum { /* struct vshard_raft_event.kind; which fields each reads stands beside i
        VSHARD_RAFT_FETCHED = 13, /* group, node, index, entries: the answer to FETCH; status */
        VSHARD_RAFT_CHUNK = 14,   /* group, node, index, offset, bytes, flags, status: the answer
                                     to SNAPSHOT_READ */
-       VSHARD_RAFT_CHUNK_WRITTEN = 15, /* group, index, offset = bytes written so far */
+       VSHARD_RAFT_CHUNK_WRITTEN = 15, /* group, index, offset = bytes written so far; status */
        VSHARD_RAFT_INSTALLED = 16,     /* group, index, status: the answer to INSTALL */
        VSHARD_RAFT_PROMOTE = 17 /* group, tag, barrier, index, offset, members, bytes: a forced
                                    promotion, section 6 */

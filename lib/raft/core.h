@@ -305,6 +305,7 @@ struct vs_group {
     uint64_t next_id; /* of what is asked of other nodes; never used again by this process */
     uint64_t snapshot_index, snapshot_term, taken_index, taken_term;
     uint64_t install_index, install_term, install_from, install_incarnation, install_offset;
+    uint64_t write_end; /* where the piece ends that the host is writing */
     struct vs_log log;
     struct vs_config *config; /* history since the snapshot; the last is in use */
     struct vs_peer *peer;
@@ -550,8 +551,8 @@ void vs_chunk_send(struct vshard_raft *r, struct vs_group *g, struct vs_peer *p)
 void vs_on_host_chunk(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);
 int vs_on_chunk(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
 void vs_on_chunk_reply(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
-void vs_on_chunk_written(struct vshard_raft *r, struct vs_group *g,
-                         const struct vshard_raft_event *e);
+int vs_on_chunk_written(struct vshard_raft *r, struct vs_group *g,
+                        const struct vshard_raft_event *e);
 int vs_on_installed(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);
 void vs_install_try(struct vshard_raft *r, struct vs_group *g);
 

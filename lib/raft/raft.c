@@ -368,7 +368,7 @@ static int on_request(struct vshard_raft *r, struct vs_group *g, const struct vs
     case VSHARD_RAFT_COMPACT: return vs_compact(r, g, e);
     case VSHARD_RAFT_FETCHED: vs_on_fetched(r, g, e); break;
     case VSHARD_RAFT_CHUNK: vs_on_host_chunk(r, g, e); break;
-    case VSHARD_RAFT_CHUNK_WRITTEN: vs_on_chunk_written(r, g, e); break;
+    case VSHARD_RAFT_CHUNK_WRITTEN: return vs_on_chunk_written(r, g, e);
     case VSHARD_RAFT_INSTALLED: return vs_on_installed(r, g, e);
     default: return VSHARD_EINVAL;
     }

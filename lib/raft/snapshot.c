@@ -195,6 +195,7 @@ static void write_piece(struct vshard_raft *r, struct vs_group *g, const struct 
     e->bytes = copy;
     e->byte_count = bytes;
     g->writing = 1;
+    g->write_end = m->hint + bytes;
     g->write_last = (m->flags & VS_FLAG_LAST) != 0;
 }
 
@@ -284,19 +285,23 @@ int vs_on_chunk(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
     return VSHARD_OK;
 }
 
-void vs_on_chunk_written(struct vshard_raft *r, struct vs_group *g,
-                         const struct vshard_raft_event *e)
+/* A piece may have been written in part; then the leader is told to go on from there. */
+int vs_on_chunk_written(struct vshard_raft *r, struct vs_group *g,
+                        const struct vshard_raft_event *e)
 {
     if (!g->writing || e->index != g->install_index)
-        return;
+        return VSHARD_OK;
+    if (e->status == VSHARD_OK && (e->offset < g->install_offset || e->offset > g->write_end))
+        return VSHARD_EINVAL;
     g->writing = 0;
     if (e->status != VSHARD_OK)
-        return;
+        return VSHARD_OK;
     g->install_offset = e->offset;
-    if (g->write_last)
+    if (g->write_last && e->offset == g->write_end)
         g->installing = 1;
     else
         reply_chunk(r, g, r->now);
+    return VSHARD_OK;
 }
 
 static void end_install(struct vshard_raft *r, struct vs_group *g)

@@ -319,3 +319,44 @@ Test(raft_hostile, a_snapshot_of_a_later_term_than_its_leader_is_not_taken)
     cr_expect_not_null(effect(&t, VSHARD_RAFT_SNAPSHOT_WRITE));
     stop(&t);
 }
+
+/* What a host says of a piece must be what can be. */
+Test(raft_hostile, a_piece_that_is_written_in_part_is_not_installed)
+{
+    struct vshard_raft_event written = { .kind = VSHARD_RAFT_CHUNK_WRITTEN, .index = 100 };
+    unsigned char body[16 + VS_CONFIG_BYTES];
+    struct vs_message m = { .kind = VS_CHUNK, .from = 2, .term = 3, .index = 100, .log_term = 3 };
+    struct vs_config c;
+    struct rig t;
+    size_t meta;
+
+    boot(&t, 2, 0, "2");
+    cr_assert_eq(vs_config_change(NULL, three, 3, &c), VSHARD_OK);
+    meta = 8 + vs_config_encode(&c, body + 8);
+    vs_store32(body, (uint32_t)meta - 8);
+    vs_store32(body + 4, 0);
+    memset(body + meta, 7, 8);
+    m.hint_term = meta;
+    m.flags = VS_FLAG_LAST;
+    m.stamp = t.now;
+    deliver(&t, m, body, meta + 8);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_SNAPSHOT_WRITE));
+    cr_assert_eq(effect(&t, VSHARD_RAFT_SNAPSHOT_WRITE)->byte_count, 8u);
+    written.offset = 9;
+    cr_expect_eq(step(&t, written), VSHARD_EINVAL, "more than there was");
+    written.offset = 3;
+    cr_expect_eq(step(&t, written), VSHARD_OK);
+    cr_expect_null(effect(&t, VSHARD_RAFT_INSTALL));
+    cr_assert_not_null(sent(&t, VS_CHUNK_REPLY, 2));
+    cr_expect_eq(sent(&t, VS_CHUNK_REPLY, 2)->hint, 3u, "the rest is asked for");
+    m.hint = 3;
+    m.hint_term = 0;
+    deliver(&t, m, body + meta + 3, 5);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_SNAPSHOT_WRITE));
+    written.offset = 2;
+    cr_expect_eq(step(&t, written), VSHARD_EINVAL, "less than there is");
+    written.offset = 8;
+    cr_expect_eq(step(&t, written), VSHARD_OK);
+    cr_expect_not_null(effect(&t, VSHARD_RAFT_INSTALL));
+    stop(&t);
+}
