@@ -183,7 +183,8 @@ static int take_members(struct vshard_raft *r, struct vs_group *g, const struct 
 
     if (b->member_count == 0)
         return VSHARD_OK;
-    if (b->term != 0 || b->snapshot_index != 0 || b->applied != 0)
+    if (b->term != 0 || b->vote != 0 || b->commit != 0 || b->snapshot_index != 0 ||
+        b->applied != 0 || b->flags != 0)
         return VSHARD_EINVAL;
     rc = vs_config_change(NULL, b->members, b->member_count, &c);
     if (rc == VSHARD_OK)
@@ -242,7 +243,8 @@ int vshard_raft_open(struct vshard_raft *r, const struct vshard_raft_boot *boot)
     if (vs_group_find(r, b.group) != NULL)
         return VSHARD_EEXIST;
     if ((b.term | b.commit | b.applied | b.snapshot_index) >> 63 || b.applied < b.snapshot_index ||
-        b.snapshot_term > b.term)
+        b.snapshot_term > b.term || (b.flags & ~(uint32_t)VSHARD_RAFT_UNCERTAIN) != 0 ||
+        b.reserved != 0)
         return VSHARD_EINVAL;
     rc = table_grow(r);
     if (rc == VSHARD_OK)
@@ -340,7 +342,7 @@ int vshard_raft_start(struct vshard_raft *r, uint64_t group, uint64_t now_ns)
         return VSHARD_EINVAL;
     if (r->effect_taken < r->effect_count)
         return VSHARD_EBUSY;
-    if (g->applied > g->log.last)
+    if (g->applied > g->log.last || g->commit > g->log.last)
         return VSHARD_ECORRUPT;
     rc = vs_group_reserve(r, g, 0, 0);
     if (rc == VSHARD_OK)
@@ -360,8 +362,6 @@ int vshard_raft_start(struct vshard_raft *r, uint64_t group, uint64_t now_ns)
     vs_group_begin(r, g);
     if (g->commit < g->applied)
         g->commit = g->applied;
-    if (g->commit > g->log.last)
-        g->commit = g->log.last;
     g->handed = g->applied;
     g->durable = g->log.last;
     g->started = 1;

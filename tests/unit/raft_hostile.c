@@ -360,3 +360,50 @@ Test(raft_hostile, a_piece_that_is_written_in_part_is_not_installed)
     cr_expect_not_null(effect(&t, VSHARD_RAFT_INSTALL));
     stop(&t);
 }
+
+static int open_as(struct vshard_raft_boot b)
+{
+    struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 1 };
+    struct vshard_raft *raft;
+    int rc;
+
+    b.size = sizeof b;
+    b.group = 1;
+    cr_assert_eq(vshard_raft_create(&o, &raft), VSHARD_OK);
+    rc = vshard_raft_open(raft, &b);
+    vshard_raft_destroy(raft);
+    return rc;
+}
+
+/* A replica that has a past was not born now: taken for one that was, it would count as
+ * written what it never wrote. */
+Test(raft_hostile, a_newborn_group_has_no_past)
+{
+    cr_expect_eq(open_as((struct vshard_raft_boot){ .members = three, .member_count = 3 }),
+                 VSHARD_OK);
+    cr_expect_eq(
+        open_as((struct vshard_raft_boot){ .members = three, .member_count = 3, .commit = 1 }),
+        VSHARD_EINVAL);
+    cr_expect_eq(
+        open_as((struct vshard_raft_boot){ .members = three, .member_count = 3, .vote = 2 }),
+        VSHARD_EINVAL);
+    cr_expect_eq(open_as((struct vshard_raft_boot){
+                     .members = three, .member_count = 3, .flags = VSHARD_RAFT_UNCERTAIN }),
+                 VSHARD_EINVAL);
+    cr_expect_eq(open_as((struct vshard_raft_boot){ .flags = 2 }), VSHARD_EINVAL);
+    cr_expect_eq(open_as((struct vshard_raft_boot){ .reserved = 1 }), VSHARD_EINVAL);
+}
+
+Test(raft_hostile, a_log_that_ends_before_what_was_committed_does_not_start)
+{
+    struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 1 };
+    struct vshard_raft_boot b = { .size = sizeof b, .group = 1, .term = 2, .commit = 3 };
+    const struct vshard_raft_entry e = { .index = 1, .term = 1, .data = "y", .count = 1 };
+    struct vshard_raft *raft;
+
+    cr_assert_eq(vshard_raft_create(&o, &raft), VSHARD_OK);
+    cr_assert_eq(vshard_raft_open(raft, &b), VSHARD_OK);
+    cr_assert_eq(vshard_raft_load(raft, 1, &e, 1), VSHARD_OK);
+    cr_expect_eq(vshard_raft_start(raft, 1, MS), VSHARD_ECORRUPT);
+    vshard_raft_destroy(raft);
+}
