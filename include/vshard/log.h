@@ -89,7 +89,9 @@ enum { /* struct vshard_raft_event.kind; which fields each reads stands beside i
        VSHARD_RAFT_PROPOSE = 3,        /* group, tag, entries, flags */
        VSHARD_RAFT_CONFIGURE = 4,      /* group, tag, members: all that shall be members */
        VSHARD_RAFT_READ = 5,           /* group, tag, mode, max_age_ns */
-       VSHARD_RAFT_TRANSFER = 6,       /* group, tag, node: who shall lead */
+       VSHARD_RAFT_TRANSFER = 6,       /* group, tag, node: who shall lead. DONE says 0 when this
+                                          node leads no more, whoever does: see ROLE; ETIMEDOUT:
+                                          it leads on, and takes proposals again */
        VSHARD_RAFT_CAMPAIGN = 7,       /* group: ask for votes, as soon as the promise is over that
                                           was given to a leader that was heard of late */
        VSHARD_RAFT_PERSISTED = 8,      /* barrier: this and all lower ones are durable */
