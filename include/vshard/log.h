@@ -230,7 +230,8 @@ struct vshard_raft_options {
     uint64_t seed;                  /* for election timeouts; equal seeds draw equal ones */
     uint64_t heartbeat_ns;          /* default 30 ms */
     uint64_t election_ns;           /* silence before a follower campaigns, at least; drawn from
-                                       [election_ns, 2 election_ns); default 150 ms */
+                                       [election_ns, 2 election_ns); the same on all nodes, or
+                                       leases do not hold; default 150 ms */
     uint64_t disk_stall_ns;         /* a leader whose storage is silent this long steps down;
                                        default 4 election_ns */
     uint64_t request_ns;            /* forwarded requests give up after; default 10 election_ns */

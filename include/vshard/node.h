@@ -152,7 +152,8 @@ struct vshard_node_options {
     uint32_t max_requests; /* under way here; beyond it: EBUSY; default 4096 */
     uint64_t node;         /* as it was formatted; required */
     uint64_t heartbeat_ns; /* of logs; default 30 ms */
-    uint64_t election_ns;  /* silence before an election, at least; default 150 ms */
+    uint64_t election_ns;  /* silence before an election, at least; the same on all nodes;
+                              default 150 ms */
     uint64_t idle_ns;      /* a shard that nobody uses sleeps after; default 10 election_ns */
     uint64_t search_ns;  /* timeout of searches and fetches, where they name none; default 50 ms */
     uint64_t write_ns;   /* likewise of writes and admin; default 5 s */
