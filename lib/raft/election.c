@@ -318,6 +318,8 @@ static bool promised(const struct vshard_raft *r, const struct vs_group *g,
 {
     if (m->flags & VS_FLAG_TRANSFER)
         return false;
+    if (g->asleep) /* whoever asks has not woken it: no member */
+        return true;
     if (g->role == VSHARD_RAFT_LEADER && r->now < vs_later(vs_quorum_ns(r, g), r->o.election_ns))
         return true;
     return r->now < g->promise_until;

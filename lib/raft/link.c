@@ -20,7 +20,8 @@
  * election timers set anew; all is then as if a leader had fallen silent. A leader
  * likewise wakes when the nodes it hears are no quorum of the group.
  *
- * A group wakes on any message and any request. Sleep proves nothing: no lease, no
+ * A group wakes on any message and any request, but for what one asks that was a member
+ * once and does not know that it is none. Sleep proves nothing: no lease, no
  * read and no commit rests on it. A sleeping replica refuses its vote to others as
  * one would that has just heard its leader, but that is courtesy, and nobody's
  * lease counts on it. A leader that wakes must hear from a quorum afresh before it

@@ -276,6 +276,16 @@ static int dispatch(struct vshard_raft *r, struct vs_group *g, const struct vs_m
     return VSHARD_OK;
 }
 
+/* Does who sends this want something of the group? One that is no member any more, and was
+ * not told, may ask for ever whether it is sure or whether to stand; a chunk may find no memory
+ * yet. */
+static bool wants(struct vs_group *g, const struct vs_message *m)
+{
+    if (m->kind == VS_SURE || m->kind == VS_PREVOTE)
+        return vs_peer_of(g, m->from, m->from_incarnation) != NULL;
+    return m->kind != VS_CHUNK;
+}
+
 static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
 {
     struct vs_message m;
@@ -309,9 +319,7 @@ static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
         rc = vs_reserve_one(r, g, m.count, m.body_bytes);
     if (rc != VSHARD_OK)
         return rc;
-    /* One that is no member any more may ask for ever; a chunk may find no memory yet. */
-    if (m.kind != VS_CHUNK &&
-        (m.kind != VS_SURE || vs_peer_of(g, m.from, m.from_incarnation) != NULL))
+    if (wants(g, &m))
         vs_touch(r, g);
     vs_group_begin(r, g);
     rc = dispatch(r, g, &m);

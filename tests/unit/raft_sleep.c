@@ -349,6 +349,34 @@ static void *refuse_one(void *ctx, void *old, size_t old_bytes, size_t bytes, si
                                       : aligned_alloc(align, (bytes + align - 1) / align * align);
 }
 
+/* Nobody sends one that was voted out the entry that says so. It asks as long as it lives. */
+Test(raft_sleep, one_that_is_no_member_keeps_nobody_awake)
+{
+    struct vs_message asks = {
+        .kind = VS_PREVOTE, .from = 4, .term = 9, .index = 9, .log_term = 8, .round = 1
+    };
+    struct rig t;
+
+    lead_idle(&t);
+    say(&t, asks);
+    time_passes(&t, BEAT_MS * MS);
+    cr_expect(t.beat.flags & VS_FLAG_SLEEP, "the beat still asks");
+    stop(&t);
+    fall_asleep(&t);
+    for (int i = 0; i < 20; i++) {
+        say(&t, asks);
+        cr_expect_null(sent(&t, VS_PREVOTE_REPLY, 4));
+        cr_assert_eq(status(&t).asleep, 1u);
+        time_passes(&t, BEAT_MS * MS);
+        frame(&t, VS_BEAT_REPLIES, 2, 0, NULL);
+        frame(&t, VS_BEAT_REPLIES, 3, 0, NULL);
+    }
+    asks.from = 3;
+    say(&t, asks);
+    cr_expect_eq(status(&t).asleep, 0u, "a member wakes it");
+    stop(&t);
+}
+
 /* A step that fails has changed nothing: the message comes again. */
 Test(raft_sleep, a_chunk_that_finds_no_memory_wakes_nobody)
 {
