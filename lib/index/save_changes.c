@@ -271,11 +271,15 @@ static int write_head(struct changing *c)
     return rc < 0 ? rc : vs_io_write(c->s.x->storage, c->s.file, 0, block, sizeof block);
 }
 
+/* A file may have this number that an earlier chain left, and somebody may have mapped it: it is
+ * not written to, but makes way. */
 static int put_part(struct changing *c)
 {
     const struct vshard_storage *storage = c->s.x->storage;
-    int rc = write_file(c, c->part, write_changes);
+    int rc = vs_io_remove(storage, c->part);
 
+    if (rc == VSHARD_OK || rc == VSHARD_ENOTFOUND)
+        rc = write_file(c, c->part, write_changes);
     return rc < 0 ? rc : vs_io_sync_dir(storage, c->s.directory);
 }
 

@@ -331,6 +331,41 @@ Test(index_generation, who_has_mapped_an_older_one_keeps_it)
     fault_storage_destroy(fs);
 }
 
+/* A map of a file in memory is a copy; so what stays is looked at through an open file. */
+Test(index_generation, a_number_that_comes_again_is_of_another_file)
+{
+    struct fault_storage *fs = fault_storage_create(1);
+    const struct vshard_storage *storage = fault_storage_hook(fs);
+    uint64_t seed = 1, file, bytes;
+    struct vshard_index *x = fill_kind(&kinds[5], storage, NULL, &seed);
+    unsigned char *before, *now;
+    size_t count;
+
+    save_changes(x);
+    cr_assert_eq(vshard_index_save_changes(x, "/y"), 0);
+    save_changes(x);
+    cr_assert_eq(head_of(fs).first, 2, "all was written again");
+    cr_assert_eq(vs_io_open(storage, "/x.g2", 0, &file, &bytes), 0);
+    before = malloc(bytes);
+    now = malloc(bytes);
+    memcpy(before, fault_storage_bytes(fs, "/x.g2", &count), bytes);
+    cr_assert_eq(vshard_index_save(x, path), 0);
+    for (uint32_t i = 0; i < 3; i++) { /* numbers begin with 1 again */
+        add_drawn(x, &kinds[5], &seed, i, 1);
+        save_changes(x);
+        cr_assert_eq(head_of(fs).first, 1);
+        expect_file(fs, digest_of(x), "over an earlier chain");
+    }
+    cr_assert_eq(vs_io_read(storage, file, 0, now, bytes), 0, "the old file was cut");
+    cr_expect_eq(memcmp(now, before, bytes), 0, "the old file was written to");
+    vs_io_close(storage, file);
+    free(now);
+    free(before);
+    vshard_index_destroy(x);
+    cr_expect_null(fault_storage_verdict(fs), "%s", fault_storage_verdict(fs));
+    fault_storage_destroy(fs);
+}
+
 /* After a save of which it is not known whether it will stay. */
 Test(index_generation, changes_are_not_those_since_a_head_that_came_back)
 {
