@@ -14,7 +14,13 @@
 #include "index/save.h"
 #include "index/track.h"
 
-enum { PARTS_ONE_IN = 2 }; /* bytes of parts, of those of the whole file, at most */
+/* A head that says a greater one was made by nobody; it may be there, but is not gone on from. */
+#define NUMBER_MAX (UINT64_MAX / 4)
+
+enum {
+    PARTS_ONE_IN = 2, /* bytes of parts, of those of the whole file, at most */
+    LEFT_MAX = 1024   /* numbers of files that may be left, which a damaged head may say are any */
+};
 
 struct changing {
     struct vs_saving s;
@@ -56,11 +62,12 @@ static int look(struct changing *c)
     struct vshard_index *x = c->s.x;
     int rc = vs_generation_read(x->storage, c->path, &c->old);
 
-    c->known = rc == VSHARD_OK;
+    c->known = rc == VSHARD_OK && c->old.first <= NUMBER_MAX;
     c->same = c->known && vs_track_is(x, c->path, &c->old);
     if (c->known)
         c->number = c->old.first + c->old.count;
-    else if (rc == VSHARD_ENOTFOUND || rc == VSHARD_ECORRUPT || rc == VSHARD_EVERSION)
+    else if (rc == VSHARD_OK || rc == VSHARD_ENOTFOUND || rc == VSHARD_ECORRUPT ||
+             rc == VSHARD_EVERSION)
         rc = first_free_number(x, c->path, &c->number);
     vs_part_path(c->part, c->path, c->number);
     return rc;
@@ -307,8 +314,11 @@ static int put_head(struct changing *c)
 static void remove_old(struct changing *c)
 {
     char part[GENERATION_PATH_BYTES];
+    uint64_t n = c->known ? c->old.before : 1;
 
-    for (uint64_t n = c->known ? c->old.before : 1; n < c->number; n++) {
+    if (c->number - n > LEFT_MAX)
+        n = c->number - LEFT_MAX;
+    for (; n < c->number; n++) {
         vs_part_path(part, c->path, n);
         vs_io_remove(c->s.x->storage, part);
     }

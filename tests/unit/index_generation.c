@@ -662,6 +662,37 @@ Test(index_generation, a_forged_head_does_no_harm)
     end(&f);
 }
 
+/* What a head says of files that are left is not believed without end. */
+Test(index_generation, a_forged_number_does_not_hold_up_a_save)
+{
+    static const uint64_t numbers[] = { 5000, 1ull << 40, UINT64_MAX / 2 };
+
+    for (size_t i = 0; i < VS_COUNT(numbers); i++) {
+        struct the_files f;
+        uint64_t seed = 1, removed;
+        struct vshard_index *x;
+        unsigned char *head;
+        size_t count;
+
+        begin(&f, &small_kinds[0]);
+        x = fill_kind(&small_kinds[0], fault_storage_hook(f.fs), NULL, &seed);
+        fault_storage_bytes(f.fs, path, &count);
+        head = malloc(count);
+        memcpy(head, fault_storage_bytes(f.fs, path, &count), count);
+        f.g.first = numbers[i];
+        vs_generation_encode(&f.g, head);
+        fault_storage_put(f.fs, path, head, count);
+        removed = fault_storage_count(f.fs, VSHARD_IO_REMOVE);
+        cr_expect_eq(vshard_index_save_changes(x, path), 0);
+        removed = fault_storage_count(f.fs, VSHARD_IO_REMOVE) - removed;
+        cr_expect(removed < 2000, "%llu removals", (unsigned long long)removed);
+        expect_file(f.fs, digest_of(x), "over a forged head");
+        free(head);
+        vshard_index_destroy(x);
+        end(&f);
+    }
+}
+
 /* ---- a save that is cut short ---- */
 
 struct left {
