@@ -143,6 +143,31 @@ void vs_record_encode(const struct vs_record *r, unsigned char *header)
 
 /* ---- opening ---- */
 
+/* Rows that came after the first part are in others, whole: memory for more of them than these
+ * files could hold is not even asked for. */
+static int parts_hold(const struct vshard_index *x, const struct vs_generation *g, const char *path,
+                      uint64_t rows)
+{
+    uint64_t file, bytes, held = 0, row_bytes = 0;
+    char name[GENERATION_PATH_BYTES];
+
+    for (int i = 0; i < vs_image_columns(x); i++)
+        row_bytes += vs_image_stride(x, i);
+    for (uint32_t i = 1; rows > 0 && i < g->count; i++) {
+        int rc;
+
+        vs_part_path(name, path, g->first + i);
+        rc = vs_io_open(x->storage, name, 0, &file, &bytes);
+        if (rc < 0)
+            return rc;
+        vs_io_close(x->storage, file);
+        if (bytes != g->parts[i].bytes)
+            return VSHARD_ECORRUPT;
+        held += bytes / row_bytes;
+    }
+    return held >= rows ? VSHARD_OK : VSHARD_ECORRUPT;
+}
+
 int vs_base_open(const struct vshard_index *x, const struct vs_generation *g, const char *path,
                  struct vs_base *out)
 {
@@ -167,8 +192,9 @@ int vs_base_open(const struct vshard_index *x, const struct vs_generation *g, co
         out->slots = (uint32_t)image.slot_count;
         counts = (struct vs_image_counts){ out->slots, image.entry_count, image.keyword_count };
         vs_image_layout_of(x, &counts, &out->layout);
-        if (out->layout.end != out->bytes || g->parts[0].bytes != out->bytes)
-            rc = VSHARD_ECORRUPT;
+        rc = out->layout.end != out->bytes || g->parts[0].bytes != out->bytes
+                 ? VSHARD_ECORRUPT
+                 : parts_hold(x, g, path, atomic_load(&x->slot_count) - out->slots);
     }
     if (rc < 0)
         vs_io_close(x->storage, out->file);

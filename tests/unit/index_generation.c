@@ -662,6 +662,46 @@ Test(index_generation, a_forged_head_does_no_harm)
     end(&f);
 }
 
+/* A head of 2^20 rows, with their checksums, over files that have 62. */
+Test(index_generation, a_forged_head_takes_no_memory)
+{
+    enum { LOW = GENERATION_BYTES + 4096, SUMS = LOW + 4096, ROWS = 1 << 20 };
+    const size_t sums_bytes = ROWS / VS_EXTENT_ROWS * (5 + ATTRIBUTES) * 8, more = 13 * 4096;
+    struct the_files f;
+    struct fault_alloc memory;
+    struct vshard_open_options o = { .size = sizeof o, .allocator = &memory.hook };
+    unsigned char *head, *header;
+    size_t count;
+
+    begin(&f, &small_kinds[0]);
+    fault_storage_bytes(f.fs, path, &count);
+    head = calloc(1, count + more);
+    header = head + GENERATION_BYTES;
+    memcpy(head, fault_storage_bytes(f.fs, path, &count), SUMS);
+    memcpy(head + SUMS + 4096 + more,
+           (const unsigned char *)fault_storage_bytes(f.fs, path, &count) + SUMS + 4096,
+           count - SUMS - 4096);
+    vs_store64(header + 64, ROWS);
+    vs_store64(header + 88, ROWS - vs_load64(header + 72) - vs_load64(header + 80));
+    vs_image_seal(header, head + SUMS, sums_bytes);
+    f.g.digest = vs_load64(header + IMAGE_HEADER_BYTES - 8);
+    vs_generation_encode(&f.g, head);
+    fault_storage_put(f.fs, path, head, count + more);
+    fault_alloc_init(&memory);
+    o.storage = fault_storage_hook(f.fs);
+    for (; o.flags < 2; o.flags++) {
+        struct vshard_index *x;
+
+        cr_expect_eq(vshard_index_open(path, &o, &x), VSHARD_ECORRUPT);
+        cr_expect(memory.bytes_peak < 1 << 20, "flags %u: %llu bytes", o.flags,
+                  (unsigned long long)memory.bytes_peak);
+    }
+    cr_expect_null(fault_alloc_verdict(&memory));
+    fault_alloc_fini(&memory);
+    free(head);
+    end(&f);
+}
+
 /* What a head says of files that are left is not believed without end. */
 Test(index_generation, a_forged_number_does_not_hold_up_a_save)
 {
