@@ -530,15 +530,14 @@ static double beam(const struct vs_calibration *c, size_t k, double recall)
 }
 
 /* With its fraction, which counts where the beam is narrow. */
-double vs_calibrated_ef(const struct vshard_index *x, size_t k, float recall)
+double vs_calibrated_ef(const struct vs_calibration *c, size_t k, float recall)
 {
-    return fmin(beam(vs_calibration(x), k, (double)recall), VSHARD_EF_MAX);
+    return fmin(beam(c, k, (double)recall), VSHARD_EF_MAX);
 }
 
 /* The greatest recall for which a beam of `ef` is enough; NaN if that was not measured. */
-float vs_calibrated_recall(const struct vshard_index *x, size_t k, double ef)
+float vs_calibrated_recall(const struct vs_calibration *c, size_t k, double ef)
 {
-    const struct vs_calibration *c = vs_calibration(x);
     double least = 0, most, power;
     size_t lower;
 

@@ -224,7 +224,8 @@ static int refuse(const struct vshard_index *x, const char *argument, uint64_t v
                      (int64_t)limit);
 }
 
-static int check_target(const struct vshard_index *x, const struct vshard_search_options *o)
+static int check_target(const struct vshard_index *x, const struct vshard_search_options *o,
+                        const struct vs_calibration *c)
 {
     double target = (double)o->target_recall, limit = 1;
     const struct vs_field fields[] = { { .name = "argument", .text = "target_recall" },
@@ -239,14 +240,14 @@ static int check_target(const struct vshard_index *x, const struct vshard_search
     }
     if (target > 0 && o->ef_search != 0)
         return refuse(x, "target_recall: and ef_search", o->ef_search, 0);
-    if (target > 0 && !scans(x, o->flags) && vs_calibration(x)->rows == 0)
+    if (target > 0 && !scans(x, o->flags) && c->rows == 0)
         return vs_refuse(x->logger, VSHARD_ENOTSUP, "search.refused",
                          "target_recall: not calibrated", 0, 1);
     return VSHARD_OK;
 }
 
 static int check_search(const struct vshard_index *x, size_t k,
-                        const struct vshard_search_options *o)
+                        const struct vshard_search_options *o, const struct vs_calibration *c)
 {
     const uint32_t flags = VSHARD_SEARCH_EXACT | VSHARD_SEARCH_STRICT | VSHARD_SEARCH_WITHIN;
 
@@ -260,7 +261,7 @@ static int check_search(const struct vshard_index *x, size_t k,
         return refuse(x, "reserved", 1, 0);
     if (o->deadline_ns != 0 && (o->clock == NULL || o->clock->now_ns == NULL))
         return refuse(x, "clock: NULL", 0, o->deadline_ns);
-    return check_target(x, o);
+    return check_target(x, o, c);
 }
 
 static int check_count(const struct vshard_index *x, size_t count, size_t k)
@@ -277,19 +278,19 @@ static int check_count(const struct vshard_index *x, size_t count, size_t k)
 
 /* How wide to walk, and what that is expected to find. */
 static void choose_beam(const struct vshard_index *x, const struct vshard_search_options *o,
-                        struct vs_request *want)
+                        const struct vs_calibration *c, struct vs_request *want)
 {
     double ef = o->ef_search ? o->ef_search : x->ef_search;
 
-    if (o->target_recall > 0.0f && vs_calibration(x)->rows > 0)
-        ef = vs_calibrated_ef(x, want->k, o->target_recall);
+    if (o->target_recall > 0.0f && c->rows > 0)
+        ef = vs_calibrated_ef(c, want->k, o->target_recall);
     ef = ef < (double)want->k ? (double)want->k : ef;
     want->ef = (uint32_t)ceil(ef);
     want->width = vs_walk_width(x, ef);
     want->walks = !scans(x, o->flags);
     want->recall = 1.0f;
     if (want->walks && o->info != NULL)
-        want->recall = vs_calibrated_recall(x, want->k, ef);
+        want->recall = vs_calibrated_recall(c, want->k, ef);
 }
 
 /* Zeros before the search, which also tells whether `info` can be filled in. */
@@ -323,6 +324,7 @@ static int report(const struct vs_reader *r, const struct vs_request *want,
 static int read_request(struct vshard_index *x, const struct vshard_search_options *options,
                         size_t k, const float *radius, struct vs_request *want)
 {
+    const struct vs_calibration *c = vs_calibration(x); /* once: another may take its place */
     struct vshard_search_options o = { .size = sizeof o };
     int rc = VSHARD_OK;
 
@@ -332,7 +334,7 @@ static int read_request(struct vshard_index *x, const struct vshard_search_optio
                              VS_SIZE_THROUGH(struct vshard_search_options, info));
     if (rc < 0)
         return vs_refuse(x->logger, rc, "search.refused", "options.size", options->size, sizeof o);
-    rc = check_search(x, k, &o);
+    rc = check_search(x, k, &o, c);
     if (rc == VSHARD_OK && o.filter != NULL) {
         want->filter = &want->the_filter;
         rc = vs_filter_check(x, o.filter, want->filter, &want->the_where);
@@ -351,7 +353,7 @@ static int read_request(struct vshard_index *x, const struct vshard_search_optio
     want->found = o.found;
     want->info = o.info;
     want->k = k;
-    choose_beam(x, &o, want);
+    choose_beam(x, &o, c, want);
     return VSHARD_OK;
 }
 

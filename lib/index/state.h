@@ -748,8 +748,8 @@ void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t cou
 
 /* calibrate.c */
 bool vs_calibration_valid(const struct vs_calibration *c);
-double vs_calibrated_ef(const struct vshard_index *x, size_t k, float recall);
-float vs_calibrated_recall(const struct vshard_index *x, size_t k, double ef);
+double vs_calibrated_ef(const struct vs_calibration *c, size_t k, float recall);
+float vs_calibrated_recall(const struct vs_calibration *c, size_t k, double ef);
 
 /* repair.c */
 int vs_repair_reserve(struct vshard_index *x, uint64_t changed);

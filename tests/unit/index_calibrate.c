@@ -219,7 +219,7 @@ Test(index_calibrate, more_is_expected_of_a_wider_beam_and_less_of_more_answers)
 
     cr_assert_eq(vshard_index_calibrate(x, NULL, 0), 0);
     for (uint32_t ef = 1; ef <= VSHARD_EF_MAX; ef = ef * 5 / 4 + 1) {
-        float recall = vs_calibrated_recall(x, 10, ef);
+        float recall = vs_calibrated_recall(vs_calibration(x), 10, ef);
 
         cr_expect(recall >= before && recall <= 1, "ef %u: %g after %g", ef, (double)recall,
                   (double)before);
@@ -227,12 +227,13 @@ Test(index_calibrate, more_is_expected_of_a_wider_beam_and_less_of_more_answers)
     }
     for (size_t k = 1; k <= VSHARD_K_MAX; k = k * 5 / 4 + 1) {
         for (float target = 0.05f; target < 1; target += 0.05f) {
-            double ef = vs_calibrated_ef(x, k, target);
+            double ef = vs_calibrated_ef(vs_calibration(x), k, target);
 
             cr_expect(ef >= 1 && ef <= VSHARD_EF_MAX);
-            cr_expect(ef >= vs_calibrated_ef(x, k, target - 0.04f), "k %zu, target %g", k,
-                      (double)target);
-            cr_expect(vs_calibrated_recall(x, k, ef) >= target - 1e-4f || ef >= 1024 || k > 1024,
+            cr_expect(ef >= vs_calibrated_ef(vs_calibration(x), k, target - 0.04f),
+                      "k %zu, target %g", k, (double)target);
+            cr_expect(vs_calibrated_recall(vs_calibration(x), k, ef) >= target - 1e-4f ||
+                          ef >= 1024 || k > 1024,
                       "k %zu, target %g: ef %g", k, (double)target, ef);
         }
     }
