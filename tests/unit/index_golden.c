@@ -15,20 +15,40 @@
 
 enum { ROWS_MAX = 256, DIM = 4, WORD = 12, K = 5, QUERIES = 8 };
 
+/* Every third row is 1,000 times as long; or rows lie near a few. */
+enum shape { EVEN, LONG, CLUSTERS };
+enum { CENTERS = 8 };
+
 static const struct recipe {
     const char *name;
     uint32_t family, metric, element, profile, rows, removed, attributes;
     uint32_t late; /* of the rows, those that are added after a first save, in a file of changes,
                       with what is removed */
+    uint32_t dim;
+    enum shape shape;
 } recipes[] = {
-    { "1-flat", VSHARD_FAMILY_FLAT, VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, 0, 40, 6, 0, 0 },
-    { "1-flat-bits", VSHARD_FAMILY_FLAT, VSHARD_METRIC_HAMMING, VSHARD_ELEMENT_BITS, 0, 40, 0, 0,
-      0 },
-    { "1-graph", VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 256, 9, 0, 0 },
-    { "1-graph-bytes", VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_U8, 0, 256, 0, 0, 0 },
-    { "1-lean", VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 1, 256, 0, 0, 0 },
-    { "2-attributes", VSHARD_FAMILY_HNSW, VSHARD_METRIC_IP, VSHARD_ELEMENT_I8, 0, 256, 9, 3, 0 },
-    { "2-parts", VSHARD_FAMILY_FLAT, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 200, 5, 3, 20 },
+    { "1-flat", VSHARD_FAMILY_FLAT, VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32, 0, 40, 6, 0, 0, DIM,
+      EVEN },
+    { "1-flat-bits", VSHARD_FAMILY_FLAT, VSHARD_METRIC_HAMMING, VSHARD_ELEMENT_BITS, 0, 40, 0, 0, 0,
+      DIM, EVEN },
+    { "1-graph", VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 256, 9, 0, 0, DIM,
+      EVEN },
+    { "1-graph-bytes", VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_U8, 0, 256, 0, 0, 0,
+      DIM, EVEN },
+    { "1-lean", VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 1, 256, 0, 0, 0, DIM,
+      EVEN },
+    { "2-attributes", VSHARD_FAMILY_HNSW, VSHARD_METRIC_IP, VSHARD_ELEMENT_I8, 0, 256, 9, 3, 0, DIM,
+      EVEN },
+    { "2-parts", VSHARD_FAMILY_FLAT, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 200, 5, 3, 20, DIM,
+      EVEN },
+    { "3-vectors", VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 256, 9, 0, 0, DIM,
+      LONG },
+    { "3-attributes", VSHARD_FAMILY_HNSW, VSHARD_METRIC_L1, VSHARD_ELEMENT_F32, 0, 256, 9, 3, 0,
+      DIM, LONG },
+    { "4-codes", VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_U8, 0, 256, 9, 0, 0, 72,
+      CLUSTERS },
+    { "4-attributes", VSHARD_FAMILY_HNSW, VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F16, 0, 256, 0, 3, 0,
+      72, CLUSTERS },
 };
 
 static const struct vshard_attribute attributes[] = { { VSHARD_ATTRIBUTE_INT64, "year" },
@@ -46,14 +66,52 @@ struct content {
     char langs[ROWS_MAX][WORD];
 };
 
+static void put(uint32_t element, unsigned char *vector, uint32_t at, double v)
+{
+    uint16_t half = half_of((int)(v * 1024));
+    float f = (float)v;
+
+    if (element == VSHARD_ELEMENT_U8)
+        vector[at] = (unsigned char)v;
+    else if (element == VSHARD_ELEMENT_F16)
+        memcpy(vector + 2 * at, &half, sizeof half);
+    else
+        memcpy(vector + 4 * at, &f, sizeof f);
+}
+
+/* The first rows of clusters are their centers. */
+static void reshape(struct content *c)
+{
+    const struct recipe *r = c->recipe;
+    bool bytes = r->element == VSHARD_ELEMENT_U8;
+    double middle = bytes ? 128 : 0, spread = bytes ? 0.03125 : 0.0625;
+
+    for (uint32_t i = 0; i < ROWS_MAX; i++) {
+        unsigned char *vector = c->vectors + i * c->bytes;
+        const unsigned char *center = c->vectors + i % CENTERS * c->bytes;
+
+        for (uint32_t j = 0; j < r->dim; j++) {
+            double v = element_at(r->element, vector, j) - middle;
+
+            if (r->shape == LONG && i % 3 == 0)
+                put(r->element, vector, j, 1000 * v);
+            if (r->shape == CLUSTERS && i >= CENTERS)
+                put(r->element, vector, j, element_at(r->element, center, j) + v * spread);
+            if (r->shape == CLUSTERS && i < CENTERS)
+                put(r->element, vector, j, middle + v * (1 - spread));
+        }
+    }
+}
+
 static void draw(struct content *c, const struct recipe *r)
 {
     uint64_t seed = 1000;
 
     memset(c, 0, sizeof *c);
     c->recipe = r;
-    c->bytes = DIM * element_bytes(r->element);
-    c->vectors = draw_vectors(&seed, r->element, ROWS_MAX, DIM);
+    c->bytes = r->dim * element_bytes(r->element);
+    c->vectors = draw_vectors(&seed, r->element, ROWS_MAX, r->dim);
+    reshape(c);
     for (uint32_t i = 0; i < ROWS_MAX; i++) {
         c->ids[i] = 5 + 3 * (uint64_t)i;
         c->years[i] = i % 10 == 0 ? VSHARD_MISSING : 1950 + (int64_t)random_below(&seed, 70);
@@ -68,7 +126,7 @@ static struct vshard_index *make(struct content *c, const char *path)
 {
     const struct recipe *r = c->recipe;
     uint32_t first = r->rows - r->late;
-    struct vshard_index_options o = small_options(DIM, r->metric, r->element);
+    struct vshard_index_options o = small_options(r->dim, r->metric, r->element);
     const struct vshard_values values[] = { { c->years, 0 }, { c->prices, 0 }, { c->langs, WORD } };
     struct vshard_add_options with = { .size = sizeof with,
                                        .value_count = r->attributes,
@@ -124,12 +182,13 @@ static void write_if_new(struct content *c, const char *path)
 
 static double distance(const struct recipe *r, const void *a, const void *b)
 {
-    double square = 0, dot = 0, aa = 0, bb = 0, bits = 0;
+    double square = 0, dot = 0, aa = 0, bb = 0, bits = 0, sum = 0;
 
-    for (uint32_t i = 0; i < DIM; i++) {
+    for (uint32_t i = 0; i < r->dim; i++) {
         double p = element_at(r->element, a, i), q = element_at(r->element, b, i);
 
         square += (p - q) * (p - q);
+        sum += fabs(p - q);
         dot += p * q;
         aa += p * p;
         bb += q * q;
@@ -137,6 +196,7 @@ static double distance(const struct recipe *r, const void *a, const void *b)
     }
     return r->metric == VSHARD_METRIC_L2SQ     ? square
            : r->metric == VSHARD_METRIC_IP     ? -dot
+           : r->metric == VSHARD_METRIC_L1     ? sum
            : r->metric == VSHARD_METRIC_COSINE ? 1 - dot / sqrt(aa * bb)
                                                : bits;
 }
@@ -151,7 +211,7 @@ static void expect_vectors(struct vshard_index *x, const struct content *c)
     cr_assert_eq(rc, r->removed ? VSHARD_ENOTFOUND : 0, "%s: %s", r->name, vshard_strerror(rc));
     for (uint32_t i = 0; i < r->rows; i++) {
         cr_assert_eq(found[i], i >= r->removed, "%s: row %u", r->name, i);
-        for (uint32_t j = 0; found[i] && j < DIM; j++) {
+        for (uint32_t j = 0; found[i] && j < r->dim; j++) {
             double was = element_at(r->element, c->vectors + i * c->bytes, j);
             double is = element_at(r->element, fetched + i * c->bytes, j);
 
@@ -212,6 +272,16 @@ static double kth(const struct content *c, const void *query)
     return nearest[K - 1];
 }
 
+/* The version is of the graph that the file has. */
+static void expect_version(struct vshard_index *x, const struct recipe *r)
+{
+    bool codes =
+        r->family == VSHARD_FAMILY_HNSW && x->sketches.stride == 0 && vs_sketch_bytes(x) > 0;
+
+    cr_assert_eq(x->by_vectors, r->shape == LONG, "%s", r->name);
+    cr_assert_eq(!x->by_vectors && codes, r->shape == CLUSTERS, "%s", r->name);
+}
+
 /* Exact answers are the nearest; walks find most of them. */
 static void expect_answers(struct vshard_index *x, const struct content *c)
 {
@@ -228,7 +298,7 @@ static void expect_answers(struct vshard_index *x, const struct content *c)
     cr_assert_eq(vshard_where_encode(&late, 1, where, sizeof where, &f.where_bytes), 0);
     for (uint32_t at = 0; at < 2 * QUERIES; at++) {
         const void *query = c->vectors + (r->removed + 20 * (at % QUERIES) % 34) * c->bytes;
-        double farthest = kth(c, query), slack = r->profile ? 0.05 : 1e-5;
+        double farthest = kth(c, query), slack = r->profile ? 0.05 : 1e-5 + 1e-6 * fabs(farthest);
         struct vshard_hit hits[K];
 
         o.flags = at < QUERIES ? VSHARD_SEARCH_EXACT : 0;
@@ -260,6 +330,7 @@ static void expect_content(const char *path, const struct content *c, uint32_t f
 
     cr_assert_eq(rc, 0, "%s, flags %u: %s", path, flags, vshard_strerror(rc));
     expect_clean(x, r->name);
+    expect_version(x, r);
     cr_assert_eq(vshard_index_count(x), r->rows - r->removed);
     expect_vectors(x, c);
     expect_values(x, c);
