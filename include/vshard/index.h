@@ -546,6 +546,9 @@ VSHARD_API int vshard_index_save(struct vshard_index *index, const char *path);
  * files of changes, or if those would take more than half of what everything takes. Then older
  * files are removed. So up to 2.5 times the file of vshard_index_save() is taken for a while.
  *
+ * Rows that were removed or replaced stay, with their vectors, in older files of the generation
+ * until all is written. vshard_index_save() writes none that vshard_index_maintain() has freed.
+ *
  * Changes go on beside it as beside vshard_index_save(). Of two paths that are saved to by turns
  * each is written whole. vshard_index_save() to the same path leaves the files beside it: they
  * may be removed then.
