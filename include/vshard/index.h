@@ -659,7 +659,9 @@ struct vshard_index_estimate {
  * by many, memory has up to an eighth in reserve, unless max_bytes is given. Searches add
  * their buffers, an eighth of a byte a row and some 10 KB for each thread at once and
  * each of four queries; a call that adds rows takes more until it returns (vshard_index_add()).
- * Right to 5 % from 10,000 rows on.
+ * Right to 5 % from 10,000 rows on, where codes and sketches serve: that is up to the rows, and
+ * without them (vshard_index_create()) a graph takes up to a quarter less. max_bytes is compared
+ * with what is said here until the graph begins.
  *
  *   options   as for vshard_index_create()
  *   count     rows, up to VSHARD_ROWS_MAX
