@@ -12,6 +12,7 @@
 #include "support/fault_alloc.h"
 #include "support/fault_storage.h"
 #include "support/index_data.h"
+#include "support/seeds.h"
 
 enum { ATTRIBUTES = 2, WORDS = 40 };
 
@@ -761,15 +762,16 @@ static void expect_left(struct fault_storage *fs, const struct kind *k, const st
     vshard_index_destroy(x);
 }
 
-enum way { OF_CHANGES, WHOLE, OVER_WHAT_MAY_COME_BACK, WAYS };
+enum way { OF_CHANGES, WHOLE, OVER_WHAT_MAY_COME_BACK, BY_THE_OTHER_CALL, WAYS };
 
-static void crash_at(const struct kind *k, enum way way, uint64_t call, uint64_t *struck)
+static void crash_at(const struct kind *k, enum way way, uint64_t call, uint64_t first,
+                     uint64_t *struck)
 {
     static const uint32_t flags[] = { 0, FAULT_CRASH_GARBAGE, FAULT_CRASH_LOSE, FAULT_CRASH_KEEP,
                                       FAULT_CRASH_EACH_NAME };
     const struct fault_rule no_dir = { .k = 1, .ops = 1u << VSHARD_IO_SYNC_DIR, .how = FAULT_ONCE };
     struct fault_storage *fs = fault_storage_create(call + 1);
-    uint64_t seed = 1;
+    uint64_t seed = first;
     struct vshard_index *x = fill_kind(k, fault_storage_hook(fs), NULL, &seed);
     struct left l = { { 0 }, 0 };
     char what[100];
@@ -794,7 +796,7 @@ static void crash_at(const struct kind *k, enum way way, uint64_t call, uint64_t
     l.may_be[l.count] = digest_of(x);
     fault_storage_fail(fs, call, FAULT_FOREVER);
     *struck = fault_storage_struck(fs);
-    rc = vshard_index_save_changes(x, path);
+    rc = way == BY_THE_OTHER_CALL ? vshard_index_save(x, path) : vshard_index_save_changes(x, path);
     *struck = fault_storage_struck(fs) - *struck;
     fault_storage_heal(fs);
     if (rc == VSHARD_OK)
@@ -802,11 +804,11 @@ static void crash_at(const struct kind *k, enum way way, uint64_t call, uint64_t
     else
         l.count++;
     for (uint32_t i = 0; i < 12 * VS_COUNT(flags); i++) {
-        struct fault_crash crash = { .seed = i, .flags = flags[i / 12] };
+        struct fault_crash crash = { .seed = 60 * (first - 1) + i, .flags = flags[i / 12] };
         struct fault_storage *after = fault_storage_after(fs, &crash);
 
-        snprintf(what, sizeof what, "%s, way %u, crash at call %llu, state %u", k->name, way,
-                 (unsigned long long)call, i);
+        snprintf(what, sizeof what, "%s, seed %llu, way %u, crash at call %llu, state %u", k->name,
+                 (unsigned long long)first, way, (unsigned long long)call, i);
         expect_left(after, k, &l, what);
         fault_storage_destroy(after);
     }
@@ -823,13 +825,25 @@ static void crash_at(const struct kind *k, enum way way, uint64_t call, uint64_t
 Test(index_generation, a_save_cut_short_leaves_the_old_one_or_the_new)
 {
     for (size_t k = 0; k < VS_COUNT(small_kinds); k++) {
-        for (enum way way = OF_CHANGES; way < WAYS; way++) {
+        for (enum way way = OF_CHANGES; way < BY_THE_OTHER_CALL; way++) {
             uint64_t call = 1, struck = 1;
 
             for (; struck > 0; call++)
-                crash_at(&small_kinds[k], way, call, &struck);
+                crash_at(&small_kinds[k], way, call, 1, &struck);
             cr_expect(call > 20, "way %u: %llu calls", way, (unsigned long long)call);
         }
+    }
+}
+
+/* 60 states of the disk each. */
+Test(index_generation, a_power_cut_leaves_the_old_one_or_the_new_for_each_seed)
+{
+    for (uint64_t seed = seeds_first(); seed < seeds_end(40); seed++) {
+        uint64_t draw = seed, struck;
+        const struct kind *k = &small_kinds[random_below(&draw, VS_COUNT(small_kinds))];
+        enum way way = (enum way)random_below(&draw, WAYS);
+
+        crash_at(k, way, 1 + random_below(&draw, 45), seed, &struck);
     }
 }
 
