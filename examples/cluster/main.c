@@ -3,7 +3,8 @@
  *
  * The story, in the order of run(): five nodes found a cluster (nodes.c); a collection of
  * four shards, three replicas each, is created and loaded (requests.c); a thousand words
- * are asked for, beside an exact scan; then, with searches and writes under way, the node
+ * are asked for, beside an exact scan; a third of all is written again while they are; then,
+ * with searches and writes under way, the node
  * that leads most is killed, the others go on, and it comes back; at last every
  * acknowledged write is looked for. How it looks meanwhile is view.c.
  *
@@ -22,7 +23,7 @@
 #include "../demo/screen.h"
 #include "story.h"
 
-enum { BATCH = 1000, LOADS = 8, READS = 16, WRITES = 16, ASKED_MAX = 1000, CHECKED_MAX = 3000 };
+enum { BATCH = 1000, LIVE_BATCH = 100, LIVE_LOADS = 2, LOADS = 8, READS = 16, WRITES = 16, ASKED_MAX = 1000, CHECKED_MAX = 3000 };
 enum { CALM_MS = 1500, STORM_MS = 4000, WRITES_A_SECOND = 500 };
 enum { WORDS = 8, WORDS_SHOWN = 6 }; /* asked for, and found */
 
@@ -487,19 +488,73 @@ static int measure(struct story *s, double *quality, double *qps)
     return 0;
 }
 
+/* ---- changed while it is searched ---- */
+
+static uint32_t count_kind(const struct story *s, uint32_t kind)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < FLIGHT; i++)
+        count += s->asked[i].kind == kind;
+    return count;
+}
+
+static void change_and_ask(struct story *s, size_t thirds, size_t *at, size_t *turn)
+{
+    size_t count = s->set.queries < ASKED_MAX ? s->set.queries : ASKED_MAX;
+
+    while (*at < thirds && count_kind(s, FOR_WRITE) < LIVE_LOADS) {
+        size_t rows = thirds - *at < LIVE_BATCH ? thirds - *at : LIVE_BATCH;
+
+        if (ask_write(s, *at * THIRD, rows, alive_node(s, *at)) != 0)
+            break;
+        *at += rows;
+    }
+    while (count_kind(s, FOR_LIVE) < READS &&
+           ask_read(s, FOR_LIVE, *turn % count, alive_node(s, *turn)) == 0)
+        ++*turn;
+}
+
+/* Until all replicas have taken in what was written. */
+static int live(struct story *s)
+{
+    size_t thirds = (s->set.rows + THIRD - 1) / THIRD, at = 0, turn = 0;
+    size_t count = s->set.queries < ASKED_MAX ? s->set.queries : ASKED_MAX;
+    uint64_t reads = s->reads;
+    double start = seconds();
+    char a[DIGITS_MAX], b[DIGITS_MAX];
+
+    s->latency_count = 0;
+    view_begin();
+    while (at < thirds || turn < count || count_kind(s, FOR_WRITE) != 0 || behind(s) != 0) {
+        change_and_ask(s, thirds, &at, &turn);
+        s->answered = 0;
+        nodes_pump(s->nodes, nodes_now() + 5 * ms, &s->answered);
+        view_show(s, "live", at, thirds);
+        if (s->broken || stop_wanted())
+            return -1;
+    }
+    if (drain(s, "requests", 20) != 0)
+        return -1;
+    view_end();
+    say("live",
+        "%s words written again in %.1f s; of %s searches meanwhile %llu failed, recall@10 %.4f, "
+        "p99 %.0f us",
+        grouped(a, thirds), seconds() - start, grouped(b, s->reads - reads),
+        (unsigned long long)s->reads_failed, recall(s, count), percentile(s, 0.99));
+    s->reads_failed = s->reads_partial = 0;
+    return 0;
+}
+
 /* ---- the storm ---- */
 
 /* Searches as fast as they are answered, and writes at a pace that replicas can apply:
  * a row that is replaced in a graph costs as much as ten searches. */
 static void keep_asking(struct story *s, size_t *turn)
 {
-    uint32_t reads = 0, writes = 0;
+    uint32_t reads = count_kind(s, FOR_READ), writes = count_kind(s, FOR_WRITE);
     uint64_t due = (nodes_now() - s->storm_began_ns) / (1000000000 / WRITES_A_SECOND);
 
-    for (uint32_t i = 0; i < FLIGHT; i++) {
-        reads += s->asked[i].kind == FOR_READ;
-        writes += s->asked[i].kind == FOR_WRITE;
-    }
     for (; reads < READS; reads++) {
         size_t q = (*turn)++;
 
@@ -513,7 +568,7 @@ static void keep_asking(struct story *s, size_t *turn)
          * tell a lost one from an overtaken one. */
         if (is_being_written(s, row))
             continue;
-        if (ask_write(s, row, alive_node(s, w)) != 0)
+        if (ask_write(s, row, 1, alive_node(s, w)) != 0)
             break;
         s->storm_writes++;
     }
@@ -660,6 +715,8 @@ static int run(struct story *s)
         rc = load(s);
     if (rc == 0)
         rc = measure(s, &quality, &qps);
+    if (rc == 0)
+        rc = live(s);
     if (rc == 0)
         rc = kill_leader(s, &turn);
     if (rc == 0)

@@ -22,7 +22,7 @@ static struct asked *room(struct story *s, uint32_t why, uint32_t node, size_t i
     for (uint32_t i = 0; i < FLIGHT; i++) {
         if (s->asked[i].kind != 0)
             continue;
-        s->asked[i] = (struct asked){ nodes_now(), why, node, item };
+        s->asked[i] = (struct asked){ nodes_now(), why, node, item, 1 };
         s->under_way++;
         return &s->asked[i];
     }
@@ -95,27 +95,40 @@ int is_being_written(const struct story *s, size_t row)
     return 0;
 }
 
-/* The same vector again, so that recall stays what it was, with how often it was written. */
-int ask_write(struct story *s, size_t row, uint32_t node)
+/* The same vectors again, so that recall stays what it was, with how often they were written. */
+int ask_write(struct story *s, size_t row, size_t count, uint32_t node)
 {
     struct asked *a = room(s, FOR_WRITE, node, row);
-    const struct vshard_key key = { 0, row };
-    int64_t times = (int64_t)s->tried[row] + 1;
-    const struct vshard_values values = { &times, 0 };
+    struct vshard_key *keys = calloc(count, sizeof *keys);
+    int64_t *times = calloc(count, sizeof *times);
+    char *vectors = malloc(count * s->set.row_bytes);
+    const struct vshard_values values = { times, 0 };
     struct vshard_node_write w = { .size = sizeof w,
-                                   .count = 1,
+                                   .count = (uint32_t)count,
                                    .timeout_ns = 10000000000,
                                    .collection = collection,
-                                   .keys = &key,
+                                   .keys = keys,
                                    .values = &values,
                                    .value_count = 1,
-                                   .vectors = set_row(&s->set, row) };
+                                   .vectors = vectors };
+    int rc = -1;
 
-    if (a == NULL)
-        return -1;
-    w.tag = tag_of(s, a);
-    s->tried[row]++;
-    return begun(s, a, vshard_node_write(nodes_at(s->nodes, node), nodes_now(), &w));
+    if (a != NULL && keys != NULL && times != NULL && vectors != NULL) {
+        w.tag = tag_of(s, a);
+        a->count = count;
+        for (size_t i = 0; i < count; i++) {
+            size_t at = row + i * THIRD;
+
+            keys[i] = (struct vshard_key){ 0, at };
+            times[i] = (int64_t)++s->tried[at];
+            memcpy(vectors + i * s->set.row_bytes, set_row(&s->set, at), s->set.row_bytes);
+        }
+        rc = begun(s, a, vshard_node_write(nodes_at(s->nodes, node), nodes_now(), &w));
+    }
+    free(vectors);
+    free(times);
+    free(keys);
+    return rc;
 }
 
 int ask_check(struct story *s, size_t row, uint32_t node)
@@ -151,7 +164,7 @@ static void on_read(struct story *s, const struct asked *a, const struct vshard_
     s->reads_partial += d->status == VSHARD_OK && d->shards_answered < d->shards;
     if (a->kind != FOR_EXACT)
         took(s, nodes_now() - a->at_ns);
-    if (a->kind == FOR_READ)
+    if (a->kind == FOR_READ || (a->kind == FOR_LIVE && d->status != VSHARD_OK))
         return;
     if (d->status != VSHARD_OK) {
         s->broken = failed("a search: %s", vshard_strerror(d->status));
@@ -164,12 +177,13 @@ static void on_read(struct story *s, const struct asked *a, const struct vshard_
 /* The first write that a shard of the dead leader takes ends the outage. */
 static void on_write(struct story *s, const struct asked *a, const struct vshard_node_done *d)
 {
-    s->writes++;
+    s->writes += a->count;
     if (d->status != VSHARD_OK) {
-        s->writes_late++;
+        s->writes_late += a->count;
         return;
     }
-    s->version[a->item]++;
+    for (size_t i = 0; i < a->count; i++)
+        s->version[a->item + i * THIRD]++;
     if (s->killed != 0 && s->failover_ns == 0 && s->led[s->owner[a->item]])
         s->failover_ns = nodes_now() - s->killed_at_ns;
 }
@@ -198,6 +212,7 @@ void on_done(void *ctx, uint32_t at, const struct vshard_node_done *d)
     switch (a->kind) {
     case FOR_EXACT:
     case FOR_RECALL:
+    case FOR_LIVE:
     case FOR_READ: on_read(s, a, d); break;
     case FOR_WRITE: on_write(s, a, d); break;
     case FOR_CHECK: on_check(s, a, d); break;

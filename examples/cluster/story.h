@@ -17,10 +17,11 @@ struct plan {
 struct asked {
     uint64_t at_ns;
     uint32_t kind, node; /* kind: what it is for; 0: free */
-    size_t item;
+    size_t item, count;  /* count: rows of a write, `item` and each third from there */
 };
 
-enum { FOR_ADMIN = 1, FOR_LOAD, FOR_EXACT, FOR_RECALL, FOR_READ, FOR_WRITE, FOR_CHECK };
+enum { FOR_ADMIN = 1, FOR_LOAD, FOR_EXACT, FOR_RECALL, FOR_LIVE, FOR_READ, FOR_WRITE, FOR_CHECK };
+enum { THIRD = 3 };
 
 struct story {
     struct plan plan;
@@ -55,7 +56,7 @@ struct story {
 /* Begins a request if there is room for one more; -1 if there is not. */
 int ask_read(struct story *s, uint32_t why, size_t query, uint32_t node);
 int ask_load(struct story *s, size_t first, size_t count, uint32_t node);
-int ask_write(struct story *s, size_t row, uint32_t node);
+int ask_write(struct story *s, size_t row, size_t count, uint32_t node);
 int is_being_written(const struct story *s, size_t row);
 int ask_check(struct story *s, size_t row, uint32_t node);
 
