@@ -109,8 +109,8 @@ struct vshard_index_options {
  * derives 8-bit codes from these rows, and from as many spread over the rest of the
  * same call, and builds the graph on integer distances between codes, so that equal calls with an
  * equal seed give an equal index on every instruction set and any number of threads. BITS, and
- * 8-bit elements under L2SQ and L1, are their own codes. Under L1 and HAMMING, too, the graph is
- * built on the metric itself.
+ * 8-bit elements under L2SQ and L1, are their own codes. Under L1, HAMMING and IP, too, the
+ * graph is built on the metric itself.
  *
  * Codes have one scale for all dimensions and all rows. Where that does not tell near rows
  * apart, as where one feature reaches 30 times as far as the others, or some rows are a

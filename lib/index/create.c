@@ -293,9 +293,9 @@ int vshard_index_stats(struct vshard_index *index, struct vshard_index_stats *st
     s.numa_node = x->numa_node;
     s.calibrated_rows = atomic_load(&x->calibrated_rows);
     s.profile = x->profile;
-    s.heap_bytes = sizeof *x + ids_bytes + x->quantizer.code_dim * sizeof(float) +
-                   vs_sketcher_bytes(x) + s.scratch_bytes +
-                   vs_keywords_bytes(&x->attributes.keywords) + atomic_load(&x->track.bytes);
+    s.heap_bytes = sizeof *x + ids_bytes + vs_quantizer_bytes(x) + vs_sketcher_bytes(x) +
+                   s.scratch_bytes + vs_keywords_bytes(&x->attributes.keywords) +
+                   atomic_load(&x->track.bytes);
     vs_columns_list(index, columns);
     for (size_t i = 0; i < VS_COLUMNS; i++)
         s.heap_bytes += columns[i]->heap_bytes;

@@ -187,19 +187,18 @@ float vs_far_times(const struct vshard_index *x)
 /* How far from any row is far, around the nearest row of the graph: much farther than half
  * of that one's neighbours are. Half, and not the nearest, since pairs of all but equal
  * rows are no clusters. Uses s->slots, s->rows, s->keys and s->distances. */
-static float far_from(const struct vshard_index *x, struct vs_scratch *s)
+static float far_from(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s)
 {
     const struct vs_pool *p = &s->pool;
-    uint32_t count;
+    uint32_t count, nearest;
 
     if (p->count == 0)
         return INFINITY;
-    count = vs_read_edges(x, p->slots[0], s->slots);
+    vs_apart_least(x, slot, s, &nearest);
+    count = vs_read_edges(x, p->slots[nearest], s->slots);
     if (count == 0)
         return INFINITY;
-    vs_keys_of(x, p->slots[0], s, count);
-    for (uint32_t i = 0; i < count; i++)
-        s->distances[i] = vs_key_value(x, s->keys[i]);
+    vs_apart(x, p->slots[nearest], s, count);
     return vs_far_times(x) * vs_nth(s->distances, count, count / 2);
 }
 
@@ -210,13 +209,15 @@ static void take_edges(struct vshard_index *x, struct vs_walk *w, uint32_t item)
     struct vs_build *b = &x->build;
     struct vs_link *links = b->links + (size_t)item * x->degree;
     struct vs_pool *pool = &w->scratch->pool;
+    uint32_t at;
     float far;
 
     vs_graph_rank(x, w);
     vs_keep_live(x, pool);
-    far = far_from(x, w->scratch);
+    far = far_from(x, b->slots[item], w->scratch);
     offer_mates(x, &w->query, w->scratch, item);
-    b->far[item] = pool->count == 0 ? VS_FAR_ALONE : vs_key_value(x, pool->keys[0]) > far;
+    b->far[item] =
+        pool->count == 0 ? VS_FAR_ALONE : vs_apart_least(x, b->slots[item], w->scratch, &at) > far;
     vs_choose(x, w->scratch, b->slots[item], vs_kept_edges(x));
     parent_first(x, pool);
     for (uint32_t i = 0; i < pool->count; i++)
@@ -235,8 +236,7 @@ static void find_edges(void *arg, uint32_t group, uint32_t strand)
 
     for (uint32_t i = 0; i < count; i++) {
         walks[i].scratch = &x->strands[strand * WALKS + i];
-        walks[i].query =
-            (struct vs_query){ .code = vs_code_at(x, b->slots[first + i]), .space = vs_walk_space(x) };
+        walks[i].query = vs_row_query(x, b->slots[first + i], walks[i].scratch);
     }
     vs_graph_walk(x, walks, count, x->ef_construction);
     for (uint32_t i = 0; i < count; i++)
@@ -305,14 +305,16 @@ static void add_edges_back(void *arg, uint32_t item, uint32_t strand)
     const struct vs_link *end = b->links + b->groups[item + 1];
     uint32_t target = link->target, *edges = s->slots;
     uint32_t count = vs_read_edges(x, target, edges), added = 0;
-    const struct vs_query q = { .code = vs_code_at(x, target), .space = vs_walk_space(x) };
+    int32_t key;
+    const struct vs_query q = vs_row_query(x, target, s);
 
     s->pool.count = s->pool.next = 0;
     s->pool.cap = 3 * x->degree;
     for (; link < end; link++) {
         if (vs_contains(edges, count, link->source))
             continue;
-        x->kernel.pool_push(&s->pool, &link->key, &link->source, 1);
+        key = vs_has_distances(x) ? link->key : vs_key_of(x, &q, link->source);
+        x->kernel.pool_push(&s->pool, &key, &link->source, 1);
         added++;
     }
     if (added == 0)

@@ -171,8 +171,8 @@ static void choose_found(void *arg, uint32_t row, uint32_t strand)
     struct vshard_index *x = w->x;
     struct vs_scratch *s = &x->strands[strand * WALKS];
     const uint32_t *found = w->b->found + (size_t)row * w->b->width;
-    const struct vs_query q = { .code = vs_bulk_code(x, w->b, row), .space = x->space };
     uint32_t slot = w->b->slots[row], unseen = 0;
+    const struct vs_query q = vs_row_query(x, slot, s);
 
     for (uint32_t i = 0; i < VS_LEAVES_FOUND; i++) {
         if (found[i] != VS_SLOT_NONE && mark(s->visited, found[i]))
@@ -223,7 +223,7 @@ static void add_ins(void *arg, uint32_t row, uint32_t strand)
     struct vshard_index *x = w->x;
     struct vs_scratch *s = &x->strands[strand * WALKS];
     uint32_t slot = w->b->slots[row], edges[2 * M_MAX], count = vs_read_edges(x, slot, edges);
-    const struct vs_query q = { .code = vs_code_at(x, slot), .space = x->space };
+    const struct vs_query q = vs_row_query(x, slot, s);
     const uint32_t *in = w->b->sources + w->b->ins[slot],
                    *end = w->b->sources + w->b->ins[slot + 1];
     uint32_t own = count, gathered = 0;
@@ -262,16 +262,17 @@ static void link_back(struct vs_bulk_work *w)
 /* ---- islands ---- */
 
 /* How far it is from a row to those around it. Sets the first *count of s->slots to its
- * neighbours and of s->keys to how far they are; uses s->rows and s->distances. */
+ * neighbours and of s->distances to how far they are; uses s->rows and s->keys. */
 static float around(const struct vshard_index *x, struct vs_scratch *s, uint32_t slot,
                     uint32_t *count)
 {
     uint32_t n = *count = vs_read_edges(x, slot, s->slots);
 
-    vs_keys_of(x, slot, s, n);
-    for (uint32_t i = 0; i < n; i++)
-        s->distances[i] = vs_key_value(x, s->keys[i]);
-    return n == 0 ? INFINITY : vs_nth(s->distances, n, n / NEAR_PART);
+    float apart[2 * M_MAX];
+
+    vs_apart(x, slot, s, n);
+    memcpy(apart, s->distances, n * sizeof *apart);
+    return n == 0 ? INFINITY : vs_nth(apart, n, n / NEAR_PART);
 }
 
 /* Leaves found[] with the row's near neighbours: the others may be of other clusters. */
@@ -285,7 +286,7 @@ static void find_near(void *arg, uint32_t row, uint32_t strand)
 
     w->b->ins[slot] = row;
     for (uint32_t i = 0; i < count && near < w->b->width; i++) {
-        if (vs_key_value(w->x, s->keys[i]) <= far)
+        if (s->distances[i] <= far)
             found[near++] = s->slots[i];
     }
     if (near < w->b->width)
@@ -357,7 +358,7 @@ static float how_lost(const struct vshard_index *x, struct vs_walk *walk, uint32
         return 0;
     if (s->pool.count == 0)
         return INFINITY;
-    nearest = vs_key_value(x, s->pool.keys[0]);
+    nearest = vs_apart_least(x, slot, s, &count);
     near = around(x, s, slot, &count);
     return nearest <= 0 ? 0 : near > 0 ? nearest / near : INFINITY;
 }
@@ -369,8 +370,7 @@ static void walk_to(const struct vs_bulk_work *w, struct vs_walk *walks, const u
         uint32_t row = rows == NULL ? first + i : rows[first + i];
 
         walks[i].scratch = &w->x->strands[strand * WALKS + i];
-        walks[i].query =
-            (struct vs_query){ .code = vs_bulk_code(w->x, w->b, row), .space = w->x->space };
+        walks[i].query = vs_row_query(w->x, w->b->slots[row], walks[i].scratch);
     }
     vs_graph_walk(w->x, walks, count, beam(w->x));
 }

@@ -21,12 +21,13 @@ enum {
 
 static bool has_tiles(const struct vshard_index *x)
 {
-    return x->space == SPACE_CODE_L2 || x->space == SPACE_U8_L2 || x->space == SPACE_I8_L2;
+    return x->space == SPACE_CODE_L2 || x->space == SPACE_CODE_DOT || x->space == SPACE_U8_L2 ||
+           x->space == SPACE_I8_L2;
 }
 
 static size_t tile_dim(const struct vshard_index *x)
 {
-    return x->space == SPACE_CODE_L2 ? x->quantizer.code_bytes : x->dim;
+    return vs_elements_are_codes(x) ? x->dim : x->quantizer.code_bytes;
 }
 
 /* What a row adds to |a|^2 + |b|^2 - 2ab. A tile wants one side signed and the other not,
@@ -37,6 +38,11 @@ static void find_norms(const struct vshard_index *x, int8_t *zeros, const void *
 {
     size_t dim = tile_dim(x);
 
+    if (x->space == SPACE_CODE_DOT) {
+        memset(asked, 0, count * sizeof *asked);
+        memset(met, 0, count * sizeof *met);
+        return;
+    }
     if (x->space == SPACE_CODE_L2) {
         memset(zeros, 0, dim);
         x->kernel.l2sq_code_many((const uint8_t *)zeros, rows, count, dim, asked);
@@ -86,7 +92,9 @@ static void ask_rows(const struct vshard_index *x, const void *const *rows, uint
 
     memset(asked, 0, few * bytes);
     for (uint32_t i = 0; i < few; i++) {
-        for (size_t j = 0; j < dim; j++)
+        if (x->space == SPACE_CODE_DOT)
+            vs_encode_dot_row(x, rows[i], asked + i * bytes);
+        for (size_t j = 0; x->space != SPACE_CODE_DOT && j < dim; j++)
             asked[i * bytes + j] = (int8_t)(((const uint8_t *)rows[i])[j] ^ flip);
     }
 }
@@ -222,17 +230,17 @@ static void gather_members(struct vs_bulk *b)
 
 /* ---- 2: all with all ---- */
 
-/* Of the rows at distance 0 from the one at `self`, the `few` that follow it in the
+/* Of the rows that are equal to the one at `self`, the `few` that follow it in the
  * leaf, as in a ring, come first, and the others last. Ties of the pool are in the
  * order of the leaf, so keys say it all. */
-static void ring_equal(int32_t *keys, uint32_t count, uint32_t self, uint32_t few)
+static void ring_equal(int32_t *keys, int32_t own, uint32_t count, uint32_t self, uint32_t few)
 {
     uint32_t taken = 0;
 
     for (uint32_t i = 1; i < count; i++) {
         uint32_t at = (self + i) % count;
 
-        if (keys[at] == 0 && taken++ >= few)
+        if (keys[at] == own && taken++ >= few)
             keys[at] = INT32_MAX;
     }
 }
@@ -259,15 +267,16 @@ static void find_in_leaf(const struct vshard_index *x, struct vs_bulk *b, struct
 {
     uint32_t row = members[self] / VS_LEAF_FANOUT, rank = members[self] % VS_LEAF_FANOUT, equal = 0;
     uint32_t *found = b->found + (size_t)row * b->width + rank * VS_LEAF_KEEP, taken = 0;
+    int32_t own = keys[self];
 
     keys[self] = INT32_MAX;
     s->pool.count = s->pool.next = 0;
     s->pool.cap = VS_LEAF_KEEP;
     x->kernel.pool_push(&s->pool, keys, b->identity, count);
-    while (equal < s->pool.count && s->pool.keys[equal] == 0)
-        equal++;
+    for (uint32_t i = 0; i < s->pool.count; i++)
+        equal += s->pool.keys[i] == own;
     if (equal > VS_LEAF_KEEP / 4) {
-        ring_equal(keys, count, self, VS_LEAF_KEEP / 4);
+        ring_equal(keys, own, count, self, VS_LEAF_KEEP / 4);
         s->pool.count = s->pool.next = 0;
         x->kernel.pool_push(&s->pool, keys, b->identity, count);
     }
@@ -316,8 +325,8 @@ static uint32_t split(const struct vs_bulk_work *w, uint32_t strand, uint32_t fi
                vs_bulk_code(w->x, b, members[(uint64_t)i * count / groups] / VS_LEAF_FANOUT),
                w->x->traversal->stride);
     for (uint32_t i = 0; i < count; i++) {
-        const struct vs_query q = { .code = vs_bulk_code(w->x, b, members[i] / VS_LEAF_FANOUT),
-                                    .space = w->x->space };
+        const struct vs_query q = vs_row_query(w->x, b->slots[members[i] / VS_LEAF_FANOUT],
+                                               &w->x->strands[strand * WALKS]);
         uint32_t best = 0;
 
         vs_keys(w->x, &q, t->rows, groups, t->keys);

@@ -14,13 +14,18 @@
 
 enum { COMPARE = 16 /* rows taken that a candidate is compared with at once */ };
 
-/* True if one of the rows taken, s->rows[0, taken), is nearer to the candidate than
- * `key`. Uses s->keys. */
-static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint32_t candidate,
-                        int32_t key, uint32_t taken)
+/* True if one of the rows taken, s->rows[0, taken), is nearer to the candidate than the row
+ * itself, whose key is given. Uses s->keys. */
+static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint32_t self,
+                        uint32_t candidate, int32_t key, uint32_t taken)
 {
-    const struct vs_query q = { .code = vs_code_at(x, candidate), .space = vs_walk_space(x) };
+    struct vs_query q;
 
+    if (taken == 0)
+        return false;
+    q = vs_other_query(x, candidate, s);
+    if (!vs_has_distances(x))
+        key = vs_key_of(x, &q, self);
     for (uint32_t first = 0; first < taken; first += COMPARE) {
         uint32_t count = taken - first < COMPARE ? taken - first : COMPARE;
 
@@ -33,14 +38,28 @@ static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint
     return false;
 }
 
-/* Moves a few of the rows at distance 0, `few` drawn by hash, to the front. */
-static void draw_equal(struct vs_pool *p, uint32_t self, uint32_t few)
+/* The key that a row has from itself, and all that are equal to it. */
+static int32_t own_key(const struct vshard_index *x, struct vs_scratch *s, uint32_t slot)
 {
-    uint32_t equal = 0;
+    struct vs_query q;
 
-    while (equal < p->count && p->keys[equal] == 0)
+    if (vs_has_distances(x))
+        return 0;
+    q = vs_other_query(x, slot, s);
+    return vs_key_of(x, &q, slot);
+}
+
+/* Moves a few of the rows at the row's own key, `few` drawn by hash, before the others there. */
+static void draw_equal(struct vs_pool *p, uint32_t self, int32_t own, uint32_t few)
+{
+    uint32_t first = 0, equal;
+
+    while (first < p->count && p->keys[first] < own)
+        first++;
+    equal = first;
+    while (equal < p->count && p->keys[equal] == own)
         equal++;
-    for (uint32_t i = 0; i < few && i + 1 < equal; i++) {
+    for (uint32_t i = first; i < first + few && i + 1 < equal; i++) {
         uint64_t least = UINT64_MAX;
         uint32_t at = i, slot;
 
@@ -66,17 +85,18 @@ void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self
     struct vs_pool *p = &s->pool;
     uint32_t taken = 0, compared = 0, passed = 0, equal = 0, marked = 0;
     uint32_t *chosen = s->slots, *rest = s->slots + x->degree; /* positions in the pool */
+    int32_t own = own_key(x, s, self);
 
     for (uint32_t i = 0; i < p->count; i++)
         marked += p->slots[i] >> 31;
     want = want < marked ? marked : want;
-    draw_equal(p, self, want);
+    draw_equal(p, self, own, want);
     for (uint32_t i = 0; i < p->count && (taken < want || marked > 0); i++) {
         uint32_t slot = p->slots[i] & ~VS_POOL_EXPANDED;
-        bool stays = slot != p->slots[i], crowded = p->keys[i] == 0 && ++equal > want / 4;
+        bool stays = slot != p->slots[i], crowded = p->keys[i] == own && ++equal > want / 4;
 
-        if (!stays &&
-            (crowded || taken + marked >= want || passed_over(x, s, slot, p->keys[i], compared))) {
+        if (!stays && (crowded || taken + marked >= want ||
+                       passed_over(x, s, self, slot, p->keys[i], compared))) {
             if (passed < want)
                 rest[passed++] = i;
             continue;
@@ -105,24 +125,25 @@ void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self
 /* Adds rows of the pool, whose keys are distances from one row, to the `count` edges that
  * the row keeps, until they are `want` or the pool is empty; returns how many they are. A row
  * that is in the pool twice is added once. Uses s->rows and s->keys. */
-uint32_t vs_fill(const struct vshard_index *x, struct vs_scratch *s, uint32_t *edges,
+uint32_t vs_fill(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t *edges,
                  uint32_t count, uint32_t want)
 {
     const struct vs_pool *p = &s->pool;
     uint32_t compared = 0, passed = 0, equal = 0, places = want > count ? want - count : 0;
     uint32_t had = count;
     uint32_t rest[2 * M_MAX];
+    int32_t own = own_key(x, s, self);
 
     for (uint32_t i = 0; i < count; i++) {
         if (!vs_is_probe(edges[i]))
             s->rows[compared++] = vs_code_at(x, edges[i]);
     }
     for (uint32_t i = 0; i < p->count && count < want; i++) {
-        bool crowded = p->keys[i] == 0 && ++equal > (places + 3) / 4;
+        bool crowded = p->keys[i] == own && ++equal > (places + 3) / 4;
 
         if (vs_contains(edges + had, count - had, p->slots[i]))
             continue;
-        if (crowded || passed_over(x, s, p->slots[i], p->keys[i], compared)) {
+        if (crowded || passed_over(x, s, self, p->slots[i], p->keys[i], compared)) {
             if (passed < places)
                 rest[passed++] = p->slots[i];
             continue;
@@ -203,7 +224,7 @@ void vs_offer(const struct vshard_index *x, const struct vs_query *q, struct vs_
 /* Keys between one row and s->slots[0, count). */
 void vs_keys_of(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s, uint32_t count)
 {
-    const struct vs_query q = { .code = vs_code_at(x, slot), .space = vs_walk_space(x) };
+    const struct vs_query q = vs_other_query(x, slot, s);
 
     for (uint32_t i = 0; i < count; i++)
         s->rows[i] = vs_code_at(x, s->slots[i]);

@@ -66,7 +66,7 @@ static void unmark(struct vs_scratch *s, uint32_t slot)
 static void gather_candidates(const struct vshard_index *x, struct vs_scratch *s, uint32_t slot,
                               const uint32_t *list, uint32_t kept, uint32_t count)
 {
-    const struct vs_query q = { .code = vs_code_at(x, slot), .space = vs_walk_space(x) };
+    const struct vs_query q = vs_row_query(x, slot, s);
     uint32_t theirs[2 * M_MAX], most = CANDIDATES * (count - kept);
 
     s->pool.count = s->pool.next = 0;
@@ -106,7 +106,7 @@ static void replace_edges(void *arg, uint32_t item, uint32_t strand)
     if (kept + orphan < want) {
         request_codes(x, list, kept);
         gather_candidates(x, s, slot, list, kept, count);
-        kept = vs_fill(x, s, list, kept, want - orphan);
+        kept = vs_fill(x, s, slot, list, kept, want - orphan);
     }
     if (orphan)
         list[kept++] = parent;

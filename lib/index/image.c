@@ -5,7 +5,8 @@
  * bytes, with zeros between; their lengths follow from the header.
  *
  *     header      512 bytes; then, if there are attributes, 64 for each: type 4, name 60
- *     low         float [code_dim]             the quantiser; then, if sketches have
+ *     low         float [dim]                  the quantiser; of IP 16 more, zeros if not
+ *                                              on a sphere; then, if sketches have
  *                                              axes, float [256] low and uint8
  *                                              [4 panels] axes, see tile.c
  *     entries     uint32 [entry_count]         slots where a search may start
@@ -33,7 +34,9 @@
  *                          if walks go by vectors (vectors.c): then there are no codes and
  *                          no sketches, and there may be attributes; or 4 if dim is 256
  *                          or less and there are no sketches, as they do not serve
- *                          (sketch.c): there may be attributes then, too
+ *                          (sketch.c); or 5 if metric is IP and it is trained, where
+ *                          1 and 2 mean codes on a sphere, as they were once
+ *                          (quantizer.c): in these there may be attributes, too
  *                 12   4   bytes of the header, 512
  *                 16  32   dim, family, metric, element, m, ef_construction,
  *                          ef_search, train_rows: 4 each
@@ -46,7 +49,7 @@
  *                          0xffffffff ends a chain
  *                108   8   repair: 1 if a pass is under way, its cursor: 4 each
  *                116   4   scale, a float
- *                120   8   square of the greatest length (IP), a double
+ *                120   8   square of the greatest length (sphere), a double
  *                128  24   checksums of low, entries, sums: 8 each
  *                152   4   scale of the sketches, a float
  *                156   4   bytes of a sketch: 64, 128, or 0 if there are none
@@ -179,13 +182,13 @@ static uint64_t aligned(uint64_t bytes)
 
 size_t vs_image_low_bytes(const struct vshard_index *x)
 {
-    return x->quantizer.code_dim * sizeof(float) +
+    return x->quantizer.low_dim * sizeof(float) +
            (vs_sketch_has_axes(x) ? sizeof x->sketcher.low + vs_sketcher_bytes(x) : 0);
 }
 
 uint64_t vs_image_low_sum(const struct vshard_index *x)
 {
-    uint64_t sum = vs_checksum(x->quantizer.low, x->quantizer.code_dim * sizeof(float), 0);
+    uint64_t sum = vs_checksum(x->quantizer.low, x->quantizer.low_dim * sizeof(float), 0);
 
     if (!vs_sketch_has_axes(x))
         return sum;
@@ -355,6 +358,8 @@ static uint32_t version_of(const struct vshard_index *x)
 {
     if (x->by_vectors)
         return IMAGE_VECTORS;
+    if (atomic_load(&x->trained) && x->space == SPACE_CODE_DOT)
+        return IMAGE_PRODUCTS;
     if (atomic_load(&x->trained) && x->sketches.stride == 0 && vs_sketch_bytes(x) > 0 &&
         !vs_sketch_has_axes(x))
         return IMAGE_CODES;
@@ -446,7 +451,7 @@ int vs_image_decode(const unsigned char *header, struct vs_image *out)
     if (out->digest != vs_checksum(header, AT_CHECKSUM, 0))
         return VSHARD_ECORRUPT;
     version = vs_load32(header + 8);
-    if (version < IMAGE_PLAIN || version > IMAGE_CODES)
+    if (version < IMAGE_PLAIN || version > IMAGE_PRODUCTS)
         return VSHARD_EVERSION;
     zeros = version == IMAGE_PLAIN ? AT_ATTRIBUTES : AT_ZEROS;
     if (vs_load32(header + 12) != IMAGE_HEADER_BYTES ||
@@ -454,6 +459,7 @@ int vs_image_decode(const unsigned char *header, struct vs_image *out)
         return VSHARD_ECORRUPT;
     out->by_vectors = version == IMAGE_VECTORS;
     out->by_codes = version == IMAGE_CODES;
+    out->by_products = version == IMAGE_PRODUCTS;
     if (version != IMAGE_PLAIN)
         decode_attributes(header, out);
     if (version == IMAGE_ATTRIBUTES && out->attribute_count == 0)

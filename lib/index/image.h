@@ -10,6 +10,7 @@ enum {
     IMAGE_ATTRIBUTES = 2, /* and with them */
     IMAGE_VECTORS = 3,    /* of a graph that is walked by vectors, with or without them */
     IMAGE_CODES = 4,      /* of one walked by codes that could have sketches without axes */
+    IMAGE_PRODUCTS = 5,   /* of one under IP, but for those that were begun on a sphere */
     IMAGE_HEADER_BYTES = 512,
     IMAGE_ALIGN = 4096
 };
@@ -25,7 +26,7 @@ struct vs_image {
     float sketch_scale;
     uint32_t sketch_bytes;
     struct vs_calibration calibration;
-    uint32_t by_vectors, by_codes;
+    uint32_t by_vectors, by_codes, by_products;
     uint32_t attribute_count, keyword_count, keyword_free_head, keyword_free_count;
     uint64_t schema_sum, keywords_sum;
     struct vshard_attribute schema[VSHARD_ATTRIBUTES_MAX];

@@ -5,19 +5,19 @@
 #include <math.h>
 
 /* In which space rows of these elements are compared with each other, under this
- * metric; SPACE_NONE if they cannot be. Inner products and cosines become squared
- * distances between codes (quantizer.c). */
+ * metric; SPACE_NONE if they cannot be. Cosines become squared distances between codes
+ * (quantizer.c). */
 uint32_t vs_space(uint32_t element, uint32_t metric)
 {
     static const uint8_t spaces[][5] = {
         /* L2SQ, IP, COSINE, L1, HAMMING */
-        [VSHARD_ELEMENT_F32] = { SPACE_CODE_L2, SPACE_CODE_L2, SPACE_CODE_L2, SPACE_CODE_L1,
+        [VSHARD_ELEMENT_F32] = { SPACE_CODE_L2, SPACE_CODE_DOT, SPACE_CODE_L2, SPACE_CODE_L1,
                                  SPACE_NONE },
-        [VSHARD_ELEMENT_U8] = { SPACE_U8_L2, SPACE_CODE_L2, SPACE_CODE_L2, SPACE_U8_L1,
+        [VSHARD_ELEMENT_U8] = { SPACE_U8_L2, SPACE_CODE_DOT, SPACE_CODE_L2, SPACE_U8_L1,
                                 SPACE_NONE },
-        [VSHARD_ELEMENT_I8] = { SPACE_I8_L2, SPACE_CODE_L2, SPACE_CODE_L2, SPACE_I8_L1,
+        [VSHARD_ELEMENT_I8] = { SPACE_I8_L2, SPACE_CODE_DOT, SPACE_CODE_L2, SPACE_I8_L1,
                                 SPACE_NONE },
-        [VSHARD_ELEMENT_F16] = { SPACE_CODE_L2, SPACE_CODE_L2, SPACE_CODE_L2, SPACE_CODE_L1,
+        [VSHARD_ELEMENT_F16] = { SPACE_CODE_L2, SPACE_CODE_DOT, SPACE_CODE_L2, SPACE_CODE_L1,
                                  SPACE_NONE },
         [VSHARD_ELEMENT_BITS] = { SPACE_NONE, SPACE_NONE, SPACE_NONE, SPACE_NONE, SPACE_BITS },
     };
@@ -155,6 +155,37 @@ static void code_query(const struct vshard_index *x, const void *query, struct v
         return;
     }
     vs_encode_row(x, query, out->inverse_length, s->vector, s->code);
+}
+
+static struct vs_query query_in(const struct vshard_index *x, uint32_t slot, unsigned char *room)
+{
+    const void *code = vs_code_at(x, slot);
+
+    if (vs_has_distances(x))
+        return (struct vs_query){ .code = code, .space = vs_walk_space(x) };
+    vs_encode_dot_row(x, code, (int8_t *)room);
+    return (struct vs_query){ .code = room, .space = SPACE_CODE_DOT };
+}
+
+/* A row, as the scratch's query. */
+struct vs_query vs_row_query(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s)
+{
+    return query_in(x, slot, s->code);
+}
+
+/* The same, while the scratch's query is another, and until the next of these. */
+struct vs_query vs_other_query(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s)
+{
+    return query_in(x, slot, s->code + x->quantizer.code_bytes);
+}
+
+int32_t vs_key_of(const struct vshard_index *x, const struct vs_query *q, uint32_t slot)
+{
+    const void *row = vs_code_at(x, slot);
+    int32_t key;
+
+    vs_keys(x, q, &row, 1, &key);
+    return key;
 }
 
 /* Verifies a query and prepares it: EINVAL names what is wrong in the log. */

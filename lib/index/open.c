@@ -117,6 +117,8 @@ static bool sketches_valid(const struct vshard_index *x, const struct vs_image *
         return i->trained && i->sketch_bytes == 0 && vs_sketch_bytes(x) > 0 && !axes;
     if (i->by_vectors)
         return i->trained && i->sketch_bytes == 0 && vs_walks_by_vectors(x);
+    if (i->by_products && !(i->trained && x->space == SPACE_CODE_DOT))
+        return false;
     return i->sketch_bytes == (i->trained ? vs_sketch_bytes(x) : 0) ||
            (i->sketch_bytes == 0 && axes);
 }
@@ -150,6 +152,8 @@ static int make_index(struct opening *o)
         return rc;
     if (!options_valid(o->x, i))
         return damaged(o, "options");
+    if (i->trained && !i->by_products && o->x->space == SPACE_CODE_DOT)
+        vs_code_on_sphere(o->x);
     atomic_store(&o->x->trained, i->trained);
     atomic_store(&o->x->slot_count, (uint32_t)i->slot_count);
     atomic_store(&o->x->entry_count, i->entry_count);
@@ -214,23 +218,25 @@ static bool low_valid(const struct vshard_index *x)
 {
     const struct vs_kernel *k = &x->kernel;
 
-    return k->find_unfit(x->quantizer.low, x->quantizer.code_dim, __FLT_MAX__) ==
-               x->quantizer.code_dim &&
+    return k->find_unfit(x->quantizer.low, x->quantizer.low_dim, __FLT_MAX__) ==
+               x->quantizer.low_dim &&
            k->find_unfit(x->sketcher.low, SKETCH_DIMS, __FLT_MAX__) == SKETCH_DIMS;
 }
 
 static int read_low(struct opening *o)
 {
     struct vs_quantizer *z = &o->x->quantizer;
-    size_t bytes = z->code_dim * sizeof(float);
+    size_t bytes = z->low_dim * sizeof(float);
     int rc = vs_io_read(o->x->storage, o->file, o->layout.low, z->low, bytes);
 
     if (rc == VSHARD_OK && vs_sketch_has_axes(o->x))
         rc = read_sketcher(o, o->layout.low + bytes);
     if (rc < 0)
         return rc;
-    return vs_image_low_sum(o->x) == o->image.low_sum && low_valid(o->x) ? VSHARD_OK
-                                                                         : damaged(o, "low");
+    if (vs_image_low_sum(o->x) != o->image.low_sum || !low_valid(o->x))
+        return damaged(o, "low");
+    vs_quantizer_centre(o->x);
+    return VSHARD_OK;
 }
 
 /* Reads `count` rows of a column, and their chained checksum. */
@@ -333,7 +339,7 @@ static bool chain_valid(const struct vshard_index *x, uint32_t slot, uint32_t st
 static int encode_rows(struct opening *o)
 {
     struct vshard_index *x = o->x;
-    size_t bytes = x->quantizer.code_dim * sizeof(float);
+    size_t bytes = x->quantizer.low_dim * sizeof(float);
     float *vector = vs_alloc(x->allocator, bytes);
 
     if (vector == NULL)

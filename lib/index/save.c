@@ -50,7 +50,7 @@ static void copy_rows(unsigned char *to, const struct vs_column *c, uint32_t cou
 
 static void copy_low(const struct vshard_index *x, unsigned char *to)
 {
-    size_t bytes = x->quantizer.code_dim * sizeof(float);
+    size_t bytes = x->quantizer.low_dim * sizeof(float);
 
     memcpy(to, x->quantizer.low, bytes);
     if (!vs_sketch_has_axes(x))

@@ -75,10 +75,12 @@ enum { PROBE_ONE_IN = 32, PROBE_OFTEN_ONE_IN = 16, PROBES_OFTEN = 16384 };
 
 /* ---- codes (quantizer.c) ---- */
 struct vs_quantizer {
-    float *low;          /* [code_dim] what code 0 stands for */
+    float *low;          /* what code 0 stands for */
     float scale;         /* codes in one unit of the input */
-    double radius2;      /* IP: square of the greatest length that is spread out */
-    uint32_t code_dim;   /* dim, and IP_EXTRA_DIMS more for IP */
+    double radius2;      /* on a sphere: square of the greatest length that is spread out */
+    int16_t *centre;     /* of products: by how much a row's code is less as a query's */
+    uint32_t low_dim;    /* room in low and centre: dim, and IP_EXTRA_DIMS more for IP */
+    uint32_t code_dim;   /* dim, and IP_EXTRA_DIMS more on a sphere */
     uint32_t code_bytes; /* code_dim rounded up to 64 */
 };
 
@@ -279,6 +281,7 @@ struct vshard_index {
     uint32_t m, ef_construction, ef_search, train_rows;
     uint32_t profile;    /* VSHARD_PROFILE_* */
     uint32_t no_vectors; /* lean, and its graph has begun; for the writer, see vs_query */
+    uint32_t on_sphere;  /* IP, and its graph was begun by an earlier version (quantizer.c) */
     uint32_t by_vectors; /* walks go by the vectors: codes do not serve (vectors.c) */
     uint64_t seed;
     uint64_t max_bytes; /* that rows may take; 0: any */
@@ -339,7 +342,8 @@ struct vs_query {
 enum { /* how keys are computed; smaller is nearer */
        SPACE_CODE_L2 = 0,
        SPACE_CODE_L1 = 1,
-       SPACE_CODE_DOT = 2, /* the query is a signed code, the key the negated product */
+       SPACE_CODE_DOT = 2, /* the query is a signed code, the key the negated product: keys of two
+                              queries cannot be compared */
        SPACE_U8_L2 = 3,    /* from here on elements are codes, and keys are distances */
        SPACE_I8_L2 = 4,
        SPACE_U8_L1 = 5,
@@ -456,6 +460,14 @@ static inline uint32_t vs_walk_space(const struct vshard_index *x)
     return x->by_vectors ? (uint32_t)SPACE_VECTORS : x->space;
 }
 
+/* Whether keys between rows are distances: 0 between equal ones, the same both ways, and to
+ * be compared with those between others. Else they are products, of which those of one query
+ * can be compared (quantizer.c). */
+static inline bool vs_has_distances(const struct vshard_index *x)
+{
+    return x->space != SPACE_CODE_DOT;
+}
+
 /* Will the pass that is under way free this slot? As the states say, from fewer lines. */
 static inline bool vs_is_dying(const struct vshard_index *x, uint32_t slot)
 {
@@ -503,6 +515,7 @@ uint64_t vs_rows_bytes(const struct vshard_index *x, uint64_t slots, uint64_t id
 
 /* quantizer.c */
 int vs_quantizer_init(struct vshard_index *x);
+size_t vs_quantizer_bytes(const struct vshard_index *x);
 void vs_quantizer_fini(struct vshard_index *x);
 struct vs_training;
 struct vs_training_rest { /* rows of the call that come after those that are trained on */
@@ -513,6 +526,8 @@ struct vs_training_rest { /* rows of the call that come after those that are tra
 int vs_training_begin(struct vshard_index *x, const struct vs_training_rest *rest,
                       struct vs_training **out);
 void vs_training_end(struct vshard_index *x, struct vs_training *t);
+void vs_quantizer_centre(struct vshard_index *x);
+void vs_code_on_sphere(struct vshard_index *x);
 void vs_quantizer_train(struct vshard_index *x, struct vs_training *t);
 float vs_nth(float *v, size_t count, size_t rank);
 
@@ -557,6 +572,7 @@ void vs_encode_outside(const struct vshard_index *x, const float *vector, const 
                        struct vs_outside *out);
 void vs_decode(const struct vshard_index *x, uint32_t slot, size_t first, size_t count, float *out);
 void vs_decode_elements(const struct vshard_index *x, uint32_t slot, unsigned char *out);
+void vs_encode_dot_row(const struct vshard_index *x, const unsigned char *row, int8_t *code);
 void vs_encode_dot_query(const struct vshard_index *x, const float *query, int8_t *code);
 
 /* keys.c: distances, in codes and exact */
@@ -568,6 +584,9 @@ void vs_distances(const struct vshard_index *x, const struct vs_query *q, struct
                   size_t count);
 int vs_query_check(const struct vshard_index *x, const void *query, struct vs_scratch *s,
                    struct vs_query *out);
+struct vs_query vs_row_query(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s);
+struct vs_query vs_other_query(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s);
+int32_t vs_key_of(const struct vshard_index *x, const struct vs_query *q, uint32_t slot);
 
 /* scratch.c */
 int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t pool_cap,
@@ -684,7 +703,7 @@ void vs_graph_rerank(struct vshard_index *x, struct vs_walk *w, struct vs_top *t
 
 /* graph_prune.c */
 void vs_choose(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t want);
-uint32_t vs_fill(const struct vshard_index *x, struct vs_scratch *s, uint32_t *edges,
+uint32_t vs_fill(const struct vshard_index *x, struct vs_scratch *s, uint32_t self, uint32_t *edges,
                  uint32_t count, uint32_t want);
 void vs_keep_live(const struct vshard_index *x, struct vs_pool *p);
 void vs_keep_live_or_marked(const struct vshard_index *x, struct vs_pool *p);
@@ -709,6 +728,11 @@ static inline bool vs_contains(const uint32_t *list, uint32_t count, uint32_t sl
     }
     return false;
 }
+
+/* graph_apart.c */
+void vs_apart(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s, uint32_t count);
+float vs_apart_least(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s,
+                     uint32_t *at);
 
 /* graph_tree.c */
 struct vs_planting {

@@ -755,7 +755,7 @@ Test(index_file, a_newer_format_is_told_apart_from_damage)
     struct vshard_index *x;
 
     begin(&f, &kinds[4]);
-    vs_store32(f.bytes + 8, 5);
+    vs_store32(f.bytes + 8, 6);
     file_reseal(f.bytes, f.count);
     fault_storage_put(f.fs, path, f.bytes, f.count);
     for (uint32_t flags = 0; flags < 2; flags++)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "index/state.h"
+#include "support/fault_storage.h"
 #include "support/index_data.h"
 
 enum { ROWS_MAX = 256, DIM = 4, WORD = 12, K = 5, QUERIES = 8 };
@@ -49,6 +50,8 @@ static const struct recipe {
       CLUSTERS },
     { "4-attributes", VSHARD_FAMILY_HNSW, VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F16, 0, 256, 0, 3, 0,
       72, CLUSTERS },
+    { "5-products", VSHARD_FAMILY_HNSW, VSHARD_METRIC_IP, VSHARD_ELEMENT_F32, 0, 256, 9, 3, 0, DIM,
+      EVEN },
 };
 
 static const struct vshard_attribute attributes[] = { { VSHARD_ATTRIBUTE_INT64, "year" },
@@ -355,4 +358,44 @@ Test(index_golden, every_file_ever_written_is_read)
         expect_content(path, &c, VSHARD_OPEN_MAPPED);
         free(c.vectors);
     }
+}
+
+/* What an earlier version made of inner products stays as it is, and goes on. */
+Test(index_golden, a_graph_on_a_sphere_goes_on_as_one)
+{
+    enum { MORE = 400 };
+    struct vshard_open_options o = { .size = sizeof o };
+    struct vshard_hit hits[QUERIES * K], exact[QUERIES * K];
+    struct fault_storage *fs = fault_storage_create(1);
+    uint64_t seed = 2, *ids = number_ids(2000, MORE);
+    void *v = draw_vectors(&seed, VSHARD_ELEMENT_I8, MORE, DIM);
+    struct vshard_index *x, *y;
+    uint32_t right = 0;
+    char path[4096];
+
+    path_of(&recipes[5], path, sizeof path);
+    cr_assert_eq(vshard_index_open(path, &o, &x), 0);
+    add_rows(x, ids, v, MORE);
+    remove_rows(x, ids, MORE / 2);
+    cr_assert_eq(vshard_index_maintain(x, 0, NULL), 0);
+    expect_clean(x, path);
+    cr_assert_eq(x->on_sphere, 1);
+    x->storage_copy = *fault_storage_hook(fs);
+    x->storage = &x->storage_copy;
+    cr_assert_eq(vshard_index_save(x, "/i"), 0);
+    o.storage = fault_storage_hook(fs);
+    for (o.flags = 0; o.flags < 2; o.flags++) {
+        cr_assert_eq(vshard_index_open("/i", &o, &y), 0);
+        cr_expect_eq(y->on_sphere, 1);
+        search_rows(y, v, QUERIES, K, 0, 0, hits);
+        search_rows(y, v, QUERIES, K, 0, VSHARD_SEARCH_EXACT, exact);
+        for (uint32_t i = 0; i < QUERIES * K; i++)
+            right += hits[i].distance <= exact[i / K * K + K - 1].distance;
+        vshard_index_destroy(y);
+    }
+    cr_expect(right * 10 >= 2 * QUERIES * K * 9, "found %u", right);
+    vshard_index_destroy(x);
+    fault_storage_destroy(fs);
+    free(ids);
+    free(v);
 }

@@ -325,6 +325,44 @@ Test(index_recall, of_lengths_that_differ_under_inner_product)
     free(all);
 }
 
+/* Lengths are spread, and all rows may have a part in common, and queries as well or not. */
+static void expect_spread_lengths(double spread, float rows_share, float queries_share,
+                                  double floor)
+{
+    struct set s = { .name = "spread lengths",
+                     .metric = VSHARD_METRIC_IP,
+                     .dim = 128,
+                     .rows = 9600,
+                     .extra = 2000,
+                     .queries = 200 };
+    uint32_t there = s.rows + s.extra;
+    uint64_t seed = 9;
+    float *all = malloc((size_t)(there + s.queries) * s.dim * sizeof *all);
+
+    for (uint32_t i = 0; i < there + s.queries; i++) {
+        double length = exp(spread * random_normal(&seed));
+
+        for (uint32_t j = 0; j < s.dim; j++)
+            all[(size_t)i * s.dim + j] =
+                (float)(random_normal(&seed) * length) + (i < there ? rows_share : queries_share);
+    }
+    split_queries(&s, all);
+    printf("index_recall: exp(%g N), %g and %g shared\n", spread, (double)rows_share,
+           (double)queries_share);
+    expect_phases(&s, floor, floor, floor - 0.02);
+    free(all);
+}
+
+/* On a sphere, as lengths were once evened out, these were 0.2 to 0.7. */
+Test(index_recall, of_lengths_that_are_spread_under_inner_product)
+{
+    expect_spread_lengths(0, 0, 0, 0.83);
+    expect_spread_lengths(0.2, 0, 0, 0.91);
+    expect_spread_lengths(1, 0, 0, 0.99);
+    expect_spread_lengths(0.2, 10, 10, 0.97);
+    expect_spread_lengths(0.2, 10, 0, 0.85);
+}
+
 /* Rows come cluster after cluster: a new row has no neighbours yet but its batch, and
  * with 20 between clusters there is nothing on the way to one that is new. */
 static void expect_sorted_clusters(const char *name, double apart, double whole, double floor)
@@ -360,6 +398,34 @@ Test(index_recall, of_rows_that_come_sorted_by_clusters_far_apart)
     /* Codes made for the first clusters alone are coarse for the others: those of one call
      * are made for all. */
     expect_sorted_clusters("sorted clusters, 20 apart", 20, 0.98, 0.84);
+}
+
+/* In all directions, so that one cluster has no product with the next to speak of. Without
+ * entries of their own 0.59 were found. */
+Test(index_recall, of_clusters_that_come_sorted_under_inner_product)
+{
+    enum { CLUSTERS = 90, EACH = 100, D = 128 };
+    struct set s = { .name = "sorted clusters, ip",
+                     .metric = VSHARD_METRIC_IP,
+                     .dim = D,
+                     .rows = CLUSTERS * EACH,
+                     .queries = 200 };
+    uint64_t seed = 10;
+    float *centre = malloc(CLUSTERS * D * sizeof *centre);
+    float *all = malloc((size_t)(s.rows + s.queries) * D * sizeof *all);
+
+    for (uint32_t i = 0; i < CLUSTERS * D; i++)
+        centre[i] = (float)(20 * random_normal(&seed));
+    for (uint32_t i = 0; i < s.rows + s.queries; i++) {
+        const float *c = centre + (i < s.rows ? i / EACH : i % CLUSTERS) * D;
+
+        for (uint32_t j = 0; j < D; j++)
+            all[(size_t)i * D + j] = c[j] + (float)random_normal(&seed);
+    }
+    split_queries(&s, all);
+    expect_phases(&s, 0.98, 0.98, 0.98);
+    free(centre);
+    free(all);
 }
 
 /* All rows of a cluster fall within a step or two of the 4 bits of a sketch: walks that went by
