@@ -6,7 +6,8 @@ learner, and leads when its region is made the primary one. An answer comes from
 
 Then two of three servers are killed for good. vshardctl must refuse to recover while one that is called
 lost answers, while one is not accounted for, and without --yes; after that the one that is left
-has every row and takes writes, and a lost one comes back with an empty directory."""
+has every row and takes writes, the lost ones are shown as such and removed, and one comes back with
+an empty directory."""
 import os
 import shutil
 import struct
@@ -113,8 +114,10 @@ def recovered(cluster, server):
     write(server, range(ROWS, ROWS + 50))
     for key in range(ROWS + 50):
         test.must('key %d' % key, server.ask('fetch', 'words', key, 3))
+    said((1,), 0, ' lost silent for', 'nodes')
     for node in (2, 3):
         said((1,), 0, 'ok', 'remove-node', node)
+    test.wait('lost nodes gone', 60, lambda: status(server)['nodes'] == '1' and all(s['members'] == '1' for s in ctl.shards(server, 'words')))
     come_back(cluster, 2)
     test.wait('refilling', 60, lambda: test.caught_up(cluster.connect(2)))
 

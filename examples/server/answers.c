@@ -69,10 +69,10 @@ void print_status(struct bytes *line, struct vshard_node *node)
                 s.requests, s.hedges, s.elections);
     bytes_print(line,
                 " region=%" PRIu32 " primary=%" PRIu32 " map_last=%" PRIu64
-                " map_last_term=%" PRIu64 " map_epoch=%" PRIu32 " cache_answers=%" PRIu64
-                " cache_misses=%" PRIu64 " cache_bytes=%" PRIu64,
-                s.region, s.primary, s.map_last, s.map_last_term, s.map_epoch, s.cache_answers,
-                s.cache_misses, s.cache_bytes);
+                " map_last_term=%" PRIu64 " map_epoch=%" PRIu32 " map_status=%" PRId32
+                " cache_answers=%" PRIu64 " cache_misses=%" PRIu64 " cache_bytes=%" PRIu64,
+                s.region, s.primary, s.map_last, s.map_last_term, s.map_epoch, s.map_status,
+                s.cache_answers, s.cache_misses, s.cache_bytes);
 }
 
 int print_collection(struct bytes *line, struct vshard_node *node, const char *name)
@@ -112,4 +112,21 @@ int print_shards(struct bytes *line, struct vshard_node *node, const char *name)
             bytes_print(line, "%s%" PRIu64, k > 0 ? "+" : "", s[i].members[k]);
     }
     return rc;
+}
+
+void print_nodes(struct bytes *line, struct vshard_node *node)
+{
+    static const char *const flags[] = { "alive", "leaves", "lost", "votes", "halted" };
+    struct vshard_peer_status p[VSHARD_NODES_MAX];
+    size_t count = 0;
+
+    vshard_node_peers(node, p, VSHARD_NODES_MAX, &count);
+    for (size_t i = 0; i < count; i++) {
+        bytes_print(line, " node=%" PRIu64 ",region=%" PRIu32 ",replicas=%" PRIu32, p[i].node,
+                    p[i].region, p[i].replicas);
+        if (p[i].silence_ns != UINT64_MAX)
+            bytes_print(line, ",silence_ms=%" PRIu64, p[i].silence_ns / 1000000);
+        for (size_t k = 0; k < sizeof flags / sizeof *flags; k++)
+            bytes_print(line, ",%s=%d", flags[k], (int)(p[i].flags >> k & 1));
+    }
 }

@@ -19,6 +19,7 @@
  *     read TAG OFFSET                         of the last export of this connection: how many
  *                                             bytes, and behind the line these; 0: the end
  *     status TAG
+ *     nodes TAG                               of the cluster, as this one sees them
  *     shards TAG NAME
  *     end TAG                                 the process ends at once, as by kill -9
  *
@@ -198,13 +199,25 @@ static void read_export(struct client *c, const struct request *r)
     free(piece);
 }
 
-static void status(struct client *c, const struct request *r)
+/* What tells of the node. */
+static void tell_of_node(struct client *c, const struct request *r,
+                         void (*print)(struct bytes *line, struct vshard_node *node))
 {
     struct bytes line = { 0 };
 
     bytes_print(&line, "%s ok", r->tag);
-    print_status(&line, c->all->s->node);
+    print(&line, c->all->s->node);
     answer(c, &line);
+}
+
+static void status(struct client *c, const struct request *r)
+{
+    tell_of_node(c, r, print_status);
+}
+
+static void nodes(struct client *c, const struct request *r)
+{
+    tell_of_node(c, r, print_nodes);
 }
 
 /* What tells of a collection. */
@@ -251,6 +264,7 @@ static void serve(struct client *c, const struct request *r)
         const char *word;
         void (*call)(struct client *c, const struct request *r);
     } at_once[] = { { "status", status },
+                    { "nodes", nodes },
                     { "describe", describe },
                     { "shards", shards },
                     { "end", end },

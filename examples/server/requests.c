@@ -475,6 +475,7 @@ static const struct kind {
     { "shards", false, "NAME", NULL },
     { "read", false, "offset", NULL },
     { "status", false, "", NULL },
+    { "nodes", false, "", NULL },
     { "end", false, "", NULL },
 };
 

@@ -115,6 +115,7 @@ extern const struct field collection_fields[];
 
 void print_done(struct bytes *line, const struct vshard_node_done *d);
 void print_status(struct bytes *line, struct vshard_node *node);
+void print_nodes(struct bytes *line, struct vshard_node *node);
 int print_collection(struct bytes *line, struct vshard_node *node, const char *name);
 int print_shards(struct bytes *line, struct vshard_node *node, const char *name);
 

@@ -83,7 +83,9 @@ def do_recover_map(servers, *words):
     as it was; name all others in --at; look at what this says without --yes; then say it
     again with --yes and a statement of who was fenced and how, which is kept in the log. This
     comes first, then recover for each collection, then remove-node for each lost node. When all
-    of that is done, and not before, they come back with empty directories, by --joins and join."""
+    of that is done, and not before, they come back with empty directories, by --joins and join.
+    Until then nodes shows who is lost. One that comes back as it was, all the same, stands in
+    nobody's way: it follows, or nodes shows that it has halted."""
     lost, statement = read_recovery(words)
     alive = survivors(servers, lost)
     unheard = max(int(status['nodes']) for _, status, _ in alive.values()) - len(alive) - len(set(lost))

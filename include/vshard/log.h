@@ -419,6 +419,15 @@ VSHARD_API uint64_t vshard_raft_term(const struct vshard_raft *raft, uint64_t gr
 VSHARD_API int vshard_raft_members(const struct vshard_raft *raft, uint64_t group,
                                    struct vshard_raft_member *members, uint32_t *count);
 
+/* Returns up to which index the log is known to be on the disk of a member, by the leader of the
+ * group, since it leads; elsewhere, and of who is no member, 0. One that is to vote has best
+ * learnt first, until this has reached the `config` by which it came.
+ *
+ * Thread    shared
+ * Since     0.1 */
+VSHARD_API uint64_t vshard_raft_match(const struct vshard_raft *raft, uint64_t group, uint64_t node,
+                                      uint64_t incarnation);
+
 /* A digest of everything the node knows: equal histories give equal digests on
  * every machine, compiler and optimisation.
  *

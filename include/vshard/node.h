@@ -269,7 +269,9 @@ enum {                               /* struct vshard_node_admin.op */
        VSHARD_ADMIN_JOIN = 3,        /* node: some member; this node asks it for admission */
        VSHARD_ADMIN_REMOVE_NODE = 4, /* node: its replicas move to nodes that have none of those
                                         shards, and when it has none left it is no member any
-                                        more; 0 says that this has begun */
+                                        more; 0 says that this has begun. What no other node can
+                                        take it keeps, unless it does not answer or was given up
+                                        by RECOVER: then the shard has one replica less */
        VSHARD_ADMIN_REPLACE = 5,     /* group, node: loses this replica; to: who gets it */
        VSHARD_ADMIN_LEAD = 6,        /* group; node: who shall lead it; asked of its leader */
        VSHARD_ADMIN_RECOVER = 7,     /* group, lost, epoch, last, last_term, name: see below */
@@ -288,6 +290,8 @@ enum {                               /* struct vshard_node_admin.op */
  * group in their status: it is to be done at the one with the highest (last_term, last).
  * First the map, group 0, if most of its voters are lost, then every shard of which most
  * replicas are; after that, REMOVE_NODE for each lost node, so that spare nodes get what it had.
+ * One that comes back as it was, before that, learns until it has shown that it follows; if it has
+ * what was given up, it halts, and nobody waits for it.
  *
  *   group      0, or of a shard that has a replica here
  *   lost       [lost_count] nodes that are fenced; others than members may be among them
@@ -572,7 +576,7 @@ struct vshard_node_status {
     uint64_t cache_misses;   /* [out] those that could have been and were not, */
     uint64_t cache_bytes;    /* [out] and what it holds */
     uint32_t level_known;    /* [out] the highest level of formats that this node knows */
-    uint32_t reserved;
+    int32_t map_status;      /* [out] what has halted this node's replica of the map, or 0 */
 };
 
 /* Says how a node is.
@@ -625,6 +629,38 @@ struct vshard_shard_status {
  * Since     0.1 */
 VSHARD_API int vshard_node_shards(struct vshard_node *node, const char *collection,
                                   struct vshard_shard_status *shards, size_t cap, size_t *count);
+
+enum { /* struct vshard_peer_status.flags */
+       VSHARD_PEER_ALIVE = 1,  /* it was heard of within four times election_ns, or is this node */
+       VSHARD_PEER_LEAVES = 2, /* its replicas move away, and then it is no member any more */
+       VSHARD_PEER_LOST = 4,   /* the map names it, and the map's group goes on without it: it was
+                                  given up by RECOVER, or has only just come */
+       VSHARD_PEER_VOTES = 8,  /* about the map; not where the host has that */
+       VSHARD_PEER_HALTED = 16 /* it has a map that is void, and goes by that: empty its directory,
+                                  and let it join again */
+};
+
+/* A node as this one sees it. An array element of the size it has in this version. */
+struct vshard_peer_status {
+    uint64_t node;
+    uint64_t incarnation;
+    uint64_t silence_ns; /* since it was heard of, by the time of the last call; UINT64_MAX: never */
+    uint32_t flags;      /* VSHARD_PEER_* */
+    uint32_t region;
+    uint32_t level;    /* of formats, that it has announced */
+    uint32_t replicas; /* that it shall have */
+};
+
+/* Lists the nodes that the map names, by id.
+ *
+ *   peers     [out] [cap]
+ *   count     [out] how many there are, also with E2BIG
+ *
+ * Returns   0, EINVAL, E2BIG (cap is too small; the first cap are in `peers`)
+ * Thread    exclusive
+ * Since     0.1 */
+VSHARD_API int vshard_node_peers(struct vshard_node *node, struct vshard_peer_status *peers,
+                                 size_t cap, size_t *count);
 
 #ifdef __cplusplus
 }

@@ -119,8 +119,7 @@ static int place(struct vshard_node *n, const struct vshard_collection *c, uint6
     for (uint32_t i = 0; i < n->meta.node_count; i++) {
         uint64_t node = n->meta.node[i].node;
 
-        if (vs_peer_alive(n, node, 4 * n->o.election_ns) && !n->meta.leaving[i] &&
-            vs_cluster_votes(&n->meta, node))
+        if (vs_peer_follows(n, node) && !n->meta.leaving[i] && vs_cluster_votes(&n->meta, node))
             p.node[p.count++].node = node;
     }
     for (uint32_t i = 0; i < n->meta.collection_count; i++) {

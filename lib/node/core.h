@@ -117,6 +117,8 @@ enum { /* commands */
 void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
                      const struct vshard_logger *logger);
 void vs_cluster_fini(struct vs_cluster *m);
+/* What is decided from now on is decided in this recovery epoch of the map's group. */
+void vs_cluster_epoch(struct vs_cluster *m, uint64_t epoch);
 /* Applies a command. Returns 0 or ENOMEM; what the command itself came to is in result. */
 int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, size_t count);
 void vs_cluster_encode(const struct vs_cluster *m, struct vs_out *o);
@@ -430,7 +432,9 @@ struct vs_peer { /* what is known of a node */
     uint64_t latency_ns;         /* of its answers, smoothed, */
     uint64_t spread_ns;          /* and how far they lie from that */
     uint32_t outstanding;
-    uint32_t level; /* that it has announced; 0: none yet */
+    uint32_t level;   /* that it has announced; 0: none yet */
+    uint32_t mapless; /* its replica of the map has halted: what it does, it does by an old one */
+    uint32_t reserved;
 };
 
 struct vs_hint { /* what another node says of its replica */
@@ -671,6 +675,10 @@ struct vs_peer *vs_peer_find(struct vshard_node *n, uint64_t node);
 struct vs_peer *vs_peer_meet(struct vshard_node *n, uint64_t node);
 /* Heard of lately, or this node itself. */
 bool vs_peer_alive(struct vshard_node *n, uint64_t node, uint64_t silence_ns);
+/* Its replica of the map has halted, as far as is known here. */
+bool vs_peer_mapless(struct vshard_node *n, uint64_t node);
+/* It is heard of and is not mapless: it does what the map says. */
+bool vs_peer_follows(struct vshard_node *n, uint64_t node);
 /* What is known of a group's replicas elsewhere, [*count]. */
 const struct vs_hint *vs_hints_of(const struct vshard_node *n, uint64_t group, uint32_t *count);
 void vs_hint_put(struct vshard_node *n, const struct vs_hint *hint);

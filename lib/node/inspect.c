@@ -1,4 +1,4 @@
-/* inspect.c - how a node is, and its shards as it sees them. */
+/* inspect.c - how a node is, and shards and other nodes as it sees them. */
 #include "node/core.h"
 
 int vshard_node_status(struct vshard_node *n, struct vshard_node_status *status)
@@ -23,6 +23,7 @@ int vshard_node_status(struct vshard_node *n, struct vshard_node_status *status)
     s.primary = n->meta.primary;
     s.level = n->meta.level;
     s.level_known = n->level;
+    s.map_status = n->replica[0]->status;
     s.nodes = n->meta.node_count;
     s.collections = n->meta.collection_count;
     s.shards = n->meta.shard_count;
@@ -106,4 +107,71 @@ int vshard_node_shards(struct vshard_node *n, const char *collection,
     }
     *count = at;
     return at <= cap ? VSHARD_OK : VSHARD_E2BIG;
+}
+
+/* Of the map's group; 0 where it is none. */
+static uint32_t role_in_map(struct vshard_node *n, const struct vs_meta_node *x)
+{
+    struct vshard_raft_member member[VSHARD_RAFT_MEMBERS_MAX];
+    uint32_t count = 0;
+
+    if (vs_hosted(n))
+        return VSHARD_RAFT_LEARNER;
+    vshard_raft_members(n->raft, VS_META, member, &count);
+    for (uint32_t i = 0; i < count; i++) {
+        if (member[i].node == x->node && member[i].incarnation == x->incarnation)
+            return member[i].role;
+    }
+    return 0;
+}
+
+static uint32_t replicas_of(const struct vs_cluster *m, uint64_t node)
+{
+    uint32_t replicas = 0;
+
+    for (uint32_t i = 0; i < m->collection_count; i++) {
+        for (uint32_t s = 0; s < m->collection[i]->spec.shards; s++) {
+            const struct vs_meta_shard *shard = &m->collection[i]->shard[s];
+
+            for (uint32_t k = 0; k < shard->member_count; k++)
+                replicas += shard->members[k].node == node;
+        }
+    }
+    return replicas;
+}
+
+static void fill_peer(struct vshard_node *n, uint32_t at, struct vshard_peer_status *to)
+{
+    const struct vs_meta_node *x = &n->meta.node[at];
+    const struct vs_peer *p = vs_peer_find(n, x->node);
+    const uint32_t role = role_in_map(n, x);
+    const uint64_t heard = p != NULL ? p->heard_ns : 0;
+
+    *to = (struct vshard_peer_status){ .node = x->node,
+                                       .incarnation = x->incarnation,
+                                       .region = n->meta.region[at],
+                                       .level = n->meta.announced[at],
+                                       .replicas = replicas_of(&n->meta, x->node) };
+    to->silence_ns = x->node == n->node ? 0 : heard != 0 ? n->now - heard : UINT64_MAX;
+    if (vs_peer_alive(n, x->node, 4 * n->o.election_ns))
+        to->flags |= VSHARD_PEER_ALIVE;
+    if (n->meta.leaving[at])
+        to->flags |= VSHARD_PEER_LEAVES;
+    if (role == 0)
+        to->flags |= VSHARD_PEER_LOST;
+    if (role & VSHARD_RAFT_VOTER)
+        to->flags |= VSHARD_PEER_VOTES;
+    if (vs_peer_mapless(n, x->node))
+        to->flags |= VSHARD_PEER_HALTED;
+}
+
+int vshard_node_peers(struct vshard_node *n, struct vshard_peer_status *peers, size_t cap,
+                      size_t *count)
+{
+    if (n == NULL || count == NULL || (peers == NULL && cap != 0))
+        return VSHARD_EINVAL;
+    for (uint32_t i = 0; i < n->meta.node_count && i < cap; i++)
+        fill_peer(n, i, &peers[i]);
+    *count = n->meta.node_count;
+    return n->meta.node_count <= cap ? VSHARD_OK : VSHARD_E2BIG;
 }

@@ -548,6 +548,15 @@ static int apply_level(struct vs_cluster *m, struct vs_in *in)
     return VSHARD_OK;
 }
 
+/* Groups are numbered apart in each epoch: what was created by those who have been given up may
+ * live on at them, and must not be taken for what has been created since. */
+void vs_cluster_epoch(struct vs_cluster *m, uint64_t epoch)
+{
+    uint64_t first = epoch << 32;
+
+    m->next_group = first > m->next_group ? first : m->next_group;
+}
+
 int vs_cluster_apply(struct vs_cluster *m, uint64_t index, const void *bytes, size_t count)
 {
     struct vs_in in = { .at = bytes, .left = count };

@@ -360,6 +360,7 @@ static void apply_map(struct vshard_node *n, struct vs_replica *r,
     for (uint32_t i = 0; rc == VSHARD_OK && i < e->entry_count; i++) {
         const struct vshard_raft_entry *x = &e->entries[i];
 
+        vs_cluster_epoch(&n->meta, x->term >> 48);
         if (x->kind == VSHARD_RAFT_DATA && x->flags == 0)
             rc = vs_cluster_apply(&n->meta, x->index, x->data, (size_t)x->count);
         r->since_snapshot += x->count;

@@ -10,7 +10,11 @@
  *     replace_ns to another.
  *
  *     GOSSIP  4 count, 4 level, [count x (8 group, 8 applied, 8 leader, 8 term, 8 digest's index,
- *             8 digest, 8 members)]
+ *             8 digest, 8 members who vote)]; of group 0 a digest's index of all ones says that
+ *             the map's replica has halted
+ *
+ * Who is to vote learns first, and votes when it has the log up to where it was named: a vote
+ * that never comes could only stand in the way.
  *
  * A replica that the map does not name any more goes only when the group does not count on
  * it: when its own configuration says so, or a leader tells that a configuration without it
@@ -141,7 +145,8 @@ static bool is_among(uint64_t members, uint64_t node, uint64_t incarnation)
     return (members & bits) == bits;
 }
 
-/* Of a group that is led here, and whose configuration is committed. */
+/* Who votes in a group that is led here, if its configuration is committed. What one that learns
+ * has is counted on by nobody. */
 static uint64_t settled_members(struct vshard_node *n, const struct vs_replica *r)
 {
     struct vshard_raft_member member[VSHARD_RAFT_MEMBERS_MAX];
@@ -152,8 +157,10 @@ static uint64_t settled_members(struct vshard_node *n, const struct vs_replica *
     if (r->role != VSHARD_RAFT_LEADER || vshard_raft_inspect(n->raft, r->group, &s) != VSHARD_OK ||
         s.commit < s.config || vshard_raft_members(n->raft, r->group, member, &count) != VSHARD_OK)
         return UINT64_MAX;
-    for (uint32_t i = 0; i < count; i++)
-        bits |= vs_member_bits(member[i].node, member[i].incarnation);
+    for (uint32_t i = 0; i < count; i++) {
+        if (member[i].role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING))
+            bits |= vs_member_bits(member[i].node, member[i].incarnation);
+    }
     return bits;
 }
 
@@ -230,14 +237,50 @@ static bool may_come(struct vshard_node *n, const struct vs_meta_node *x)
            !vs_cluster_leaves(&n->meta, x->node) && !silent(n, x->node);
 }
 
+/* Who votes has what it needs to; who learns may, when it has shown that it follows. One whose
+ * past has parted from the group's never does (lib/raft/epoch.c), and its vote would be missing. */
+static bool may_vote(struct vshard_node *n, uint64_t group, const struct vshard_raft_member *m)
+{
+    struct vshard_raft_status s = { .size = sizeof s };
+
+    return (m->role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING)) != 0 ||
+           (vshard_raft_inspect(n->raft, group, &s) == VSHARD_OK &&
+            vshard_raft_match(n->raft, group, m->node, m->incarnation) >= s.config);
+}
+
+static uint32_t voters_of(const struct vs_members *m)
+{
+    uint32_t voters = 0;
+
+    for (uint32_t i = 0; i < m->count; i++)
+        voters += m->member[i].role == VSHARD_RAFT_VOTER;
+    return voters;
+}
+
+/* Those who are there already, and vote if they did. */
+static void stay(const struct vs_members *now, struct vs_members *to)
+{
+    for (uint32_t i = 0; i < now->count && to->count < VSHARD_RAFT_MEMBERS_MAX; i++) {
+        const struct vshard_raft_member *m = &now->member[i];
+        uint32_t at = 0;
+
+        while (at < to->count && to->member[at].node != m->node)
+            at++;
+        if (at == to->count)
+            to->member[to->count++] = *m;
+        else if (to->member[at].incarnation == m->incarnation)
+            to->member[at].role = m->role == VSHARD_RAFT_VOTER ? m->role : to->member[at].role;
+    }
+}
+
 /* What the map names, as far as it can be had; and until all of it can be had, those who are
- * there already stay. */
+ * there already stay what they are. */
 static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
                         const struct vs_members *now, struct vs_members *to)
 {
     const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, r->group, NULL);
     const struct vs_meta_node *named = shard != NULL ? shard->members : n->meta.node;
-    uint32_t voters = 0;
+    uint32_t voters = 0, missing = 0;
     uint32_t count = shard != NULL         ? shard->member_count
                      : r->group == VS_META ? n->meta.node_count
                                            : 0;
@@ -245,26 +288,25 @@ static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
     to->count = 0;
     for (uint32_t i = 0; i < count; i++) {
         const struct vs_meta_node *x = &named[i];
+        const struct vshard_raft_member *m = find_member(now, x->node, x->incarnation);
         bool votes =
             vs_cluster_votes(&n->meta, x->node) && (shard != NULL || voters < VS_META_VOTERS);
 
-        if (find_member(now, x->node, x->incarnation) == NULL && !may_come(n, x))
+        missing += m == NULL || (votes && !may_vote(n, r->group, m));
+        if (m == NULL && !may_come(n, x))
             continue;
+        votes = votes && m != NULL && may_vote(n, r->group, m);
         voters += votes;
         to->member[to->count++] =
             (struct vshard_raft_member){ x->node, x->incarnation,
                                          votes ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER,
-                                         shard != NULL && i == 0 };
+                                         shard != NULL && i == 0 && !vs_peer_mapless(n, x->node) };
     }
+    if (missing != 0)
+        stay(now, to);
     /* After a recovery in another region, until that is made the primary one. */
-    if (voters == 0)
+    if (voters_of(to) == 0)
         *to = *now;
-    if (to->count == count)
-        return;
-    for (uint32_t i = 0; i < now->count && to->count < VSHARD_RAFT_MEMBERS_MAX; i++) {
-        if (find_member(to, now->member[i].node, now->member[i].incarnation) == NULL)
-            to->member[to->count++] = now->member[i];
-    }
 }
 
 static bool same_members(const struct vs_members *a, const struct vs_members *b)
@@ -307,11 +349,30 @@ static void hand_over(struct vshard_node *n, struct vs_replica *r)
     if (shard == NULL || shard->members[0].node == n->node || n->now < r->hand_over_ns)
         return;
     /* Not at once: who has just begun to lead has other things to do. */
-    if (r->hand_over_ns != 0 && !silent(n, shard->members[0].node)) {
+    if (r->hand_over_ns != 0 && vs_peer_follows(n, shard->members[0].node)) {
         event.node = shard->members[0].node;
         vs_step(n, &event); /* whatever comes of it */
     }
     r->hand_over_ns = n->now + hand_over_every;
+}
+
+/* This node does not know the map any more, and would hold the group to an old one: another
+ * leads it, if there is one who can. */
+static void give_away(struct vshard_node *n, struct vs_replica *r)
+{
+    struct vshard_raft_event event = vs_event(VSHARD_RAFT_TRANSFER, r->group);
+    struct vs_members now = { .count = 0 };
+
+    if (n->now < r->hand_over_ns ||
+        vshard_raft_members(n->raft, r->group, now.member, &now.count) != VSHARD_OK)
+        return;
+    r->hand_over_ns = n->now + hand_over_every;
+    for (uint32_t i = 0; i < now.count; i++) {
+        event.node = now.member[i].node;
+        if (event.node != n->node && (now.member[i].role & VSHARD_RAFT_VOTER) &&
+            vs_peer_follows(n, event.node) && vs_step(n, &event) == VSHARD_OK)
+            return;
+    }
 }
 
 /* ---- the map's leader ---- */
@@ -383,7 +444,8 @@ static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard, 
 
         for (uint32_t k = 0; k < shard->member_count; k++)
             has |= shard->members[k].node == x;
-        if (!has && !n->meta.leaving[i] && vs_cluster_votes(&n->meta, x) == votes && !silent(n, x))
+        if (!has && !n->meta.leaving[i] && vs_cluster_votes(&n->meta, x) == votes &&
+            vs_peer_follows(n, x))
             p.node[p.count++].node = x;
     }
     for (uint32_t i = 0; i < n->meta.collection_count; i++) {
@@ -414,6 +476,30 @@ static uint64_t counted_members(struct vshard_node *n, uint64_t group)
         }
     }
     return members;
+}
+
+/* A node that shall leave, and whose replica no other can take. One that does not answer, or whom
+ * the group does not count, is not waited for: without it the group is what it was with it. */
+static bool give_up(struct vshard_node *n, const struct vs_meta_shard *shard, uint32_t at,
+                    uint64_t counted)
+{
+    const struct vs_meta_node *lost = &shard->members[at];
+    struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1];
+    struct vs_out o = { .allocator = n->allocator };
+    uint32_t count = 0;
+
+    if (!vs_cluster_leaves(&n->meta, lost->node) || shard->member_count == 1 ||
+        (!silent(n, lost->node) && is_among(counted, lost->node, lost->incarnation)))
+        return false;
+    for (uint32_t i = 0; i < shard->member_count; i++) {
+        if (i != at)
+            members[count++] = shard->members[i];
+    }
+    vs_node_event(n, VSHARD_LOG_WARN, "node.gives_up", shard->group, "lost member",
+                  (int64_t)lost->node);
+    vs_cmd_members(&o, shard->group, members, count);
+    propose(n, &o);
+    return true;
 }
 
 /* One member at a time: one that came back under another incarnation, or one whose node is
@@ -449,7 +535,7 @@ static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
         return false;
     x = vs_cluster_node(&n->meta, spare(n, shard, vs_cluster_votes(&n->meta, members[at].node)));
     if (x == NULL)
-        return false;
+        return give_up(n, shard, at, counted);
     vs_node_event(n, VSHARD_LOG_WARN, "node.replaces", shard->group, "lost member",
                   (int64_t)members[at].node);
     members[at] = *x;
@@ -587,7 +673,7 @@ static void gossip(struct vshard_node *n)
         vs_put64(&o, vs_replica_searchable(r));
         vs_put64(&o, r->leader);
         vs_put64(&o, r->term);
-        vs_put64(&o, r->digest_index);
+        vs_put64(&o, r->group == VS_META && r->status != VSHARD_OK ? UINT64_MAX : r->digest_index);
         vs_put64(&o, r->digest);
         vs_put64(&o, settled_members(n, r));
     }
@@ -616,6 +702,8 @@ void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in)
         got.digest_index = vs_take64(in);
         got.digest = vs_take64(in);
         got.members = vs_take64(in);
+        if (p != NULL && got.group == VS_META && in->status == VSHARD_OK)
+            p->mapless = got.digest_index == UINT64_MAX;
         if (in->status != VSHARD_OK || vs_cluster_group(&n->meta, got.group, NULL) == NULL)
             continue;
         vs_hint_put(n, &got);
@@ -640,6 +728,10 @@ void vs_steward_time(struct vshard_node *n)
         vs_replica_refill(n, r);
         if (!r->open || r->role != VSHARD_RAFT_LEADER) {
             r->hand_over_ns = 0;
+            continue;
+        }
+        if (n->replica[0]->status != VSHARD_OK) {
+            give_away(n, r);
             continue;
         }
         configure(n, r);

@@ -228,6 +228,18 @@ bool vs_peer_alive(struct vshard_node *n, uint64_t node, uint64_t silence_ns)
     return n->now - since <= silence_ns;
 }
 
+bool vs_peer_mapless(struct vshard_node *n, uint64_t node)
+{
+    const struct vs_peer *p = vs_peer_find(n, node);
+
+    return node == n->node ? n->replica[0]->status != VSHARD_OK : p != NULL && p->mapless;
+}
+
+bool vs_peer_follows(struct vshard_node *n, uint64_t node)
+{
+    return vs_peer_alive(n, node, 4 * n->o.election_ns) && !vs_peer_mapless(n, node);
+}
+
 /* Hints lie by group, then node. */
 static uint32_t hint_place(const struct vshard_node *n, uint64_t group, uint64_t node)
 {

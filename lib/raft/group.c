@@ -507,6 +507,19 @@ int vshard_raft_members(const struct vshard_raft *r, uint64_t group,
     return VSHARD_OK;
 }
 
+uint64_t vshard_raft_match(const struct vshard_raft *r, uint64_t group, uint64_t node,
+                           uint64_t incarnation)
+{
+    struct vs_group *g = r ? vs_group_find(r, group) : NULL;
+    const struct vs_peer *p = NULL;
+
+    if (g != NULL && g->role == VSHARD_RAFT_LEADER)
+        p = vs_peer_of(g, node, incarnation);
+    if (p == NULL || p->uncertain)
+        return 0;
+    return vs_is_self(r, p) ? g->durable : p->match;
+}
+
 int vshard_raft_count(const struct vshard_raft *r, struct vshard_raft_counters *counters)
 {
     struct vshard_raft_counters c;

@@ -11,6 +11,7 @@
  *     check n3 1..50 as 7       how many n3 says are that, linearizably
  *     find n3 12 as 7           the nearest key to where that row lies, from what is at hand
  *     shards n1                 who leads and who is in each, as n1 has it
+ *     nodes n1                  of the cluster, as n1 has it
  *     kill n1 | start n1 | cut n1 n2 | heal
  *     upgrade n1 | back n1      it is restarted with the next version of the library, or this one
  *     store away | store back   it answers nothing meanwhile
@@ -64,8 +65,8 @@ static void on_event(void *ctx, uint32_t level, const char *name,
     if (s->c == NULL || strncmp(name, "node.", 5) != 0 || field_count != 4 ||
         strcmp(fields[0].name, "node") != 0)
         return;
-    say(s, "n%d %s group %d (%s %lld)", (int)fields[0].integer, name + 5, (int)fields[1].integer,
-        fields[2].text, (long long)fields[3].integer);
+    say(s, "n%d %s group %lld (%s %lld)", (int)fields[0].integer, name + 5,
+        (long long)fields[1].integer, fields[2].text, (long long)fields[3].integer);
 }
 
 /* ---- asking ---- */
@@ -180,6 +181,23 @@ static void shards(struct story *s, unsigned at)
     }
 }
 
+static void nodes(struct story *s, unsigned at)
+{
+    static const char *const word[] = { "alive", "leaves", "lost", "votes", "halted" };
+    struct vshard_peer_status all[VSHARD_NODES_MAX];
+    size_t count = 0;
+
+    vshard_node_peers(s->c->node[at].node, all, VSHARD_NODES_MAX, &count);
+    for (size_t i = 0; i < count; i++) {
+        fprintf(s->told, "          n%u with %u:", (unsigned)all[i].node, all[i].replicas);
+        for (uint32_t k = 0; k < sizeof word / sizeof *word; k++) {
+            if (all[i].flags >> k & 1)
+                fprintf(s->told, " %s", word[k]);
+        }
+        fputc('\n', s->told);
+    }
+}
+
 static void restart(struct story *s, unsigned at, uint32_t level)
 {
     int rc = cluster_upgrade(s->c, at, level);
@@ -285,6 +303,8 @@ static bool ask_command(struct story *s, const char *line)
         find(s, at, first, salt);
     else if (sscanf(line, "shards n%u", &at) == 1)
         shards(s, at);
+    else if (sscanf(line, "nodes n%u", &at) == 1)
+        nodes(s, at);
     else
         return false;
     return true;

@@ -4,9 +4,11 @@
  * an operator would, and each group that has lost its quorum is recovered at the better one.
  * Then all rows must be there, new nodes must get what the lost ones had, and one of the two
  * must be able to die as well. What a survivor did not have must be said to be lost, and a
- * session that has seen it must be told. */
+ * session that has seen it must be told. Lost nodes are shown as such, and can be removed where
+ * there is no other; that none harms who comes back as it was, tests/cluster_sim/10 tells. */
 #include <criterion/criterion.h>
 
+#include "node/core.h"
 #include "support/cluster_ask.h"
 
 enum { ROWS = 200, SHARDS = 4 };
@@ -286,4 +288,118 @@ Test(node_recover, refuses_what_is_incomplete_or_contradicted)
     cr_expect_eq(s.map_epoch, good.epoch);
     cr_expect_eq(administer(d.c, at, good), VSHARD_EEXIST, "it has been done");
     cluster_destroy(d.c);
+}
+
+/* ---- what was given up, and is still there ---- */
+
+static const struct vshard_peer_status *peer_at(struct cluster *c, uint64_t at, uint64_t node)
+{
+    static struct vshard_peer_status all[VSHARD_NODES_MAX];
+    size_t count;
+
+    cr_assert_eq(vshard_node_peers(c->node[at].node, all, VSHARD_NODES_MAX, &count), VSHARD_OK);
+    for (size_t i = 0; i < count; i++) {
+        if (all[i].node == node)
+            return &all[i];
+    }
+    return NULL;
+}
+
+Test(node_recover, says_who_is_lost)
+{
+    struct disaster d = prepare();
+    const struct vshard_peer_status *p;
+    size_t count = 0;
+
+    strike(&d);
+    p = peer_at(d.c, d.alive[0], d.lost[0]);
+    cr_expect_eq(p->flags & (VSHARD_PEER_ALIVE | VSHARD_PEER_LOST), 0u, "down, and counted");
+    cr_expect_geq(p->silence_ns, 2500 * MS);
+    recover_map(&d);
+    cluster_run(d.c, 1000 * MS);
+    for (int i = 0; i < 2; i++) {
+        p = peer_at(d.c, d.alive[i], d.lost[1]);
+        cr_expect_eq(p->flags, (uint32_t)VSHARD_PEER_LOST);
+        cr_expect_gt(p->replicas, 0u);
+        p = peer_at(d.c, d.alive[i], d.alive[i]);
+        cr_expect_eq(p->flags, (uint32_t)(VSHARD_PEER_ALIVE | VSHARD_PEER_VOTES));
+        cr_expect_eq(p->silence_ns, 0);
+    }
+    cr_expect_eq(vshard_node_peers(d.c->node[d.alive[0]].node, NULL, 0, &count), VSHARD_E2BIG);
+    cr_expect_eq(count, 5u);
+    cr_expect_eq(vshard_node_peers(d.c->node[d.alive[0]].node, NULL, 1, &count), VSHARD_EINVAL);
+    cr_expect_eq(vshard_node_peers(d.c->node[d.alive[0]].node, NULL, 0, NULL), VSHARD_EINVAL);
+    cr_expect_eq(vshard_node_peers(NULL, NULL, 0, &count), VSHARD_EINVAL);
+    cluster_destroy(d.c);
+}
+
+Test(node_recover, removes_the_lost_where_nobody_can_take_what_they_had)
+{
+    struct disaster d = prepare();
+
+    strike(&d);
+    recover_all(&d);
+    cluster_run(d.c, 5000 * MS);
+    for (int i = 0; i < 3; i++)
+        cr_expect_null(peer_at(d.c, d.alive[1], d.lost[i]), "node %d", (int)d.lost[i]);
+    for (uint32_t i = 0; i < SHARDS; i++)
+        cr_expect_eq(shard_at(&d, d.alive[0], i).member_count, 2u, "shard %u", i);
+    expect_rows(d.c, d.alive[0], 1, ROWS, 5);
+    cluster_destroy(d.c);
+}
+
+/* One that answers keeps what nobody else can take. */
+Test(node_recover, gives_up_no_replica_that_is_there)
+{
+    struct vshard_node_options o = { .replace_ns = 3600000 * MS };
+    struct cluster *c = with_words(3, 3, 1, 3, &o);
+    struct disaster d = { .c = c };
+    const struct vshard_node_admin leave = { .op = VSHARD_ADMIN_REMOVE_NODE, .node = 3 };
+
+    cr_assert_eq(administer(c, 1, leave), VSHARD_OK);
+    cluster_run(c, 5000 * MS);
+    cr_expect_eq(shard_at(&d, 1, 0).member_count, 3u);
+    cr_expect_eq(peer_at(c, 1, 3)->flags & VSHARD_PEER_LEAVES, (uint32_t)VSHARD_PEER_LEAVES);
+    cluster_kill(c, 3);
+    cluster_run(c, 3000 * MS);
+    cr_expect_eq(shard_at(&d, 1, 0).member_count, 2u);
+    cr_expect_null(peer_at(c, 1, 3));
+    cluster_destroy(c);
+}
+
+static uint64_t created(struct vs_cluster *m, uint64_t index, const char *name)
+{
+    static const uint64_t nodes[2] = { 1, 1 };
+    const struct vshard_collection c = {
+        .size = sizeof c, .dim = 4, .shards = 2, .replicas = 1, .name = name
+    };
+    struct vs_out o = { .allocator = NULL };
+
+    vs_cmd_create(&o, &c, nodes);
+    cr_assert_eq(vs_cluster_apply(m, index, o.at, o.count), VSHARD_OK);
+    cr_assert_eq(m->result[index % VS_RESULTS].status, VSHARD_OK);
+    vs_out_free(&o);
+    return vs_cluster_find(m, name)->shard[0].group;
+}
+
+Test(node_recover, numbers_groups_apart_from_those_of_an_epoch_that_was_given_up)
+{
+    static struct vs_cluster m;
+    struct vs_out o = { .allocator = NULL };
+
+    vs_cluster_init(&m, NULL, NULL);
+    vs_cmd_node(&o, 1, 1, 0, VS_LEVEL);
+    cr_assert_eq(vs_cluster_apply(&m, 1, o.at, o.count), VSHARD_OK);
+    vs_out_free(&o);
+    cr_expect_eq(created(&m, 2, "a"), 1);
+    vs_cluster_epoch(&m, 0);
+    cr_expect_eq(created(&m, 3, "b"), 3);
+    vs_cluster_epoch(&m, 2);
+    cr_expect_eq(created(&m, 4, "c"), UINT64_C(2) << 32);
+    vs_cluster_epoch(&m, 2);
+    cr_expect_eq(created(&m, 5, "d"), (UINT64_C(2) << 32) + 2);
+    cr_expect_not_null(vs_cluster_group(&m, 2, NULL));
+    cr_expect_null(vs_cluster_group(&m, 5, NULL));
+    cr_expect_not_null(vs_cluster_group(&m, (UINT64_C(2) << 32) + 3, NULL));
+    vs_cluster_fini(&m);
 }

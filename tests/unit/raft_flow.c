@@ -533,4 +533,30 @@ Test(raft_flow, status_tells_whether_the_configuration_is_committed)
     stop(&t);
 }
 
+Test(raft_flow, a_leader_tells_how_much_of_the_log_a_member_has)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 2, 0, "22");
+    cr_expect_eq(vshard_raft_match(t.raft, 1, 1, 1), 0, "it does not lead");
+    stop(&t);
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    propose(&t, 3);
+    cr_expect_lt(vshard_raft_match(t.raft, 1, 1, 1), status(&t).last, "it is not on its own disk");
+    persisted(&t);
+    cr_expect_eq(vshard_raft_match(t.raft, 1, 1, 1), status(&t).last);
+    cr_expect_eq(vshard_raft_match(t.raft, 1, 3, 3), 0);
+    acknowledge(&t, 3, term, status(&t).last - 1);
+    cr_expect_eq(vshard_raft_match(t.raft, 1, 3, 3), status(&t).last - 1);
+    cr_expect_eq(vshard_raft_match(t.raft, 1, 3, 4), 0, "another incarnation");
+    cr_expect_eq(vshard_raft_match(t.raft, 1, 9, 1), 0);
+    cr_expect_eq(vshard_raft_match(t.raft, 9, 1, 1), 0);
+    cr_expect_eq(vshard_raft_match(NULL, 1, 1, 1), 0);
+    acknowledge(&t, 3, term + 1, status(&t).last);
+    cr_expect_eq(vshard_raft_match(t.raft, 1, 3, 3), 0, "it does not lead any more");
+    stop(&t);
+}
+
 /* ---- in doubt ---- */
