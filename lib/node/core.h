@@ -158,7 +158,8 @@ enum {
     VS_ITEM_META = 10,   /* save the map */
     VS_ITEM_REFILL = 11, /* back to the newest snapshot, or to nothing */
     VS_ITEM_EXPORT = 12,
-    VS_ITEM_STAGE = 13 /* entries that wait become searchable */
+    VS_ITEM_STAGE = 13, /* entries that wait become searchable */
+    VS_ITEM_OPEN = 14   /* read the snapshot that a replica starts from */
 };
 
 struct vs_replica;
@@ -560,6 +561,8 @@ void vs_send_message(struct vshard_node *n, const struct vshard_raft_effect *e);
 bool vs_poll_log(struct vshard_node *n);
 /* Whether something new may be logged: 0, EBUSY, ENOSPC. */
 int vs_log_room(const struct vshard_node *n);
+/* Writes down how far the group is committed, if nothing else has. */
+void vs_persist_commit(struct vshard_node *n, struct vs_replica *r);
 int vs_mark(struct vshard_node *n, struct vs_replica *r, uint64_t through, uint64_t term);
 /* Durable entries of a group from `first` on: FETCHED, and what a group is loaded with. */
 struct vs_gathered {
@@ -593,7 +596,8 @@ struct vs_shard_plan vs_plan_of(const struct vshard_node *n, const struct vs_col
 int vs_replica_add(struct vshard_node *n, uint64_t group, const struct vs_collection *c,
                    uint32_t number, struct vs_replica **out);
 void vs_replica_free(struct vshard_node *n, struct vs_replica *r);
-/* Loads what storage has of the group and starts it in the core. */
+/* Loads what storage has of the group and starts it in the core: of a shard that has a snapshot
+ * once an item has read that. */
 int vs_replica_start(struct vshard_node *n, struct vs_replica *r);
 void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
                       const struct vshard_raft_effect *e);

@@ -348,6 +348,20 @@ bool vs_poll_log(struct vshard_node *n)
 /* ---- marks ---- */
 
 /* A snapshot that came from elsewhere leaves nothing of the old log behind it. */
+/* That the last entries of a group are committed stands nowhere until more is written. */
+void vs_persist_commit(struct vshard_node *n, struct vs_replica *r)
+{
+    const struct vshard_wal_record record = { .group = r->group,
+                                              .kind = VSHARD_WAL_COMMIT,
+                                              .index = r->queued };
+
+    if (r->queued <= r->commit || !r->open || r->dropped || r->installing ||
+        r->status != VSHARD_OK || n->stuck != NULL)
+        return;
+    if (vshard_wal_append(n->wal, &record, 1, NULL) == VSHARD_OK)
+        r->commit = record.index;
+}
+
 int vs_mark(struct vshard_node *n, struct vs_replica *r, uint64_t through, uint64_t term)
 {
     unsigned char payload[16];

@@ -187,23 +187,39 @@ static int load_meta(struct vshard_node *n, const char *base, void **meta, size_
     return rc;
 }
 
-static int load_snapshot(struct vshard_node *n, struct vs_replica *r,
-                         const struct vshard_wal_group *about, struct vshard_raft_boot *boot,
-                         void **meta, size_t *meta_bytes)
+/* Sets what the log says of the group's snapshot; false: there is none. */
+static bool find_snapshot(struct vshard_node *n, struct vs_replica *r, int *status)
+{
+    struct vshard_wal_group about = { .size = sizeof about };
+
+    *status = vshard_wal_find(n->wal, r->group, &about);
+    if (*status != VSHARD_OK || about.mark_index == 0) {
+        *status = *status == VSHARD_ENOTFOUND ? VSHARD_OK : *status;
+        return false;
+    }
+    if (about.mark_bytes != 16) {
+        *status = VSHARD_ECORRUPT;
+        return false;
+    }
+    r->snapshot_index = vs_load64(about.mark);
+    r->snapshot_term = vs_load64((const unsigned char *)about.mark + 8);
+    return true;
+}
+
+/* What the core is told of it: of a shard, what an item has read (vs_replica_start). */
+static int use_snapshot(struct vshard_node *n, struct vs_replica *r, struct vshard_raft_boot *boot,
+                        void **meta, size_t *meta_bytes)
 {
     struct vs_shard_stats stats;
     char path[4096];
-    int rc;
+    int rc = VSHARD_OK;
 
-    if (about->mark_index == 0)
+    if (r->snapshot_index == 0)
         return VSHARD_OK;
-    if (about->mark_bytes != 16)
-        return VSHARD_ECORRUPT;
-    r->snapshot_index = vs_load64(about->mark);
-    r->snapshot_term = vs_load64((const unsigned char *)about->mark + 8);
-    vs_snapshot_path(n, path, r->group, r->snapshot_index);
-    rc = r->group == VS_META ? load_meta(n, path, meta, meta_bytes)
-                             : vs_shard_open(&r->plan, path, &r->shard, meta, meta_bytes);
+    if (r->group == VS_META) {
+        vs_snapshot_path(n, path, r->group, r->snapshot_index);
+        rc = load_meta(n, path, meta, meta_bytes);
+    }
     if (rc == VSHARD_ENOTFOUND)
         rc = VSHARD_ECORRUPT; /* the log names it */
     if (rc != VSHARD_OK)
@@ -273,7 +289,7 @@ static int open_group(struct vshard_node *n, struct vs_replica *r, void **meta, 
 
     if (rc != VSHARD_OK && rc != VSHARD_ENOTFOUND)
         return rc;
-    rc = known ? load_snapshot(n, r, &about, &boot, meta, meta_bytes) : VSHARD_OK;
+    rc = known ? use_snapshot(n, r, &boot, meta, meta_bytes) : VSHARD_OK;
     if (rc == VSHARD_OK && r->group != VS_META && r->shard == NULL)
         rc = vs_shard_create(&r->plan, &r->shard);
     if (rc != VSHARD_OK)
@@ -294,13 +310,10 @@ static int open_group(struct vshard_node *n, struct vs_replica *r, void **meta, 
     return rc;
 }
 
-int vs_replica_start(struct vshard_node *n, struct vs_replica *r)
+static int start(struct vshard_node *n, struct vs_replica *r, void **meta, size_t *meta_bytes)
 {
-    void *meta = NULL;
-    size_t meta_bytes = 0;
-    int rc = open_group(n, r, &meta, &meta_bytes);
+    int rc = open_group(n, r, meta, meta_bytes);
 
-    vs_free(n->allocator, meta, meta_bytes);
     if (rc == VSHARD_OK)
         rc = vshard_raft_start(n->raft, r->group, n->now);
     if (rc != VSHARD_OK)
@@ -308,6 +321,41 @@ int vs_replica_start(struct vshard_node *n, struct vs_replica *r)
     r->open = 1;
     vs_take_effects(n);
     return VSHARD_OK;
+}
+
+int vs_replica_start(struct vshard_node *n, struct vs_replica *r)
+{
+    void *meta = NULL;
+    size_t meta_bytes = 0;
+    struct vs_item *item;
+    int rc;
+
+    if (find_snapshot(n, r, &rc) && r->group != VS_META) {
+        /* Some 100 MB are read and verified: not between two heartbeats. */
+        item = vs_item_new(n, VS_ITEM_OPEN, r);
+        if (item == NULL)
+            return VSHARD_ENOMEM;
+        item->index = r->snapshot_index;
+        vs_item_push(n, item);
+        return VSHARD_OK;
+    }
+    if (rc == VSHARD_OK)
+        rc = start(n, r, &meta, &meta_bytes);
+    vs_free(n->allocator, meta, meta_bytes);
+    return rc;
+}
+
+/* Its snapshot has been read. */
+static void open_finished(struct vshard_node *n, struct vs_replica *r, struct vs_item *item)
+{
+    int rc = item->status == VSHARD_ENOTFOUND ? VSHARD_ECORRUPT : item->status;
+
+    if (r->dropped)
+        return;
+    if (rc == VSHARD_OK)
+        rc = start(n, r, &item->bytes, &item->count);
+    if (rc != VSHARD_OK)
+        vs_replica_halt(n, r, rc);
 }
 
 /* ---- applying ---- */
@@ -429,6 +477,7 @@ void vs_replica_rest(struct vshard_node *n, struct vs_replica *r)
         r->rest_index = at;
         r->rest_ns = n->now;
     } else if (n->now - r->rest_ns >= REST_NS) {
+        vs_persist_commit(n, r); /* who starts again then has it before anybody leads */
         take_digest(n, r, true);
     }
 }
@@ -626,6 +675,7 @@ void vs_replica_finished(struct vshard_node *n, struct vs_item *item)
     case VS_ITEM_PIECE: piece_finished(n, r, item); break;
     case VS_ITEM_INSTALL: install_finished(n, r, item); break;
     case VS_ITEM_REFILL: vs_replica_refilled(n, r, item); break;
+    case VS_ITEM_OPEN: open_finished(n, r, item); break;
     default: digest_finished(r, item);
     }
     vs_item_free(n, item);

@@ -721,6 +721,7 @@ void vs_steward_time(struct vshard_node *n)
     n->steward_at = n->now + STEWARD_NS;
     drop_all(n);
     vs_certain(n);
+    vs_persist_commit(n, n->replica[0]); /* who starts again then knows the map at once */
     for (uint32_t i = 0; i < n->replica_count; i++) {
         struct vs_replica *r = n->replica[i];
 

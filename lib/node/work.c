@@ -382,6 +382,15 @@ static int refill(struct vshard_node *n, struct vs_item *item)
     return rc;
 }
 
+static int open_snapshot(struct vshard_node *n, struct vs_item *item)
+{
+    struct vs_replica *r = item->replica;
+    char path[4096];
+
+    vs_snapshot_path(n, path, r->group, item->index);
+    return vs_shard_open(&r->plan, path, &r->shard, &item->bytes, &item->count);
+}
+
 static int digest(struct vs_item *item)
 {
     struct vs_shard_stats stats;
@@ -405,6 +414,7 @@ int vs_item_run(struct vshard_node *n, struct vs_item *item)
     case VS_ITEM_PIECE: return write_piece(n, item);
     case VS_ITEM_INSTALL: return install(n, item);
     case VS_ITEM_REFILL: return refill(n, item);
+    case VS_ITEM_OPEN: return open_snapshot(n, item);
     default: return digest(item);
     }
 }

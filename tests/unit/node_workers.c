@@ -3,8 +3,10 @@
  * Method: a node of two workers, and one thread that plays both. Storage of the host calls
  * vshard_node_work() from within the item that writes an export: it must find syncs and
  * searches to do, and no step of apply, however many of those wait. And rows are written
- * faster than they are applied: snapshots are taken all the same. */
+ * faster than they are applied: snapshots are taken all the same. When the node is opened again,
+ * it is the thread as worker that opens them. */
 #include <criterion/criterion.h>
+#include <stdio.h>
 
 #include "support/cluster_ask.h"
 #include "support/lone_node.h"
@@ -75,19 +77,12 @@ static void run(struct lone *l, int ms)
     }
 }
 
-static void open_node(struct lone *l, struct vshard_node_options o)
+static void open_again(struct lone *l, struct vshard_node_options o)
 {
     const struct vshard_node_host host = {
         .size = sizeof host, .ctx = l, .send = lone_send, .done = on_done, .wake = on_wake
     };
 
-    *l = (struct lone){ .fs = fault_storage_create(1), .now = 1000 * MS };
-    l->storage = *fault_storage_hook(l->fs);
-    l->storage.ctx = l;
-    l->storage.submit = submit;
-    l->storage.wait = wait_storage;
-    fault_storage_mkdir(l->fs, "home");
-    cr_assert_eq(lone_format(&l->storage, NULL), VSHARD_OK);
     o.size = sizeof o;
     o.workers = 2;
     o.node = 1;
@@ -95,6 +90,18 @@ static void open_node(struct lone *l, struct vshard_node_options o)
     o.host = &host;
     o.storage = &l->storage;
     cr_assert_eq(vshard_node_open(&o, l->now, &l->node), VSHARD_OK);
+}
+
+static void open_node(struct lone *l, struct vshard_node_options o)
+{
+    *l = (struct lone){ .fs = fault_storage_create(1), .now = 1000 * MS };
+    l->storage = *fault_storage_hook(l->fs);
+    l->storage.ctx = l;
+    l->storage.submit = submit;
+    l->storage.wait = wait_storage;
+    fault_storage_mkdir(l->fs, "home");
+    cr_assert_eq(lone_format(&l->storage, NULL), VSHARD_OK);
+    open_again(l, o);
     run(l, 1000);
 }
 
@@ -276,5 +283,80 @@ Test(node_workers, a_write_that_waits_is_not_logged_again)
     run(&l, 1000);
     cr_assert_null(l.meanwhile, "there was no export");
     cr_assert(l.answers == 2 && l.status == VSHARD_OK);
+    close_node(&l);
+}
+
+static uint32_t shards_here(struct lone *l)
+{
+    struct vshard_shard_status s[2];
+    size_t count = 0;
+
+    vshard_node_shards(l->node, "words", s, 2, &count);
+    return count == 2 ? s[0].here + s[1].here : UINT32_MAX;
+}
+
+/* What a shard starts from may have some 100 MB. */
+Test(node_workers, snapshots_are_opened_by_workers)
+{
+    const struct vshard_node_options o = { .snapshot_bytes = 1000 };
+    struct lone l;
+
+    open_node(&l, o);
+    create_words(&l);
+    write_words(&l, 1);
+    run(&l, 2000);
+    vshard_node_close(l.node);
+    open_again(&l, o);
+    cr_expect_eq(shards_here(&l), 0u, "the map is known, and no shard is opened yet");
+    for (int i = 0; i < 300; i++)
+        tick(&l);
+    cr_expect_eq(shards_here(&l), 0u, "the control thread has opened one");
+    while (vshard_node_work(l.node) != 0)
+        continue;
+    tick(&l);
+    cr_expect_eq(shards_here(&l), 2u);
+    l.found = 0;
+    search_words(&l);
+    run(&l, 20);
+    cr_expect_eq(l.found, 3u);
+    close_node(&l);
+}
+
+/* Of the first shard. */
+static void spoil_snapshot(struct lone *l)
+{
+    uint32_t spoilt = 0;
+
+    for (int index = 1; index < 100; index++) {
+        char path[40];
+        size_t bytes;
+
+        snprintf(path, sizeof path, "home/g1-%d.rows", index);
+        if (fault_storage_bytes(l->fs, path, &bytes) == NULL)
+            continue;
+        fault_storage_flip(l->fs, path, 100);
+        spoilt++;
+    }
+    cr_assert_gt(spoilt, 0u, "there is no snapshot");
+}
+
+Test(node_workers, a_snapshot_that_cannot_be_opened_halts_its_replica)
+{
+    const struct vshard_node_options o = { .snapshot_bytes = 1000 };
+    struct vshard_shard_status s[2];
+    struct lone l;
+    size_t count;
+
+    open_node(&l, o);
+    create_words(&l);
+    write_words(&l, 1);
+    run(&l, 2000);
+    vshard_node_close(l.node);
+    spoil_snapshot(&l);
+    open_again(&l, o);
+    run(&l, 1000);
+    cr_assert_eq(vshard_node_shards(l.node, "words", s, 2, &count), VSHARD_OK);
+    cr_expect_eq(s[0].here, 2u);
+    cr_expect_eq(s[1].here, 1u);
     close_node(&l);
 }
