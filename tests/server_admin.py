@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """server_admin.py - what an operator does to a cluster, by way of vshardctl.
 
-A collection is altered, and each altered number is seen to act; a node is removed, and joins again. A node in another region follows as a
+A collection is altered, and each altered number is seen to act; a node is removed, and joins again. Each node is made to lead
+a shard, and a replica moves. A node in another region follows as a
 learner, and leads when its region is made the primary one. An answer comes from the cache.
 
 Then two of three servers are killed for good. vshardctl must refuse to recover while one that is called
@@ -80,6 +81,35 @@ def altered(cluster, server):
     fine, words = server.ask('alter', 'words', 'dim=9')
     if fine or 'dim 9' not in ' '.join(words):
         raise RuntimeError('the server does not name what cannot be altered: %s' % ' '.join(words))
+
+
+def placed(cluster, server):
+    """Each node leads a shard, and a replica moves there and back."""
+    def shard(n, at=server):
+        return next(s for s in ctl.shards(at, 'words') if s['shard'] == str(n))
+
+    def said(code, wanted, *words):
+        test.say(cluster, (1, 2, 3), *words, status=code, wanted=wanted)
+
+    for node in ('3', '2', '1'):
+        said(0, 'ok', 'lead', 'words', 1, node)
+        test.wait('a leader that was chosen', 60, lambda: shard(1)['leader'] == node)
+    said(0, 'ok', 'alter', 'words', 'replicas=2')
+    test.wait('fewer replicas', 60, lambda: all(s['members'].count('+') == 1 for s in ctl.shards(server, 'words')))
+    here, other = shard(0)['members'].split('+')
+    free = next(n for n in '123' if n not in (here, other))
+    said(1, 'not found', 'lead', 'words', 0, free)
+    said(1, 'not found', 'replace', 'words', 0, 9, free)
+    said(1, 'exists already', 'replace', 'words', 0, here, other)
+    said(1, 'shard 2, and there are 2', 'lead', 'words', 2, 1)
+    said(2, "SHARD is a number, not 'x'", 'lead', 'words', 'x', 1)
+    said(2, 'usage', 'replace', 'words', 0, 1)
+    said(0, 'ok', 'replace', 'words', 0, other, free)
+    at = cluster.connect(int(free))
+    test.wait('a replica elsewhere', 60, lambda: sorted(shard(0)['members'].split('+')) == sorted((here, free)) and
+              int(shard(0, at)['rows']) > 0)
+    said(0, 'ok', 'alter', 'words', 'replicas=3')
+    test.wait('more replicas', 60, lambda: all(s['members'].count('+') == 2 for s in ctl.shards(server, 'words')))
 
 
 def recovered(cluster, server):
@@ -172,8 +202,9 @@ def run(folder):
     two.stop()
     server = found(three, (1, 2, 3))
     altered(three, server)
+    placed(three, server)
     recovered(three, server)
-    print('pass server-admin (a collection altered, a region moved, a cluster of three recovered from one)')
+    print('pass server-admin (a collection altered, its leaders chosen, a region moved, a cluster of three recovered from one)')
 
 
 def main():

@@ -6,6 +6,8 @@
  *     drop TAG NAME
  *     join TAG NODE                           this node asks that one for admission
  *     remove-node TAG NODE
+ *     lead TAG NAME SHARD NODE
+ *     replace TAG NAME SHARD NODE TO
  *     primary TAG REGION
  *     recover TAG GROUP EPOCH LAST LAST_TERM NODE+NODE... BYTES    then the statement
  *     write TAG NAME COUNT REQUEST BYTES      then rows

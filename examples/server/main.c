@@ -248,6 +248,9 @@ static void work(void *arg)
 {
     struct server *s = arg;
 
+    /* First the shards are opened that the node has: until then it answers nothing. */
+    while (vshard_node_work(s->node) != 0)
+        continue;
     /* On Linux, of this thread alone: graphs make room for what is to become durable. */
     setpriority(PRIO_PROCESS, (id_t)gettid(), s->config.nice);
     uv_mutex_lock(&s->lock);

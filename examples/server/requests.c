@@ -226,6 +226,43 @@ static int primary(struct server *s, const struct request *r, uint64_t tag)
     return vshard_node_admin(s->node, server_now(), &a);
 }
 
+static int group_of(struct server *s, const struct request *r, uint64_t *group)
+{
+    struct vshard_shard_status *all = take(NULL, VSHARD_CLUSTER_SHARDS_MAX * sizeof *all);
+    size_t count = 0;
+    int rc = vshard_node_shards(s->node, r->words[0], all, VSHARD_CLUSTER_SHARDS_MAX, &count);
+
+    if (rc == VSHARD_OK && number(r, 1) >= count)
+        rc = wrong(s, "shard %" PRIu64 ", and there are %zu", number(r, 1), count);
+    else if (rc == VSHARD_OK)
+        *group = all[number(r, 1)].group;
+    free(all);
+    return rc;
+}
+
+/* NAME SHARD NODE, and where the replica goes. */
+static int admin_replica(struct server *s, const struct request *r, uint32_t op, uint64_t tag)
+{
+    struct vshard_node_admin a = {
+        .size = sizeof a, .op = op, .tag = tag, .timeout_ns = WRITE_MS * MS, .node = number(r, 2)
+    };
+    int rc = group_of(s, r, &a.group);
+
+    if (op == VSHARD_ADMIN_REPLACE)
+        a.to = number(r, 3);
+    return rc == VSHARD_OK ? vshard_node_admin(s->node, server_now(), &a) : rc;
+}
+
+static int lead(struct server *s, const struct request *r, uint64_t tag)
+{
+    return admin_replica(s, r, VSHARD_ADMIN_LEAD, tag);
+}
+
+static int replace(struct server *s, const struct request *r, uint64_t tag)
+{
+    return admin_replica(s, r, VSHARD_ADMIN_REPLACE, tag);
+}
+
 /* GROUP EPOCH LAST LAST_TERM NODE+NODE.., and the statement. */
 static int recover(struct server *s, const struct request *r, uint64_t tag)
 {
@@ -464,6 +501,8 @@ static const struct kind {
     { "drop", false, "NAME", drop },
     { "join", false, "node", join },
     { "remove-node", false, "node", remove_node },
+    { "lead", false, "NAME shard node", lead },
+    { "replace", false, "NAME shard node to", replace },
     { "primary", false, "region", primary },
     { "recover", true, "group epoch last last_term LOST", recover },
     { "write", true, "NAME count request", write_some },

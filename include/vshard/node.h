@@ -181,14 +181,14 @@ struct vshard_node_options {
                                          then a search runs to its end */
 };
 
-/* Opens a node: its log is read, its shards are loaded from their snapshots, and what
- * follows in the log is applied by and by. One process at a time may do so: the host
+/* Opens a node: its log is read; then items of work load its shards from their snapshots, and
+ * apply what follows in the log by and by. One process at a time may do so: the host
  * locks the directory.
  *
  *   node      [out] NULL on failure
  *
- * Returns   0, EINVAL, EVERSION, ENOMEM, ENOTFOUND (the directory is no node's), ESTALE (it is
- *           another node's), ECORRUPT (synced records are damaged: put the directory aside, and
+ * Returns   0, EINVAL, EVERSION (also: the cluster's level is above what this library knows),
+ *           ENOMEM, ENOTFOUND (the directory is no node's), ESTALE (it is another node's), ECORRUPT (synced records are damaged: put the directory aside, and
  *           let the node join again), and what storage says
  * Blocks    for reading
  * Thread    any
@@ -273,7 +273,9 @@ enum {                               /* struct vshard_node_admin.op */
                                         take it keeps, unless it does not answer or was given up
                                         by RECOVER: then the shard has one replica less */
        VSHARD_ADMIN_REPLACE = 5,     /* group, node: loses this replica; to: who gets it */
-       VSHARD_ADMIN_LEAD = 6,        /* group; node: who shall lead it; asked of its leader */
+       VSHARD_ADMIN_LEAD = 6,        /* group, node: this member leads it from now on, whenever it
+                                        is there and has all; 0 says that this is decided. EINVAL:
+                                        it learns; ENOTFOUND: it is no member */
        VSHARD_ADMIN_RECOVER = 7,     /* group, lost, epoch, last, last_term, name: see below */
        VSHARD_ADMIN_PRIMARY = 8,     /* region: replicas there vote and lead from now on, and those
                                         in other regions learn. While a quorum lives nothing is

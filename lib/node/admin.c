@@ -294,15 +294,28 @@ static int replace(struct vshard_node *n, const struct vshard_node_admin *a, str
     return VSHARD_OK;
 }
 
-static int lead(struct vshard_node *n, const struct vshard_node_admin *a)
+/* Who comes first among the members leads: steward.c, and the core by priority. */
+static int lead(struct vshard_node *n, const struct vshard_node_admin *a, struct vs_out *o)
 {
-    struct vshard_raft_event event = vs_event(VSHARD_RAFT_TRANSFER, a->group);
-    struct vs_replica *r = vs_replica_find(n, a->group);
+    const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, a->group, NULL);
+    struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1];
+    uint32_t at = 0;
 
-    if (r == NULL || r->role != VSHARD_RAFT_LEADER)
-        return VSHARD_ENOTLEADER;
-    event.node = a->node;
-    return vs_step(n, &event);
+    while (shard != NULL && at < shard->member_count && shard->members[at].node != a->node)
+        at++;
+    if (shard == NULL || at == shard->member_count)
+        return VSHARD_ENOTFOUND;
+    if (!vs_cluster_votes(&n->meta, a->node))
+        return vs_node_refuse(n, VSHARD_EINVAL, "node", (int64_t)a->node, 0);
+    if (at == 0)
+        return VSHARD_OK; /* it is so */
+    members[0] = shard->members[at];
+    for (uint32_t i = 0, k = 1; i < shard->member_count; i++) {
+        if (i != at)
+            members[k++] = shard->members[i];
+    }
+    vs_cmd_members(o, a->group, members, shard->member_count);
+    return VSHARD_OK;
 }
 
 int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, struct vs_out *o)
@@ -330,7 +343,7 @@ int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, s
         return VSHARD_OK;
     case VSHARD_ADMIN_REMOVE_NODE: vs_cmd_node_remove(o, a->node); return VSHARD_OK;
     case VSHARD_ADMIN_REPLACE: return replace(n, a, o);
-    case VSHARD_ADMIN_LEAD: return lead(n, a);
+    case VSHARD_ADMIN_LEAD: return lead(n, a, o);
     case VSHARD_ADMIN_PRIMARY: vs_cmd_primary(o, a->region); return VSHARD_OK;
     default: return vs_node_refuse(n, VSHARD_EINVAL, "op", a->op, VSHARD_ADMIN_ALTER);
     }

@@ -207,7 +207,7 @@ Test(node_refuse, requests_that_break_their_contract)
     a.op = VSHARD_ADMIN_REPLACE, a.group = 77;
     cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_ENOTFOUND);
     a.op = VSHARD_ADMIN_LEAD;
-    cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_ENOTLEADER);
+    cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_ENOTFOUND);
     cr_expect_eq(vshard_node_cancel(n, 12345), VSHARD_ENOTFOUND);
     cr_expect_eq(c->answer[99].times, 0u, "a call that is refused answers nothing");
     written(c, 1, 1, 5, 5, 0);
