@@ -96,7 +96,7 @@ static void start(uint64_t id)
         .size = sizeof options, .node = id, .path = folder[id], .host = &host
     };
 
-    strcpy(folder[id], "/tmp/vshard-04.XXXXXX");
+    strcpy(folder[id], "/tmp/vshard-05.XXXXXX");
     if (mkdtemp(folder[id]) == NULL)
         check(VSHARD_EIO, folder[id]);
     check(vshard_node_format(&birth), "format");

@@ -265,12 +265,8 @@ static void serve(struct client *c, const struct request *r)
     static const struct {
         const char *word;
         void (*call)(struct client *c, const struct request *r);
-    } at_once[] = { { "status", status },
-                    { "nodes", nodes },
-                    { "describe", describe },
-                    { "shards", shards },
-                    { "end", end },
-                    { "read", read_export } };
+    } at_once[] = { { "status", status }, { "nodes", nodes }, { "describe", describe },
+                    { "shards", shards }, { "end", end },     { "read", read_export } };
     struct clients *all = c->all;
     uint64_t slot = 0;
     int rc;

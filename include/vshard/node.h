@@ -188,8 +188,9 @@ struct vshard_node_options {
  *   node      [out] NULL on failure
  *
  * Returns   0, EINVAL, EVERSION (also: the cluster's level is above what this library knows),
- *           ENOMEM, ENOTFOUND (the directory is no node's), ESTALE (it is another node's), ECORRUPT (synced records are damaged: put the directory aside, and
- *           let the node join again), and what storage says
+ *           ENOMEM, ENOTFOUND (the directory is no node's), ESTALE (it is another node's),
+ *           ECORRUPT (synced records are damaged: put the directory aside, and let the node join
+ *           again), and what storage says
  * Blocks    for reading
  * Thread    any
  * Since     0.1 */
@@ -632,7 +633,7 @@ struct vshard_shard_status {
 VSHARD_API int vshard_node_shards(struct vshard_node *node, const char *collection,
                                   struct vshard_shard_status *shards, size_t cap, size_t *count);
 
-enum { /* struct vshard_peer_status.flags */
+enum {                         /* struct vshard_peer_status.flags */
        VSHARD_PEER_ALIVE = 1,  /* it was heard of within four times election_ns, or is this node */
        VSHARD_PEER_LEAVES = 2, /* its replicas move away, and then it is no member any more */
        VSHARD_PEER_LOST = 4,   /* the map names it, and the map's group goes on without it: it was
@@ -646,7 +647,7 @@ enum { /* struct vshard_peer_status.flags */
 struct vshard_peer_status {
     uint64_t node;
     uint64_t incarnation;
-    uint64_t silence_ns; /* since it was heard of, by the time of the last call; UINT64_MAX: never */
+    uint64_t silence_ns; /* since it was heard of, at the last call; UINT64_MAX: never */
     uint32_t flags;      /* VSHARD_PEER_* */
     uint32_t region;
     uint32_t level;    /* of formats, that it has announced */

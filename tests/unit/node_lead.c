@@ -11,9 +11,8 @@ enum { ROWS = 60 };
 
 static int lead(struct cluster *c, uint64_t at, uint64_t group, uint64_t node)
 {
-    return administer(c, at,
-                      (struct vshard_node_admin){
-                          .op = VSHARD_ADMIN_LEAD, .group = group, .node = node });
+    return administer(
+        c, at, (struct vshard_node_admin){ .op = VSHARD_ADMIN_LEAD, .group = group, .node = node });
 }
 
 Test(node_lead, each_member_that_is_told_to_leads)
