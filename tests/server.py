@@ -86,11 +86,37 @@ class Cluster:
                     raise
                 time.sleep(0.05)
 
+    def tell(self):
+        """The ends of its logs."""
+        for n in self.process:
+            print('---- node %d in %s' % (n, os.path.basename(self.folder)))
+            with open(os.path.join(self.folder, '%d.log' % n), errors='replace') as log:
+                print(''.join(log.readlines()[-15:]))
+
     def stop(self):
         for p in self.process.values():
             if p.poll() is None:
                 p.kill()
                 p.wait()
+
+
+def perform(name, run):
+    """A test, in a folder of its own: `run` returns what is to be said of it. Returns an exit code."""
+    folder = tempfile.mkdtemp(prefix='vshard-%s.' % name)
+    try:
+        said = run(folder)
+        if said is not None:
+            print('pass %s (%s)' % (name, said))
+        return 0
+    except (RuntimeError, OSError, subprocess.TimeoutExpired) as problem:
+        print('FAIL %s: %s' % (name, problem or type(problem).__name__))
+        for c in Cluster.all:
+            c.tell()
+        return 1
+    finally:
+        for c in Cluster.all:
+            c.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def must(what, answer):
@@ -318,40 +344,25 @@ def run_small(cluster):
     lost_directory(cluster, victim, wanted)
     backup(cluster, Cluster(os.path.join(cluster.folder, 'another')), rows, wanted)
     said = in_haste(cluster, path)
-    print('pass server (%d rows/s loaded, a leader killed, %d rows checked; killed again: the longest write took '
-          '%.0f ms; a backup restored; vshardctl: %d cases)' % (rate, rows.count, worst * 1000, said))
+    return ('%d rows/s loaded, a leader killed, %d rows checked; killed again: the longest write took %.0f ms; a backup '
+            'restored; vshardctl: %d cases' % (rate, rows.count, worst * 1000, said))
 
 
 def run_whole(cluster):
     path = os.path.join(os.environ.get('VSHARD_DATA') or os.path.join(root, '../shared/data'), 'glove100.base.npy')
     if not os.path.exists(path):
         print('skip server-whole: there is no %s' % path)
-        return
+        return None
     rows, rate, victim = main_job(cluster, path)
-    print('pass server-whole (%d rows/s loaded, node %d killed in the midst of it, %d rows checked)' %
-          (rate, victim, rows.count))
+    return '%d rows/s loaded, node %d killed in the midst of it, %d rows checked' % (rate, victim, rows.count)
 
 
 def main():
     # A shell that starts this behind itself has it, and what it starts, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    folder = tempfile.mkdtemp(prefix='vshard-server.')
-    cluster = Cluster(folder)
-    try:
-        run_whole(cluster) if sys.argv[1:] == ['--whole'] else run_small(cluster)
-    except (RuntimeError, OSError, subprocess.TimeoutExpired) as problem:
-        print('FAIL server: %s' % problem)
-        for n in NODES:
-            path = os.path.join(folder, '%d.log' % n)
-            if os.path.exists(path):
-                print('---- node %d' % n)
-                print(''.join(open(path, errors='replace').readlines()[-15:]))
-        return 1
-    finally:
-        for c in Cluster.all:
-            c.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
+    if sys.argv[1:] == ['--whole']:
+        return perform('server-whole', lambda folder: run_whole(Cluster(folder)))
+    return perform('server', lambda folder: run_small(Cluster(folder)))
 
 
 if __name__ == '__main__':

@@ -12,9 +12,7 @@ an empty directory."""
 import os
 import shutil
 import struct
-import subprocess
 import sys
-import tempfile
 
 import server as test
 
@@ -204,22 +202,8 @@ def run(folder):
     altered(three, server)
     placed(three, server)
     recovered(three, server)
-    print('pass server-admin (a collection altered, its leaders chosen, a region moved, a cluster of three recovered from one)')
-
-
-def main():
-    folder = tempfile.mkdtemp(prefix='vshard-admin.')
-    try:
-        run(folder)
-    except (RuntimeError, OSError, subprocess.TimeoutExpired) as problem:
-        print('FAIL server-admin: %s' % problem)
-        return 1
-    finally:
-        for cluster in test.Cluster.all:
-            cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
+    return 'a collection altered, its leaders chosen, a region moved, a cluster of three recovered from one'
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(test.perform('server-admin', run))

@@ -6,9 +6,7 @@ its timer: rows are written, and then one read is asked for that has to wait unt
 applied, and nothing more is said to the server until it answers. It did not, once, whenever the
 timer was due before the loop polled: the poll then had no end."""
 import os
-import shutil
 import sys
-import tempfile
 import time
 
 import server as test
@@ -30,23 +28,14 @@ def rounds(server, rows):
     return worst
 
 
-def main():
-    folder = tempfile.mkdtemp(prefix='vshard-alone.')
+def run(folder):
     cluster = test.Cluster(folder)
-    try:
-        rows = test.ctl.Rows(os.path.join(test.root, 'examples/demo/data/glove30k.base.npy'))
-        cluster.start(1, '--format', nodes=(1,), lines='workers = 0')
-        server = cluster.connect(1)
-        test.wait('founding', 20, lambda: server.ask('create', 'words', rows.dim, 'cosine', 1, 1)[0])
-        print('pass server-alone (%d rows were there after %.1f s at worst)' % (ROWS, rounds(server, rows)))
-    except (RuntimeError, OSError) as problem:
-        print('FAIL server-alone: %s' % (problem or type(problem).__name__))
-        return 1
-    finally:
-        cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
+    rows = test.ctl.Rows(os.path.join(test.root, 'examples/demo/data/glove30k.base.npy'))
+    cluster.start(1, '--format', nodes=(1,), lines='workers = 0')
+    server = cluster.connect(1)
+    test.wait('founding', 20, lambda: server.ask('create', 'words', rows.dim, 'cosine', 1, 1)[0])
+    return '%d rows were there after %.1f s at worst' % (ROWS, rounds(server, rows))
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(test.perform('server-alone', run))

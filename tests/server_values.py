@@ -9,10 +9,8 @@ none. What is asked for wrongly must be refused by name."""
 import json
 import os
 import random
-import shutil
 import struct
 import sys
-import tempfile
 
 import server as test
 
@@ -211,23 +209,9 @@ def run(folder):
     check_put(cluster, data)
     check_backup(cluster, other, data)
     said = check_refusals(cluster, data)
-    print('pass server-values (%d rows with values and payloads, loaded, backed up and restored; %d expressions, '
-          '%d refusals)' % (ROWS, expressions, said))
-
-
-def main():
-    folder = tempfile.mkdtemp(prefix='vshard-values.')
-    try:
-        run(folder)
-    except (RuntimeError, OSError) as problem:
-        print('FAIL server-values: %s' % problem)
-        return 1
-    finally:
-        for cluster in test.Cluster.all:
-            cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
+    return '%d rows with values and payloads, loaded, backed up and restored; %d expressions, %d refusals' % (
+        ROWS, expressions, said)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(test.perform('server-values', run))
