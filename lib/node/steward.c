@@ -13,8 +13,8 @@
  *             8 digest, 8 members who vote)]; of group 0 a digest's index of all ones says that
  *             the map's replica has halted
  *
- * Who is to vote learns first, and votes when it has the log up to where it was named: a vote
- * that never comes could only stand in the way.
+ * In a group that was recovered, who is to vote learns first, and votes when it has the log up to
+ * where it was named: the vote of one that has parted never comes.
  *
  * A replica that the map does not name any more goes only when the group does not count on
  * it: when its own configuration says so, or a leader tells that a configuration without it
@@ -237,44 +237,37 @@ static bool may_come(struct vshard_node *n, const struct vs_meta_node *x)
            !vs_cluster_leaves(&n->meta, x->node) && !silent(n, x->node);
 }
 
-/* Who votes has what it needs to; who learns may, when it has shown that it follows. One whose
- * past has parted from the group's never does (lib/raft/epoch.c), and its vote would be missing. */
-static bool may_vote(struct vshard_node *n, uint64_t group, const struct vshard_raft_member *m)
+/* In a group that was recovered who comes learns first, and votes when it has shown that it
+ * follows: one whose past has parted from the group's never does (lib/raft/epoch.c), and its vote
+ * would be missing. In any other nobody's past can have. */
+static bool may_vote(struct vshard_node *n, uint64_t group, const struct vs_meta_node *x,
+                     const struct vshard_raft_member *now)
 {
     struct vshard_raft_status s = { .size = sizeof s };
 
-    return (m->role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING)) != 0 ||
-           (vshard_raft_inspect(n->raft, group, &s) == VSHARD_OK &&
-            vshard_raft_match(n->raft, group, m->node, m->incarnation) >= s.config);
+    if (now != NULL && (now->role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING)))
+        return true;
+    if (vshard_raft_inspect(n->raft, group, &s) != VSHARD_OK)
+        return false;
+    return s.epoch == 0 ||
+           (now != NULL && vshard_raft_match(n->raft, group, x->node, x->incarnation) >= s.config);
 }
 
-static uint32_t voters_of(const struct vs_members *m)
-{
-    uint32_t voters = 0;
-
-    for (uint32_t i = 0; i < m->count; i++)
-        voters += m->member[i].role == VSHARD_RAFT_VOTER;
-    return voters;
-}
-
-/* Those who are there already, and vote if they did. */
+/* Those who are there already, but for whose node is back under another incarnation. */
 static void stay(const struct vs_members *now, struct vs_members *to)
 {
     for (uint32_t i = 0; i < now->count && to->count < VSHARD_RAFT_MEMBERS_MAX; i++) {
-        const struct vshard_raft_member *m = &now->member[i];
         uint32_t at = 0;
 
-        while (at < to->count && to->member[at].node != m->node)
+        while (at < to->count && to->member[at].node != now->member[i].node)
             at++;
         if (at == to->count)
-            to->member[to->count++] = *m;
-        else if (to->member[at].incarnation == m->incarnation)
-            to->member[at].role = m->role == VSHARD_RAFT_VOTER ? m->role : to->member[at].role;
+            to->member[to->count++] = now->member[i];
     }
 }
 
 /* What the map names, as far as it can be had; and until all of it can be had, those who are
- * there already stay what they are. */
+ * there already stay. */
 static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
                         const struct vs_members *now, struct vs_members *to)
 {
@@ -289,13 +282,15 @@ static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
     for (uint32_t i = 0; i < count; i++) {
         const struct vs_meta_node *x = &named[i];
         const struct vshard_raft_member *m = find_member(now, x->node, x->incarnation);
-        bool votes =
+        bool shall =
             vs_cluster_votes(&n->meta, x->node) && (shard != NULL || voters < VS_META_VOTERS);
+        bool votes = shall && may_vote(n, r->group, x, m);
 
-        missing += m == NULL || (votes && !may_vote(n, r->group, m));
-        if (m == NULL && !may_come(n, x))
+        if (m == NULL && !may_come(n, x)) {
+            missing++;
             continue;
-        votes = votes && m != NULL && may_vote(n, r->group, m);
+        }
+        missing += shall != votes;
         voters += votes;
         to->member[to->count++] =
             (struct vshard_raft_member){ x->node, x->incarnation,
@@ -305,7 +300,9 @@ static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
     if (missing != 0)
         stay(now, to);
     /* After a recovery in another region, until that is made the primary one. */
-    if (voters_of(to) == 0)
+    for (uint32_t i = voters = 0; i < to->count; i++)
+        voters += to->member[i].role == VSHARD_RAFT_VOTER;
+    if (voters == 0)
         *to = *now;
 }
 
