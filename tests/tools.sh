@@ -101,6 +101,25 @@ fresh
 for file in wal.super $segment 0000000000000002.wal; do : > "$t/log/$file"; done
 expect 2 'survives empty files' 'verdict      corrupt' verify "$t/log"
 
+# A writer that stays, and damage behind its back.
+rm -rf "$t/log" && mkdir "$t/log" "$t/held" && mkfifo "$t/held/in" "$t/held/out"
+"$t/log_writer" "$t/log" 30 - stay < "$t/held/in" > "$t/held/out" &
+writer=$!
+exec 8> "$t/held/in"
+read -r word < "$t/held/out"
+[ "$word" = written ] || { echo 'FAIL tool has a writer beside it'; bad=1; }
+expect 0 'verifies beside a writer' 'verdict      clean' verify "$t/log"
+expect 0 'dumps beside a writer' 'entry	group=3 index=10 term=2 bytes=300' dump "$t/log"
+damage $segment 19000
+before=$(sums)
+expect 3 'does not cut beside a writer' 'wal.busy' -y cut "$t/log"
+expect 3 'does not salvage beside a writer' 'wal.busy' -y salvage "$t/log"
+[ "$before" = "$(sums)" ] || { echo 'FAIL tool changed the log of a writer'; bad=1; }
+kill -9 $writer
+wait $writer 2> "$t/err"
+exec 8>&-
+expect 0 'cuts when the writer was killed' 'behind barrier 29' -y cut "$t/log"
+
 head -c 32 /dev/urandom > "$t/key"
 head -c 32 /dev/urandom > "$t/other"
 head -c 31 /dev/urandom > "$t/short"

@@ -174,7 +174,11 @@ enum {
     VSHARD_IO_OPEN_WRITE = 1,
     VSHARD_IO_OPEN_CREATE = 2,    /* make it if it is not there */
     VSHARD_IO_OPEN_EXCLUSIVE = 4, /* only with CREATE: EEXIST if it is there */
-    VSHARD_IO_OPEN_TRUNCATE = 8   /* cut it to nothing */
+    VSHARD_IO_OPEN_TRUNCATE = 8,  /* cut it to nothing */
+    VSHARD_IO_OPEN_ALONE = 16     /* nobody else may have it open with this flag, in this process
+                                     or another: EBUSY, and nothing is done to the file. Closing
+                                     it gives it back, and so does the end of the process.
+                                     Storage that cannot tell ignores the flag */
 };
 
 /* One storage request. The submitter fills it in, and neither moves nor touches
@@ -182,7 +186,8 @@ enum {
 struct vshard_io {
     uint32_t op;      /* VSHARD_IO_* */
     uint32_t flags;   /* of that op */
-    int32_t status;   /* [out] 0, EINVAL, EIO, ENOSPC, ENOTFOUND, EEXIST, ENOTSUP, ENOMEM, E2BIG */
+    int32_t status;   /* [out] 0, EINVAL, EIO, ENOSPC, ENOTFOUND, EEXIST, ENOTSUP, ENOMEM, E2BIG,
+                         EBUSY */
     int32_t error;    /* [out] after a failure the system's own number for it, as errno, or 0:
                          for people; programs go by `status` */
     uint64_t file;    /* [out] of OPEN, [in] of the others: storage's name for a file */
@@ -209,8 +214,8 @@ struct vshard_storage {
 };
 
 /* Fills in the default: files of this machine, by POSIX. Each request is
- * complete when submit() returns. SYNC is fdatasync(). It keeps no state: any
- * number of objects may share it.
+ * complete when submit() returns. SYNC is fdatasync(). ALONE is a lock of the open file
+ * where the file system has those. It keeps no state: any number of objects may share it.
  *
  *   storage   [out]
  *

@@ -182,15 +182,15 @@ struct vshard_node_options {
 };
 
 /* Opens a node: its log is read; then items of work load its shards from their snapshots, and
- * apply what follows in the log by and by. One process at a time may do so: the host
- * locks the directory.
+ * apply what follows in the log by and by. One process at a time may do so:
+ * another is refused, where storage has VSHARD_IO_OPEN_ALONE.
  *
  *   node      [out] NULL on failure
  *
  * Returns   0, EINVAL, EVERSION (also: the cluster's level is above what this library knows),
  *           ENOMEM, ENOTFOUND (the directory is no node's), ESTALE (it is another node's),
  *           ECORRUPT (synced records are damaged: put the directory aside, and let the node join
- *           again), and what storage says
+ *           again), EBUSY (another has it open), and what storage says
  * Blocks    for reading
  * Thread    any
  * Since     0.1 */

@@ -183,7 +183,10 @@ struct vshard_wal;
 
 /* Opens the log in a directory, or makes one, reads it whole and judges its tail.
  * What was found whole is durable when this returns: the last batch, which a sync
- * may have failed to make so, is written again.
+ * may have failed to make so, is written again. A log has one writer: while one has it
+ * open, another is refused, in this process and in others, and changes nothing, where
+ * storage has VSHARD_IO_OPEN_ALONE. With READ_ONLY anybody may look; what is being written
+ * then may look torn.
  *
  *   report   [out] filled in also on ECORRUPT; may be NULL
  *   wal      [out] NULL on failure
@@ -191,7 +194,8 @@ struct vshard_wal;
  * Returns   0, EINVAL (also: another key than what it was sealed with, under the same id),
  *           ENOMEM, EIO, ENOSPC, ECORRUPT, EVERSION, ENOTFOUND (a key, or the
  *           directory), ENOTSUP (sealed or packed, and this build or this CPU
- *           cannot), ESTALE (files of another log_id), ECANCELED
+ *           cannot), ESTALE (files of another log_id), EBUSY (somebody else
+ *           writes it; "wal.busy" is logged), ECANCELED
  * Blocks    for as long as reading the files takes
  * Thread    any
  * Since     0.1 */

@@ -11,11 +11,23 @@
  * a second sync would succeed without them, so EIO from a sync is final: the file
  * must be closed, and read back before anything in it is believed.
  *
- * Not here: retrying, caching, locks between processes, making directories. */
+ * ALONE is a lock that belongs to the open file, not to the process: of two opens in one
+ * process one is refused, closing another descriptor of the file does not give it up, and
+ * the kernel takes it back when the last copy of the descriptor is closed, however the
+ * process ends. (A child that was forked and started no other program has a copy.) It binds
+ * only those who ask for it. A network file system that passes locks on keeps two machines
+ * apart; one that has none is not asked twice, and nobody is refused.
+ *
+ * Not here: retrying, caching, making directories. */
 
-/* Files above 2 GiB where off_t would have 32 bits; before the first header. */
+/* Files above 2 GiB where off_t would have 32 bits, and locks of open files where there
+ * are any; before the first header. */
 #ifndef _FILE_OFFSET_BITS
 #define _FILE_OFFSET_BITS 64
+#endif
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
 #endif
 
 #include "os/os.h"
@@ -24,6 +36,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -72,7 +85,7 @@ static bool in_range(uint64_t offset, uint64_t count)
 static bool flags_agree(uint32_t flags)
 {
     const uint32_t all = VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_EXCLUSIVE |
-                         VSHARD_IO_OPEN_TRUNCATE;
+                         VSHARD_IO_OPEN_TRUNCATE | VSHARD_IO_OPEN_ALONE;
 
     return (flags & ~all) == 0 && (flags == 0 || (flags & VSHARD_IO_OPEN_WRITE) != 0) &&
            ((flags & VSHARD_IO_OPEN_EXCLUSIVE) == 0 || (flags & VSHARD_IO_OPEN_CREATE) != 0);
@@ -87,14 +100,57 @@ static int open_flags(uint32_t flags)
     f |= flags & VSHARD_IO_OPEN_WRITE ? O_RDWR : O_RDONLY;
     f |= flags & VSHARD_IO_OPEN_CREATE ? O_CREAT : 0;
     f |= flags & VSHARD_IO_OPEN_EXCLUSIVE ? O_EXCL : 0;
-    f |= flags & VSHARD_IO_OPEN_TRUNCATE ? O_TRUNC : 0;
+    /* Nothing is cut off a file that somebody else has; see alone(). */
+    if ((flags & VSHARD_IO_OPEN_ALONE) == 0)
+        f |= flags & VSHARD_IO_OPEN_TRUNCATE ? O_TRUNC : 0;
     return f;
+}
+
+/* Locks of this kind are not there: an old kernel, or a file system without any. */
+static bool has_no_locks(int error)
+{
+    return error == EINVAL || error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP;
+}
+
+/* Returns 0 (also where there are no locks), EBUSY, or another status. */
+static int lock_file(int fd)
+{
+    int rc;
+
+#ifdef F_OFD_SETLK
+    do {
+        struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+        rc = fcntl(fd, F_OFD_SETLK, &whole);
+    } while (rc != 0 && errno == EINTR);
+    if (rc != 0 && (errno == EAGAIN || errno == EACCES))
+        return VSHARD_EBUSY;
+    if (rc == 0 || !has_no_locks(errno))
+        return status_of_call(rc);
+#endif
+    do
+        rc = flock(fd, LOCK_EX | LOCK_NB);
+    while (rc != 0 && errno == EINTR);
+    if (rc != 0 && errno == EWOULDBLOCK)
+        return VSHARD_EBUSY;
+    return rc == 0 || has_no_locks(errno) ? VSHARD_OK : status_of(errno);
+}
+
+/* Takes a file that was opened, and does what had to wait for that. */
+static int alone(int fd, uint32_t flags, struct stat *st)
+{
+    int rc = lock_file(fd);
+
+    if (rc == VSHARD_OK && (flags & VSHARD_IO_OPEN_TRUNCATE))
+        rc = status_of_call(ftruncate(fd, 0));
+    /* Whoever had it may have written to it until now. */
+    return rc == VSHARD_OK ? status_of_call(fstat(fd, st)) : rc;
 }
 
 static int open_file(struct vshard_io *io)
 {
     struct stat st;
-    int fd;
+    int fd, rc = VSHARD_OK;
 
     if (!flags_agree(io->flags))
         return VSHARD_EINVAL;
@@ -103,9 +159,13 @@ static int open_file(struct vshard_io *io)
     while (fd < 0 && errno == EINTR);
     if (fd < 0)
         return status_of(errno);
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+        rc = VSHARD_ENOTSUP;
+    else if (io->flags & VSHARD_IO_OPEN_ALONE)
+        rc = alone(fd, io->flags, &st);
+    if (rc != VSHARD_OK) {
         close(fd);
-        return VSHARD_ENOTSUP;
+        return rc;
     }
     io->file = (uint64_t)fd;
     io->count = (uint64_t)st.st_size;

@@ -149,19 +149,9 @@ static int remove_files(struct vs_wal_scan *s, uint64_t *leftovers, size_t lefto
 /* There were segments and no file of that name. */
 static int remake_super(struct vshard_wal *w)
 {
-    char *path = vs_alloc(w->allocator, w->path_bytes);
-    int rc;
+    int rc = vs_wal_super_make(w);
 
-    if (path == NULL)
-        return VSHARD_ENOMEM;
-    vs_wal_super_path(w, path);
-    rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE, &w->super_file,
-                    NULL);
-    vs_free(w->allocator, path, w->path_bytes);
-    if (rc < 0)
-        return rc;
-    w->super_open = 1;
-    return vs_io_sync_dir(&w->storage, w->path);
+    return rc < 0 ? rc : vs_io_sync_dir(&w->storage, w->path);
 }
 
 int vs_wal_repair(struct vs_wal_scan *s, uint64_t *leftovers, size_t leftover_count)

@@ -102,6 +102,7 @@ struct vshard_wal {
     uint32_t created;
     struct vs_wal_super super;
     uint64_t super_file;
+    uint64_t super_found; /* bytes it had when it was opened */
     uint32_t super_open;
     uint32_t clean; /* nothing was written since the superblock said so */
     struct vs_wal_point durable;
@@ -182,6 +183,11 @@ int vs_wal_body(struct vshard_wal *w, const struct vs_wal_head *head, const stru
 int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report);
 
 /* super.c */
+/* Opens the superblock if it is there; who writes takes the log with it. Returns 0, EBUSY,
+ * or what storage says. Blocks. */
+int vs_wal_super_open(struct vshard_wal *w);
+/* Makes it, if vs_wal_super_open() did not find it. EBUSY: somebody else did. Blocks. */
+int vs_wal_super_make(struct vshard_wal *w);
 /* Reads the superblock, or makes one where there are no segments either. *lost becomes 1
  * if there are segments and no superblock that can be believed. Blocks. */
 int vs_wal_super_load(struct vshard_wal *w, uint32_t *lost);

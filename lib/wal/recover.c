@@ -409,8 +409,10 @@ int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report)
     struct vs_wal_scan s = { .w = w, .report = report, .reader = { .wal = w } };
     uint64_t *leftovers = NULL, highest;
     size_t leftover_count = 0;
-    int rc = list_segments(w);
+    int rc = vs_wal_super_open(w); /* what is looked at after this, no other process changes */
 
+    if (rc == VSHARD_OK)
+        rc = list_segments(w);
     if (rc == VSHARD_OK)
         rc = vs_wal_super_load(w, &s.super_lost);
     if (rc < 0)

@@ -1,5 +1,9 @@
 /* super.c - the superblock: written two slots at a time, the older pair; the newest slot
- * that is whole, and signed if it names a key, is the one that counts. */
+ * that is whole, and signed if it names a key, is the one that counts.
+ *
+ * Who writes a log has this file open from before it looks at the directory until it
+ * closes the log, and has it alone (VSHARD_IO_OPEN_ALONE): so a second writer is refused
+ * before it has read or changed anything. Who only reads asks for nothing. */
 #include "wal/log.h"
 
 int vs_wal_super_prepare(struct vshard_wal *w, uint64_t *at)
@@ -39,7 +43,50 @@ static int draw_incarnation(struct vshard_wal *w)
     return VSHARD_OK;
 }
 
-static int create(struct vshard_wal *w, char *path)
+static int busy(struct vshard_wal *w)
+{
+    const struct vs_field fields[] = { { "path", w->path, 0, NULL },
+                                       { "status", vshard_strerror(VSHARD_EBUSY), 0, NULL } };
+
+    vs_log(w->log, VSHARD_LOG_WARN, "wal.busy", fields, VS_COUNT(fields));
+    return VSHARD_EBUSY;
+}
+
+/* `flags` is 0 or CREATE. A file that was not there and then is not empty belongs to
+ * somebody who came in between: what was found before is not true any more. */
+static int open_file(struct vshard_wal *w, uint32_t flags)
+{
+    char *path = vs_alloc(w->allocator, w->path_bytes);
+    int rc;
+
+    if (path == NULL)
+        return VSHARD_ENOMEM;
+    if ((w->options.flags & VSHARD_WAL_READ_ONLY) == 0)
+        flags |= VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_ALONE;
+    vs_wal_super_path(w, path);
+    rc = vs_io_open(&w->storage, path, flags, &w->super_file, &w->super_found);
+    vs_free(w->allocator, path, w->path_bytes);
+    if (rc == VSHARD_OK)
+        w->super_open = 1;
+    if (rc == VSHARD_EBUSY ||
+        (rc == VSHARD_OK && (flags & VSHARD_IO_OPEN_CREATE) && w->super_found != 0))
+        return busy(w);
+    return rc;
+}
+
+int vs_wal_super_open(struct vshard_wal *w)
+{
+    int rc = open_file(w, 0);
+
+    return rc == VSHARD_ENOTFOUND ? VSHARD_OK : rc;
+}
+
+int vs_wal_super_make(struct vshard_wal *w)
+{
+    return w->super_open ? VSHARD_OK : open_file(w, VSHARD_IO_OPEN_CREATE);
+}
+
+static int create(struct vshard_wal *w)
 {
     int rc;
 
@@ -49,11 +96,9 @@ static int create(struct vshard_wal *w, char *path)
     rc = draw_incarnation(w);
     if (rc < 0)
         return rc;
-    rc = vs_io_open(&w->storage, path, VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE, &w->super_file,
-                    NULL);
+    rc = vs_wal_super_make(w);
     if (rc < 0)
         return rc;
-    w->super_open = 1;
     w->created = 1;
     w->super.durable.digest = w->super.floor.digest = vs_wal_first_digest(w->options.log_id);
     w->super.durable.end = w->super.floor.end = VS_WAL_START;
@@ -123,16 +168,15 @@ static int pick_slot(struct vshard_wal *w, const unsigned char *slots)
     return VSHARD_ECORRUPT;
 }
 
-static int read_super(struct vshard_wal *w, const char *path)
+/* ENOTFOUND, ECORRUPT: there is none that could be believed. */
+static int read_super(struct vshard_wal *w)
 {
-    uint32_t flags = w->options.flags & VSHARD_WAL_READ_ONLY ? 0 : VSHARD_IO_OPEN_WRITE;
+    uint64_t bytes = w->super_found;
     unsigned char *slots;
-    uint64_t bytes;
-    int rc = vs_io_open(&w->storage, path, flags, &w->super_file, &bytes);
+    int rc;
 
-    if (rc < 0)
-        return rc;
-    w->super_open = 1;
+    if (!w->super_open)
+        return VSHARD_ENOTFOUND;
     slots = vs_alloc_zeroed(w->allocator, VS_WAL_SUPER_BYTES);
     if (slots == NULL)
         return VSHARD_ENOMEM;
@@ -157,24 +201,12 @@ static int do_without_super(struct vshard_wal *w)
 
 int vs_wal_super_load(struct vshard_wal *w, uint32_t *lost)
 {
-    char *path = vs_alloc(w->allocator, w->path_bytes);
-    int rc;
+    int rc = read_super(w);
 
-    if (path == NULL)
-        return VSHARD_ENOMEM;
-    vs_wal_super_path(w, path);
-    rc = read_super(w, path);
-    if (rc == VSHARD_ENOTFOUND || rc == VSHARD_ECORRUPT) {
-        if (w->super_open && w->index.segment_count == 0)
-            vs_io_close(&w->storage, w->super_file);
-        if (w->index.segment_count == 0) {
-            w->super_open = 0;
-            rc = create(w, path);
-        } else {
-            rc = do_without_super(w);
-            *lost = 1;
-        }
-    }
-    vs_free(w->allocator, path, w->path_bytes);
-    return rc;
+    if (rc != VSHARD_ENOTFOUND && rc != VSHARD_ECORRUPT)
+        return rc;
+    if (w->index.segment_count == 0)
+        return create(w);
+    *lost = 1;
+    return do_without_super(w);
 }

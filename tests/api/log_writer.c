@@ -1,9 +1,10 @@
 /* log_writer.c - makes a log for tests of vshard-wal:
  *
- *     log_writer directory entries [key-file]
+ *     log_writer directory entries [key-file | -] [stay]
  *
  * Three groups take turns, one sync an entry of 300 bytes; a vote each, and a mark at
- * the end of the first. With a key file the log is sealed with key 3. The process ends
+ * the end of the first. With a key file the log is sealed with key 3. With
+ * "stay" it then says "written" and has the log open until its input ends. The process ends
  * without closing the log, as in a crash. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +37,7 @@ int main(int argc, char **argv)
         return 2;
     entries = strtoull(argv[2], NULL, 10);
     o.path = argv[1];
-    if (argc > 3) {
+    if (argc > 3 && strcmp(argv[3], "-") != 0) {
         hooks.ctx = argv[3];
         o.hooks = &hooks;
         o.key_id = 3;
@@ -60,6 +61,12 @@ int main(int argc, char **argv)
     }
     if (rc != VSHARD_OK)
         fprintf(stderr, "log_writer: %s\n", vshard_strerror(rc));
+    if (rc == VSHARD_OK && argc > 4) {
+        puts("written");
+        fflush(stdout);
+        while (getchar() != EOF)
+            ;
+    }
     fflush(NULL);
     quick_exit(rc != VSHARD_OK);
 }

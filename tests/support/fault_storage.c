@@ -73,11 +73,21 @@ static int has_room(struct fault_storage *fs, const struct disk_file *f, uint64_
     return end <= *fits;
 }
 
+/* Has somebody opened the file to have it alone? */
+static int is_taken(const struct fault_storage *fs, uint32_t file)
+{
+    for (uint32_t i = 0; i < fs->handle_count; i++) {
+        if (fs->handles[i].file == file && (fs->handles[i].flags & VSHARD_IO_OPEN_ALONE))
+            return 1;
+    }
+    return 0;
+}
+
 static int open_file(struct fault_storage *fs, struct vshard_io *io)
 {
     uint32_t file = disk_find(fs->disk, io->path), h = 0;
 
-    if (io->flags > 15 || (io->flags != 0 && (io->flags & VSHARD_IO_OPEN_WRITE) == 0) ||
+    if (io->flags > 31 || (io->flags != 0 && (io->flags & VSHARD_IO_OPEN_WRITE) == 0) ||
         (io->flags & (VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_EXCLUSIVE)) ==
             VSHARD_IO_OPEN_EXCLUSIVE)
         return VSHARD_EINVAL;
@@ -85,6 +95,8 @@ static int open_file(struct fault_storage *fs, struct vshard_io *io)
         return VSHARD_EEXIST;
     if (disk_has_dir(fs->disk, io->path))
         return VSHARD_ENOTSUP;
+    if (file != DISK_NONE && (io->flags & VSHARD_IO_OPEN_ALONE) && is_taken(fs, file))
+        return VSHARD_EBUSY;
     if (file == DISK_NONE && (io->flags & VSHARD_IO_OPEN_CREATE) &&
         disk_has_parent(fs->disk, io->path))
         file = disk_make(fs->disk, io->path);

@@ -73,7 +73,7 @@ Test(node_refuse, to_open_what_is_not_theirs)
                                               .storage = fault_storage_hook(fs) };
     struct vshard_node_host deaf = host;
     struct vshard_node_options o = good;
-    struct vshard_node *node;
+    struct vshard_node *node, *second;
 
     fault_storage_mkdir(fs, "home");
     cr_expect_eq(vshard_node_open(&o, 1, NULL), VSHARD_EINVAL);
@@ -94,6 +94,8 @@ Test(node_refuse, to_open_what_is_not_theirs)
     o = good, o.heartbeat_ns = o.election_ns = 1000000;
     cr_expect_eq(vshard_node_open(&o, 1, &node), VSHARD_EINVAL);
     cr_assert_eq(vshard_node_open(&good, 1, &node), VSHARD_OK);
+    cr_expect_eq(vshard_node_open(&good, 1, &second), VSHARD_EBUSY, "another has it");
+    cr_expect_null(second);
     vshard_node_close(node);
     vshard_node_close(NULL);
     cr_expect_null(fault_storage_verdict(fs));

@@ -118,6 +118,32 @@ Test(os_posix, opens_as_the_flags_say)
     cr_expect_eq(vs_io_open(NULL, path, 1u << 20, &file, &bytes), VSHARD_EINVAL);
 }
 
+Test(os_posix, has_a_file_alone_until_it_is_closed)
+{
+    const uint32_t alone = CREATE | VSHARD_IO_OPEN_ALONE;
+    uint64_t file = opened(path, alone), again, bytes, plain;
+
+    cr_assert_eq(vs_io_write(NULL, file, 0, "abc", 3), VSHARD_OK);
+    cr_expect_eq(vs_io_open(NULL, path, alone, &again, &bytes), VSHARD_EBUSY);
+    cr_expect_eq(vs_io_open(NULL, path, alone | VSHARD_IO_OPEN_TRUNCATE, &again, &bytes),
+                 VSHARD_EBUSY);
+    plain = opened(path, WRITE); /* who does not ask is not asked */
+    cr_expect_eq(vs_io_close(NULL, plain), VSHARD_OK);
+    plain = opened(path, 0);
+    cr_expect_eq(vs_io_open(NULL, path, alone, &again, &bytes), VSHARD_EBUSY);
+    cr_expect_eq(vs_io_close(NULL, file), VSHARD_OK);
+    cr_assert_eq(vs_io_open(NULL, path, alone, &file, &bytes), VSHARD_OK);
+    cr_expect_eq(bytes, 3, "nothing was cut off by who was refused");
+    vs_io_close(NULL, plain);
+    cr_expect_eq(vs_io_open(NULL, path, alone, &again, &bytes), VSHARD_EBUSY);
+    vs_io_close(NULL, file);
+    cr_assert_eq(vs_io_open(NULL, path, alone | VSHARD_IO_OPEN_TRUNCATE, &file, &bytes), VSHARD_OK);
+    cr_expect_eq(bytes, 0);
+    vs_io_close(NULL, file);
+    cr_expect_eq(vs_io_open(NULL, path, VSHARD_IO_OPEN_ALONE, &file, &bytes), VSHARD_EINVAL,
+                 "only for who writes");
+}
+
 Test(os_posix, is_not_inherited_by_programs_the_host_starts)
 {
     uint64_t file = opened(path, CREATE);

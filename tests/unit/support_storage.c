@@ -189,6 +189,34 @@ Test(support_storage, keeps_names_as_a_directory_does)
     cr_expect_null(fault_storage_verdict(fs));
 }
 
+Test(support_storage, has_a_file_alone_until_it_is_closed_or_the_power_is_cut)
+{
+    const uint32_t alone = CREATE | VSHARD_IO_OPEN_ALONE;
+    const struct fault_crash crash = { .flags = FAULT_CRASH_KEEP };
+    struct fault_storage *after;
+    uint64_t file, again, plain;
+
+    cr_assert_eq(vs_io_open(storage, "f", alone, &file, NULL), VSHARD_OK);
+    fill(file, 0, 'a', 1);
+    cr_expect_eq(vs_io_open(storage, "f", alone | VSHARD_IO_OPEN_TRUNCATE, &again, NULL),
+                 VSHARD_EBUSY);
+    cr_expect_str_eq(picture(fs, "f"), "a");
+    cr_expect_eq(vs_io_open(storage, "g", alone, &again, NULL), VSHARD_OK, "another file");
+    vs_io_close(storage, again);
+    plain = opened("f");
+    vs_io_close(storage, plain);
+    cr_expect_eq(vs_io_open(storage, "f", alone, &again, NULL), VSHARD_EBUSY);
+    after = fault_storage_after(fs, &crash);
+    cr_expect_eq(vs_io_open(fault_storage_hook(after), "f", alone, &again, NULL), VSHARD_OK);
+    vs_io_close(fault_storage_hook(after), again);
+    fault_storage_destroy(after);
+    vs_io_close(storage, file);
+    cr_expect_eq(vs_io_open(storage, "f", alone, &again, NULL), VSHARD_OK);
+    vs_io_close(storage, again);
+    cr_expect_eq(vs_io_open(storage, "f", VSHARD_IO_OPEN_ALONE, &again, NULL), VSHARD_EINVAL);
+    cr_expect_null(fault_storage_verdict(fs));
+}
+
 Test(support_storage, keeps_an_open_file_whose_name_is_gone)
 {
     uint64_t file = opened("f");
