@@ -213,8 +213,9 @@ struct vs_peer {
     uint64_t ack_round;    /* likewise, by count */
     uint64_t forward_high; /* forwarded requests taken: the highest, and the 64 below it */
     uint64_t forward_seen;
-    uint64_t forward_boot;                     /* of the process that sent them */
-    uint64_t boot;                             /* of the process that answered last */
+    uint64_t forward_boot; /* of the process that sent them */
+    uint64_t since;        /* leader: the entry that made it a member, if in this term; else 0 */
+    uint64_t boot;         /* of the process that answered last */
     uint64_t sure_boot, sure_term, sure_index; /* the entry made for it in this term, certain.c */
     uint64_t chunk_index;                      /* of the snapshot on its way */
     uint64_t chunk_term;

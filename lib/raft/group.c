@@ -36,6 +36,7 @@ void vs_peers_follow(struct vshard_raft *r, struct vs_group *g)
         g->peer[i] = (struct vs_peer){ .node = c->member[i].node,
                                        .incarnation = c->member[i].incarnation,
                                        .next = g->log.last + 1,
+                                       .since = c->index,
                                        .link = vs_link_add(r, c->member[i].node) };
         for (uint32_t k = 0; k < rows; k++) {
             if (old[k].node == c->member[i].node && old[k].incarnation == c->member[i].incarnation)

@@ -8,7 +8,10 @@
  * A follower forwards to the leader it knows, once: a forwarded request that does
  * not reach a leader of the same term is refused, never passed on, so none goes in
  * circles. The leader takes each (boot, id) of a sender once, so none is doubled
- * by the network. */
+ * by the network. What it took from a member is forgotten when that is removed. One
+ * that comes back in the same term begins anew, and a copy of what it sent before may
+ * still be on its way: so each request says how much of the leader's log its sender has,
+ * and none is taken from who did not have the entry that made it a member (again). */
 #include "raft/core.h"
 
 struct vs_request *vs_request_push(struct vs_group *g, uint32_t kind, uint64_t tag)
@@ -108,6 +111,7 @@ static void forward(struct vshard_raft *r, struct vs_group *g, const struct vsha
                             .to = g->leader,
                             .term = g->term,
                             .to_incarnation = g->leader_incarnation,
+                            .index = g->verified,
                             .count = e->entry_count };
     unsigned char *out = r->head + r->head_used;
 
@@ -188,7 +192,7 @@ int vs_on_forward(struct vshard_raft *r, struct vs_group *g, const struct vs_mes
     size_t left = m->body_bytes;
     struct vs_request *kept;
 
-    if (g->role != VSHARD_RAFT_LEADER || m->term != g->term || p == NULL) {
+    if (g->role != VSHARD_RAFT_LEADER || m->term != g->term || p == NULL || m->index < p->since) {
         reply_forward(r, g, &q, VSHARD_ENOTLEADER);
         return VSHARD_OK;
     }

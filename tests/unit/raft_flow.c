@@ -388,6 +388,91 @@ static void note(const struct rig *t, struct answers *a)
     }
 }
 
+/* What node 3 forwards: its request of that number, with so much of the log. */
+static void forwarded(struct rig *t, uint64_t term, uint64_t round, uint64_t verified)
+{
+    struct vshard_raft_entry e = { .data = "f", .count = 1 };
+    unsigned char body[64];
+
+    vs_entry_encode(body, &e);
+    deliver(t,
+            (struct vs_message){ .kind = VS_FORWARD,
+                                 .from = 3,
+                                 .term = term,
+                                 .index = verified,
+                                 .round = round,
+                                 .count = 1 },
+            body, vs_entry_bytes(1));
+}
+
+static uint64_t reconfigure(struct rig *t, uint64_t term, uint32_t count)
+{
+    step(t, (struct vshard_raft_event){
+                .kind = VSHARD_RAFT_CONFIGURE, .tag = 8, .members = three, .member_count = count });
+    persisted(t);
+    acknowledge(t, 2, term, status(t).last);
+    apply_all(t);
+    cr_assert_eq(status(t).commit, status(t).last);
+    cr_assert_eq(status(t).member_count, count);
+    return status(t).last;
+}
+
+Test(raft_flow, a_request_is_taken_once_though_its_sender_was_removed_and_came_back)
+{
+    struct rig t;
+    uint64_t term, last, back, with;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    with = status(&t).last;
+    forwarded(&t, term, 1, with);
+    cr_assert_eq(status(&t).last, with + 1);
+    persisted(&t);
+    acknowledge(&t, 2, term, with + 1);
+    reconfigure(&t, term, 2);
+    back = reconfigure(&t, term, 3);
+    forwarded(&t, term, 1, with); /* a copy, which was long on its way */
+    cr_expect_eq(status(&t).last, back);
+    cr_assert_not_null(sent(&t, VS_FORWARD_REPLY, 3));
+    cr_expect_eq(sent(&t, VS_FORWARD_REPLY, 3)->hint, (uint64_t)-VSHARD_ENOTLEADER);
+    forwarded(&t, term, 2, back - 1); /* it may be another copy */
+    cr_expect_eq(status(&t).last, back);
+    last = back;
+    for (uint64_t round = 3; round <= 4; round++) {
+        for (int copy = 0; copy < 2; copy++)
+            forwarded(&t, term, round, back);
+        cr_expect_eq(status(&t).last, ++last, "it knows that it is back");
+    }
+    stop(&t);
+}
+
+Test(raft_flow, a_forwarded_request_says_how_much_of_the_log_its_sender_has)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "12");
+    append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 2, .log_term = 1, .commit = 1 },
+           2, 0);
+    persisted(&t);
+    propose(&t, 1);
+    cr_assert_not_null(sent(&t, VS_FORWARD, 2));
+    cr_expect_eq(sent(&t, VS_FORWARD, 2)->index, 2, "what it shares with the leader, not its end");
+    stop(&t);
+}
+
+Test(raft_flow, a_new_leader_takes_what_members_send_before_they_have_its_log)
+{
+    struct rig t;
+    uint64_t term, last;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    last = status(&t).last;
+    forwarded(&t, term, 1, 0);
+    cr_expect_eq(status(&t).last, last + 1);
+    stop(&t);
+}
+
 /* A follower of node 2 in term 2. */
 static void follow(struct rig *t)
 {
