@@ -311,9 +311,6 @@ static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
         return refuse_message(&r->counters.ungrouped, VSHARD_ENOTFOUND);
     if (g->stopped)
         return VSHARD_OK;
-    link = vs_link_find(r, m.from);
-    if (link != NULL)
-        link->seen_ns = r->now;
     rc = reserve_special(r, g, &m);
     if (rc == VSHARD_OK)
         rc = vs_reserve_one(r, g, m.count, m.body_bytes);
@@ -329,6 +326,9 @@ static int on_message(struct vshard_raft *r, const struct vshard_raft_event *e)
         return rc;
     }
     vs_group_finish(r, g);
+    link = vs_link_find(r, m.from);
+    if (link != NULL)
+        link->seen_ns = r->now;
     r->counters.messages++;
     r->counters.outdated += vs_epoch(m.term) < vs_epoch(g->term);
     return VSHARD_OK;
