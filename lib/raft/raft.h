@@ -6,8 +6,8 @@
  *
  * Reading order: core.h (what a node and a group are), log.c, config.c, message.c
  * (the parts), election.c, beat.c, replicate.c, propose.c, read.c, snapshot.c (the
- * protocol), group.c (birth and inspection), rest.c and raft.c (one event, all or
- * nothing). */
+ * protocol), group.c (birth and inspection), digest.c, rest.c and raft.c (one event,
+ * all or nothing). */
 #ifndef VS_RAFT_H
 #define VS_RAFT_H
 
