@@ -168,15 +168,13 @@ static int pick_slot(struct vshard_wal *w, const unsigned char *slots)
     return VSHARD_ECORRUPT;
 }
 
-/* ENOTFOUND, ECORRUPT: there is none that could be believed. */
+/* ECORRUPT: there is nothing in it that could be believed. */
 static int read_super(struct vshard_wal *w)
 {
     uint64_t bytes = w->super_found;
     unsigned char *slots;
     int rc;
 
-    if (!w->super_open)
-        return VSHARD_ENOTFOUND;
     slots = vs_alloc_zeroed(w->allocator, VS_WAL_SUPER_BYTES);
     if (slots == NULL)
         return VSHARD_ENOMEM;
@@ -201,9 +199,9 @@ static int do_without_super(struct vshard_wal *w)
 
 int vs_wal_super_load(struct vshard_wal *w, uint32_t *lost)
 {
-    int rc = read_super(w);
+    int rc = w->super_open ? read_super(w) : VSHARD_ECORRUPT;
 
-    if (rc != VSHARD_ENOTFOUND && rc != VSHARD_ECORRUPT)
+    if (rc != VSHARD_ECORRUPT) /* such as ENOTFOUND, of the key that it names */
         return rc;
     if (w->index.segment_count == 0)
         return create(w);

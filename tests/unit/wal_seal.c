@@ -370,6 +370,28 @@ Test(wal_seal, refuses_a_key_that_is_missing_or_wrong)
     end(&f);
 }
 
+Test(wal_seal, does_not_take_a_log_whose_key_is_missing_for_none)
+{
+    struct vshard_wal_report report;
+    struct fixture f;
+    uint64_t incarnation;
+
+    if (!sealing())
+        return;
+    begin(&f);
+    cr_assert_eq(reopen(&f, &report), VSHARD_OK);
+    cr_assert_eq(reopen(&f, &report), VSHARD_OK); /* it has no record and no segment */
+    incarnation = report.incarnation;
+    f.options.key_id = 2;
+    f.ring.known &= ~(1u << 1);
+    cr_expect_eq(reopen(&f, &report), VSHARD_ENOTFOUND);
+    f.ring.known |= 1u << 1;
+    cr_assert_eq(reopen(&f, &report), VSHARD_OK);
+    cr_expect_eq(report.created, 0);
+    cr_expect_eq(report.incarnation, incarnation, "it is the same log");
+    end(&f);
+}
+
 /* Whether a slot of the superblock names that key. */
 static int signed_with(struct fault_storage *fs, uint32_t key)
 {
