@@ -2,17 +2,35 @@
  * must leave. `make bless-cluster` rewrites the traces; the diff is the review.
  *
  *     cluster nodes=6 founders=5 seed=3 replace=3000   first of all; a node that is silent for
- *                               `replace` ms loses its replicas; hosted=1: a store has the map
- *     create shards=4 replicas=3 learners=0
- *     alter replicas=5
+ *                               `replace` ms loses its replicas; hosted=1: a store has the map;
+ *                               requests= backlog= snapshot= segment= cache=: as options of a node;
+ *                               spread=10 repeat=300: the network takes up to 10 ms, and gives
+ *                               300 of 1,000 messages twice
+ *     use birds                 the collection that is meant from now on; at first "words"
+ *     create shards=4 replicas=3 learners=0 digits=1 rows=90 family=graph   digits=1: a row has
+ *                               the last digit of its key as an attribute
+ *     alter replicas=5 rows=40 | drop
+ *     collection n1             what it is, as n1 has it
  *     run 400 ms
- *     write n2 1..50 as 7       ask n2 to write these keys; 7 is what they are from now on
+ *     write n2 1..50 as 7       ask n2 to write these keys; 7 is what they are from now on;
+ *                               heavy=9000: with so many bytes each
  *     remove n2 1..50
+ *     flood n2 20 times 1..50 as 7 every=50   that often, without waiting, each 50 µs
  *     check n3 1..50 as 7       how many n3 says are that, linearizably
- *     find n3 12 as 7           the nearest key to where that row lies, from what is at hand
+ *     read n3 12 any            one row; or bounded=200 (ms), linearizable, session (what was
+ *                               written, or read so), index=8, epoch=1; within=400 (ms)
+ *     new session
+ *     find n3 12 as 7           the nearest key to where that row lies, from what is at hand;
+ *                               k=8 digit=3 whole linearizable within=50 (ms); timed: says how
+ *                               long it took; times=90: how often it is answered in full
+ *     ask n3 12 as 7 | give up  a search, and not to wait for it
+ *     cache n3                  what it has answered of it
  *     shards n1                 who leads and who is in each, as n1 has it
  *     nodes n1                  of the cluster, as n1 has it
- *     kill n1 | start n1 | cut n1 n2 | heal
+ *     kill n1 | start n1 | cut n1 n2 | heal | pause n1 40 ms
+ *     spoil n1 7                that row there is another, behind its back
+ *     pieces n1                 how much of a snapshot has come there, and in frames at all
+ *     strange n1 cluster=9      a frame of another cluster, or version=9, or damaged=1
  *     upgrade n1 | back n1      it is restarted with the next version of the library, or this one
  *     store away | store back   it answers nothing meanwhile
  *     level n1                  of formats: what the cluster writes, as n1 has it
@@ -22,29 +40,17 @@
  * `cut` parts the nodes that it names from all others. Between the dashes and the next
  * blank line stands what happened, each line with the virtual time in milliseconds. A line
  * that begins with # is a comment. */
+#include "story.h"
+
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "sim.h"
+#include "node/core.h"
 
-#include "node/node.h"
+enum { LINE = 300, SHARDS_MAX = 16, FRAME = 512 };
 
-enum { LINE = 300, SHARDS_MAX = 16, LEFT_MS = 20000 };
-
-#define MS CLUSTER_MS
-
-struct story {
-    struct cluster *c;
-    struct vshard_logger logger;
-    uint64_t next_tag;
-    char *got; /* the trace of a block */
-    size_t got_bytes;
-    FILE *told;
-};
-
-static void say(struct story *s, const char *format, ...)
+void story_say(struct story *s, const char *format, ...)
 {
     va_list args;
 
@@ -65,13 +71,13 @@ static void on_event(void *ctx, uint32_t level, const char *name,
     if (s->c == NULL || strncmp(name, "node.", 5) != 0 || field_count != 4 ||
         strcmp(fields[0].name, "node") != 0)
         return;
-    say(s, "n%d %s group %lld (%s %lld)", (int)fields[0].integer, name + 5,
-        (long long)fields[1].integer, fields[2].text, (long long)fields[3].integer);
+    story_say(s, "n%d %s group %lld (%s %lld)", (int)fields[0].integer, name + 5,
+              (long long)fields[1].integer, fields[2].text, (long long)fields[3].integer);
 }
 
 /* ---- asking ---- */
 
-static uint64_t tag(struct story *s)
+uint64_t story_tag(struct story *s)
 {
     s->next_tag = s->next_tag % 3000 + 1;
     s->c->answer[s->next_tag].times = 0;
@@ -79,12 +85,20 @@ static uint64_t tag(struct story *s)
 }
 
 /* What came of it: of the call, or of the request. */
-static struct cluster_answer *answer(struct story *s, int rc, uint64_t asked, int *status)
+struct cluster_answer *story_answer(struct story *s, int rc, uint64_t asked, int *status)
 {
-    struct cluster_answer *a = rc == VSHARD_OK ? cluster_wait(s->c, asked, LEFT_MS * MS) : NULL;
+    struct cluster_answer *a =
+        rc == VSHARD_OK ? cluster_wait(s->c, asked, STORY_WAIT_MS * MS) : NULL;
 
     *status = rc != VSHARD_OK ? rc : a != NULL ? a->status : VSHARD_ETIMEDOUT;
     return a;
+}
+
+uint64_t story_option(const char *line, const char *name, uint64_t usual)
+{
+    const char *at = strstr(line, name);
+
+    return at != NULL ? strtoull(at + strlen(name), NULL, 10) : usual;
 }
 
 static void admin(struct story *s, unsigned at, const char *what, struct vshard_node_admin a)
@@ -92,78 +106,9 @@ static void admin(struct story *s, unsigned at, const char *what, struct vshard_
     int status;
 
     a.size = sizeof a;
-    a.tag = tag(s);
-    answer(s, vshard_node_admin(s->c->node[at].node, s->c->now, &a), a.tag, &status);
-    say(s, "n%u %s: %s", at, what, vshard_strerror(status));
-}
-
-static void write_keys(struct story *s, unsigned at, unsigned first, unsigned last, uint64_t salt)
-{
-    uint32_t count = last - first + 1;
-    struct vshard_key *keys = calloc(count, sizeof *keys);
-    float *vectors = calloc((size_t)count * DIM, sizeof *vectors);
-    const struct vshard_node_write w = { .size = sizeof w,
-                                         .flags = salt == 0 ? VSHARD_WRITE_REMOVE : 0,
-                                         .count = count,
-                                         .tag = tag(s),
-                                         .timeout_ns = 10000 * MS,
-                                         .collection = "words",
-                                         .keys = keys,
-                                         .vectors = vectors };
-    int status;
-
-    for (uint32_t i = 0; i < count; i++) {
-        keys[i].lo = first + i;
-        vector_of(vectors + (size_t)i * DIM, first + i, salt);
-    }
-    answer(s, vshard_node_write(s->c->node[at].node, s->c->now, &w), w.tag, &status);
-    say(s, "n%u %s %u..%u: %s", at, salt == 0 ? "removes" : "writes", first, last,
-        vshard_strerror(status));
-    free(keys);
-    free(vectors);
-}
-
-static void check_keys(struct story *s, unsigned at, unsigned first, unsigned last, uint64_t salt)
-{
-    uint32_t right = 0;
-
-    for (unsigned key = first; key <= last; key++) {
-        const struct vshard_node_fetch f = { .size = sizeof f,
-                                             .consistency = VSHARD_READ_LINEARIZABLE,
-                                             .tag = tag(s),
-                                             .timeout_ns = 3000 * MS,
-                                             .key = { 0, key },
-                                             .collection = "words" };
-        float wanted[DIM];
-        int status;
-        const struct cluster_answer *a =
-            answer(s, vshard_node_fetch(s->c->node[at].node, s->c->now, &f), f.tag, &status);
-
-        vector_of(wanted, key, salt);
-        right += status == VSHARD_OK && memcmp(a->vector, wanted, sizeof wanted) == 0;
-    }
-    say(s, "n%u has %u of %u", at, right, last - first + 1);
-}
-
-static void find(struct story *s, unsigned at, unsigned key, uint64_t salt)
-{
-    float query[DIM];
-    const struct vshard_node_search q = { .size = sizeof q,
-                                          .k = 1,
-                                          .tag = tag(s),
-                                          .timeout_ns = 3000 * MS,
-                                          .collection = "words",
-                                          .query = query };
-    const struct cluster_answer *a;
-    int status;
-
-    vector_of(query, key, salt);
-    a = answer(s, vshard_node_search(s->c->node[at].node, s->c->now, &q), q.tag, &status);
-    if (status != VSHARD_OK || a->hit_count == 0)
-        say(s, "n%u finds nothing: %s", at, vshard_strerror(status));
-    else
-        say(s, "n%u finds %u, %u of %u shards", at, (unsigned)a->hits[0].key.lo, a->shards_answered,
-            a->shards);
+    a.tag = story_tag(s);
+    story_answer(s, vshard_node_admin(s->c->node[at].node, s->c->now, &a), a.tag, &status);
+    story_say(s, "n%u %s: %s", at, what, vshard_strerror(status));
 }
 
 static void shards(struct story *s, unsigned at)
@@ -171,10 +116,10 @@ static void shards(struct story *s, unsigned at)
     struct vshard_shard_status all[SHARDS_MAX];
     size_t count = 0;
 
-    vshard_node_shards(s->c->node[at].node, "words", all, SHARDS_MAX, &count);
+    vshard_node_shards(s->c->node[at].node, s->collection, all, SHARDS_MAX, &count);
     for (size_t i = 0; i < count; i++) {
         fprintf(s->told, "          shard %u: n%u leads", (unsigned)i,
-                (unsigned)cluster_leader(s->c, "words", (uint32_t)i));
+                (unsigned)cluster_leader(s->c, s->collection, (uint32_t)i));
         for (uint32_t k = 0; k < all[i].member_count; k++)
             fprintf(s->told, " n%u", (unsigned)all[i].members[k]);
         fputc('\n', s->told);
@@ -202,7 +147,7 @@ static void restart(struct story *s, unsigned at, uint32_t level)
 {
     int rc = cluster_upgrade(s->c, at, level);
 
-    say(s, "n%u knows level %u: %s", at, (unsigned)level, vshard_strerror(rc));
+    story_say(s, "n%u knows level %u: %s", at, (unsigned)level, vshard_strerror(rc));
 }
 
 static void level(struct story *s, unsigned at)
@@ -210,11 +155,11 @@ static void level(struct story *s, unsigned at)
     struct vshard_node_status status = { .size = sizeof status };
 
     if (vshard_node_status(s->c->node[at].node, &status) != VSHARD_OK) {
-        say(s, "n%u is not there", at);
+        story_say(s, "n%u is not there", at);
         return;
     }
-    say(s, "n%u knows level %u, and writes %u: %s", at, status.level_known, status.level,
-        vshard_strerror(status.status));
+    story_say(s, "n%u knows level %u, and writes %u: %s", at, status.level_known, status.level,
+              vshard_strerror(status.status));
 }
 
 /* What an operator reads off the status of the node whose replica is to go on. */
@@ -231,7 +176,7 @@ static void recover(struct story *s, unsigned at, unsigned group, char *lost, un
     for (char *word = strtok(lost, " "); word != NULL; word = strtok(NULL, " "))
         nodes[a.lost_count++] = strtoull(word, NULL, 10);
     vshard_node_status(s->c->node[at].node, &status);
-    vshard_node_shards(s->c->node[at].node, "words", all, SHARDS_MAX, &count);
+    vshard_node_shards(s->c->node[at].node, s->collection, all, SHARDS_MAX, &count);
     a.last = status.map_last;
     a.last_term = status.map_last_term;
     for (size_t i = 0; i < count; i++) {
@@ -245,40 +190,77 @@ static void recover(struct story *s, unsigned at, unsigned group, char *lost, un
 
 /* ---- commands ---- */
 
-/* The number behind a word such as "nodes=", or what is usual. */
-static uint64_t option(const char *line, const char *name, uint64_t usual)
-{
-    const char *at = strstr(line, name);
-
-    return at != NULL ? strtoull(at + strlen(name), NULL, 10) : usual;
-}
-
 static void begin(struct story *s, const char *line)
 {
     struct vshard_node_options o = { .logger = &s->logger };
-    uint32_t nodes = (uint32_t)option(line, "nodes=", 3);
+    uint32_t nodes = (uint32_t)story_option(line, "nodes=", 3);
 
-    o.replace_ns = option(line, "replace=", 3600000) * MS;
+    o.replace_ns = story_option(line, "replace=", 3600000) * MS;
+    o.max_requests = (uint32_t)story_option(line, "requests=", 0);
+    o.backlog_bytes = story_option(line, "backlog=", 0);
+    o.snapshot_bytes = story_option(line, "snapshot=", 0);
+    o.segment_bytes = story_option(line, "segment=", 0);
+    o.cache_bytes = story_option(line, "cache=", 0);
     if (s->c != NULL)
         cluster_destroy(s->c);
     s->c = NULL;
-    s->c = (option(line, "hosted=", 0) ? cluster_create_hosted : cluster_create)(
-        (uint32_t)option(line, "founders=", nodes), nodes, option(line, "seed=", 1), &o);
+    s->c = (story_option(line, "hosted=", 0) ? cluster_create_hosted : cluster_create)(
+        (uint32_t)story_option(line, "founders=", nodes), nodes, story_option(line, "seed=", 1),
+        &o);
+    s->c->repeat_per_mille = (uint32_t)story_option(line, "repeat=", 0);
+    if (strstr(line, "spread=") != NULL)
+        s->c->spread_ns = story_option(line, "spread=", 0) * MS;
+    s->session_count = 0;
+    strcpy(s->collection, "words");
 }
 
-static void collection(struct story *s, uint32_t op, const char *line)
+static void create(struct story *s, const char *line)
+{
+    static const struct vshard_attribute digit = { VSHARD_ATTRIBUTE_INT64, "digit" };
+    const struct vshard_collection spec = {
+        .size = sizeof spec,
+        .dim = DIM,
+        .family = strstr(line, "family=graph") ? VSHARD_FAMILY_HNSW : VSHARD_FAMILY_FLAT,
+        .shards = (uint32_t)story_option(line, "shards=", 0),
+        .replicas = (uint32_t)story_option(line, "replicas=", 0),
+        .learners = (uint32_t)story_option(line, "learners=", 0),
+        .max_rows = story_option(line, "rows=", 0),
+        .attribute_count = (uint32_t)story_option(line, "digits=", 0),
+        .attributes = &digit,
+        .name = s->collection
+    };
+
+    admin(s, 1, "creates",
+          (struct vshard_node_admin){ .op = VSHARD_ADMIN_CREATE, .collection = &spec });
+}
+
+static void alter(struct story *s, const char *line)
 {
     const struct vshard_collection spec = { .size = sizeof spec,
-                                            .dim = op == VSHARD_ADMIN_CREATE ? DIM : 0,
-                                            .family =
-                                                op == VSHARD_ADMIN_CREATE ? VSHARD_FAMILY_FLAT : 0u,
-                                            .shards = (uint32_t)option(line, "shards=", 0),
-                                            .replicas = (uint32_t)option(line, "replicas=", 0),
-                                            .learners = (uint32_t)option(line, "learners=", 0),
-                                            .name = "words" };
+                                            .shards = (uint32_t)story_option(line, "shards=", 0),
+                                            .replicas =
+                                                (uint32_t)story_option(line, "replicas=", 0),
+                                            .max_rows = story_option(line, "rows=", 0),
+                                            .name = s->collection };
 
-    admin(s, 1, op == VSHARD_ADMIN_CREATE ? "creates" : "alters",
-          (struct vshard_node_admin){ .op = op, .collection = &spec });
+    admin(s, 1, "alters",
+          (struct vshard_node_admin){ .op = VSHARD_ADMIN_ALTER, .collection = &spec });
+}
+
+/* What a node takes it to be. */
+static void collection(struct story *s, unsigned at)
+{
+    struct vshard_collection spec = { .size = sizeof spec };
+    int rc = vshard_node_collection(s->c->node[at].node, s->collection, &spec);
+
+    if (rc == VSHARD_OK)
+        fprintf(s->told,
+                "          %s: %s, %u shards, %u replicas, %u attributes, rows of a shard at most "
+                "%u\n",
+                s->collection, spec.family == VSHARD_FAMILY_FLAT ? "flat" : "graph", spec.shards,
+                spec.replicas, spec.attribute_count, (unsigned)spec.max_rows);
+    else
+        fprintf(s->told, "          %s: %s\n", s->collection, vshard_strerror(rc));
 }
 
 static void cut(struct story *s, char *line)
@@ -289,22 +271,75 @@ static void cut(struct story *s, char *line)
     }
 }
 
-static bool ask_command(struct story *s, const char *line)
+/* A batch that is in no log, as a fault of memory would change the first shard. */
+static void spoil(struct story *s, unsigned at, unsigned key)
 {
-    unsigned at, first, last, salt;
+    struct vs_replica *r = vs_replica_find(s->c->node[at].node, 1);
+    const struct vshard_key changed = { 0, key };
+    float vector[DIM];
+    const struct vs_batch_source batch = { .kind = VS_BATCH_ADD,
+                                           .count = 1,
+                                           .vector_bytes = sizeof vector,
+                                           .keys = &changed,
+                                           .vectors = vector };
+    size_t bytes = vs_batch_bytes(&batch);
+    void *entry = malloc(bytes);
+    uint32_t row = 0;
 
-    if (sscanf(line, "write n%u %u..%u as %u", &at, &first, &last, &salt) == 4)
-        write_keys(s, at, first, last, salt);
-    else if (sscanf(line, "remove n%u %u..%u", &at, &first, &last) == 3)
-        write_keys(s, at, first, last, 0);
-    else if (sscanf(line, "check n%u %u..%u as %u", &at, &first, &last, &salt) == 4)
-        check_keys(s, at, first, last, salt);
-    else if (sscanf(line, "find n%u %u as %u", &at, &first, &salt) == 3)
-        find(s, at, first, salt);
-    else if (sscanf(line, "shards n%u", &at) == 1)
+    vector_of(vector, key, 9);
+    vs_batch_encode(&batch, entry);
+    story_say(
+        s, "n%u is spoiled: %s", at,
+        vshard_strerror(vs_shard_apply(r->shard, atomic_load(&r->applied), entry, bytes, &row)));
+    free(entry);
+}
+
+/* How much of a snapshot of the first shard has come. */
+static void pieces(struct story *s, unsigned at)
+{
+    size_t rows = 0, index = 0;
+
+    fault_storage_bytes(s->c->node[at].disk, "home/g1-in.index", &index);
+    fault_storage_bytes(s->c->node[at].disk, "home/g1-in.rows", &rows);
+    story_say(s, "n%u has %u KB of a snapshot, of %u KB in frames", at,
+              (unsigned)((index + rows) >> 10), (unsigned)(s->c->node[at].taken >> 10));
+}
+
+/* A frame that no peer sends. */
+static void strange(struct story *s, unsigned at, const char *line)
+{
+    const struct vshard_wire_options o = { .size = sizeof o,
+                                           .cluster = { 0xc1,
+                                                        story_option(line, "cluster=", 0x57e2) },
+                                           .node = at % s->c->count + 1 };
+    struct vshard_frame f = { .size = sizeof f, .node = at, .head = "hello", .head_bytes = 5 };
+    unsigned char bytes[FRAME];
+    struct vshard_wire *wire;
+    size_t count = 0;
+
+    vshard_wire_create(&o, &wire);
+    vshard_wire_encode(wire, &f, bytes, sizeof bytes, &count);
+    vshard_wire_destroy(wire);
+    bytes[4] = (unsigned char)story_option(line, "version=", bytes[4]);
+    bytes[count - 1] ^= (unsigned char)story_option(line, "damaged=", 0);
+    story_say(s, "n%u: %s", at,
+              vshard_strerror(vshard_node_recv(s->c->node[at].node, s->c->now, bytes, count)));
+}
+
+static bool look_command(struct story *s, const char *line)
+{
+    unsigned at;
+
+    if (sscanf(line, "shards n%u", &at) == 1)
         shards(s, at);
     else if (sscanf(line, "nodes n%u", &at) == 1)
         nodes(s, at);
+    else if (sscanf(line, "level n%u", &at) == 1)
+        level(s, at);
+    else if (sscanf(line, "collection n%u", &at) == 1)
+        collection(s, at);
+    else if (sscanf(line, "pieces n%u", &at) == 1)
+        pieces(s, at);
     else
         return false;
     return true;
@@ -323,10 +358,14 @@ static bool node_command(struct story *s, char *line)
         restart(s, at, VS_LEVEL + 1);
     } else if (sscanf(line, "back n%u", &at) == 1) {
         restart(s, at, VS_LEVEL);
-    } else if (sscanf(line, "level n%u", &at) == 1) {
-        level(s, at);
+    } else if (sscanf(line, "pause n%u %u ms", &at, &by) == 2) {
+        s->c->node[at].paused_until = s->c->now + by * MS;
+    } else if (sscanf(line, "spoil n%u %u", &at, &by) == 2) {
+        spoil(s, at, by);
+    } else if (sscanf(line, "strange n%u", &at) == 1) {
+        strange(s, at, line);
     } else if (sscanf(line, "join n%u by n%u", &at, &by) == 2) {
-        s->c->node[at].region = (uint32_t)option(line, "region=", 0);
+        s->c->node[at].region = (uint32_t)story_option(line, "region=", 0);
         cluster_join(s->c, at, by);
     } else if (sscanf(line, "leave n%u by n%u", &at, &by) == 2) {
         admin(s, by, "sees one leave",
@@ -354,10 +393,13 @@ static bool command(struct story *s, char *line)
     } else if (sscanf(line, "run %llu ms", &ms) == 1) {
         cluster_run(s->c, ms * MS);
     } else if (strncmp(line, "create", 6) == 0) {
-        collection(s, VSHARD_ADMIN_CREATE, line);
+        create(s, line);
     } else if (strncmp(line, "alter", 5) == 0) {
-        collection(s, VSHARD_ADMIN_ALTER, line);
-    } else if (strncmp(line, "cut", 3) == 0) {
+        alter(s, line);
+    } else if (strcmp(line, "drop") == 0) {
+        admin(s, 1, "drops",
+              (struct vshard_node_admin){ .op = VSHARD_ADMIN_DROP, .name = s->collection });
+    } else if (strncmp(line, "cut ", 4) == 0) {
         cut(s, line);
     } else if (strncmp(line, "store ", 6) == 0) {
         s->c->store_away = strcmp(line, "store away") == 0;
@@ -365,7 +407,7 @@ static bool command(struct story *s, char *line)
         for (uint64_t id = 1; id <= s->c->count; id++)
             s->c->node[id].side = 0;
     } else {
-        return ask_command(s, line) || node_command(s, line);
+        return story_ask(s, line) || look_command(s, line) || node_command(s, line);
     }
     return true;
 }

@@ -254,6 +254,7 @@ int cluster_start(struct cluster *c, uint64_t id)
     n->opened = vs_node_open(&o, n->level != 0 ? n->level : VS_LEVEL, c->now, &n->node);
     fault_storage_defer(n->disk, c->disk_ns != 0);
     n->life++;
+    n->taken = 0;
     if (c->hosted)
         tell_map(c, id);
     return n->opened;
@@ -412,10 +413,12 @@ static void deliver(struct cluster *c)
         disk(c, to);
         return;
     }
-    if (to->node != NULL && from->side == to->side)
+    if (to->node != NULL && from->side == to->side) {
         vshard_node_recv(to->node, c->now, m.bytes, m.count);
-    else
+        to->taken += m.count;
+    } else {
         c->lost++;
+    }
     disk(c, to);
     free(m.bytes);
 }

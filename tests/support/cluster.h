@@ -65,6 +65,7 @@ struct cluster_node {
     uint32_t side;         /* messages pass between nodes of one side */
     uint32_t joins;
     uint32_t life;   /* how often it was started */
+    uint64_t taken;  /* bytes of frames, since then */
     int32_t opened;  /* the status of the last opening */
     uint32_t region; /* when it is formatted */
     uint32_t level;  /* of formats that its library knows (lib/node/level.c), when it is started;
