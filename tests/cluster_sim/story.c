@@ -5,7 +5,8 @@
  *                               `replace` ms loses its replicas; hosted=1: a store has the map;
  *                               requests= backlog= snapshot= segment= cache=: as options of a node;
  *                               spread=10 repeat=300: the network takes up to 10 ms, and gives
- *                               300 of 1,000 messages twice
+ *                               300 of 1,000 messages twice; disk=20: what is written takes
+ *                               up to 20 ms
  *     use birds                 the collection that is meant from now on; at first "words"
  *     create shards=4 replicas=3 learners=0 digits=1 rows=90 family=graph   digits=1: a row has
  *                               the last digit of its key as an attribute
@@ -190,6 +191,13 @@ static void recover(struct story *s, unsigned at, unsigned group, char *lost, un
 
 /* ---- commands ---- */
 
+static void slow_disks(struct cluster *c, uint64_t ns)
+{
+    c->disk_ns = ns;
+    for (uint64_t id = 1; id <= c->founders; id++)
+        fault_storage_defer(c->node[id].disk, ns != 0);
+}
+
 static void begin(struct story *s, const char *line)
 {
     struct vshard_node_options o = { .logger = &s->logger };
@@ -210,6 +218,7 @@ static void begin(struct story *s, const char *line)
     s->c->repeat_per_mille = (uint32_t)story_option(line, "repeat=", 0);
     if (strstr(line, "spread=") != NULL)
         s->c->spread_ns = story_option(line, "spread=", 0) * MS;
+    slow_disks(s->c, story_option(line, "disk=", 0) * MS);
     s->session_count = 0;
     strcpy(s->collection, "words");
 }
