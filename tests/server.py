@@ -37,10 +37,18 @@ loader.exec_module(ctl)
 NODES = (1, 2, 3)
 
 
+given = set()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+    """One that this process has not been given before: it is free again until a server listens."""
+    while True:
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            port = s.getsockname()[1]
+        if port not in given:
+            given.add(port)
+            return port
 
 
 class Cluster:
