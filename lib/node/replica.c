@@ -482,9 +482,21 @@ void vs_replica_rest(struct vshard_node *n, struct vs_replica *r)
     }
 }
 
+/* The first that has not been applied: those before it may still be there, as long as an item
+ * stages. */
+static struct vs_entry *unapplied(const struct vs_replica *r)
+{
+    struct vs_entry *e = r->entries;
+
+    while (e != NULL && e->index <= atomic_load(&r->applied))
+        e = e->next;
+    return e;
+}
+
 void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
 {
     bool stages = r->group != VS_META && vs_plan_stages(&r->plan);
+    struct vs_entry *first;
     struct vs_item *item;
     uint64_t border;
 
@@ -492,21 +504,21 @@ void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
         return;
     if (stages)
         vs_stage_more(n, r);
-    if (r->apply_busy || r->entries == NULL ||
-        (stages && r->entries->index > vs_replica_searchable(r)))
+    first = r->apply_busy ? NULL : unapplied(r);
+    if (first == NULL || (stages && first->index > vs_replica_searchable(r)))
         return;
     take_digest(n, r, false);
     item = vs_item_new(n, VS_ITEM_APPLY, r);
     if (item == NULL)
         return; /* at a later turn */
     /* As many as there are now: their links do not change any more, but for the last's. */
-    item->entry = r->entries;
-    border = (r->entries->index + DIGEST_EVERY - 1) / DIGEST_EVERY * DIGEST_EVERY;
+    item->entry = first;
+    border = (first->index + DIGEST_EVERY - 1) / DIGEST_EVERY * DIGEST_EVERY;
     if (r->snapshot != NULL && r->snapshot->index < border)
         border = r->snapshot->index;
     if (stages && vs_replica_searchable(r) < border)
         border = vs_replica_searchable(r);
-    for (struct vs_entry *e = r->entries;
+    for (struct vs_entry *e = first;
          e != NULL && item->entries < VS_CHUNK_ROWS && e->index <= border; e = e->next)
         item->entries++;
     r->apply_busy = 1;

@@ -4,10 +4,13 @@
  * vshard_node_work() from within the item that writes an export: it must find syncs and
  * searches to do, and no step of apply, however many of those wait. And rows are written
  * faster than they are applied: snapshots are taken all the same. When the node is opened again,
- * it is the thread as worker that opens them. */
+ * it is the thread as worker that opens them. Entries are staged while others are applied, in
+ * whatever order the queues give that: what comes of them must be what a node makes of them
+ * that opens the same log in peace. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 
+#include "node/core.h"
 #include "support/cluster_ask.h"
 #include "support/lone_node.h"
 
@@ -358,5 +361,78 @@ Test(node_workers, a_snapshot_that_cannot_be_opened_halts_its_replica)
     cr_assert_eq(vshard_node_shards(l.node, "words", s, 2, &count), VSHARD_OK);
     cr_expect_eq(s[0].here, 2u);
     cr_expect_eq(s[1].here, 1u);
+    close_node(&l);
+}
+
+/* ---- entries that are staged while others are applied ---- */
+
+static void create_graph(struct lone *l)
+{
+    const struct vshard_collection spec = { .size = sizeof spec,
+                                            .dim = DIM,
+                                            .family = VSHARD_FAMILY_HNSW,
+                                            .train_rows = 256,
+                                            .name = "words" };
+    const struct vshard_node_admin a = {
+        .size = sizeof a, .op = VSHARD_ADMIN_CREATE, .tag = 1, .collection = &spec
+    };
+
+    cr_assert_eq(vshard_node_admin(l->node, l->now, &a), VSHARD_OK);
+    run(l, 1000);
+    cr_assert(l->answers == 1 && l->status == VSHARD_OK);
+}
+
+static void write_range(struct lone *l, uint64_t first, uint32_t count, uint64_t salt)
+{
+    static struct vshard_key keys[1024];
+    static float vectors[1024 * DIM];
+    const struct vshard_node_write w = { .size = sizeof w,
+                                         .count = count,
+                                         .tag = 2,
+                                         .collection = "words",
+                                         .keys = keys,
+                                         .vectors = vectors };
+
+    for (uint64_t i = 0; i < count; i++) {
+        keys[i] = (struct vshard_key){ 0, first + i };
+        vector_of(vectors + i * DIM, first + i, salt);
+    }
+    cr_assert_eq(vshard_node_write(l->node, l->now, &w), VSHARD_OK);
+}
+
+static uint64_t digest_of(struct lone *l)
+{
+    uint64_t digest = 0;
+
+    cr_assert_eq(vs_shard_digest(vs_replica_find(l->node, 1)->shard, &digest), VSHARD_OK);
+    return digest;
+}
+
+Test(node_workers, a_large_entry_goes_on_where_it_was_whatever_is_staged_meanwhile)
+{
+    struct lone l;
+    uint64_t random = 1, digest, partly = 0;
+
+    open_node(&l, (struct vshard_node_options){ .size = 0 });
+    create_graph(&l);
+    for (uint64_t i = 0; i < 20; i++) {
+        struct vs_replica *r = vs_replica_find(l.node, 1);
+
+        write_range(&l, random_below(&random, 2000), 1 + (uint32_t)random_below(&random, 3), i);
+        write_range(&l, random_below(&random, 1000), 600, i);
+        for (uint64_t k = random_below(&random, 12); k > 0; k--) {
+            search_words(&l);
+            tick(&l);
+            vshard_node_work(l.node);
+            partly += r->row != 0 && r->entries->index <= atomic_load(&r->applied);
+        }
+    }
+    cr_expect_gt(partly, 0u, "nothing stood before an entry that was applied in part");
+    run(&l, 2000);
+    digest = digest_of(&l);
+    vshard_node_close(l.node);
+    open_again(&l, (struct vshard_node_options){ .size = 0 });
+    run(&l, 2000);
+    cr_expect_eq(digest_of(&l), digest, "an entry was applied in another way");
     close_node(&l);
 }
