@@ -10,7 +10,8 @@
  * from one to the other meanwhile is found once at least. A row from below is passed over
  * if the tail had another for its key when the search began, or if the key has been found
  * in the tail already. Then fewer may be left than were asked for, and more are asked for
- * below, unless those that are there are nearer than anything below can be. */
+ * below, unless those that are there are nearer than anything below can be. Where as many as
+ * may be asked for are not enough, those that are passed over are first told apart. */
 #include "shard/keymap.h"
 
 #include <math.h>
@@ -24,6 +25,9 @@ struct hunt {
     struct vshard_merge_hit *fresh; /* [fresh_count] of the tail */
     struct vs_keymap mine;          /* their keys */
     uint32_t fresh_count;
+    uint32_t cut;    /* VSHARD_LIMIT_* that cut the last search of an index */
+    uint64_t *open;  /* bits of the rows below that nothing hides; NULL: all are asked for */
+    uint64_t rows;   /* bits */
     uint64_t staged; /* entries that the tail reflected when this began */
     uint64_t step;   /* and steps that were complete when what is below was searched */
 };
@@ -37,8 +41,11 @@ static int ask(struct hunt *h, struct vshard_index *index, uint32_t k, struct vs
 {
     const struct vs_shard_query *q = h->q;
     bool walks = index == h->s->index; /* a tail is scanned, whatever the effort */
+    bool some = walks && h->open != NULL;
     const struct vshard_filter filter = { .size = sizeof filter,
-                                          .kind = VSHARD_FILTER_WHERE,
+                                          .kind = some ? VSHARD_FILTER_BITS : VSHARD_FILTER_WHERE,
+                                          .count = some ? h->rows : 0,
+                                          .bits = some ? h->open : NULL,
                                           .where = q->where,
                                           .where_bytes = q->where_bytes };
     struct vshard_search_info info = { .size = sizeof info };
@@ -49,7 +56,7 @@ static int ask(struct hunt *h, struct vshard_index *index, uint32_t k, struct vs
         .flags = (q->exact ? VSHARD_SEARCH_EXACT : 0u) |
                  (bounded(q->bound) ? (uint32_t)VSHARD_SEARCH_WITHIN : 0u),
         .info = &info,
-        .filter = q->where != NULL ? &filter : NULL,
+        .filter = q->where != NULL || some ? &filter : NULL,
         .clock = q->deadline_ns != 0 ? q->clock : NULL,
         .deadline_ns = q->clock != NULL ? q->deadline_ns : 0,
         .cancel = q->cancel,
@@ -57,6 +64,7 @@ static int ask(struct hunt *h, struct vshard_index *index, uint32_t k, struct vs
     };
     int rc = vshard_index_search(index, q->vector, 1, k, found, &o);
 
+    h->cut = info.limits;
     h->answer->limits |= info.limits;
     h->answer->distances += info.distances;
     return rc;
@@ -173,29 +181,89 @@ static uint32_t join(const struct hunt *h, const struct room *m, struct vshard_m
     uint32_t i = 0, j = 0, count = 0;
 
     while (count < h->q->k && (i < m->count || j < h->fresh_count)) {
-        bool below = j == h->fresh_count ||
-                     (i < m->count && m->rows[i].distance <= h->fresh[j].distance);
+        bool below =
+            j == h->fresh_count || (i < m->count && m->rows[i].distance <= h->fresh[j].distance);
 
         hits[count++] = below ? m->rows[i++] : h->fresh[j++];
     }
     return count;
 }
 
+static void close_row(struct hunt *h, struct vshard_key key)
+{
+    uint32_t row = hidden(h, key) ? vs_keymap_find(&h->s->map, key) : VS_NO_ROW;
+
+    if (row != VS_NO_ROW && row < h->rows)
+        h->open[row / 64] &= ~(1ull << row % 64);
+}
+
+static size_t open_bytes(const struct hunt *h)
+{
+    return (size_t)(h->rows / 64 + 1) * sizeof *h->open;
+}
+
+/* From here on only rows that nothing hides are asked for below. */
+static int tell_apart(struct hunt *h)
+{
+    const struct vs_keymap *tail = &h->tail->map;
+
+    vs_guard_read(&h->s->guard);
+    h->rows = h->s->map.count;
+    vs_guard_read_end(&h->s->guard);
+    h->open = vs_alloc(h->allocator, open_bytes(h));
+    if (h->open == NULL)
+        return VSHARD_ENOMEM;
+    memset(h->open, 0xff, open_bytes(h));
+    vs_guard_read(&h->tail->guard);
+    vs_guard_read(&h->s->guard);
+    for (uint32_t i = 0; i < tail->count; i++) {
+        if (tail->row[i].state != VS_ROW_FREE)
+            close_row(h, tail->row[i].key);
+    }
+    for (uint32_t i = 0; i < h->fresh_count; i++)
+        close_row(h, h->fresh[i].key);
+    vs_guard_read_end(&h->s->guard);
+    vs_guard_read_end(&h->tail->guard);
+    return VSHARD_OK;
+}
+
+/* Whether there may be rows below that belong to the answer, and were not asked for: they are
+ * no nearer than the last that was. */
+static bool wants_more(const struct hunt *h, const struct room *m, uint32_t count,
+                       const struct vshard_merge_hit *hits)
+{
+    const struct vshard_hit *last = &m->found[m->k - 1];
+
+    return h->tail != NULL && h->open == NULL && m->count < m->k && last->id != VSHARD_ID_NONE &&
+           !(count == h->q->k && hits[count - 1].distance <= last->distance);
+}
+
+/* What has been found is not given up for what is found in too little time. */
 static int search_below(struct hunt *h, struct vshard_merge_hit *hits)
 {
-    for (uint32_t k = h->q->k;; k = more_than(k)) {
-        struct room m;
-        int rc = search_once(h, h->s, k, &m);
-        uint32_t count = rc == VSHARD_OK ? join(h, &m, hits) : 0;
-        /* A row below that has not been asked for is no nearer than the last that was. */
-        bool all = rc != VSHARD_OK || h->tail == NULL || m.count == k || !full(&m) ||
-                   (count == h->q->k && hits[count - 1].distance <= m.found[k - 1].distance);
+    uint32_t k = h->q->k;
+    bool more = true, again = false;
+    int rc = VSHARD_OK;
 
+    while (rc == VSHARD_OK && more) {
+        struct room m;
+
+        rc = search_once(h, h->s, k, &m);
+        more = rc == VSHARD_OK && !(again && h->cut != 0);
+        if (more) {
+            h->answer->found = join(h, &m, hits);
+            more = wants_more(h, &m, h->answer->found, hits);
+        }
         room_free(h, &m);
-        h->answer->found = count;
-        if (all)
-            return rc;
+        again = true;
+        if (more && k == VSHARD_K_MAX) {
+            rc = tell_apart(h);
+            k = h->q->k;
+        } else {
+            k = more_than(k);
+        }
     }
+    return rc;
 }
 
 int vs_shard_search(struct vs_shard *s, const struct vs_shard_query *q,
@@ -222,5 +290,6 @@ int vs_shard_search(struct vs_shard *s, const struct vs_shard_query *q,
         vs_tail_leave(s->tail, phase);
     vs_keymap_fini(&h.mine);
     vs_free(h.allocator, h.fresh, q->k * sizeof *h.fresh);
+    vs_free(h.allocator, h.open, open_bytes(&h));
     return rc;
 }

@@ -2,8 +2,8 @@
  * same.
  *
  * Method: random entries are staged, and applied some steps later, by chance; after each step
- * all that a search says, and every row, is compared with an array to which everything staged has been done.
- * A twin applies the same entries and stages none. */
+ * all that a search says, and every row, is compared with an array to which everything staged has
+ * been done. A twin applies the same entries and stages none. */
 #include <criterion/criterion.h>
 
 #include "shard/keymap.h"
@@ -190,6 +190,81 @@ Test(shard_tail, takes_so_many_rows_and_whatever_comes_alone)
     cr_expect_eq(kept_of(s), 0u);
     cr_expect_eq(stage(s, index, VS_BATCH_ADD, 0, 9000, 1, 0), VSHARD_OK);
     cr_expect_eq(stage(s, index + 1, VS_BATCH_ADD, 0, 1, 1, 0), VSHARD_EBUSY);
+    vs_shard_destroy(s);
+}
+
+/* ---- more is hidden than a search may ask for ---- */
+
+static uint32_t search_many(struct vs_shard *s, uint32_t k, uint32_t exact,
+                            struct vshard_merge_hit *hit)
+{
+    const float query[SHARD_DIM] = { 0.5f };
+    struct vs_shard_query q = { .vector = query, .k = k, .exact = exact, .bound = INFINITY };
+    struct vs_shard_answer a;
+
+    cr_assert_eq(vs_shard_search(s, &q, hit, &a), VSHARD_OK);
+    return a.found;
+}
+
+Test(shard_tail, hides_no_row_behind_those_that_are_gone)
+{
+    static struct vshard_merge_hit hit[VSHARD_K_MAX];
+    struct vs_shard *s = make(NULL, 0);
+
+    cr_assert_eq(shard_do(s, 1, VS_BATCH_ADD, 0, 9000, 1, 0, 0), VSHARD_OK);
+    cr_assert_eq(stage(s, 2, VS_BATCH_REMOVE, 0, 2000, 1, 0), VSHARD_OK);
+    for (uint32_t exact = 0; exact < 2; exact++)
+        cr_expect_eq(search_many(s, VSHARD_K_MAX, exact, hit), (uint32_t)VSHARD_K_MAX);
+    cr_assert_eq(shard_do(s, 2, VS_BATCH_REMOVE, 0, 2000, 1, 0, 0), VSHARD_OK);
+    cr_expect_eq(kept_of(s), 0u);
+    cr_assert_eq(stage(s, 3, VS_BATCH_REMOVE, 0, 8990, 1, 0), VSHARD_OK);
+    for (uint32_t exact = 0; exact < 2; exact++) {
+        cr_expect_eq(search_many(s, 10, exact, hit), 10u);
+        for (uint32_t i = 0; i < 10; i++)
+            cr_expect_geq(hit[i].key.lo, 8990u);
+    }
+    vs_shard_destroy(s);
+}
+
+/* ---- deadlines ---- */
+
+struct looks {
+    uint64_t left;
+};
+
+static uint64_t now_ns(void *ctx)
+{
+    struct looks *l = ctx;
+
+    return l->left == 0 ? 2 : (l->left--, 0);
+}
+
+/* Who has more time finds nothing that is farther. */
+Test(shard_tail, is_cut_short_and_does_not_forget_what_was_found)
+{
+    struct vs_shard *s = make(NULL, 0);
+    float least = INFINITY, query[SHARD_DIM] = { 0.5f };
+
+    cr_assert_eq(shard_do(s, 1, VS_BATCH_ADD, 0, 800, 1, 0, 0), VSHARD_OK);
+    cr_assert_eq(stage(s, 2, VS_BATCH_REMOVE, 400, 400, 1, 0), VSHARD_OK);
+    for (uint64_t looks = 0; looks < 100; looks++) {
+        struct looks left = { looks };
+        const struct vshard_clock clock = { .ctx = &left, .now_ns = now_ns };
+        struct vs_shard_query q = { .vector = query,
+                                    .k = 10,
+                                    .exact = 1,
+                                    .bound = INFINITY,
+                                    .clock = &clock,
+                                    .deadline_ns = 1 };
+        struct vshard_merge_hit hit[10];
+        struct vs_shard_answer a;
+
+        cr_assert_eq(vs_shard_search(s, &q, hit, &a), VSHARD_OK);
+        if (a.found == 0)
+            continue;
+        cr_expect_leq(hit[0].distance, least, "after %d looks at the clock", (int)looks);
+        least = hit[0].distance;
+    }
     vs_shard_destroy(s);
 }
 
