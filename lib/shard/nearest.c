@@ -96,9 +96,11 @@ static uint32_t look_up(const struct hunt *h, struct vs_shard *s, uint64_t since
         vs_guard_read(&h->tail->guard);
     vs_guard_read(&s->guard);
     for (uint32_t i = 0; i < k && found[i].id != VSHARD_ID_NONE; i++) {
-        const struct vs_row *r = &s->map.row[found[i].id];
+        /* A tail may have begun anew. */
+        const struct vs_row *r = found[i].id < s->map.count ? &s->map.row[found[i].id] : NULL;
 
-        if (r->state == VS_ROW_LIVE && r->born <= since && !(covered && hidden(h, r->key)))
+        if (r != NULL && r->state == VS_ROW_LIVE && r->born <= since &&
+            !(covered && hidden(h, r->key)))
             hits[count++] = (struct vshard_merge_hit){ r->key, r->version, found[i].distance, 0 };
     }
     vs_guard_read_end(&s->guard);

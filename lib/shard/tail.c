@@ -102,13 +102,39 @@ void vs_shard_release(struct vs_shard *s)
 
 /* ---- leaving ---- */
 
+/* Rows that are as many as a search can scan in passing. */
+static uint64_t room_of(const struct vs_shard *tail)
+{
+    uint64_t room = TAIL_BYTES / vs_plan_vector_bytes(&tail->plan);
+
+    return room < TAIL_ROWS_MIN ? TAIL_ROWS_MIN : room > TAIL_ROWS_MAX ? TAIL_ROWS_MAX : room;
+}
+
 static void count_kept(struct vs_shard *tail)
 {
-    uint32_t kept = (uint32_t)(tail->map.live + tail->map.tombstones);
+    atomic_store(&tail->kept, (uint32_t)(tail->map.live + tail->map.tombstones));
+}
 
-    atomic_store(&tail->kept, kept);
-    if (kept == 0)
-        tail->payload_bytes = 0;
+static void count_payloads(struct vs_shard *tail)
+{
+    tail->payload_bytes = 0;
+    for (uint32_t i = 0; i < tail->map.count; i++)
+        tail->payload_bytes += tail->map.row[i].payload_bytes;
+}
+
+/* Nothing is left: numbers begin from 0 again, so that who looks at all rows has few to look at.
+ * Of an entry that was larger than the room the memory goes, too. */
+static void begin_anew(struct vs_shard *tail)
+{
+    bool large = tail->map.count > room_of(tail);
+
+    vs_guard_write(&tail->guard);
+    if (large)
+        vs_keymap_fini(&tail->map);
+    tail->map.count = tail->map.free = 0;
+    vs_guard_write_end(&tail->guard);
+    if (large)
+        vshard_index_maintain(tail->index, 0, NULL); /* without memory for that, another time */
 }
 
 /* What was written last by an entry up to `through` hides nothing from here on. */
@@ -194,8 +220,11 @@ static int leave(struct vs_shard *tail, uint64_t applied)
         rc = take_out(tail);
         if (rc == VSHARD_OK)
             tail->leaving = 0;
+        count_payloads(tail);
     }
     count_kept(tail);
+    if (tail->map.count != 0 && tail->map.live + tail->map.tombstones == 0)
+        begin_anew(tail);
     return rc;
 }
 
@@ -230,10 +259,8 @@ static int repeated(struct vs_shard *s, uint64_t index, struct vshard_key reques
 static bool has_room(const struct vs_shard *tail, const struct vs_batch *b)
 {
     uint64_t rows = tail->map.live + tail->map.tombstones;
-    uint64_t room = TAIL_BYTES / vs_plan_vector_bytes(&tail->plan);
 
-    room = room < TAIL_ROWS_MIN ? TAIL_ROWS_MIN : room > TAIL_ROWS_MAX ? TAIL_ROWS_MAX : room;
-    return rows == 0 || (rows + b->count <= room && tail->payload_bytes <= TAIL_BYTES &&
+    return rows == 0 || (rows + b->count <= room_of(tail) && tail->payload_bytes <= TAIL_BYTES &&
                          b->payload_bytes <= TAIL_BYTES - tail->payload_bytes);
 }
 

@@ -1,9 +1,10 @@
-/* shard_tail.c - entries are searchable before they are applied, and what comes of them is the
- * same.
+/* shard_tail.c - entries are searchable before they are applied, and what comes
+ * of them is the same.
  *
- * Method: random entries are staged, and applied some steps later, by chance; after each step
- * all that a search says, and every row, is compared with an array to which everything staged has
- * been done. A twin applies the same entries and stages none. */
+ * Method: random entries are staged, and applied some steps later, by chance;
+ * after each step all that a search says, and every row, is compared with an
+ * array to which everything staged has been done. A twin applies the same
+ * entries and stages none. */
 #include <criterion/criterion.h>
 
 #include "shard/keymap.h"
@@ -193,6 +194,89 @@ Test(shard_tail, takes_so_many_rows_and_whatever_comes_alone)
     vs_shard_destroy(s);
 }
 
+enum { WIDE = 8 };
+
+/* WIDE rows, of 64 KiB each beside their vectors. */
+static void *wide_entry(uint64_t index, size_t *bytes)
+{
+    static char wide[VS_PAYLOAD_MAX];
+    struct vshard_key keys[WIDE];
+    const void *payloads[WIDE];
+    uint32_t lengths[WIDE];
+    float vectors[WIDE * SHARD_DIM] = { 0 };
+    const struct vs_batch_source b = { .kind = VS_BATCH_ADD,
+                                       .count = WIDE,
+                                       .vector_bytes = 4 * SHARD_DIM,
+                                       .attribute_count = SHARD_ATTRIBUTES,
+                                       .attributes = shard_attributes,
+                                       .keys = keys,
+                                       .payloads = payloads,
+                                       .payload_bytes = lengths,
+                                       .vectors = vectors };
+    void *entry;
+
+    for (uint32_t i = 0; i < WIDE; i++) {
+        keys[i] = (struct vshard_key){ 7, WIDE * index + i };
+        payloads[i] = wide;
+        lengths[i] = VS_PAYLOAD_MAX;
+    }
+    *bytes = vs_batch_bytes(&b);
+    entry = malloc(*bytes);
+    vs_batch_encode(&b, entry);
+    return entry;
+}
+
+static int stage_wide(struct vs_shard *s, uint64_t index)
+{
+    size_t bytes;
+    void *entry = wide_entry(index, &bytes);
+    int rc = vs_shard_stage(s, index, entry, bytes);
+
+    free(entry);
+    return rc;
+}
+
+/* What has left gives its payloads' room to what comes. */
+Test(shard_tail, takes_so_many_payloads)
+{
+    struct vs_shard *s = make(NULL, 0);
+    uint64_t index = 0;
+
+    while (stage_wide(s, index + 1) == VSHARD_OK)
+        index++;
+    cr_expect_eq(index, 8u, "4 MiB");
+    for (uint64_t i = 1; i <= 3; i++) {
+        size_t bytes;
+        void *entry = wide_entry(i, &bytes);
+
+        cr_assert_eq(shard_apply(s, i, entry, bytes), VSHARD_OK);
+        free(entry);
+    }
+    cr_expect_eq(kept_of(s), 5u * WIDE);
+    for (uint64_t i = 1; i <= 3; i++)
+        cr_expect_eq(stage_wide(s, index + i), VSHARD_OK);
+    cr_expect_eq(stage_wide(s, index + 4), VSHARD_EBUSY);
+    vs_shard_destroy(s);
+}
+
+Test(shard_tail, is_small_again_after_a_first_load)
+{
+    struct vs_shard *s = make(NULL, 0);
+    struct vshard_index_stats before = { .size = sizeof before }, after = before;
+
+    vshard_index_stats(s->tail->index, &before);
+    cr_assert_eq(stage(s, 1, VS_BATCH_ADD, 0, 9000, 1, 0), VSHARD_OK);
+    cr_assert_eq(shard_do(s, 1, VS_BATCH_ADD, 0, 9000, 1, 0, 0), VSHARD_OK);
+    cr_expect_eq(kept_of(s), 0u);
+    vshard_index_stats(s->tail->index, &after);
+    cr_expect_eq(s->tail->map.count, 0u, "each step would look at all of them");
+    cr_expect_eq(stage(s, 2, VS_BATCH_ADD, 0, 3000, 2, 0), VSHARD_OK);
+    cr_assert_eq(shard_do(s, 2, VS_BATCH_ADD, 0, 3000, 2, 0, 0), VSHARD_OK);
+    cr_expect_eq(kept_of(s), 0u);
+    vshard_index_stats(s->tail->index, &after);
+    vs_shard_destroy(s);
+}
+
 /* ---- more is hidden than a search may ask for ---- */
 
 static uint32_t search_many(struct vs_shard *s, uint32_t k, uint32_t exact,
@@ -268,8 +352,8 @@ Test(shard_tail, is_cut_short_and_does_not_forget_what_was_found)
     vs_shard_destroy(s);
 }
 
-/* The shard may forget a request over the entries that wait: then it is not known now whether
- * it has been done by the time that the entry is applied. */
+/* The shard may forget a request over the entries that wait: then it is not
+ * known now whether it has been done by the time that the entry is applied. */
 Test(shard_tail, waits_where_a_request_may_be_forgotten)
 {
     struct vs_shard *s = make(NULL, 0);
