@@ -145,7 +145,7 @@ static int search_once(struct hunt *h, struct vs_shard *s, uint32_t k, struct ro
 
 static bool full(const struct room *m)
 {
-    return m->found[m->k - 1].id != VSHARD_ID_NONE && m->k < VSHARD_K_MAX;
+    return m->found[m->k - 1].id != VSHARD_ID_NONE;
 }
 
 static uint32_t more_than(uint32_t k)
@@ -158,7 +158,8 @@ static int search_tail(struct hunt *h)
     struct room m;
     int rc = search_once(h, h->tail, h->q->k, &m);
 
-    while (rc == VSHARD_OK && m.count < h->q->k && full(&m)) { /* some have just left */
+    /* Some have just left. */
+    while (rc == VSHARD_OK && m.count < h->q->k && full(&m) && m.k < VSHARD_K_MAX) {
         uint32_t k = more_than(m.k);
 
         room_free(h, &m);
@@ -234,10 +235,8 @@ static int tell_apart(struct hunt *h)
 static bool wants_more(const struct hunt *h, const struct room *m, uint32_t count,
                        const struct vshard_merge_hit *hits)
 {
-    const struct vshard_hit *last = &m->found[m->k - 1];
-
-    return h->tail != NULL && h->open == NULL && m->count < m->k && last->id != VSHARD_ID_NONE &&
-           !(count == h->q->k && hits[count - 1].distance <= last->distance);
+    return h->tail != NULL && h->open == NULL && m->count < m->k && full(m) &&
+           !(count == h->q->k && hits[count - 1].distance <= m->found[m->k - 1].distance);
 }
 
 /* What has been found is not given up for what is found in too little time. */

@@ -71,17 +71,11 @@ void vs_shard_destroy(struct vs_shard *s)
 
 void vs_shard_stats(const struct vs_shard *s, struct vs_shard_stats *stats)
 {
-    struct vshard_index_stats i = { .size = sizeof i };
-
     *stats = (struct vs_shard_stats){ .applied = s->applied,
                                       .rows = s->map.live,
                                       .tombstones = s->map.tombstones,
                                       .fenced = s->fenced,
                                       .repeated = s->repeated };
-    if (vshard_index_stats(s->index, &i) == VSHARD_OK)
-        stats->bytes = i.heap_bytes + s->map.cap * (sizeof(struct vs_row) + 8);
-    if (s->tail != NULL && vshard_index_stats(s->tail->index, &i) == VSHARD_OK)
-        stats->bytes += i.heap_bytes;
 }
 
 int vs_shard_digest(const struct vs_shard *s, uint64_t *digest)

@@ -143,7 +143,6 @@ struct vs_shard_stats {
     uint64_t tombstones;
     uint64_t fenced;   /* rows passed over, since a newer version was there */
     uint64_t repeated; /* entries passed over, since their request had been applied */
-    uint64_t bytes;    /* of memory, about */
 };
 
 void vs_shard_stats(const struct vs_shard *s, struct vs_shard_stats *stats);

@@ -46,11 +46,9 @@ int vs_tail_create(struct vs_shard *s)
     plan.m = plan.ef_construction = plan.train_rows = plan.profile = 0;
     plan.executor = NULL;
     rc = vs_shard_create(&plan, &s->tail);
-    if (rc != VSHARD_OK)
-        return rc;
-    s->tail->below = s;
-    vs_keymap_init(&s->tail->asked, plan.allocator);
-    return VSHARD_OK;
+    if (rc == VSHARD_OK)
+        s->tail->below = s;
+    return rc;
 }
 
 uint64_t vs_shard_searchable(const struct vs_shard *s)
