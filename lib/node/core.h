@@ -683,6 +683,8 @@ bool vs_peer_alive(struct vshard_node *n, uint64_t node, uint64_t silence_ns);
 bool vs_peer_mapless(struct vshard_node *n, uint64_t node);
 /* It is heard of and is not mapless: it does what the map says. */
 bool vs_peer_follows(struct vshard_node *n, uint64_t node);
+/* Heard of within some elections. */
+bool vs_peer_here(struct vshard_node *n, uint64_t node);
 /* What is known of a group's replicas elsewhere, [*count]. */
 const struct vs_hint *vs_hints_of(const struct vshard_node *n, uint64_t group, uint32_t *count);
 void vs_hint_put(struct vshard_node *n, const struct vs_hint *hint);
@@ -779,6 +781,14 @@ uint64_t vs_leader_of(struct vshard_node *n, uint64_t group);
 /* Five of 64 bits: a set is the bits of all its members. Who misses one is no member; who has
  * all is one, but for some in a thousand. */
 uint64_t vs_member_bits(uint64_t node, uint64_t incarnation);
+
+/* Members of a group, and one of them; NULL: it is none. */
+struct vs_members {
+    struct vshard_raft_member member[VSHARD_RAFT_MEMBERS_MAX];
+    uint32_t count;
+};
+const struct vshard_raft_member *vs_member_find(const struct vs_members *m, uint64_t node,
+                                                uint64_t incarnation);
 
 /* ---- hosted.c: the map, where the host keeps it ---- */
 

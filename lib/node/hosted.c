@@ -193,7 +193,7 @@ bool vs_leads_map(struct vshard_node *n)
     if (!n->hosted.given || self == NULL || self->incarnation != n->incarnation)
         return false;
     for (const struct vs_meta_node *x = n->meta.node; x < self; x++) {
-        if (vs_peer_alive(n, x->node, 4 * n->o.election_ns))
+        if (vs_peer_here(n, x->node))
             return false;
     }
     return true;

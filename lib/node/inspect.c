@@ -112,17 +112,14 @@ int vshard_node_shards(struct vshard_node *n, const char *collection,
 /* Of the map's group; 0 where it is none. */
 static uint32_t role_in_map(struct vshard_node *n, const struct vs_meta_node *x)
 {
-    struct vshard_raft_member member[VSHARD_RAFT_MEMBERS_MAX];
-    uint32_t count = 0;
+    struct vs_members now = { .count = 0 };
+    const struct vshard_raft_member *m;
 
     if (vs_hosted(n))
         return VSHARD_RAFT_LEARNER;
-    vshard_raft_members(n->raft, VS_META, member, &count);
-    for (uint32_t i = 0; i < count; i++) {
-        if (member[i].node == x->node && member[i].incarnation == x->incarnation)
-            return member[i].role;
-    }
-    return 0;
+    vshard_raft_members(n->raft, VS_META, now.member, &now.count);
+    m = vs_member_find(&now, x->node, x->incarnation);
+    return m != NULL ? m->role : 0;
 }
 
 static uint32_t replicas_of(const struct vs_cluster *m, uint64_t node)
@@ -153,7 +150,7 @@ static void fill_peer(struct vshard_node *n, uint32_t at, struct vshard_peer_sta
                                        .level = n->meta.announced[at],
                                        .replicas = replicas_of(&n->meta, x->node) };
     to->silence_ns = x->node == n->node ? 0 : heard != 0 ? n->now - heard : UINT64_MAX;
-    if (vs_peer_alive(n, x->node, 4 * n->o.election_ns))
+    if (vs_peer_here(n, x->node))
         to->flags |= VSHARD_PEER_ALIVE;
     if (n->meta.leaving[at])
         to->flags |= VSHARD_PEER_LEAVES;

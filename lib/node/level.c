@@ -41,8 +41,7 @@ static uint32_t announced(struct vshard_node *n, const struct vs_meta_node *x)
 
     if (x->node == n->node)
         return x->incarnation == n->incarnation ? n->level : 0;
-    if (p == NULL || p->incarnation != x->incarnation ||
-        !vs_peer_alive(n, x->node, 4 * n->o.election_ns))
+    if (p == NULL || p->incarnation != x->incarnation || !vs_peer_here(n, x->node))
         return TRAP(70) ? n->level : 0;
     return p->level;
 }

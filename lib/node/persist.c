@@ -347,7 +347,6 @@ bool vs_poll_log(struct vshard_node *n)
 
 /* ---- marks ---- */
 
-/* A snapshot that came from elsewhere leaves nothing of the old log behind it. */
 /* That the last entries of a group are committed stands nowhere until more is written. */
 void vs_persist_commit(struct vshard_node *n, struct vs_replica *r)
 {
@@ -362,6 +361,7 @@ void vs_persist_commit(struct vshard_node *n, struct vs_replica *r)
         r->commit = record.index;
 }
 
+/* A snapshot that came from elsewhere leaves nothing of the old log behind it. */
 int vs_mark(struct vshard_node *n, struct vs_replica *r, uint64_t through, uint64_t term)
 {
     unsigned char payload[16];

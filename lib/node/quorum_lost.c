@@ -6,9 +6,9 @@
  *
  * The map goes on naming the lost nodes until they are removed from it. That harms nobody:
  * the steward asks for no member that is not there, lets none vote in a recovered group that has
- * not shown that it follows, and counts only those whom the group counts. So one that comes back as it was may: if
- * it has what was given up, the core halts its replica. One whose replica of the map has halted
- * goes by an old map. It says so in its gossip, gives away what it leads and configures
+ * not shown that it follows, and counts only those whom the group counts. So one that comes back as
+ * it was may: if it has what was given up, the core halts its replica. One whose replica of the map
+ * has halted goes by an old map. It says so in its gossip, gives away what it leads and configures
  * nothing, and no group prefers it as leader or moves to it; what shards it has, it serves. What
  * it had created by that map cannot be taken for anything else, because groups are numbered
  * apart in each epoch. */

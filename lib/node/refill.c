@@ -2,9 +2,10 @@
  *
  * Its log is right, as every replica's is: what went wrong is what came of it, by a fault
  * of memory, say. So the state is thrown away and made again from the newest snapshot of
- * this replica and the entries behind it, which are in the write-ahead log. Until it is
- * where it was, the replica answers nothing. If it differs again, its snapshot is wrong,
- * too, and it halts: its node must lose its directory and join again.
+ * this replica and the entries behind it, which are in the write-ahead log. Until these wait
+ * to be applied, it answers nothing; then who asks for no freshness may get what is older than
+ * it was. If it differs again, its snapshot is wrong, too, and it halts: its node must lose its
+ * directory and join again.
  *
  * Which of two that differ is wrong: the one whose digest fewer replicas name, and among as
  * many, the one that does not lead. */

@@ -209,16 +209,11 @@ void vs_steward_map(struct vshard_node *n)
 
 static bool silent(struct vshard_node *n, uint64_t node)
 {
-    return !vs_peer_alive(n, node, 4 * n->o.election_ns);
+    return !vs_peer_here(n, node);
 }
 
-struct vs_members {
-    struct vshard_raft_member member[VSHARD_RAFT_MEMBERS_MAX];
-    uint32_t count;
-};
-
-static const struct vshard_raft_member *find_member(const struct vs_members *m, uint64_t node,
-                                                    uint64_t incarnation)
+const struct vshard_raft_member *vs_member_find(const struct vs_members *m, uint64_t node,
+                                                uint64_t incarnation)
 {
     for (uint32_t i = 0; i < m->count; i++) {
         if (m->member[i].node == node && m->member[i].incarnation == incarnation)
@@ -281,7 +276,7 @@ static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
     to->count = 0;
     for (uint32_t i = 0; i < count; i++) {
         const struct vs_meta_node *x = &named[i];
-        const struct vshard_raft_member *m = find_member(now, x->node, x->incarnation);
+        const struct vshard_raft_member *m = vs_member_find(now, x->node, x->incarnation);
         bool shall =
             vs_cluster_votes(&n->meta, x->node) && (shard != NULL || voters < VS_META_VOTERS);
         bool votes = shall && may_vote(n, r->group, x, m);
@@ -310,7 +305,7 @@ static bool same_members(const struct vs_members *a, const struct vs_members *b)
 {
     for (uint32_t i = 0; i < a->count; i++) {
         const struct vshard_raft_member *x = &a->member[i];
-        const struct vshard_raft_member *y = find_member(b, x->node, x->incarnation);
+        const struct vshard_raft_member *y = vs_member_find(b, x->node, x->incarnation);
 
         if (y == NULL || y->role != x->role || y->priority != x->priority)
             return false;

@@ -235,9 +235,14 @@ bool vs_peer_mapless(struct vshard_node *n, uint64_t node)
     return node == n->node ? n->replica[0]->status != VSHARD_OK : p != NULL && p->mapless;
 }
 
+bool vs_peer_here(struct vshard_node *n, uint64_t node)
+{
+    return vs_peer_alive(n, node, 4 * n->o.election_ns);
+}
+
 bool vs_peer_follows(struct vshard_node *n, uint64_t node)
 {
-    return vs_peer_alive(n, node, 4 * n->o.election_ns) && !vs_peer_mapless(n, node);
+    return vs_peer_here(n, node) && !vs_peer_mapless(n, node);
 }
 
 /* Hints lie by group, then node. */
