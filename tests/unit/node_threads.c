@@ -13,20 +13,9 @@
 #include <time.h>
 
 #include "support/cluster_ask.h"
+#include "support/sanitized.h"
 
-/* Under ThreadSanitizer a second is a minute, and under the others several: then fewer rows,
- * and nothing about time. */
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) || defined(SANITIZED)
-enum { ROWS = 1500, SLOW = 1 };
-#else
-enum { ROWS = 10000, SLOW = 0 };
-#endif
-
+enum { ROWS = SANITIZED ? 1500 : 10000, SLOW = SANITIZED };
 enum { NODES = 3, WORKERS = 2, MESSAGES = 1 << 16 };
 
 struct rig;

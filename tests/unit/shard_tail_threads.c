@@ -10,19 +10,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "support/sanitized.h"
 #include "support/shard_data.h"
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) || defined(SANITIZED)
-enum { ENTRIES = 600 };
-#else
-enum { ENTRIES = 4000 };
-#endif
-
+enum { ENTRIES = SANITIZED ? 600 : 4000 };
 enum { DIM = 8, KEYS = 64, KEPT = 48, TOGETHER = 5, AHEAD = 40, READERS = 2, HITS = 4 };
 
 struct rig {
