@@ -143,8 +143,10 @@ static void settle(struct bench *b)
     for (;;) {
         for (uint32_t i = 1; i <= REPLICAS; i++)
             catch_up(b, i);
-        if (b->head == b->tail)
+        if (b->head == b->tail) {
+            b->head = b->tail = 0; /* as a host takes up again the buffer that it had last */
             return;
+        }
         while (b->head != b->tail) {
             struct packet *p = &b->queue[b->head++ % QUEUE];
             step(b, p->to,
