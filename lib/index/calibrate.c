@@ -95,7 +95,7 @@ static struct vs_query query_of(const struct calibrating *c, uint32_t at, struct
 
     if (c->queries == NULL)
         return query_of_row(c->x, c->asked[at].slot, s);
-    vs_query_check(c->x, c->queries + at * vs_vector_bytes(c->x), s, &q);
+    vs_query_check(c->x, c->queries + at * vs_vector_bytes(c->x), true, s, &q);
     return q;
 }
 

@@ -23,12 +23,14 @@ void vs_column_init(struct vs_column *c, size_t stride)
 
 void vs_column_free(struct vs_column *c, const struct vshard_allocator *a)
 {
-    size_t stride = c->stride;
-    bool tight = c->tight;
+    struct vs_block *blocks = c->blocks;
 
-    vs_column_fini(c, a);
-    c->stride = stride;
-    c->tight = tight;
+    c->blocks = NULL;
+    c->table_cap = 0;
+    c->table = NULL;
+    c->extents = 0;
+    c->heap_bytes = 0;
+    vs_blocks_free(blocks, a);
 }
 
 void vs_column_fini(struct vs_column *c, const struct vshard_allocator *a)

@@ -19,7 +19,7 @@ struct vs_block;
 
 struct vs_column {
     unsigned char *_Atomic *_Atomic table; /* [table_cap] first byte of each extent */
-    size_t stride;                         /* bytes from one row to the next */
+    _Atomic size_t stride;                 /* bytes from one row to the next; 0: there are none */
     _Atomic uint32_t extents;              /* extents that have memory */
     uint32_t table_cap;
     bool tight;              /* takes no extents before they are needed */
@@ -35,7 +35,8 @@ struct vs_extents {
 
 static inline struct vs_extents vs_column_extents(const struct vs_column *c)
 {
-    return (struct vs_extents){ atomic_load_explicit(&c->table, memory_order_acquire), c->stride };
+    return (struct vs_extents){ atomic_load_explicit(&c->table, memory_order_acquire),
+                                atomic_load_explicit(&c->stride, memory_order_relaxed) };
 }
 
 static inline void *vs_extents_at(const struct vs_extents *e, uint32_t slot)
@@ -61,7 +62,7 @@ static inline uint32_t vs_extents_for(uint64_t rows)
 void vs_column_init(struct vs_column *c, size_t stride);
 void vs_column_fini(struct vs_column *c, const struct vshard_allocator *a);
 
-/* Takes all memory from it, and leaves an empty column. */
+/* Takes all memory from it, and leaves an empty column; readers may look at its size meanwhile. */
 void vs_column_free(struct vs_column *c, const struct vshard_allocator *a);
 
 /* Makes room for slots [0, rows), not zeroed. On failure the column is as it was. */

@@ -40,7 +40,7 @@ static int rank(struct inquiry *q, const void *query)
     struct vs_candidate ours = { .slot = q->slot, .id = q->id };
     struct vs_query prepared;
     uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire);
-    int rc = vs_query_check(x, query, s, &prepared);
+    int rc = vs_query_check(x, query, false, s, &prepared);
 
     if (rc < 0)
         return rc;

@@ -656,7 +656,7 @@ static int take_query(struct vshard_index *x, struct vs_scratch *s, uint32_t i, 
 {
     struct vs_scan *c = s->scan;
     struct query *q = &c->queries[i];
-    int rc = vs_query_check(x, given, s, &q->q);
+    int rc = vs_query_check(x, given, false, s, &q->q);
 
     if (rc < 0)
         return rc;

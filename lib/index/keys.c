@@ -188,9 +188,10 @@ int32_t vs_key_of(const struct vshard_index *x, const struct vs_query *q, uint32
     return key;
 }
 
-/* Verifies a query and prepares it: EINVAL names what is wrong in the log. */
-int vs_query_check(const struct vshard_index *x, const void *query, struct vs_scratch *s,
-                   struct vs_query *out)
+/* Verifies a query and prepares it, for walks or where codes rule rows out if `by_codes`: EINVAL
+ * names what is wrong in the log. */
+int vs_query_check(const struct vshard_index *x, const void *query, bool by_codes,
+                   struct vs_scratch *s, struct vs_query *out)
 {
     bool trained = atomic_load_explicit(&x->trained, memory_order_acquire);
     size_t at = vs_find_unfit(x, query);
@@ -202,7 +203,7 @@ int vs_query_check(const struct vshard_index *x, const void *query, struct vs_sc
     out->codes_only = trained && vs_is_lean(x);
     if (vs_length_check(x, query, s->vector, &out->inverse_length) != VSHARD_OK)
         return vs_refuse(x->logger, VSHARD_EINVAL, "search.refused", "queries: length", 0, 1);
-    if (trained && !vs_elements_are_codes(x))
+    if (by_codes && !vs_elements_are_codes(x))
         code_query(x, query, s, out);
     if (x->element == VSHARD_ELEMENT_F16) { /* s->vector is of no more use to the code */
         vs_widen(x, query, s->vector);

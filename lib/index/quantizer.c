@@ -367,6 +367,22 @@ float vs_nth(float *v, size_t count, size_t rank)
     return v[rank];
 }
 
+/* How many elements lie outside of the range of codes; `vector` has room for code_dim. */
+uint32_t vs_count_cut(const struct vshard_index *x, const void *elements, float inverse_length,
+                      float *vector)
+{
+    const struct vs_quantizer *z = &x->quantizer;
+    uint32_t cut = 0;
+
+    code_vector(x, elements, inverse_length, vector);
+    for (size_t i = 0; i < z->code_dim; i++) {
+        float step = (vector[i] - z->low[i]) * z->scale;
+
+        cut += step < -0.5f || step > CODE_MAX + 0.5f;
+    }
+    return cut;
+}
+
 /* Buffers of one training, got before anything changes. */
 struct vs_training {
     float *vector; /* [code_dim] */
@@ -376,30 +392,22 @@ struct vs_training {
     struct vs_training_rest rest;
 };
 
-/* One row of the sample: first the live ones, then those of the call that are not stored. */
+/* One row of the sample: first live ones, then those of the call that are not stored. */
 struct cursor {
-    uint32_t slot, taken;
+    uint32_t at, taken;
     const void *elements;
     float inverse_length;
 };
-
-static bool next_row(const struct vshard_index *x, uint32_t *slot)
-{
-    uint32_t count = atomic_load(&x->slot_count);
-
-    while (*slot < count && vs_row_state(x, *slot) != VS_ROW_LIVE)
-        ++*slot;
-    return *slot < count;
-}
 
 static bool next(const struct vshard_index *x, const struct vs_training *t, struct cursor *c)
 {
     const struct vs_training_rest *rest = &t->rest;
     uint32_t most = rest->count < x->train_rows ? rest->count : x->train_rows;
+    uint32_t slot = vs_sample_next(x, x->train_rows, &c->at);
 
-    if (next_row(x, &c->slot)) {
-        c->elements = vs_column_at(&x->elements, c->slot);
-        c->inverse_length = vs_row_at(x, c->slot++)->inverse_length;
+    if (slot != VS_SLOT_NONE) {
+        c->elements = vs_column_at(&x->elements, slot);
+        c->inverse_length = vs_row_at(x, slot)->inverse_length;
         return true;
     }
     if (c->taken == most)

@@ -147,7 +147,7 @@ static int search_range(struct vshard_index *x, struct vs_reader *r, const void 
     if (rc == VSHARD_OK)
         rc = vs_scratch_reserve(x, w.scratch, want->width, top->cap);
     if (rc == VSHARD_OK)
-        rc = vs_query_check(x, query, w.scratch, &w.query);
+        rc = vs_query_check(x, query, walks, w.scratch, &w.query);
     if (rc < 0)
         return rc;
     top->items = w.scratch->top;

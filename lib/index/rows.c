@@ -18,6 +18,7 @@ struct plan {
     size_t slot_cap;
     uint32_t flat;    /* how many of them come before there is a graph */
     bool trains;      /* and whether they make it to train_rows */
+    bool retrains;    /* codes are to be made anew, see retrain.c */
     uint32_t dropped; /* flat: chain of the slots that were replaced */
     struct vs_training *training;
     struct vs_trial *trial;
@@ -237,6 +238,7 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
         rc = vs_strands_reserve(x, 0);
     if (rc < 0 || (!p->trains && !atomic_load(&x->trained)))
         return rc;
+    p->retrains = vs_retrain_due(x, p->ids, &rest);
     if (x->codes.stride > 0)
         rc = vs_column_reserve(&x->codes, slots, x->allocator);
     if (rc == VSHARD_OK && x->sketches.stride > 0)
@@ -247,11 +249,11 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
         rc = vs_column_reserve(&x->entries, count_entries(x, p), x->allocator);
     if (rc == VSHARD_OK)
         rc = vs_build_reserve(x, p->trains ? x->train_rows + p->count : p->count);
-    if (rc == VSHARD_OK && p->trains)
+    if (rc == VSHARD_OK && (p->trains || p->retrains))
         rc = vs_training_begin(x, &rest, &p->training);
-    if (rc == VSHARD_OK && p->trains)
+    if (rc == VSHARD_OK && (p->trains || p->retrains))
         rc = vs_trial_begin(x, &p->trial);
-    if (rc == VSHARD_OK && p->trains)
+    if (rc == VSHARD_OK && (p->trains || p->retrains))
         rc = vs_sketching_begin(x, &p->sketching);
     if (rc == VSHARD_OK)
         rc = vs_repair_reserve(x, p->count);
@@ -455,6 +457,13 @@ static void begin_graph(struct vshard_index *x)
     vs_readers_drain(x);
 }
 
+/* Leaves are made by codes. */
+static void drop_bulk(struct vshard_index *x, struct plan *p)
+{
+    vs_bulk_end(x, p->bulk);
+    p->bulk = NULL;
+}
+
 /* Makes the graph over the rows that are there. They stay to be found by scanning
  * until it is whole. */
 static void train(struct vshard_index *x, struct plan *p)
@@ -476,9 +485,8 @@ static void train(struct vshard_index *x, struct plan *p)
     }
     vs_parallel(x, count, encode_row, &st);
     if (vs_trial_fails(x, p->trial)) {
-        vs_bulk_end(x, p->bulk);
-        p->bulk = NULL;
         vs_walk_by_vectors(x);
+        drop_bulk(x, p);
     }
     x->no_vectors = vs_is_lean(x); /* rows are their codes from here on, and what they leave out */
     if (x->sketches.stride > 0)
@@ -510,7 +518,7 @@ static void add_bulk(struct vshard_index *x, struct plan *p)
     uint32_t count = p->count - p->flat;
 
     store_rows(x, p, p->flat, count);
-    atomic_store(&x->relinking, 1);
+    atomic_store(&x->relinking, VS_RELINKING);
     vs_readers_drain(x);
     vs_bulk_link(x, p->bulk, p->slots + p->flat, count);
     begin_graph(x);
@@ -540,6 +548,11 @@ static void add_planned(struct vshard_index *x, struct plan *p)
     add_flat(x, p);
     if (p->trains)
         train(x, p);
+    if (p->retrains) {
+        vs_retrain(x, p->training, p->trial, p->sketching);
+        if (x->by_vectors)
+            drop_bulk(x, p);
+    }
     if (p->bulk != NULL)
         add_bulk(x, p);
     else

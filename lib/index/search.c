@@ -144,7 +144,7 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
         walks[i].farthest = want->farthest;
         rc = vs_scratch_reserve(x, &r->scratch[i], want->width, (uint32_t)want->k);
         if (rc == VSHARD_OK)
-            rc = vs_query_check(x, queries + i * bytes, &r->scratch[i], &walks[i].query);
+            rc = vs_query_check(x, queries + i * bytes, by_codes, &r->scratch[i], &walks[i].query);
     }
     if (rc == VSHARD_OK && walk)
         vs_graph_walk(x, walks, count, want->width);

@@ -417,13 +417,11 @@ static void find_range(struct vshard_index *x, struct vs_sketching *t)
 /* Codes of the live rows must be there. */
 void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t)
 {
-    uint32_t slots = atomic_load(&x->slot_count);
+    uint32_t at = 0, slot;
 
     if (t == NULL)
         return;
-    for (uint32_t slot = 0; slot < slots && t->count < ROWS_MAX; slot++) {
-        if (vs_row_state(x, slot) != VS_ROW_LIVE)
-            continue;
+    while ((slot = vs_sample_next(x, ROWS_MAX, &at)) != VS_SLOT_NONE) {
         t->codes[t->count] = vs_code_at(x, slot);
         t->sketches[t->count++] = vs_column_at(&x->sketches, slot);
     }

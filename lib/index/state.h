@@ -282,20 +282,20 @@ struct vshard_index {
     uint32_t profile;    /* VSHARD_PROFILE_* */
     uint32_t no_vectors; /* lean, and its graph has begun; for the writer, see vs_query */
     uint32_t on_sphere;  /* IP, and its graph was begun by an earlier version (quantizer.c) */
-    uint32_t by_vectors; /* walks go by the vectors: codes do not serve (vectors.c) */
+    _Atomic uint32_t by_vectors; /* walks go by the vectors: codes do not serve (vectors.c) */
     uint64_t seed;
     uint64_t max_bytes; /* that rows may take; 0: any */
     struct vs_kernel kernel;
 
     struct vs_column elements, outside, codes, sketches, edges, rows, links;
-    struct vs_column bounds;           /* scales and norms of a flat index's codes (flat.c) */
-    struct vs_column live_words;       /* uint64: one bit a slot, 1 where a row is live */
-    uint32_t live_word_count;          /* of them, how many were set to a value */
-    const struct vs_column *traversal; /* codes, or elements that are their own code, or by
+    struct vs_column bounds;     /* scales and norms of a flat index's codes (flat.c) */
+    struct vs_column live_words; /* uint64: one bit a slot, 1 where a row is live */
+    uint32_t live_word_count;    /* of them, how many were set to a value */
+    const struct vs_column *_Atomic traversal; /* codes, or elements that are their own code, or by
                                           which walks go (vectors.c) */
-    struct vs_column entries;          /* uint32: the slots where a search may start */
-    _Atomic uint32_t trained;          /* there are codes and edges */
-    _Atomic uint32_t relinking;        /* the edges of all rows are being written: no walks */
+    struct vs_column entries;                  /* uint32: the slots where a search may start */
+    _Atomic uint32_t trained;                  /* there are codes and edges */
+    _Atomic uint32_t relinking;                /* 0, VS_RELINKING or VS_RECODING */
     struct vs_quantizer quantizer;
     struct vs_sketcher sketcher;
     struct vs_calibration calibrations[2]; /* one of them holds, see vs_calibration() */
@@ -337,6 +337,11 @@ struct vs_query {
     uint32_t space;        /* SPACE_* */
     uint32_t without;      /* a slot that is not there for the walk, and 1; 0: none */
     bool codes_only;       /* of a lean index with a graph: rows have no elements */
+};
+
+enum {                   /* what is being done to a whole graph, so that searches scan */
+       VS_RELINKING = 1, /* its edges are written */
+       VS_RECODING = 2   /* its codes are */
 };
 
 enum { /* how keys are computed; smaller is nearer */
@@ -392,6 +397,21 @@ static inline uint32_t vs_row_state(const struct vshard_index *x, uint32_t slot)
     return atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire) & VS_ROW_MASK;
 }
 
+/* The next live row of a sample of at most `most` from all over the index, or of all if there are
+ * not more slots; `at` is 0 before the first. VS_SLOT_NONE after the last. */
+static inline uint32_t vs_sample_next(const struct vshard_index *x, uint32_t most, uint32_t *at)
+{
+    uint64_t slots = atomic_load(&x->slot_count), count = slots < most ? slots : most;
+
+    while (*at < count) {
+        uint32_t slot = (uint32_t)((*at)++ * slots / count);
+
+        if (vs_row_state(x, slot) == VS_ROW_LIVE)
+            return slot;
+    }
+    return VS_SLOT_NONE;
+}
+
 static inline _Atomic uint32_t *vs_link_at(const struct vshard_index *x, uint32_t slot)
 {
     return vs_column_at(&x->links, slot);
@@ -434,7 +454,7 @@ static inline _Atomic uint32_t *vs_edges_at(const struct vshard_index *x, uint32
 
 static inline const void *vs_code_at(const struct vshard_index *x, uint32_t slot)
 {
-    return vs_column_at(x->traversal, slot);
+    return vs_column_at(atomic_load_explicit(&x->traversal, memory_order_relaxed), slot);
 }
 
 /* Of one vector, as it is given, stored and returned. */
@@ -529,6 +549,8 @@ void vs_training_end(struct vshard_index *x, struct vs_training *t);
 void vs_quantizer_centre(struct vshard_index *x);
 void vs_code_on_sphere(struct vshard_index *x);
 void vs_quantizer_train(struct vshard_index *x, struct vs_training *t);
+uint32_t vs_count_cut(const struct vshard_index *x, const void *elements, float inverse_length,
+                      float *vector);
 float vs_nth(float *v, size_t count, size_t rank);
 
 /* vectors.c */
@@ -562,6 +584,13 @@ bool vs_sketches_serve(struct vshard_index *x, struct vs_sketching *t);
 double vs_dot(const float *a, const float *b, size_t dim);
 void vs_sketch_queries(const struct vshard_index *x, struct vs_walk *walks, uint32_t count);
 void vs_sketch_row(const struct vshard_index *x, const void *code, uint8_t *sketch);
+
+/* retrain.c */
+bool vs_retrain_due(const struct vshard_index *x, const uint64_t *ids,
+                    const struct vs_training_rest *call);
+void vs_retrain(struct vshard_index *x, struct vs_training *t, struct vs_trial *trial,
+                struct vs_sketching *sketching);
+
 double vs_sum_squares(const float *v, size_t dim);
 void vs_widen(const struct vshard_index *x, const void *elements, float *out);
 int vs_length_check(const struct vshard_index *x, const void *elements, float *vector,
@@ -582,8 +611,8 @@ void vs_keys(const struct vshard_index *x, const struct vs_query *q, const void 
              size_t count, int32_t *out);
 void vs_distances(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
                   size_t count);
-int vs_query_check(const struct vshard_index *x, const void *query, struct vs_scratch *s,
-                   struct vs_query *out);
+int vs_query_check(const struct vshard_index *x, const void *query, bool by_codes,
+                   struct vs_scratch *s, struct vs_query *out);
 struct vs_query vs_row_query(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s);
 struct vs_query vs_other_query(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s);
 int32_t vs_key_of(const struct vshard_index *x, const struct vs_query *q, uint32_t slot);

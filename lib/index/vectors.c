@@ -227,12 +227,10 @@ static void report(const struct vshard_index *x, double kept)
 /* Whether walks must do without codes. Codes and vectors of the live rows must be there. */
 bool vs_trial_fails(struct vshard_index *x, struct vs_trial *t)
 {
-    uint32_t slots = atomic_load(&x->slot_count);
     uint64_t kept = 0, asked = 0;
+    uint32_t at = 0, slot;
 
-    for (uint32_t slot = 0; t != NULL && slot < slots && t->count < ROWS_MOST; slot++) {
-        if (vs_row_state(x, slot) != VS_ROW_LIVE)
-            continue;
+    while (t != NULL && (slot = vs_sample_next(x, ROWS_MOST, &at)) != VS_SLOT_NONE) {
         t->codes[t->count] = vs_column_at(&x->codes, slot);
         t->vectors[t->count++] = vs_column_at(&x->elements, slot);
     }
@@ -255,11 +253,11 @@ bool vs_trial_fails(struct vshard_index *x, struct vs_trial *t)
 
 static void drop_column(struct vshard_index *x, struct vs_column *c)
 {
-    vs_column_fini(c, x->allocator);
-    vs_column_init(c, 0);
+    c->stride = 0;
+    vs_column_free(c, x->allocator);
 }
 
-/* From here on, and before there are edges. */
+/* From here on; nobody walks, or looks at codes, meanwhile. */
 void vs_walk_by_vectors(struct vshard_index *x)
 {
     x->by_vectors = 1;
