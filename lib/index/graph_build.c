@@ -57,13 +57,14 @@ bool vs_is_entry(const struct vshard_index *x, uint64_t id)
 void vs_entry_offer(struct vshard_index *x, uint32_t slot, uint32_t far)
 {
     uint32_t count = atomic_load(&x->entry_count);
+    bool by_id = vs_is_entry(x, vs_row_at(x, slot)->id);
 
-    if (count > 0 && far != VS_FAR_ALONE && !vs_is_entry(x, vs_row_at(x, slot)->id)) {
+    if (count > 0 && far != VS_FAR_ALONE && !by_id) {
         if (far == 0 || x->build.far_left == 0)
             return;
         x->build.far_left--;
     }
-    vs_entry_set(x, count, slot);
+    vs_entry_set(x, count, by_id && far == 0 ? slot : slot | VS_ENTRY_ALONE);
     atomic_store_explicit(&x->entry_count, count + 1, memory_order_release);
 }
 

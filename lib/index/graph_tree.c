@@ -175,7 +175,7 @@ static uint32_t find_room(const struct vshard_index *x, const uint64_t *seen, ui
     return from;
 }
 
-static bool is_entry_row(const struct vshard_index *x, uint32_t slot)
+bool vs_is_entry_row(const struct vshard_index *x, uint32_t slot)
 {
     uint32_t count = atomic_load(&x->entry_count);
 
@@ -205,7 +205,7 @@ static uint32_t live_above(const struct vshard_index *x, uint32_t slot)
     for (uint32_t steps = 0; steps < STEPS_MAX && slot != VS_SLOT_NONE; steps++) {
         if (vs_row_state(x, slot) < VS_ROW_REMOVED)
             return slot;
-        if (is_entry_row(x, slot))
+        if (vs_is_entry_row(x, slot))
             break;
         slot = first_edge(x, slot);
     }
@@ -245,7 +245,7 @@ void vs_tree_orphan(struct vshard_index *x, uint32_t slot)
     uint32_t children = children_of(x, slot, list, count);
 
     for (uint32_t i = 0; i < children; i++) {
-        if (vs_row_state(x, list[i]) < VS_ROW_REMOVED && !is_entry_row(x, list[i]))
+        if (vs_row_state(x, list[i]) < VS_ROW_REMOVED && !vs_is_entry_row(x, list[i]))
             adopt(x, NULL, list[i], live_above(x, slot));
     }
 }

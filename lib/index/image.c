@@ -9,7 +9,8 @@
  *                                              on a sphere; then, if sketches have
  *                                              axes, float [256] low and uint8
  *                                              [4 panels] axes, see tile.c
- *     entries     uint32 [entry_count]         slots where a search may start
+ *     entries     uint32 [entry_count]         slots where a search may start; 2^31 is added if
+ *                                              the row began a cluster (VS_ENTRY_ALONE)
  *     sums        uint64 [5 x extents]         checksum of each extent, by column; of 5
  *                                              columns, and one more for each attribute
  *     rows        16 bytes [slot_count]        id 8, of a row that is not live the next

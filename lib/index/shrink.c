@@ -132,7 +132,7 @@ static void rewrite(struct vshard_index *x)
         uint32_t to = vs_entry_at(x, i);
 
         if (to >= end)
-            vs_entry_set(x, i, vs_link(x, to));
+            vs_entry_set(x, i, vs_link(x, to) | (vs_entry_word(x, i) & VS_ENTRY_ALONE));
     }
     for (uint32_t slot = end, slots = atomic_load(&x->slot_count); slot < slots; slot++)
         vs_scan_mark(x, slot, false);

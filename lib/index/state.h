@@ -69,6 +69,10 @@ struct vs_calibration {
 /* A row where searches may start: one of this many, chosen by a hash of its id. */
 enum { ENTRY_ONE_IN = 1024 };
 
+/* Added to the slot of an entry that is one since it began a cluster of its own, or took the place
+ * of such a one (repair.c). */
+#define VS_ENTRY_ALONE 0x80000000u
+
 /* Rows that calibrations ask: one of this many, chosen by a hash of its slot; more of the
  * first, so that a small index has enough. */
 enum { PROBE_ONE_IN = 32, PROBE_OFTEN_ONE_IN = 16, PROBES_OFTEN = 16384 };
@@ -427,18 +431,24 @@ static inline void vs_link_set(const struct vshard_index *x, uint32_t slot, uint
     atomic_store_explicit(vs_link_at(x, slot), to, memory_order_relaxed);
 }
 
-static inline uint32_t vs_entry_at(const struct vshard_index *x, uint32_t at)
+/* With VS_ENTRY_ALONE or without. */
+static inline uint32_t vs_entry_word(const struct vshard_index *x, uint32_t at)
 {
     _Atomic uint32_t *entry = vs_column_at(&x->entries, at);
 
     return atomic_load_explicit(entry, memory_order_acquire);
 }
 
-static inline void vs_entry_set(struct vshard_index *x, uint32_t at, uint32_t slot)
+static inline uint32_t vs_entry_at(const struct vshard_index *x, uint32_t at)
+{
+    return vs_entry_word(x, at) & ~VS_ENTRY_ALONE;
+}
+
+static inline void vs_entry_set(struct vshard_index *x, uint32_t at, uint32_t word)
 {
     _Atomic uint32_t *entry = vs_column_at(&x->entries, at);
 
-    atomic_store_explicit(entry, slot, memory_order_release);
+    atomic_store_explicit(entry, word, memory_order_release);
 }
 
 /* The calibration that holds; a reader may use it until it leaves. */
@@ -774,6 +784,7 @@ void vs_tree_pin(const struct vshard_index *x, struct vs_pool *p, uint32_t slot,
                  const uint32_t *edges, uint32_t count);
 void vs_tree_front(uint32_t *list, uint32_t count, uint32_t parent);
 void vs_tree_hang(struct vshard_index *x, uint32_t slot);
+bool vs_is_entry_row(const struct vshard_index *x, uint32_t slot);
 void vs_tree_orphan(struct vshard_index *x, uint32_t slot);
 void vs_tree_forget(struct vshard_index *x, uint32_t slot);
 void vs_tree_plant(struct vshard_index *x, struct vs_planting *p, const uint32_t *slots,

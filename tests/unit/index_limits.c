@@ -282,7 +282,7 @@ Test(index_limits, a_row_that_no_edge_leads_to_is_called_unreachable)
 
     begin(&t, 0);
     for (uint32_t i = 0; i < t.x->entry_count; i++) { /* of three, one is not the first */
-        if (*(uint32_t *)vs_column_at(&t.x->entries, i) == lost)
+        if (vs_entry_at(t.x, i) == lost)
             lost++;
     }
     for (uint32_t slot = 0; slot < N; slot++) {

@@ -1,0 +1,107 @@
+/* index_entries.c - walks get to every cluster as long as it has rows.
+ *
+ * Clusters lie so far apart that edges do not lead from one to another, so each needs a row
+ * where walks begin. These rows, read from the private header index/state.h, are removed
+ * again and again; narrow beams must find each cluster all the same. And clusters that go for good
+ * must not leave entries behind. */
+#include <criterion/criterion.h>
+
+#include "index/state.h"
+#include "support/index_data.h"
+#include "support/random.h"
+
+enum { D = 8, CLUSTERS = 20, EACH = 300, BATCH = 50, K = 5 };
+
+/* Row `row` of a cluster, which lies in a direction of its own. */
+static void draw(uint64_t *seed, uint32_t cluster, float *out)
+{
+    uint64_t place = cluster + 1;
+
+    for (uint32_t j = 0; j < D; j++)
+        out[j] = (float)(10000 * random_normal(&place) + random_normal(seed));
+}
+
+static uint64_t *entry_ids(const struct vshard_index *x, uint32_t *count)
+{
+    uint64_t *ids = malloc((atomic_load(&x->entry_count) + 1) * sizeof *ids);
+
+    *count = 0;
+    for (uint32_t i = 0; i < atomic_load(&x->entry_count); i++)
+        ids[(*count)++] = vs_row_at(x, vs_entry_at(x, i))->id;
+    return ids;
+}
+
+static void expect_found(struct vshard_index *x, const char *when)
+{
+    for (uint32_t c = 0; c < CLUSTERS; c++) {
+        uint64_t seed = 1000 + c;
+        struct vshard_hit hits[K];
+        float query[D];
+
+        draw(&seed, c, query);
+        search_rows(x, query, 1, K, 20, 0, hits);
+        cr_expect_lt(hits[K - 1].distance, 1000.0f, "%s: cluster %u is not found, but %g far", when,
+                     c, (double)hits[0].distance);
+    }
+}
+
+static void expect_heirs(uint32_t batch)
+{
+    struct vshard_index_options o = small_options(D, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+    uint64_t seed = 3, *ids = number_ids(0, CLUSTERS * EACH);
+    float *v = malloc(CLUSTERS * EACH * D * sizeof *v);
+    struct vshard_index *x = make_index(&o);
+
+    for (uint32_t i = 0; i < CLUSTERS * EACH; i++)
+        draw(&seed, i / EACH, v + i * D);
+    for (uint32_t i = 0; i < CLUSTERS * EACH; i += batch)
+        add_rows(x, ids + i, v + i * D, batch);
+    expect_found(x, "as added");
+    for (uint32_t round = 0; round < 10; round++) {
+        uint32_t count;
+        uint64_t *gone = entry_ids(x, &count);
+
+        remove_rows(x, gone, count);
+        expect_found(x, "entries removed");
+        cr_assert_eq(vshard_index_maintain(x, 0, NULL), 0);
+        expect_found(x, "and repaired");
+        expect_clean(x, "and repaired");
+        free(gone);
+    }
+    vshard_index_destroy(x);
+    free(ids);
+    free(v);
+}
+
+Test(index_entries, the_nearest_row_follows_one_that_goes)
+{
+    expect_heirs(BATCH);
+    expect_heirs(CLUSTERS * EACH);
+}
+
+Test(index_entries, none_is_left_of_clusters_that_go)
+{
+    enum { THERE = 6, GENERATIONS = 150 };
+    struct vshard_index_options o = small_options(D, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+    struct vshard_index *x = make_index(&o);
+    uint64_t seed = 4;
+    float v[BATCH * D];
+
+    for (uint32_t c = 0; c < GENERATIONS; c++) {
+        uint64_t *ids = number_ids((uint64_t)c * BATCH, BATCH);
+
+        for (uint32_t i = 0; i < BATCH; i++)
+            draw(&seed, c, v + i * D);
+        add_rows(x, ids, v, BATCH);
+        free(ids);
+        if (c < THERE)
+            continue;
+        ids = number_ids((uint64_t)(c - THERE) * BATCH, BATCH);
+        remove_rows(x, ids, BATCH);
+        cr_assert_eq(vshard_index_maintain(x, 0, NULL), 0);
+        free(ids);
+    }
+    cr_expect_lt(atomic_load(&x->entry_count), 3u * THERE, "%u entries for %u clusters",
+                 atomic_load(&x->entry_count), THERE);
+    vshard_index_destroy(x);
+}
