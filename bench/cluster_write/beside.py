@@ -45,7 +45,7 @@ class Ours:
         self.server.must('a write', 'write', 'words', len(vectors), 0, body=body)
 
     def settle(self, rows):
-        test.wait('applying', 600, lambda: int(ctl.shards(self.server, 'words')[0]['rows']) == rows)
+        test.wait('applying', 600, lambda: measure.has_applied(self.server, rows))
 
     def search(self, vector):
         words = self.server.must('a search', 'search', 'words', K, 0, 0, body=vector.tobytes())

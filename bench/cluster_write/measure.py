@@ -17,7 +17,8 @@ Probes, all unless said:
     restart   a node with all rows is killed and started: until it answers a search from
               its own replicas, and until it has applied what it had
     alone     likewise of a server without peers that has all rows in one shard, so that nobody
-              else answers: until it listens, answers a search, and has applied what it had
+              else answers: until it listens, answers a search, acknowledges a write, and has
+              applied what it had
 
 Real files in TMPDIR, real fdatasync. A table to stdout, progress to stderr."""
 import argparse
@@ -144,16 +145,15 @@ class Applied:
         return last
 
 
-def caught_up(cluster, total):
-    def all_have():
-        for n in test.NODES:
-            s = ctl.shards(servers[n], 'words')
-            if sum(int(x['rows']) for x in s) < total or any(x['applied'] != x['committed'] for x in s):
-                return False
-        return True
+def has_applied(server, total):
+    """Whether it has so many rows, and all of them in its indexes."""
+    s = ctl.shards(server, 'words')
+    return sum(int(x['rows']) for x in s) >= total and all(x['applied'] == x['committed'] for x in s)
 
-    servers = {n: cluster.connect(n) for n in test.NODES}
-    test.wait('applying', 600, all_have)
+
+def caught_up(cluster, total):
+    servers = [cluster.connect(n) for n in test.NODES]
+    test.wait('applying', 600, lambda: all(has_applied(s, total) for s in servers))
 
 
 class Bench:
@@ -283,9 +283,9 @@ class Bench:
         test.wait('founding', 20, lambda: server.ask('create', 'words', self.rows.dim, 'cosine', 1, 1)[0])
         test.wait('a leader', 20, lambda: ctl.shards(server, 'words')[0]['leader'] == '1')
         Load(cluster, self.bodies, self.rows.dim).run()
-        test.wait('applying', 1200, lambda: int(ctl.shards(server, 'words')[0]['rows']) == self.rows.count)
+        test.wait('applying', 1200, lambda: has_applied(server, self.rows.count))
         time.sleep(5)  # a snapshot that is due
-        print('alone\trows\tbehind\tlistens_s\tanswers_s\twhole_s')
+        print('alone\trows\tentries_behind\tlistens_s\tanswers_s\twrites_s\twhole_s')
         for turn in range(self.args.rounds):
             cluster.kill(1)
             begun = time.time()
@@ -295,10 +295,13 @@ class Bench:
             while not server.ask('search', 'words', 10, 0, 0, body=vector)[0]:
                 time.sleep(0.001)
             answers = time.time() - begun
-            behind = self.rows.count - int(ctl.shards(server, 'words')[0]['rows'])
-            test.wait('applying', 600, lambda: int(ctl.shards(server, 'words')[0]['rows']) == self.rows.count)
-            print('\t%d\t%d\t%.2f\t%.2f\t%.2f' % (
-                self.rows.count, behind, listens, answers, time.time() - begun), flush=True)
+            shard = ctl.shards(server, 'words')[0]
+            behind = int(shard['committed']) - int(shard['applied'])
+            server.must('a write', 'write', 'words', 1, 0, body=ctl.rows_body([0], vector))
+            writes = time.time() - begun
+            test.wait('applying', 600, lambda: has_applied(server, self.rows.count))
+            print('\t%d\t%d\t%.3f\t%.3f\t%.3f\t%.2f' % (
+                self.rows.count, behind, listens, answers, writes, time.time() - begun), flush=True)
             time.sleep(1)
         cluster.stop()
 
