@@ -105,7 +105,8 @@ struct vshard_node_done {
     uint32_t hit_count;
     uint32_t position_count;
     uint64_t retry_ns;                       /* with EBUSY: try again after */
-    uint64_t rows;                           /* SEARCH: in the shards that answered; EXPORT */
+    uint64_t rows;                           /* SEARCH: in the shards that answered, also those that
+                                                are staged and not applied yet; EXPORT: written */
     uint64_t distances;                      /* SEARCH: computed */
     uint64_t version;                        /* FETCH: of the row */
     uint32_t vector_bytes;                   /* FETCH */
@@ -605,11 +606,11 @@ struct vshard_shard_status {
     uint64_t group;
     uint64_t leader; /* 0: not known */
     uint64_t term;
-    uint64_t committed; /* here, as the next seven; 0 where there is no replica here */
-    uint64_t applied;   /* in the index; reads reflect what is staged, too */
-    uint64_t last;      /* where its log ends, */
-    uint64_t last_term; /* and in which term */
-    uint64_t rows;
+    uint64_t committed;    /* here, as the next seven; 0 where there is no replica here */
+    uint64_t applied;      /* in the index; reads reflect what is staged, too */
+    uint64_t last;         /* where its log ends, */
+    uint64_t last_term;    /* and in which term */
+    uint64_t rows;         /* that reads here find: those that are staged, too */
     uint64_t digest_index; /* the digest below is of this position; 0: none yet */
     uint64_t digest;
     uint32_t shard;      /* of its collection */

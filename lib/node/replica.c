@@ -210,7 +210,6 @@ static bool find_snapshot(struct vshard_node *n, struct vs_replica *r, int *stat
 static int use_snapshot(struct vshard_node *n, struct vs_replica *r, struct vshard_raft_boot *boot,
                         void **meta, size_t *meta_bytes)
 {
-    struct vs_shard_stats stats;
     char path[4096];
     int rc = VSHARD_OK;
 
@@ -224,10 +223,8 @@ static int use_snapshot(struct vshard_node *n, struct vs_replica *r, struct vsha
         rc = VSHARD_ECORRUPT; /* the log names it */
     if (rc != VSHARD_OK)
         return rc;
-    if (r->shard != NULL) {
-        vs_shard_stats(r->shard, &stats);
-        atomic_store(&r->rows, stats.rows);
-    }
+    if (r->shard != NULL)
+        atomic_store(&r->rows, vs_shard_rows(r->shard));
     boot->snapshot_index = boot->applied = r->snapshot_index;
     boot->snapshot_term = r->snapshot_term;
     boot->meta = *meta;

@@ -43,7 +43,6 @@ static int apply(struct vs_item *item)
 {
     struct vs_replica *r = item->replica;
     struct vs_entry *e = item->entry;
-    struct vs_shard_stats stats;
     uint32_t taken = 0, rows;
     bool whole = true;
     int rc = VSHARD_OK;
@@ -58,8 +57,8 @@ static int apply(struct vs_item *item)
         if (whole)
             atomic_store(&r->applied, e->index);
     }
-    vs_shard_stats(r->shard, &stats);
-    atomic_store(&r->rows, stats.rows);
+    if (!vs_plan_stages(&r->plan))
+        atomic_store(&r->rows, vs_shard_rows(r->shard));
     return rc;
 }
 
@@ -78,6 +77,7 @@ static int stage(struct vs_item *item)
             e = e->next; /* the last one's link may change */
         rc = vs_shard_stage(r->shard, e->index, e->count != 0 ? e + 1 : NULL, e->count);
     }
+    atomic_store(&r->rows, vs_shard_rows(r->shard));
     atomic_store(&r->staged, vs_shard_searchable(r->shard));
     item->last = kept != 0 || item->entries != 0;
     return rc == VSHARD_ESTALE ? VSHARD_OK : rc; /* of another shard than there was */
@@ -320,7 +320,7 @@ static void exchange(struct vs_replica *r, struct vs_shard *shard)
     vs_shard_destroy(r->shard);
     r->shard = shard;
     r->row = 0;
-    atomic_store(&r->rows, stats.rows);
+    atomic_store(&r->rows, vs_shard_rows(shard));
     atomic_store(&r->applied, stats.applied);
     atomic_store(&r->staged, 0);
 }

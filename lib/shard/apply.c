@@ -22,6 +22,7 @@ struct step {
     uint64_t index;
     uint32_t first, end;
     uint32_t count;          /* rows that go in, or out */
+    int64_t came;            /* keys that have a row and had none, less those that had one */
     uint64_t *id;            /* [end - first] */
     uint32_t *from;          /* [end - first] the row of the batch */
     uint64_t *version;       /* [end - first] as it was */
@@ -47,23 +48,30 @@ static uint64_t version_of(const struct step *t, uint32_t i)
     return version != 0 ? version : t->index;
 }
 
-/* The version that stands under a key; 0: there is none. What a tail does not have stands
- * below it. */
-static uint64_t version_there(const struct step *t, struct vshard_key key, uint32_t row)
-{
-    struct vs_shard *s = t->s;
-    uint64_t version = 0;
+struct standing {
+    uint64_t version; /* 0: there is none */
+    bool live;
+};
 
-    if (row != VS_NO_ROW)
-        return s->map.row[row].version;
-    if (s->below == NULL)
-        return 0;
-    vs_guard_read(&s->below->guard);
-    row = vs_keymap_find(&s->below->map, key);
-    if (row != VS_NO_ROW)
-        version = s->below->map.row[row].version;
-    vs_guard_read_end(&s->below->guard);
-    return version;
+static struct standing standing_at(const struct vs_keymap *m, uint32_t row)
+{
+    if (row == VS_NO_ROW)
+        return (struct standing){ 0, false };
+    return (struct standing){ m->row[row].version, m->row[row].state == VS_ROW_LIVE };
+}
+
+/* What stands under a key. What a tail does not have stands below it. */
+static struct standing what_stands(const struct step *t, struct vshard_key key, uint32_t row)
+{
+    struct vs_shard *below = t->s->below;
+    struct standing there;
+
+    if (row != VS_NO_ROW || below == NULL)
+        return standing_at(&t->s->map, row);
+    vs_guard_read(&below->guard);
+    there = standing_at(&below->map, vs_keymap_find(&below->map, key));
+    vs_guard_read_end(&below->guard);
+    return there;
 }
 
 /* What writes a row: a step of a shard that is not complete yet, or an entry of a tail. */
@@ -160,9 +168,10 @@ static int enter(struct step *t, uint32_t i, const unsigned char *payload)
 {
     struct vs_keymap *m = &t->s->map;
     uint32_t row = vs_keymap_find(m, key_of(t->b, i)), before = m->count;
+    const struct standing there = what_stands(t, key_of(t->b, i), row);
     int rc;
 
-    if (version_there(t, key_of(t->b, i), row) > version_of(t, i)) {
+    if (there.version > version_of(t, i)) {
         t->s->fenced++;
         return VSHARD_OK;
     }
@@ -172,8 +181,10 @@ static int enter(struct step *t, uint32_t i, const unsigned char *payload)
     t->rows[t->count] = row == VS_NO_ROW ? before : VS_NO_ROW;
     if (row == VS_NO_ROW)
         row = vs_keymap_place(m, key_of(t->b, i));
-    if (t->rows[t->count] != VS_NO_ROW)
+    if (t->rows[t->count] != VS_NO_ROW) {
         m->row[row].born = mark_of(t);
+        t->came += !there.live;
+    }
     m->row[row].last = mark_of(t);
     t->id[t->count] = row;
     t->from[t->count] = i;
@@ -210,6 +221,7 @@ static void settle(struct step *t)
             r->state = VS_ROW_LIVE;
             m->tombstones--;
             m->live++;
+            t->came++;
         }
         vs_free(m->allocator, r->payload, r->payload_bytes);
         r->payload = t->payload[i];
@@ -276,12 +288,14 @@ static void bury(struct step *t, uint32_t i)
     uint32_t row = vs_keymap_find(m, key);
     bool own = t->b->versions != NULL && vs_load64(t->b->versions + 8 * (size_t)i) != 0;
     bool stays = own || (t->s->below != NULL && !TRAP(74));
+    const struct standing there = what_stands(t, key, row);
     struct vs_row *r;
 
-    if (version_there(t, key, row) > version_of(t, i)) {
+    if (there.version > version_of(t, i)) {
         t->s->fenced++;
         return;
     }
+    t->came -= there.live;
     if (row != VS_NO_ROW && !stays)
         vs_keymap_drop(m, row);
     if (!stays)
@@ -315,8 +329,10 @@ static int apply_step(struct step *t)
     for (uint32_t i = t->first; rc == VSHARD_OK && t->b->kind == VS_BATCH_REMOVE && i < t->end; i++)
         bury(t, i);
     vs_guard_write_end(&t->s->guard);
-    if (rc == VSHARD_OK)
+    if (rc == VSHARD_OK) {
         atomic_fetch_add(&t->s->step, 1);
+        atomic_fetch_add(&t->s->rows, (uint64_t)t->came);
+    }
     step_fini(t);
     return rc;
 }

@@ -277,6 +277,7 @@ static int open_all(struct vs_shard *s, const char *path, struct image *i, void 
     if (rc == VSHARD_OK)
         rc = check_rows(s);
     s->applied = rc == VSHARD_OK ? vs_load64(i->p + 16) : 0;
+    s->rows = s->map.live;
     if (rc == VSHARD_OK)
         rc = vs_tail_create(s);
     if (rc != VSHARD_OK || i->meta_bytes == 0)

@@ -86,6 +86,8 @@ struct vs_shard {
     struct vs_requests requests;
     _Atomic uint64_t applied; /* of a tail: staged */
     _Atomic uint64_t step;    /* steps of apply that are complete; not state */
+    _Atomic uint64_t rows;    /* that are live; of a tail: with what is below, when that has got
+                                 as far; not state */
     uint64_t fenced, repeated;
     struct vs_guard guard; /* of map and requests, for searches and for a tail's staging; other
                               readers run when nothing is applied */

@@ -276,7 +276,7 @@ int vs_shard_search(struct vs_shard *s, const struct vs_shard_query *q,
     uint32_t phase = s->tail != NULL ? vs_tail_enter(s->tail) : 0;
     int rc = VSHARD_OK;
 
-    *answer = (struct vs_shard_answer){ .rows = vshard_index_count(s->index) };
+    *answer = (struct vs_shard_answer){ .rows = vs_shard_rows(s) };
     vs_keymap_init(&h.mine, h.allocator);
     h.staged = s->tail != NULL ? atomic_load(&s->tail->applied) : 0;
     answer->position = atomic_load(&s->applied);

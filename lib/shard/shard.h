@@ -132,6 +132,8 @@ int vs_shard_stage(struct vs_shard *s, uint64_t index, const void *entry, size_t
 int vs_shard_unstage(struct vs_shard *s, uint32_t *kept);
 /* Searches reflect all entries up to this, and so do fetches from who is held. */
 uint64_t vs_shard_searchable(const struct vs_shard *s);
+/* Rows that there are by then. */
+uint64_t vs_shard_rows(const struct vs_shard *s);
 /* What the newest row of a key is fetched from: s, or what has been staged. Nothing is staged
  * until it is released. */
 const struct vs_shard *vs_shard_hold(struct vs_shard *s, struct vshard_key key);
@@ -139,7 +141,7 @@ void vs_shard_release(struct vs_shard *s);
 
 struct vs_shard_stats {
     uint64_t applied; /* index of the last entry */
-    uint64_t rows;
+    uint64_t rows;    /* by then */
     uint64_t tombstones;
     uint64_t fenced;   /* rows passed over, since a newer version was there */
     uint64_t repeated; /* entries passed over, since their request had been applied */
@@ -167,7 +169,7 @@ struct vs_shard_answer {
     uint32_t found;
     uint32_t limits; /* VSHARD_LIMIT_* */
     uint64_t distances;
-    uint64_t rows; /* in the shard */
+    uint64_t rows; /* in the shard, as vs_shard_rows() */
     uint64_t position;
 };
 

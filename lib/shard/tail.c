@@ -59,6 +59,15 @@ uint64_t vs_shard_searchable(const struct vs_shard *s)
     return staged > applied ? staged : applied;
 }
 
+uint64_t vs_shard_rows(const struct vs_shard *s)
+{
+    const struct vs_shard *tail = s->tail;
+
+    if (tail != NULL && atomic_load(&tail->applied) >= atomic_load(&s->applied))
+        s = tail;
+    return atomic_load(&s->rows);
+}
+
 /* ---- searches ---- */
 
 uint32_t vs_tail_enter(struct vs_shard *tail)
@@ -296,6 +305,8 @@ int vs_shard_stage(struct vs_shard *s, uint64_t index, const void *entry, size_t
         return VSHARD_OK;
     if (index != at + 1)
         return VSHARD_ESTALE;
+    if (atomic_load(&s->tail->applied) != at) /* what came before was never staged */
+        atomic_store(&s->tail->rows, atomic_load(&s->rows));
     if (bytes != 0) {
         rc = vs_batch_decode(&b, s->plan.newest, entry, bytes);
         if (rc == VSHARD_OK && !vs_plan_fits(&s->plan, &b))

@@ -67,7 +67,7 @@ static inline int truth_compare(const struct truth *t, struct vs_shard *s, const
     struct vshard_merge_hit hit[TRUTH_K];
     struct vs_shard_answer a;
     float before = -1;
-    uint64_t nearer = 0;
+    uint64_t nearer = 0, rows = 0;
     int rc;
 
     cr_assert_eq(vshard_where_encode(&condition, 1, where, sizeof where, &q.where_bytes),
@@ -87,6 +87,7 @@ static inline int truth_compare(const struct truth *t, struct vs_shard *s, const
     for (uint64_t k = 0; k < TRUTH_KEYS; k++) {
         float v[SHARD_DIM], d = 0;
 
+        rows += t->key[k].live != 0;
         if (!t->key[k].live || (int64_t)(k % 10) < low || (int64_t)(k % 10) > high)
             continue;
         shard_vector(v, (struct vshard_key){ 7, k }, t->key[k].salt);
@@ -95,6 +96,7 @@ static inline int truth_compare(const struct truth *t, struct vs_shard *s, const
         nearer += a.found < TRUTH_K || d < before * 0.99999f;
     }
     cr_assert_leq(nearer, (uint64_t)a.found, "seed %d", (int)seed);
+    cr_assert_eq(a.rows, rows, "seed %d", (int)seed);
     return VSHARD_OK;
 }
 

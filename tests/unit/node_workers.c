@@ -21,7 +21,8 @@ struct lone {
     struct vshard_storage storage;
     struct vshard_node *node;
     uint64_t now;
-    uint32_t answers, found; /* found: hits of the last search */
+    uint32_t answers, found; /* found: hits of the last search, */
+    uint64_t rows;           /* and rows that it says there are */
     int32_t status;
     uint64_t export; /* the file that an export writes */
     void (*meanwhile)(struct lone *l);
@@ -49,7 +50,10 @@ static void on_done(void *ctx, const struct vshard_node_done *d)
 
     l->answers++;
     l->status = d->status;
-    l->found = d->kind == VSHARD_NODE_SEARCH ? d->hit_count : l->found;
+    if (d->kind == VSHARD_NODE_SEARCH) {
+        l->found = d->hit_count;
+        l->rows = d->rows;
+    }
 }
 
 static void on_wake(void *ctx, uint32_t what)
@@ -434,5 +438,38 @@ Test(node_workers, a_large_entry_goes_on_where_it_was_whatever_is_staged_meanwhi
     open_again(&l, (struct vshard_node_options){ .size = 0 });
     run(&l, 2000);
     cr_expect_eq(digest_of(&l), digest, "an entry was applied in another way");
+    close_node(&l);
+}
+
+/* Lets time pass, and the log do its work, until something else is to be done. */
+static void settle_log(struct lone *l)
+{
+    for (int i = 0; i < 100; i++) {
+        while (l->node->items.storage.first != NULL)
+            vshard_node_work(l->node);
+        tick(l);
+    }
+}
+
+Test(node_workers, rows_that_are_found_are_counted_whether_they_are_applied_or_not)
+{
+    struct vshard_shard_status s;
+    struct lone l;
+    size_t count;
+
+    open_node(&l, (struct vshard_node_options){ .size = 0 });
+    create_graph(&l);
+    write_range(&l, 0, 10, 1);
+    settle_log(&l);
+    cr_assert_eq(vshard_node_work(l.node), 1u);
+    tick(&l);
+    search_words(&l);
+    cr_assert_eq(vshard_node_work(l.node), 1u);
+    tick(&l);
+    cr_assert_eq(vshard_node_shards(l.node, "words", &s, 1, &count), VSHARD_OK);
+    cr_assert_lt(s.applied, s.committed, "it is applied already");
+    cr_expect_eq(s.rows, 10u);
+    cr_expect_eq(l.found, 3u);
+    cr_expect_eq(l.rows, 10u);
     close_node(&l);
 }

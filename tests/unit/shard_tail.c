@@ -194,6 +194,25 @@ Test(shard_tail, takes_so_many_rows_and_whatever_comes_alone)
     vs_shard_destroy(s);
 }
 
+Test(shard_tail, counts_rows_as_searches_find_them_also_behind_what_was_never_staged)
+{
+    struct vs_shard *s = make(NULL, 0);
+
+    cr_assert_eq(stage(s, 1, VS_BATCH_ADD, 0, 20, 1, 0), VSHARD_OK);
+    cr_expect_eq(vs_shard_rows(s), 20u);
+    cr_assert_eq(shard_do(s, 1, VS_BATCH_ADD, 0, 20, 1, 0, 0), VSHARD_OK);
+    cr_assert_eq(shard_do(s, 2, VS_BATCH_ADD, 10, 20, 1, 0, 0), VSHARD_OK);
+    cr_expect_eq(vs_shard_rows(s), 30u);
+    cr_assert_eq(stage(s, 3, VS_BATCH_REMOVE, 25, 10, 1, 0), VSHARD_OK);
+    cr_expect_eq(vs_shard_rows(s), 25u);
+    cr_assert_eq(stage(s, 4, VS_BATCH_ADD, 0, 40, 1, 0), VSHARD_OK);
+    cr_expect_eq(vs_shard_rows(s), 40u);
+    cr_assert_eq(shard_do(s, 3, VS_BATCH_REMOVE, 25, 10, 1, 0, 0), VSHARD_OK);
+    cr_expect_eq(vs_shard_rows(s), 40u, "what is below is behind, and not what counts");
+    cr_expect_eq(kept_of(s), 40u);
+    vs_shard_destroy(s);
+}
+
 enum { WIDE = 8 };
 
 /* WIDE rows, of 64 KiB each beside their vectors. */
