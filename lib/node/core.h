@@ -290,6 +290,8 @@ struct vs_replica {
     _Atomic uint64_t applied, rows;
     uint32_t row; /* of the first entry: rows applied; the writer's */
     uint32_t apply_busy;
+    uint64_t apply_from; /* the first entry that the item has which applies, */
+    uint64_t stage_from; /* and of that which stages; UINT64_MAX: there is none */
 
     struct vs_entry *unstaged; /* of entries, the first that may still be to be staged */
     _Atomic uint64_t staged;   /* entries up to here have been; see lib/shard/tail.c */

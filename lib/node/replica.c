@@ -479,8 +479,8 @@ void vs_replica_rest(struct vshard_node *n, struct vs_replica *r)
     }
 }
 
-/* The first that has not been applied: those before it may still be there, as long as an item
- * stages. */
+/* The first that has not been applied: some before it may be there, while an item that was to
+ * stage them is not finished. */
 static struct vs_entry *unapplied(const struct vs_replica *r)
 {
     struct vs_entry *e = r->entries;
@@ -519,15 +519,28 @@ void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
          e != NULL && item->entries < VS_CHUNK_ROWS && e->index <= border; e = e->next)
         item->entries++;
     r->apply_busy = 1;
+    r->apply_from = first->index;
     vs_item_push(n, item);
 }
 
-/* The first entries have been applied, up to item->index; their memory goes. */
+/* Entries up to this are of no use any more: they are applied, and no item walks them. */
+static uint64_t done_with(const struct vs_replica *r)
+{
+    uint64_t through = atomic_load(&r->applied);
+
+    if (r->apply_busy && r->apply_from <= through)
+        through = r->apply_from - 1;
+    if (r->stage_busy && r->stage_from <= through)
+        through = r->stage_from - 1;
+    return through;
+}
+
+/* The first entries have been applied; their memory goes. */
 static void applied(struct vshard_node *n, struct vs_replica *r)
 {
-    uint64_t at = atomic_load(&r->applied);
+    uint64_t through = done_with(r);
 
-    while (!r->apply_busy && !r->stage_busy && r->entries != NULL && r->entries->index <= at) {
+    while (r->entries != NULL && r->entries->index <= through) {
         struct vs_entry *e = r->entries;
 
         r->entries = e->next;

@@ -38,6 +38,7 @@ void vs_stage_more(struct vshard_node *n, struct vs_replica *r)
     for (struct vs_entry *e = r->unstaged; e != NULL && item->entries < VS_CHUNK_ROWS; e = e->next)
         item->entries++;
     r->stage_busy = 1;
+    r->stage_from = r->unstaged != NULL ? r->unstaged->index : UINT64_MAX;
     r->tail_stale = 0;
     vs_item_push(n, item);
 }

@@ -473,3 +473,36 @@ Test(node_workers, rows_that_are_found_are_counted_whether_they_are_applied_or_n
     cr_expect_eq(l.rows, 10u);
     close_node(&l);
 }
+
+/* Searches stand before what stages, so that what applies has its turn first. */
+Test(node_workers, what_is_applied_is_no_backlog_though_something_waits_to_be_staged)
+{
+    struct vs_replica *r;
+    struct lone l;
+    uint64_t first;
+
+    open_node(&l, (struct vshard_node_options){ .size = 0 });
+    create_graph(&l);
+    r = vs_replica_find(l.node, 1);
+    write_range(&l, 0, 10, 1);
+    settle_log(&l);
+    cr_assert(r->stage_busy && !r->apply_busy);
+    cr_assert_eq(vshard_node_work(l.node), 1u);
+    tick(&l);
+    cr_assert(!r->stage_busy && r->apply_busy, "it is staged, and to be applied");
+    first = r->entries->index;
+    for (int i = 0; i < 8; i++)
+        search_words(&l);
+    write_range(&l, 10, 10, 1);
+    settle_log(&l);
+    while (atomic_load(&r->applied) < first)
+        cr_assert_eq(vshard_node_work(l.node), 1u);
+    tick(&l);
+    cr_assert(r->stage_busy, "the second was staged first");
+    cr_expect_eq(r->entries->index, first + 1);
+    cr_expect_eq(r->backlog, r->entries->count, "what has been applied waits");
+    run(&l, 1000);
+    cr_expect_eq(r->backlog, 0u);
+    cr_expect_null(r->entries);
+    close_node(&l);
+}
