@@ -231,7 +231,8 @@ struct vshard_raft_options {
     uint64_t heartbeat_ns;          /* default 30 ms */
     uint64_t election_ns;           /* silence before a follower campaigns, at least; drawn from
                                        [election_ns, 2 election_ns); the same on all nodes, or
-                                       leases do not hold; default 150 ms */
+                                       leases do not hold; default 150 ms. Who starts as the only
+                                       member campaigns at once */
     uint64_t disk_stall_ns;         /* a leader whose storage is silent this long steps down;
                                        default 4 election_ns */
     uint64_t request_ns;            /* forwarded requests give up after; default 10 election_ns */

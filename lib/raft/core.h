@@ -449,6 +449,7 @@ void vs_lead_with(struct vshard_raft *r, struct vs_group *g, const struct vshard
 void vs_campaign(struct vshard_raft *r, struct vs_group *g, uint32_t flags);
 void vs_stand(struct vshard_raft *r, struct vs_group *g);
 void vs_election_tick(struct vshard_raft *r, struct vs_group *g);
+void vs_election_begin(struct vshard_raft *r, struct vs_group *g);
 void vs_election_reset(struct vshard_raft *r, struct vs_group *g);
 void vs_heard_leader(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);
 void vs_on_vote(struct vshard_raft *r, struct vs_group *g, const struct vs_message *m);

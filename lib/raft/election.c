@@ -7,7 +7,8 @@
  * questions; that refusal is a promise, and the leader's lease rests on it: what
  * a quorum answered was sent at some time t of the leader's clock, so nobody can
  * be elected before t + election_ns, less the drift of clocks. A replica that
- * restarts may have promised and does not know, so it keeps the promise anyway.
+ * restarts may have promised and does not know, so it keeps the promise anyway,
+ * unless it is alone.
  *
  * A leader that hands over tells its successor to campaign at once, and the others
  * to break that promise: before it does, its lease ends, and it stays ended until
@@ -65,6 +66,32 @@ bool vs_can_campaign(const struct vshard_raft *r, const struct vs_group *g)
         (vs_superseded(g) && !TRAP(39)) || (g->term & VS_TERM_COUNT) == VS_TERM_COUNT)
         return false;
     return may_lead(r, c) || (c->index > g->commit && c > g->config && may_lead(r, c - 1));
+}
+
+/* Is it the only member, and nobody else leads or may still believe so? That holds of the
+ * first configuration there was, and of one that is known to be committed: a leader that
+ * it left out let go before it told of that (vs_flush). Where others only learn, one of
+ * them may have been made the beginning of an epoch (epoch.c). */
+static bool is_alone(const struct vshard_raft *r, const struct vs_group *g)
+{
+    const struct vs_config *c = vs_config_now(g);
+
+    return c->count == 1 && !vs_config_joint(c) && vs_is_self(r, &g->peer[0]) &&
+           (c->index == 1 || c->index <= g->commit || TRAP(48)) && vs_can_campaign(r, g);
+}
+
+/* It may have promised a leader not to vote, just before it went down. Who is alone has
+ * promised nobody anything, and need not see whether a leader is heard. */
+void vs_election_begin(struct vshard_raft *r, struct vs_group *g)
+{
+    bool alone = is_alone(r, g);
+
+    g->promise_until = alone ? 0 : vs_later(r->now, r->o.election_ns);
+    vs_election_reset(r, g);
+    if (alone) {
+        g->election_at = r->now;
+        g->excused = 1; /* nor whether one waits to be */
+    }
 }
 
 void vs_election_reset(struct vshard_raft *r, struct vs_group *g)

@@ -373,13 +373,11 @@ int vshard_raft_start(struct vshard_raft *r, uint64_t group, uint64_t now_ns)
         g->log_seq = r->seq + 1;
         vs_dirty(r, g);
     }
-    /* It may have promised a leader not to vote, just before it went down. */
-    g->promise_until = vs_later(r->now, r->o.election_ns);
-    vs_election_reset(r, g);
     if (g->uncertain && !TRAP(17))
         vs_certain_begin(r, g);
     else
         g->uncertain = VS_CERTAIN;
+    vs_election_begin(r, g);
     if (TRAP(35))
         g->election_at = vs_later(r->now, 1000 * r->o.election_ns);
     vs_group_finish(r, g);

@@ -738,6 +738,87 @@ Test(raft_traps, trap_35_a_restarted_replica_stands_in_time)
     stop(&t);
 }
 
+static void load_config(struct rig *t, const struct vshard_raft_member *members, uint32_t count,
+                        uint64_t index)
+{
+    unsigned char bytes[VS_CONFIG_BYTES];
+    struct vshard_raft_entry e = {
+        .index = index, .term = 1, .kind = VSHARD_RAFT_CONFIG, .data = bytes
+    };
+    struct vs_config c;
+
+    cr_assert_eq(vs_config_change(NULL, members, count, &c), VSHARD_OK);
+    e.count = vs_config_encode(&c, bytes);
+    cr_assert_eq(vshard_raft_load(t->raft, 1, &e, 1), VSHARD_OK);
+}
+
+/* Node 1, of a group that had `before` voters, or 0, and then has one. */
+static void boot_one(struct rig *t, uint32_t before, uint64_t commit, uint32_t flags)
+{
+    struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 1 };
+    struct vshard_raft_boot b = {
+        .size = sizeof b, .group = 1, .term = 1, .commit = commit, .flags = flags
+    };
+
+    memset(t, 0, sizeof *t);
+    t->now = 1000 * MS;
+    cr_assert_eq(vshard_raft_create(&o, &t->raft), VSHARD_OK);
+    cr_assert_eq(vshard_raft_open(t->raft, &b), VSHARD_OK);
+    if (before != 0)
+        load_config(t, three, before, 1);
+    load_config(t, three, 1, before != 0 ? 2 : 1);
+    cr_assert_eq(vshard_raft_start(t->raft, 1, t->now), VSHARD_OK);
+    drain(t);
+}
+
+static bool leads_after(struct rig *t, uint64_t ns)
+{
+    time_passes(t, ns);
+    persisted(t);
+    return status(t).role == VSHARD_RAFT_LEADER;
+}
+
+Test(raft_traps, who_is_alone_waits_for_nobody)
+{
+    struct rig t;
+
+    boot_one(&t, 0, 0, 0);
+    cr_expect_eq(vshard_raft_deadline_ns(t.raft), t.now);
+    cr_expect(leads_after(&t, 0), "there never was another member");
+    stop(&t);
+    boot_one(&t, 0, 1, 0);
+    cr_expect(leads_after(&t, 2000 * MS), "called late, it waits for no word of a leader");
+    stop(&t);
+    boot_one(&t, 2, 2, 0);
+    cr_expect(leads_after(&t, 0), "who led before let go when that was committed");
+    stop(&t);
+    boot_one(&t, 0, 1, VSHARD_RAFT_UNCERTAIN);
+    cr_expect(!leads_after(&t, 0), "it may have lost a configuration that has others");
+    stop(&t);
+}
+
+Test(raft_traps, who_is_alone_with_learners_is_not)
+{
+    static const struct vshard_raft_member two[] = { { 1, 1, VSHARD_RAFT_VOTER, 0 },
+                                                     { 2, 2, VSHARD_RAFT_LEARNER, 0 } };
+    struct rig t;
+
+    boot_of(&t, two, 2, 1, 0, "", 0);
+    cr_expect(!leads_after(&t, 100 * MS), "one of them may lead a recovery epoch");
+    stop(&t);
+}
+
+/* Node 2 may lead still, and serve reads by a lease that rests on what this one promised. */
+Test(raft_traps, trap_48_a_configuration_that_may_not_count_makes_nobody_alone)
+{
+    struct rig t;
+
+    boot_one(&t, 2, 1, 0);
+    cr_expect(!leads_after(&t, 140 * MS));
+    cr_expect(vshard_raft_deadline_ns(t.raft) <= t.now + 160 * MS);
+    stop(&t);
+}
+
 Test(raft_traps, trap_37_a_failed_sync_is_not_a_sync)
 {
     struct rig t;
