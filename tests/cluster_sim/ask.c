@@ -39,6 +39,7 @@ static void remember(struct story *s, const struct cluster_answer *a)
 struct rows {
     unsigned first, last;
     uint64_t salt; /* 0: they go */
+    uint64_t request;
     uint32_t heavy;
 };
 
@@ -63,6 +64,7 @@ static int write_begin(struct story *s, unsigned at, const struct rows *r, uint6
                                          .count = count,
                                          .tag = tag,
                                          .timeout_ns = 10000 * MS,
+                                         .request = { 0, r->request },
                                          .collection = s->collection,
                                          .keys = keys,
                                          .vectors = r->salt != 0 ? vectors : NULL,
@@ -253,6 +255,8 @@ static void find(struct story *s, const struct question *ask)
         fprintf(s->told, " %u", (unsigned)a->hits[i].key.lo);
     fprintf(s->told, "%s, %u of %u shards", a->hit_count == 0 ? " nothing" : "", a->shards_answered,
             a->shards);
+    if (strstr(ask->how, "counted") != NULL)
+        fprintf(s->told, ", of %u rows", (unsigned)a->rows);
     if (strstr(ask->how, "timed") != NULL)
         fprintf(s->told, ", %u asked twice, after %.1f ms", a->hedges,
                 (double)(a->at_ns - asked) / 1e6);
@@ -321,7 +325,8 @@ static bool find_command(struct story *s, const char *line)
 
 bool story_ask(struct story *s, const char *line)
 {
-    struct rows r = { .heavy = (uint32_t)story_option(line, "heavy=", 0) };
+    struct rows r = { .heavy = (uint32_t)story_option(line, "heavy=", 0),
+                      .request = story_option(line, "request=", 0) };
     struct flood f = { .every_ns = story_option(line, "every=", 0) * 1000 };
     unsigned at, key, salt;
     int how = 0;

@@ -6,7 +6,8 @@
  *                               requests= backlog= snapshot= segment= cache=: as options of a node;
  *                               spread=10 repeat=300: the network takes up to 10 ms, and gives
  *                               300 of 1,000 messages twice; disk=20: what is written takes
- *                               up to 20 ms
+ *                               up to 20 ms; step=20: nodes have no threads but one, to which each
+ *                               item of work takes 20 ms
  *     use birds                 the collection that is meant from now on; at first "words"
  *     create shards=4 replicas=3 learners=0 digits=1 rows=90 family=graph   digits=1: a row has
  *                               the last digit of its key as an attribute
@@ -14,7 +15,7 @@
  *     collection n1             what it is, as n1 has it
  *     run 400 ms
  *     write n2 1..50 as 7       ask n2 to write these keys; 7 is what they are from now on;
- *                               heavy=9000: with so many bytes each
+ *                               heavy=9000: with so many bytes each; request=3: under that id
  *     remove n2 1..50
  *     flood n2 20 times 1..50 as 7 every=50   that often, without waiting, each 50 µs
  *     check n3 1..50 as 7       how many n3 says are that, linearizably
@@ -22,15 +23,20 @@
  *                               written, or read so), index=8, epoch=1; within=400 (ms)
  *     new session
  *     find n3 12 as 7           the nearest key to where that row lies, from what is at hand;
- *                               k=8 digit=3 whole linearizable within=50 (ms); timed: says how
- *                               long it took; times=90: how often it is answered in full
+ *                               k=8 digit=3 whole linearizable within=50 (ms), 0: as long as is
+ *                               usual; timed: says how long it took; counted: of how many rows;
+ *                               times=90: how often it is answered in full
  *     ask n3 12 as 7 | give up  a search, and not to wait for it
  *     cache n3                  what it has answered of it
  *     shards n1                 who leads and who is in each, as n1 has it
  *     nodes n1                  of the cluster, as n1 has it
  *     kill n1 | start n1 | cut n1 n2 | heal | pause n1 40 ms
+ *     slow n1 8 ms              so much longer takes each message from it
+ *     digests                   of the first shard, whether they are equal
+ *     lead n2 shard 0 by n1     it leads that from now on
  *     spoil n1 7                that row there is another, behind its back
  *     pieces n1                 how much of a snapshot has come there, and in frames at all
+ *     snapshot n1               of which entry n1 has one, of the first shard
  *     strange n1 cluster=9      a frame of another cluster, or version=9, or damaged=1
  *     upgrade n1 | back n1      it is restarted with the next version of the library, or this one
  *     store away | store back   it answers nothing meanwhile
@@ -219,6 +225,7 @@ static void begin(struct story *s, const char *line)
     if (strstr(line, "spread=") != NULL)
         s->c->spread_ns = story_option(line, "spread=", 0) * MS;
     slow_disks(s->c, story_option(line, "disk=", 0) * MS);
+    s->c->step_ns = story_option(line, "step=", 0) * MS;
     s->session_count = 0;
     strcpy(s->collection, "words");
 }
@@ -303,6 +310,41 @@ static void spoil(struct story *s, unsigned at, unsigned key)
     free(entry);
 }
 
+static void digests(struct story *s)
+{
+    struct vshard_shard_status one = { 0 }, first = { 0 };
+    uint32_t equal = 0, other = 0;
+    size_t count;
+
+    for (uint64_t id = 1; id <= s->c->count; id++) {
+        if (s->c->node[id].node == NULL)
+            continue;
+        vshard_node_shards(s->c->node[id].node, s->collection, &one, 1, &count);
+        if (one.here == 0)
+            continue;
+        if (equal == 0)
+            first = one;
+        if (one.digest_index == first.digest_index && one.digest == first.digest)
+            equal++;
+        else
+            other++;
+    }
+    story_say(s, "of entry %u, %u equal digests, %u others", (unsigned)first.digest_index, equal,
+              other);
+}
+
+static void lead(struct story *s, unsigned at, unsigned shard, unsigned by)
+{
+    struct vshard_shard_status all[SHARDS_MAX];
+    struct vshard_node_admin a = { .op = VSHARD_ADMIN_LEAD, .node = at, .group = 1000 };
+    size_t count = 0;
+
+    vshard_node_shards(s->c->node[by].node, s->collection, all, SHARDS_MAX, &count);
+    if (shard < count)
+        a.group = all[shard].group;
+    admin(s, by, "says who leads", a);
+}
+
 /* How much of a snapshot of the first shard has come. */
 static void pieces(struct story *s, unsigned at)
 {
@@ -349,6 +391,11 @@ static bool look_command(struct story *s, const char *line)
         collection(s, at);
     else if (sscanf(line, "pieces n%u", &at) == 1)
         pieces(s, at);
+    else if (sscanf(line, "snapshot n%u", &at) == 1)
+        story_say(s, "n%u has a snapshot of entry %u", at,
+                  (unsigned)vs_replica_find(s->c->node[at].node, 1)->snapshot_index);
+    else if (strcmp(line, "digests") == 0)
+        digests(s);
     else
         return false;
     return true;
@@ -356,7 +403,7 @@ static bool look_command(struct story *s, const char *line)
 
 static bool node_command(struct story *s, char *line)
 {
-    unsigned at, by, epoch;
+    unsigned at, by, epoch, shard;
     char lost[40];
 
     if (sscanf(line, "kill n%u", &at) == 1) {
@@ -369,6 +416,10 @@ static bool node_command(struct story *s, char *line)
         restart(s, at, VS_LEVEL);
     } else if (sscanf(line, "pause n%u %u ms", &at, &by) == 2) {
         s->c->node[at].paused_until = s->c->now + by * MS;
+    } else if (sscanf(line, "slow n%u %u ms", &at, &by) == 2) {
+        s->c->node[at].slow_ns = by * MS;
+    } else if (sscanf(line, "lead n%u shard %u by n%u", &at, &shard, &by) == 3) {
+        lead(s, at, shard, by);
     } else if (sscanf(line, "spoil n%u %u", &at, &by) == 2) {
         spoil(s, at, by);
     } else if (sscanf(line, "strange n%u", &at) == 1) {

@@ -72,7 +72,8 @@ static void on_send(void *ctx, uint64_t to, const void *bytes, size_t count)
     for (uint32_t i = 0; i < copies; i++) {
         struct cluster_message m = { .from = n->id, .to = to, .count = count };
 
-        m.at_ns = c->now + NET_MIN_NS + (c->spread_ns ? cluster_random(c, c->spread_ns) : 0);
+        m.at_ns =
+            c->now + NET_MIN_NS + n->slow_ns + (c->spread_ns ? cluster_random(c, c->spread_ns) : 0);
         if (i != 0) /* a repetition may come when all has changed */
             m.at_ns += cluster_random(c, LATE_NS);
         m.bytes = malloc(count);
@@ -390,11 +391,20 @@ static void disk(struct cluster *c, struct cluster_node *n)
         n->disk_at = c->now + 1000 + cluster_random(c, c->disk_ns);
 }
 
+/* A call that comes now does an item, if one waits. */
+static void work(struct cluster *c, struct cluster_node *n)
+{
+    if (c->step_ns != 0 && vshard_node_deadline_ns(n->node) == 0)
+        n->paused_until = c->now + c->step_ns;
+}
+
 static void tick(struct cluster *c, struct cluster_node *n)
 {
     disk(c, n);
-    if (n->node != NULL && n->paused_until <= c->now)
+    if (n->node != NULL && n->paused_until <= c->now) {
+        work(c, n);
         vshard_node_tick(n->node, c->now);
+    }
     disk(c, n);
 }
 
@@ -414,6 +424,7 @@ static void deliver(struct cluster *c)
         return;
     }
     if (to->node != NULL && from->side == to->side) {
+        work(c, to);
         vshard_node_recv(to->node, c->now, m.bytes, m.count);
         to->taken += m.count;
     } else {

@@ -61,6 +61,7 @@ struct cluster_node {
     struct vshard_node *node; /* NULL: down */
     struct fault_storage *disk;
     uint64_t paused_until; /* takes no event before */
+    uint64_t slow_ns;      /* messages from it take so much longer */
     uint64_t disk_at;      /* its storage completes what is queued then; 0: nothing is */
     uint32_t side;         /* messages pass between nodes of one side */
     uint32_t joins;
@@ -79,6 +80,8 @@ struct cluster {
     uint32_t lose_per_mille, repeat_per_mille;
     uint64_t spread_ns;
     uint64_t disk_ns; /* storage requests take up to so long; 0: no time */
+    uint64_t step_ns; /* a node takes no event while an item of work runs, so long each; 0: it
+                         does, and items take a moment */
     struct cluster_node node[CLUSTER_NODES + 1];
     struct cluster_message *message; /* a heap */
     size_t message_count, message_cap;
