@@ -6,7 +6,9 @@ was lost and none done twice. Meanwhile processes are killed with -9, stopped, s
 again, robbed of their disk, and talked to by strangers. Then each thing that can be wrong
 about the arguments and the machine. Cases of which the words are on the command line
 run alone."""
-import os, random, re, shutil, signal, socket, subprocess, sys, tempfile, time
+import os, re, shutil, signal, socket, subprocess, sys, tempfile, time
+
+from ports import free_ports
 
 O = os.environ.get("O", "build")
 HOST = f"{O}/examples/log-host/log-host"
@@ -24,26 +26,9 @@ def expect(fine, what):
         raise Failed(what)
 
 
-def free_ports():
-    """The first of 30 ports that nobody has now; below those that systems hand out."""
-    for _ in range(1000):
-        base = random.randrange(10000, 30000)
-        taken = [socket.socket() for _ in range(30)]
-        try:
-            for k, s in enumerate(taken):
-                s.bind(("127.0.0.1", base + k))
-            return base
-        except OSError:
-            continue
-        finally:
-            for s in taken:
-                s.close()
-    raise Failed("no free ports")
-
-
 class Cluster:
     def __init__(self, name, options="", nodes=3, dirs=None):
-        self.base = free_ports()
+        self.base = free_ports(30)
         self.options = options.split()
         self.dir = {i: (dirs or {}).get(i, f"{place}/{name}/{i}") for i in range(1, nodes + 1)}
         self.process = {}

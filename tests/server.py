@@ -21,11 +21,12 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+
+from ports import free_ports
 
 root = os.path.abspath(os.environ.get('srcdir', '.'))
 build = os.environ.get('O', os.path.join(root, 'build'))
@@ -37,20 +38,6 @@ loader.exec_module(ctl)
 NODES = (1, 2, 3)
 
 
-given = set()
-
-
-def free_port():
-    """One that this process has not been given before: it is free again until a server listens."""
-    while True:
-        with socket.socket() as s:
-            s.bind(('127.0.0.1', 0))
-            port = s.getsockname()[1]
-        if port not in given:
-            given.add(port)
-            return port
-
-
 class Cluster:
     all = []
 
@@ -58,8 +45,8 @@ class Cluster:
         Cluster.all.append(self)
         self.folder = folder
         os.makedirs(folder, exist_ok=True)
-        self.peer = {n: free_port() for n in NODES}
-        self.client = {n: free_port() for n in NODES}
+        self.peer = {n: free_ports() for n in NODES}
+        self.client = {n: free_ports() for n in NODES}
         self.process = {}
 
     def start(self, n, *how, nodes=NODES, lines=''):
@@ -290,7 +277,7 @@ def in_haste(cluster, path):
     for status, words, arguments in cases:
         must_say(str(arguments), vshardctl(cluster, NODES, *arguments), status, words)
     must_say('no address', vshardctl(cluster, [], 'status'), 2, 'HOST:PORT')
-    cluster.client[0] = free_port()
+    cluster.client[0] = free_ports()
     must_say('nobody there', vshardctl(cluster, [0], 'fetch', 'words', 1), 1, 'no server answers')
     must_say('nobody there', vshardctl(cluster, [0, 1], 'status'), 0, 'no answer')
     watching = vshardctl(cluster, NODES, 'watch', 'words')
