@@ -331,7 +331,49 @@ def backup(cluster, other, rows, wanted):
     other.stop()
 
 
+class Scripted:
+    """A server that gives one answer after the other: words, or the status of a refusal."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def one(self):
+        return self
+
+    def must(self, what, *words, body=None):
+        answer = self.answers.pop(0)
+        if isinstance(answer, int):
+            raise ctl.Refused(what, ['%d' % answer])
+        return answer
+
+
+def asks_again():
+    """What vshardctl does not take for an answer."""
+    busy, unknown, exists, there = -11, -14, -10, ['metric=l2', 'dim=8', 'shards=2', 'replicas=1']
+    other = there[:3] + ['replicas=3']
+    for answers, fine in (((busy, busy, []), True), ((unknown, []), True), ((unknown, exists, there), True),
+                          ((unknown, exists, other), False), ((exists,), False), ((busy, exists), False)):
+        server = Scripted(*answers)
+        try:
+            ctl.create(server, 'scripted', 8, 'l2', 2, 1)
+            created = True
+        except ctl.Refused:
+            created = False
+        if created != fine or server.answers:
+            raise RuntimeError('create, answered %s: %s' % (answers, created))
+    have = [Scripted(-13, -9), Scripted(-12), Scripted(['1', '2', '3'])]
+    export = sys.modules['vshard_backup'].export
+    if export(have, 'scripted', 0)[0] is not have[2]:
+        raise RuntimeError('an export is not asked for where it can be had')
+    try:
+        export(have, 'scripted', 0)
+        raise RuntimeError('an export of what is not there')
+    except ctl.Refused:
+        pass
+
+
 def run_small(cluster):
+    asks_again()
     path = os.path.join(root, 'examples/demo/data/glove30k.base.npy')
     rows, rate, victim = main_job(cluster, path)
     victim, wanted, worst = one_by_one(cluster, rows)

@@ -2,9 +2,11 @@
 import json
 import os
 import sys
+import time
 import zlib
 
-from vshard_client import Progress, Servers, Write, create, describe, new_ids, write_all
+from vshard_client import (AGAIN, PATIENCE, STALE, Progress, Refused, Servers, Write, create, describe, new_ids,
+                           write_all)
 from vshard_rows import Attribute, batch_body, exported_rows, row_batches
 
 MANIFEST = 'manifest.json'
@@ -40,9 +42,24 @@ def replicas(servers, name):
     return have
 
 
-def copy_export(server, name, shard, path):
+def export(have, name, shard):
+    """The server that has a shard's export now, and what it says about it. While another comes to lead, or a replica is
+    behind, none can: it is asked for again, here or elsewhere."""
+    until, turn = time.time() + PATIENCE, 0
+    while True:
+        server = have[turn % len(have)]
+        try:
+            return server, map(int, server.must('%s, shard %d' % (name, shard), 'export', name, shard))
+        except Refused as problem:
+            if problem.status not in (*AGAIN, STALE) or time.time() > until:
+                raise
+        time.sleep(0.2)
+        turn += 1
+
+
+def copy_export(have, name, shard, path):
     """Returns what the manifest says about the file."""
-    size, position, rows = map(int, server.must('%s, shard %d' % (name, shard), 'export', name, shard))
+    server, (size, position, rows) = export(have, name, shard)
     progress, crc, at = Progress('%s, shard %d' % (name, shard), size, 'bytes'), 0, 0
 
     def write(file):
@@ -66,7 +83,7 @@ def backup_collection(servers, folder, name):
     for shard in range(about.fields['shards']):
         if shard not in have:
             raise RuntimeError('%s: none of the servers at %s (--at) has shard %d' % (name, servers.names(), shard))
-        files.append(copy_export(have[shard][0], name, shard, os.path.join(folder, '%s.%d.rows' % (name, shard))))
+        files.append(copy_export(have[shard], name, shard, os.path.join(folder, '%s.%d.rows' % (name, shard))))
     return {'name': name, 'metric': about.metric, 'fields': about.fields, 'attributes': about.attributes,
             'files': files}
 

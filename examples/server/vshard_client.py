@@ -237,16 +237,23 @@ def shards(server, name):
     return [words_of(word.split(',')) for word in server.must(name, 'shards', name)]
 
 
-def create(servers, name, *about):
-    """A young cluster may not know all its nodes yet."""
-    until = time.time() + 10
+def create(servers, name, dim, metric, count, replicas, *more):
+    """A young cluster may not know all its nodes yet. Where the outcome was not known, and the
+    collection is there when it is asked for again, it is this one, if it is such a one."""
+    until, unknown = time.time() + PATIENCE, False
     while True:
         try:
-            servers.one().must(name, 'create', name, *about)
+            servers.one().must(name, 'create', name, dim, metric, count, replicas, *more)
             return
         except Refused as problem:
-            if problem.status != BUSY or time.time() > until:
+            if problem.status == EXISTS and unknown:
+                is_now = describe(servers.one(), name)
+                if (is_now.metric, *(is_now.fields[f] for f in ('dim', 'shards', 'replicas'))) == (
+                        metric, dim, count, replicas):
+                    return
+            if problem.status not in AGAIN or time.time() > until:
                 raise
+            unknown |= problem.status != BUSY
         time.sleep(0.2)
 
 
