@@ -270,8 +270,9 @@ enum {                               /* struct vshard_node_admin.op */
        VSHARD_ADMIN_DROP = 2,        /* name */
        VSHARD_ADMIN_JOIN = 3,        /* node: some member; this node asks it for admission */
        VSHARD_ADMIN_REMOVE_NODE = 4, /* node: its replicas move to nodes that have none of those
-                                        shards, and when it has none left it is no member any
-                                        more; 0 says that this has begun. What no other node can
+                                        shards, and when it has none left, and none that a group
+                                        counts on, it is no member any more, and may be switched
+                                        off; 0 says that this has begun. What no other node can
                                         take it keeps, unless it does not answer or was given up
                                         by RECOVER: then the shard has one replica less */
        VSHARD_ADMIN_REPLACE = 5,     /* group, node: loses this replica; to: who gets it */

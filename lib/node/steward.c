@@ -587,13 +587,48 @@ static bool reduce(struct vshard_node *n, const struct vshard_collection *c,
     return true;
 }
 
+/* Whether a shard's group may count on a node still, though the map does not name it any more: its
+ * leader says whom it counts, when that is settled. */
+static bool may_be_needed(struct vshard_node *n, const struct vs_meta_node *x,
+                          const struct vs_meta_shard *shard)
+{
+    const uint64_t counted = counted_members(n, shard->group);
+    uint64_t named = 0;
+
+    for (uint32_t i = 0; i < shard->member_count; i++) {
+        if (vs_cluster_votes(&n->meta, shard->members[i].node))
+            named |= vs_member_bits(shard->members[i].node, shard->members[i].incarnation);
+    }
+    return counted != named && is_among(counted, x->node, x->incarnation);
+}
+
+/* Who has left may be switched off at once, and what some group counts on must not be lost with
+ * it; nor does it hear of the map any more, by which it would open what it was given last. So one
+ * that is silent is waited for as long as it would keep its replicas. */
+static bool may_leave(struct vshard_node *n, const struct vs_meta_node *x)
+{
+    if (vs_cluster_holds(&n->meta, x->node))
+        return false;
+    if (!vs_peer_alive(n, x->node, n->o.replace_ns))
+        return true;
+    for (uint32_t i = 0; i < n->meta.collection_count; i++) {
+        const struct vs_collection *c = n->meta.collection[i];
+
+        for (uint32_t s = 0; s < c->spec.shards; s++) {
+            if (may_be_needed(n, x, &c->shard[s]))
+                return false;
+        }
+    }
+    return true;
+}
+
 /* Nodes that leave, and have nothing left. */
 static bool see_off(struct vshard_node *n)
 {
     struct vs_out o = { .allocator = n->allocator };
 
     for (uint32_t i = 0; i < n->meta.node_count; i++) {
-        if (!n->meta.leaving[i] || vs_cluster_holds(&n->meta, n->meta.node[i].node))
+        if (!n->meta.leaving[i] || !may_leave(n, &n->meta.node[i]))
             continue;
         vs_cmd_node_remove(&o, n->meta.node[i].node);
         propose(n, &o);

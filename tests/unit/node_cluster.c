@@ -293,6 +293,73 @@ Test(node_cluster, moves_what_a_node_has_before_it_leaves)
     cluster_destroy(c);
 }
 
+static uint64_t map_leader(struct cluster *c, uint32_t *nodes)
+{
+    struct vshard_node_status status = { .size = sizeof status };
+
+    vshard_node_status(c->node[1].node, &status);
+    vshard_node_status(c->node[status.meta_leader].node, &status);
+    *nodes = status.nodes;
+    return status.meta_leader;
+}
+
+static bool is_member(struct cluster *c, uint64_t id)
+{
+    struct vshard_shard_status s;
+    size_t count;
+    bool found = false;
+
+    cr_assert_eq(vshard_node_shards(c->node[1].node, "words", &s, 1, &count), VSHARD_OK);
+    for (uint32_t k = 0; k < s.member_count; k++)
+        found |= s.members[k] == id;
+    return found;
+}
+
+/* Its shard's leader, or it itself, stands still while it leaves, so its group counts on it for
+ * longer than the map names it. */
+static bool leaves(struct cluster *c, uint64_t id, bool itself)
+{
+    const struct vshard_node_admin leave = { .op = VSHARD_ADMIN_REMOVE_NODE, .node = id };
+    uint32_t nodes = 0;
+    uint64_t leader = cluster_leader(c, "words", 0);
+
+    if (!is_member(c, id) || map_leader(c, &nodes) == leader || map_leader(c, &nodes) == id)
+        return false;
+    written(c, leader, 1, ROWS, 5, 0);
+    cr_assert_eq(administer(c, map_leader(c, &nodes), leave), VSHARD_OK);
+    if (itself)
+        c->node[id].paused_until = c->now + 1500 * MS;
+    else
+        c->node[leader].paused_until = c->now + 500 * MS;
+    for (int i = 0; i < 20000 && map_leader(c, &nodes) != 0 && nodes != 3; i++)
+        cluster_run(c, 1 * MS);
+    cr_assert_eq(nodes, 3u, "it does not leave");
+    return true;
+}
+
+Test(node_cluster, does_without_a_node_from_the_moment_that_it_has_left)
+{
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX };
+    uint32_t left = 0;
+
+    for (uint32_t i = 0; i < 6; i++) {
+        for (uint32_t replicas = 1; replicas <= 3; replicas++) {
+            struct cluster *c = with_words(4, 4, 1, replicas, &o);
+            uint64_t id = 2 + i / 2;
+
+            if (leaves(c, id, i % 2)) {
+                left++;
+                cluster_kill(c, id);
+                cluster_run(c, 3000 * MS);
+                expect_rows(c, 1, 1, ROWS, 5);
+                written(c, 1, 1, ROWS, 6, 0);
+            }
+            cluster_destroy(c);
+        }
+    }
+    cr_expect_gt(left, 1u);
+}
+
 Test(node_cluster, takes_a_node_back_that_has_lost_its_disk)
 {
     struct cluster *c = with_words(3, 3, 2, 3, NULL);
