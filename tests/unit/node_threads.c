@@ -96,19 +96,24 @@ static void *work(void *arg)
     return NULL;
 }
 
+/* Only sleeps: how much longer than it wanted is the machine's. */
+static void sleep_and_note(struct rig *r, long ns)
+{
+    const struct timespec nap = { 0, ns };
+    uint64_t since = now_ns(), late, most = atomic_load(&r->stood_still_ns);
+
+    nanosleep(&nap, NULL);
+    late = now_ns() - since - (uint64_t)ns;
+    while (late > most && !atomic_compare_exchange_weak(&r->stood_still_ns, &most, late))
+        continue;
+}
+
 static void *watch_machine(void *arg)
 {
-    const struct timespec nap = { 0, 5000000 };
     struct rig *r = arg;
 
-    while (!atomic_load(&r->ending)) {
-        uint64_t since = now_ns(), late;
-
-        nanosleep(&nap, NULL);
-        late = now_ns() - since - 5 * MS;
-        if (late > atomic_load(&r->stood_still_ns))
-            atomic_store(&r->stood_still_ns, late);
-    }
+    while (!atomic_load(&r->ending))
+        sleep_and_note(r, 5 * MS);
     return NULL;
 }
 
@@ -121,8 +126,6 @@ static void note(struct rig *r, uint64_t since)
 
 static void pump(struct rig *r)
 {
-    const struct timespec nap = { 0, 100000 };
-
     for (size_t through = r->last; r->first < through; r->first++) {
         size_t at = r->first % MESSAGES;
         uint64_t since = now_ns();
@@ -138,7 +141,7 @@ static void pump(struct rig *r)
         vshard_node_tick(r->member[i].node, since);
         note(r, since);
     }
-    nanosleep(&nap, NULL);
+    sleep_and_note(r, 100000);
 }
 
 static int await(struct rig *r, uint64_t tag, uint64_t seconds)

@@ -152,7 +152,7 @@ Test(os_posix, is_not_inherited_by_programs_the_host_starts)
     vs_io_close(NULL, file);
 }
 
-Test(os_posix, refuses_what_is_not_a_plain_file_without_hanging, .timeout = 10)
+Test(os_posix, refuses_what_is_not_a_plain_file_without_hanging, .timeout = 120)
 {
     uint64_t file, bytes;
 

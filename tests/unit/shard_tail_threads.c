@@ -146,11 +146,11 @@ static void *search(void *arg)
     struct rig *r = arg;
     uint64_t state = (uint64_t)(uintptr_t)&state;
 
-    while (!atomic_load(&r->ended)) {
+    do { /* once at least, though it may come to run when the others have ended */
         look_for(r, random_below(&state, KEYS));
         fetch(r, random_below(&state, KEYS));
         atomic_fetch_add(&r->searches, 1);
-    }
+    } while (!atomic_load(&r->ended));
     return NULL;
 }
 

@@ -61,7 +61,7 @@ static void meet(void *arg, uint32_t i)
     pthread_barrier_wait(arg);
 }
 
-Test(support_pool, runs_tasks_side_by_side, .timeout = 10)
+Test(support_pool, runs_tasks_side_by_side, .timeout = 120)
 {
     struct pool *pool = pool_create(2);
     pthread_barrier_t both;
