@@ -55,9 +55,9 @@ int ask_read(struct story *s, uint32_t why, size_t query, uint32_t node)
     if (a == NULL)
         return -1;
     search.tag = tag_of(s, a);
-    if (why == FOR_EXACT) {
-        search.flags = VSHARD_NODE_EXACT | VSHARD_NODE_WHOLE;
-        search.timeout_ns = 20000000000;
+    if (why == FOR_EXACT || why == FOR_RECALL) { /* these are compared, and must be whole */
+        search.flags = VSHARD_NODE_WHOLE | (why == FOR_EXACT ? VSHARD_NODE_EXACT : 0);
+        search.timeout_ns = 60000000000;
     }
     return begun(s, a, vshard_node_search(nodes_at(s->nodes, node), nodes_now(), &search));
 }
@@ -136,7 +136,7 @@ int ask_check(struct story *s, size_t row, uint32_t node)
     struct asked *a = room(s, FOR_CHECK, node, row);
     struct vshard_node_fetch f = { .size = sizeof f,
                                    .consistency = VSHARD_READ_LINEARIZABLE,
-                                   .timeout_ns = 10000000000,
+                                   .timeout_ns = 60000000000,
                                    .key = { 0, row },
                                    .collection = collection };
 
