@@ -161,7 +161,7 @@ void progress_show(struct progress *progress, uint64_t done)
     double now = seconds(), share = (double)done / (double)progress->total;
     double since = now - progress->shown, left = (now - progress->start) * (1 / share - 1);
 
-    if (screen.terminal ? since < 0.05
+    if (screen.terminal ? since < 0.05 && done < progress->total
                         : since < 1 || done == progress->total ||
                               (since < 10 && 10 * done / progress->total <= progress->shown_tenth))
         return;
