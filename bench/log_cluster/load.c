@@ -403,7 +403,7 @@ static void report(double elapsed)
 /* Reads a counter at any node, linearizably, on a connection of its own. */
 static uint64_t counter(int l)
 {
-    for (uint64_t begun = now(); now() - begun < 20000000000u; usleep(20000)) {
+    for (uint64_t begun = now(); now() - begun < 120000000000u; usleep(20000)) {
         for (int i = 0; i < node_count; i++) {
             struct timeval patience = { 2, 0 };
             int fd = socket(AF_INET, SOCK_STREAM, 0);
