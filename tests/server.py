@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 from ports import free_ports
 
@@ -71,12 +72,14 @@ class Cluster:
         self.process[n].send_signal(signal.SIGKILL)
         self.process[n].wait()
 
-    def connect(self, n, seconds=10):
+    def connect(self, n, seconds=120):
         end = time.time() + seconds
         while True:
             try:
                 return ctl.Server('127.0.0.1', self.client[n])
             except OSError:
+                if self.process[n].poll() is not None:
+                    raise RuntimeError('node %d has ended with %d' % (n, self.process[n].returncode))
                 if time.time() > end:
                     raise
                 time.sleep(0.05)
@@ -103,8 +106,10 @@ def perform(name, run):
         if said is not None:
             print('pass %s (%s)' % (name, said))
         return 0
-    except (RuntimeError, OSError, subprocess.TimeoutExpired) as problem:
-        print('FAIL %s: %s' % (name, problem or type(problem).__name__))
+    except Exception as problem:
+        print('FAIL %s: %s: %s' % (name, type(problem).__name__, problem))
+        if not isinstance(problem, (RuntimeError, OSError)):
+            traceback.print_exc(file=sys.stdout)
         for c in Cluster.all:
             c.tell()
         return 1
@@ -114,11 +119,25 @@ def perform(name, run):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def must(what, answer):
-    fine, words = answer
-    if not fine:
-        raise RuntimeError('%s: %s' % (what, ' '.join(words)))
-    return words
+# Statuses after which a client asks again: a leader has changed, or who was asked is behind.
+PASSING = (*ctl.AGAIN, ctl.STALE)
+# What vshardctl says of them, of answers that are not whole, and of servers that answer late.
+UNKNOWN = ('the outcome is unknown', 'the deadline passed')
+PARTIAL = ('shards have answered', 'cannot be read')
+PASSING_WORDS = (*UNKNOWN, *PARTIAL, 'busy; try again later', 'another replica leads', 'older than what was', 'no answer',
+                 'none of the servers at')
+
+
+def must(what, server, word, *words, body=None, seconds=120):
+    """The words of the answer, which is yes; asked for again as a client would."""
+    end = time.time() + seconds
+    while True:
+        fine, answer = server.ask(word, *words, body=body)
+        if fine:
+            return answer
+        if int(answer[0]) not in PASSING or time.time() > end:
+            raise RuntimeError('%s: %s' % (what, ' '.join(answer)))
+        time.sleep(0.02)
 
 
 def caught_up(server):
@@ -126,6 +145,22 @@ def caught_up(server):
     fine, _ = server.ask('describe', 'words')
     return fine and all(s['here'] == '1' and int(s['rows']) > 0 and s['applied'] == s['committed']
                         for s in ctl.shards(server, 'words'))
+
+
+def settled(cluster, nodes=NODES):
+    """Whether all replicas of each shard are at these nodes, and have the same log, committed to its end. Then no change
+    of members is under way, and each of them counts."""
+    looks = []
+    for n in nodes:
+        server = cluster.connect(n)
+        fine, words = server.ask('shards', 'words')
+        server.close()
+        there = [ctl.words_of(word.split(',')) for word in words] if fine else []
+        if not there or any(s['here'] != '1' or not s['last'] == s['committed'] == s['applied'] for s in there):
+            return False
+        looks.append([(s['last'], s['last_term'], s['leader'], s['members']) for s in there])
+    return all(look == looks[0] for look in looks) and all(
+        s[2] in s[3].split('+') and sorted(s[3].split('+')) == sorted(map(str, nodes)) for s in looks[0])
 
 
 def wait(what, seconds, test):
@@ -146,7 +181,7 @@ def check_rows(server, wanted):
             under_way[server.send('fetch', 'words', key, 3)] = key
         tag, fine, words = server.receive()
         key = under_way.pop(tag)
-        if not fine and int(words[0]) in (*ctl.AGAIN, ctl.STALE) and time.time() < until:
+        if not fine and int(words[0]) in PASSING and time.time() < until:
             keys.append(key)
             continue
         if not fine or bytes.fromhex(words[1]) != wanted[key]:
@@ -159,27 +194,49 @@ def vshardctl(cluster, nodes, *words, **how):
                              *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
 
 
+def ask_again(what, attempt, status, wanted):
+    """What `attempt` says in the end, as (status, words). Where answers are late, as on a busy machine, or a leader has just
+    changed, it is asked again; then what should be done may have been done already."""
+    end, done = time.time() + 180, ()
+    while True:
+        got, said = attempt()
+        if got == status and wanted in said and not (got == 0 and any(w in said for w in PARTIAL)):
+            return said
+        if status == 0 and any(w in said for w in done):
+            return said
+        if time.time() > end or not any(w in said for w in PASSING_WORDS):
+            raise RuntimeError("%s: status %d, not %d with '%s': %s" % (what, got, status, wanted, said))
+        if any(w in said for w in UNKNOWN):
+            done = ('it exists already', 'not found')
+        time.sleep(0.1)
+
+
 def say(cluster, nodes, *words, status=0, wanted=''):
-    """What vshardctl says, in this process, which is sooner than in one of its own. Where answers are
-    late, as on a busy machine, it is asked again."""
+    """What vshardctl says, in this process, which is sooner than in one of its own."""
     at = ','.join('127.0.0.1:%d' % cluster.client[n] for n in nodes)
-    for _ in range(5):
+
+    def attempt():
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             got = ctl.main(['--at', at, *map(str, words)])
-        if 'the outcome is unknown' not in said.getvalue():
-            break
-    if got != status or wanted not in said.getvalue():
-        raise RuntimeError("%s: status %d, not %d with '%s': %s" % (words, got, status, wanted, said.getvalue()))
-    return said.getvalue()
+        return got, said.getvalue()
+    return ask_again(words, attempt, status, wanted)
+
+
+def call(cluster, nodes, *words, status=0, wanted='', **how):
+    """What it says in a process of its own."""
+    def attempt():
+        process = vshardctl(cluster, nodes, *words, **how)
+        out, err = process.communicate(timeout=600)
+        return process.returncode, out + err
+    return ask_again(words, attempt, status, wanted)
 
 
 def must_say(what, process, status, wanted):
-    """The process ends so, and says that somewhere."""
-    out, err = process.communicate(timeout=60)
+    """One that was started before ends so, and says that somewhere."""
+    out, err = process.communicate(timeout=600)
     if process.returncode != status or wanted not in (out + err):
         raise RuntimeError("%s: status %d, not %d with '%s': %s" % (what, process.returncode, status, wanted, out + err))
-    return out
 
 
 def found(cluster, dim, count=4):
@@ -187,8 +244,8 @@ def found(cluster, dim, count=4):
     for n in NODES:
         cluster.start(n, '--format')
     one = cluster.connect(1)
-    wait('founding', 60, lambda: one.ask('create', 'words', dim, 'cosine', count, 3)[0])
-    wait('leaders', 60, lambda: all(s['leader'] != '0' for s in ctl.shards(one, 'words')))
+    wait('founding', 120, lambda: one.ask('create', 'words', dim, 'cosine', count, 3)[0] or one.ask('describe', 'words')[0])
+    wait('leaders', 120, lambda: all(s['leader'] != '0' for s in ctl.shards(one, 'words')))
     return one
 
 
@@ -196,17 +253,27 @@ def others(victim):
     return [n for n in NODES if n != victim]
 
 
+def load_and_kill(cluster, path, rows, victim):
+    """The load, under way, and when it began; the server that it began with is dead. Where this process was held up for so long
+    that nothing was left to be written, it begins anew."""
+    other = cluster.connect(others(victim)[0])
+    for _ in range(10):
+        begun, before = time.time(), sum(int(s['committed']) for s in ctl.shards(other, 'words'))
+        loading = vshardctl(cluster, [victim] + others(victim), 'load', 'words', path)
+        wait('rows', 300, lambda: loading.poll() is not None or 0.2 * 4 * rows.count / 1000 <
+             sum(int(s['committed']) for s in ctl.shards(other, 'words')) - before)
+        if loading.poll() is None:
+            cluster.kill(victim)
+            return loading, begun
+        must_say('loading', loading, 0, '%d of %d rows' % (rows.count, rows.count))
+    raise RuntimeError('nothing was being written any more when the leader was to be killed')
+
+
 def main_job(cluster, path):
     """Returns how many rows were loaded, how many a second, and the node that was killed."""
     rows = ctl.Rows(path)
     victim = ctl.leader_of(found(cluster, rows.dim), 'words')
-    begun = time.time()
-    loading = vshardctl(cluster, [victim] + others(victim), 'load', 'words', path)
-    other = cluster.connect(others(victim)[0])
-    wait('rows', 120, lambda: sum(int(s['committed']) for s in ctl.shards(other, 'words')) > 0.2 * 4 * rows.count / 1000)
-    if loading.poll() is not None:
-        raise RuntimeError('nothing was being written any more when the leader was to be killed')
-    cluster.kill(victim)
+    loading, begun = load_and_kill(cluster, path, rows, victim)
     time.sleep(1)
     cluster.start(victim)
     must_say('loading', loading, 0, '%d of %d rows' % (rows.count, rows.count))
@@ -220,8 +287,19 @@ def main_job(cluster, path):
     return rows, rate, victim
 
 
+def nearest(server, query):
+    """How far it is, when all shards have answered: where one is not heard in time the others answer without it."""
+    for _ in range(10):
+        answered, *hits = must('a search', server, 'search', 'words', 1, 0, 0, body=query)
+        part, whole = answered.split('/')
+        if part == whole:
+            return float(hits[0].split(':')[1])
+    raise RuntimeError('a search: only %s shards have answered' % answered)
+
+
 def one_by_one(cluster, rows):
     """The busiest leader dies while rows are written at another server."""
+    wait('all replicas', 600, lambda: settled(cluster))
     victim = ctl.leader_of(cluster.connect(1), 'words')
     other = cluster.connect(others(victim)[0])
     wanted = {rows.count + i: rows.read(i, 1) for i in range(300)}
@@ -230,15 +308,15 @@ def one_by_one(cluster, rows):
         if key == rows.count + 50:
             cluster.kill(victim)
         begun = time.time()
-        must('a write', other.ask('write', 'words', 1, 0, body=ctl.rows_body([key], vector)))
+        must('a write', other, 'write', 'words', 1, 0, body=ctl.rows_body([key], vector))
         worst = max(worst, time.time() - begun)
         if key % 10 == 0:
-            words = must('a search', other.ask('search', 'words', 1, 0, 0, body=rows.read(key % 1000, 1)))
-            if float(words[1].split(':')[1]) > 1e-6:
-                raise RuntimeError('a search found %s' % words[1])
+            far = nearest(other, rows.read(key % 1000, 1))
+            if far > 1e-6:
+                raise RuntimeError('row %d is found at %g' % (key % 1000, far))
     cluster.start(victim)
     again = cluster.connect(victim)
-    wait('catching up', 120, lambda: caught_up(again))
+    wait('catching up', 600, lambda: caught_up(again))
     check_rows(again, wanted)
     check_rows(other, wanted)
     return victim, wanted, worst
@@ -250,13 +328,29 @@ def lost_directory(cluster, victim, wanted):
     shutil.rmtree(os.path.join(cluster.folder, str(victim)))
     cluster.start(victim, '--joins')
     again = cluster.connect(victim)
-    must('joining', again.ask('join', others(victim)[0]))
-    wait('refilling', 120, lambda: caught_up(again))
+    must('joining', again, 'join', others(victim)[0])
+    wait('refilling', 600, lambda: caught_up(again))
+    wait('members that count', 600, lambda: settled(cluster))
     third = others(victim)[1]
     cluster.kill(third)
     check_rows(again, wanted)
     cluster.start(third)
-    wait('catching up', 120, lambda: caught_up(cluster.connect(third)))
+    back = cluster.connect(third)
+    wait('catching up', 600, lambda: caught_up(back))
+
+
+def kill_leader(cluster):
+    """By vshardctl, which says who it was; returns that. Where another has come to lead most shards meanwhile, once more."""
+    for _ in range(10):
+        victim = ctl.leader_of(cluster.connect(1), 'words')
+        killed = int(call(cluster, NODES, 'kill', 'leader', 'words', wanted='killed node').split('killed node')[1])
+        cluster.process[killed].wait(timeout=60)
+        if killed == victim:
+            return killed
+        cluster.start(killed)
+        back = cluster.connect(killed)
+        wait('catching up', 600, lambda: caught_up(back))
+    raise RuntimeError('kill leader ends node %d, and node %d leads' % (killed, victim))
 
 
 def in_haste(cluster, path):
@@ -275,18 +369,18 @@ def in_haste(cluster, path):
              (1, 'is node 9', ('kill', 9)), (2, 'usage', ('kill', 'leader')), (0, '0 0', ('search', 'words', path, 0, 1)),
              (0, 'ok', ('remove', 'words', 1 << 62, 77)), (0, 'node=2', ('status',))]
     for status, words, arguments in cases:
-        must_say(str(arguments), vshardctl(cluster, NODES, *arguments), status, words)
-    must_say('no address', vshardctl(cluster, [], 'status'), 2, 'HOST:PORT')
+        call(cluster, NODES, *arguments, status=status, wanted=words)
+    call(cluster, [], 'status', status=2, wanted='HOST:PORT')
     cluster.client[0] = free_ports()
-    must_say('nobody there', vshardctl(cluster, [0], 'fetch', 'words', 1), 1, 'no server answers')
-    must_say('nobody there', vshardctl(cluster, [0, 1], 'status'), 0, 'no answer')
+    call(cluster, [0], 'fetch', 'words', 1, status=1, wanted='no server answers')
+    call(cluster, [0, 1], 'status', wanted='127.0.0.1:%d no answer' % cluster.client[0])
     watching = vshardctl(cluster, NODES, 'watch', 'words')
-    victim = ctl.leader_of(cluster.connect(1), 'words')
-    must_say('kill', vshardctl(cluster, NODES, 'kill', 'leader', 'words'), 0, 'killed node %d' % victim)
-    cluster.process[victim].wait(timeout=10)
-    time.sleep(2)
+    at = ':%d' % cluster.client[kill_leader(cluster)]
+    for line in watching.stdout:
+        if line.startswith('no answer: ') and at in line:
+            break
     watching.send_signal(signal.SIGINT)
-    must_say('watch', watching, 130, 'no answer: 127.0.0.1:%d' % cluster.client[victim])
+    must_say('watch', watching, 130, '')
     return len(cases) + 5
 
 
@@ -295,9 +389,9 @@ def backup(cluster, other, rows, wanted):
     folder = os.path.join(cluster.folder, 'backup')
 
     def must_fail(why, nodes, *words, **how):
-        must_say(why, vshardctl(cluster, nodes, *words, **how), 1, why)
+        call(cluster, nodes, *words, status=1, wanted=why, **how)
 
-    must_say('backup', vshardctl(cluster, NODES, 'backup', folder, 'words'), 0, 'words: %d rows' % (rows.count + 300))
+    call(cluster, NODES, 'backup', folder, 'words', wanted='words: %d rows' % (rows.count + 300))
     must_fail('a backup already', NODES, 'backup', folder, 'words')
     must_fail('exists already', NODES, 'restore', folder)
     must_fail("no collection 'none'", NODES, 'restore', folder, 'none')
@@ -316,7 +410,7 @@ def backup(cluster, other, rows, wanted):
     must_fail('damaged', NODES, 'restore', folder + '.bad')
     cluster.process[1].send_signal(signal.SIGSTOP)
     stopped = vshardctl(cluster, [1], 'backup', folder + '.stopped', 'words')
-    wait('a directory', 10, lambda: os.path.exists(folder + '.stopped'))
+    wait('a directory', 120, lambda: os.path.exists(folder + '.stopped'))
     stopped.send_signal(signal.SIGINT)
     must_say('a backup is stopped', stopped, 130, 'not whole')
     cluster.process[1].send_signal(signal.SIGCONT)
@@ -324,10 +418,10 @@ def backup(cluster, other, rows, wanted):
     for n in NODES:
         other.start(n, '--format')
         other.connect(n).close()
-    must_say('restore', vshardctl(other, NODES, 'restore', folder), 0, '%d of %d rows' % ((rows.count + 300,) * 2))
+    call(other, NODES, 'restore', folder, wanted='%d of %d rows' % ((rows.count + 300,) * 2))
     one = other.connect(1)
     check_rows(one, wanted)
-    wait('counting', 60, lambda: sum(int(s['rows']) for s in ctl.shards(one, 'words')) == rows.count + 300)
+    wait('counting', 600, lambda: sum(int(s['rows']) for s in ctl.shards(one, 'words')) == rows.count + 300)
     other.stop()
 
 

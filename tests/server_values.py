@@ -68,7 +68,7 @@ def check_all(cluster, name, data):
     server = cluster.connect(1)
     attributes = ctl.describe(server, name).attributes
     for key in range(ROWS):
-        words = test.must('key %d' % key, server.ask('fetch', name, key, 3))
+        words = test.must('key %d' % key, server, 'fetch', name, key, 3)
         shown = ' '.join(ctl.fetched(attributes, words))
         if bytes.fromhex(words[1]) != data.vectors[key] or shown != data.shown(key):
             raise RuntimeError('key %d of %s is %s, not %s' % (key, name, shown, data.shown(key)))
