@@ -28,12 +28,13 @@ int main(int argc, char **argv)
     printf("pass cluster-sim seeds %llu to %llu: %llu writes acknowledged and %llu unknown, %llu "
            "reads judged, %llu power cuts, %llu partitions, %llu disks lost, %llu nodes "
            "come and %llu gone, %llu upgraded, %llu replicas refilled; %llu with a "
-           "hosted map\n",
+           "hosted map; %llu histories linearizable, %llu too hard to say\n",
            (unsigned long long)from, (unsigned long long)to, (unsigned long long)sum.acknowledged,
            (unsigned long long)sum.unknown, (unsigned long long)sum.reads,
            (unsigned long long)sum.kills, (unsigned long long)sum.cuts,
            (unsigned long long)sum.wipes, (unsigned long long)sum.joins,
            (unsigned long long)sum.leaves, (unsigned long long)sum.upgrades,
-           (unsigned long long)sum.snapshots, (unsigned long long)sum.hosted);
+           (unsigned long long)sum.snapshots, (unsigned long long)sum.hosted,
+           (unsigned long long)sum.histories, (unsigned long long)sum.too_hard);
     return 0;
 }

@@ -6,11 +6,16 @@
  * op that was begun after that comes after it.
  *
  * A reader that must see all that ended before some moment may not see a state which an op
- * that had ended by then came after. It may see every other state that was ever written. */
+ * that had ended by then came after. It may see every other state that was ever written.
+ *
+ * That judges each answer by itself. In the end what linearizable fetches of a key found must fit
+ * together, too: each key is a register, whose whole history is handed to support/linear.c. */
 #include "sim.h"
 
 #include <string.h>
 
+#include "support/linear.h"
+#include "support/linear.h"
 #include "support/random.h"
 
 static const uint64_t gone = 4000000000;
@@ -111,6 +116,44 @@ bool model_knows(const struct model *m, uint32_t key, uint64_t salt)
             return true;
     }
     return false;
+}
+
+void model_see(struct model *m, const struct seen *seen)
+{
+    if (m->seen_count < SEEN)
+        m->seen[m->seen_count++] = *seen;
+}
+
+static bool was_seen(const struct model *m, uint32_t key, uint64_t salt)
+{
+    for (uint32_t i = 0; i < m->seen_count; i++) {
+        if (m->seen[i].key == key && m->seen[i].salt == salt)
+            return true;
+    }
+    return false;
+}
+
+/* Writes that may never have happened, and of which nobody saw anything, are left out. */
+int model_linearizable(const struct model *m, uint32_t key)
+{
+    static struct linear_op op[OPS + SEEN];
+    size_t count = 0;
+
+    for (uint32_t i = KEYS; i < m->count; i++) {
+        const struct op *o = &m->op[i];
+        uint64_t value = o->live ? o->salt : 0;
+
+        if (o->key == key && (o->outcome == 1 || was_seen(m, key, value)))
+            op[count++] = (struct linear_op){ o->invoked, o->outcome == 1 ? o->ended : UINT64_MAX,
+                                              value, 1, o->client };
+    }
+    for (uint32_t i = 0; i < m->seen_count; i++) {
+        const struct seen *s = &m->seen[i];
+
+        if (s->key == key)
+            op[count++] = (struct linear_op){ s->asked, s->answered, s->salt, 0, CLIENTS };
+    }
+    return linear_check(op, count);
 }
 
 void vector_of(float *v, uint64_t key, uint64_t salt)

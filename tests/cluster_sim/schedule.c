@@ -4,10 +4,10 @@
  * Clients write few keys, one op on a key at a time, with values that tell the salt, so that
  * what is read can be told from everything else that was ever written. Reads ask for all
  * kinds of consistency, and some searches for some salts alone. Three of four collections are
- * graphs, of too few rows not to be exact: their entries are staged. Faults: power cuts, restarts, cuts
- * of the network, pauses, lost and repeated messages, a disk that is lost and a node that joins in
- * its place. In some, nodes of this version are restarted with the next one, some of them back
- * again, and at last all: no node may meet what its version does not know. In some the host
+ * graphs, of too few rows not to be exact: their entries are staged. Faults: power cuts, restarts,
+ * cuts of the network, pauses, lost and repeated messages, a disk that is lost and a node that
+ * joins in its place. In some, nodes of this version are restarted with the next one, some of them
+ * back again, and at last all: no node may meet what its version does not know. In some the host
  * keeps the map, in a store that is away at times. At the end all is
  * healed, and every key is read and searched for once more. */
 #include "sim.h"
@@ -330,6 +330,8 @@ static void judge_fetch(struct schedule *s, const struct reading *r, const struc
     if (a->status != VSHARD_OK && a->status != VSHARD_ENOTFOUND)
         return;
     s->sum->reads++;
+    if (r->consistency == VSHARD_READ_LINEARIZABLE)
+        model_see(&s->model, &(struct seen){ r->judge.before, a->at_ns, salt, r->key });
     if (!model_allows(&s->model, &r->judge, r->key, a->status == VSHARD_OK, salt))
         wrong(s, a->status == VSHARD_OK ? "an old value" : "a value is gone", r->key,
               r->consistency);
@@ -702,6 +704,18 @@ static void must_read(struct schedule *s, uint32_t key, uint32_t kind)
     wrong(s, "no answer when all is well", key, kind);
 }
 
+static void check_histories(struct schedule *s)
+{
+    for (uint32_t key = 0; key < KEYS && !s->failed; key++) {
+        int verdict = model_linearizable(&s->model, key);
+
+        if (verdict == 0)
+            wrong(s, "a history that is not linearizable", key, s->model.seen_count);
+        s->sum->histories += verdict == 1;
+        s->sum->too_hard += verdict < 0;
+    }
+}
+
 /* Replicas that name a digest for the same position name the same. */
 static void compare_digests(struct schedule *s)
 {
@@ -759,6 +773,7 @@ static void finish(struct schedule *s)
     for (uint32_t key = 0; key < KEYS && !s->failed; key += 5)
         must_read(s, key, VSHARD_NODE_SEARCH);
     compare_digests(s);
+    check_histories(s);
 }
 
 static void on_event(void *ctx, uint32_t level, const char *name,

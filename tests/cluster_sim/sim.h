@@ -7,7 +7,7 @@
 
 #include "support/cluster.h"
 
-enum { KEYS = 40, OPS = 4096, CLIENTS = 4, DIM = 8, K = 8, READS = 64 };
+enum { KEYS = 40, OPS = 4096, SEEN = 8192, CLIENTS = 4, DIM = 8, K = 8, READS = 64 };
 
 /* Something that was written to a key, or its removal. */
 struct op {
@@ -19,10 +19,19 @@ struct op {
     int32_t outcome; /* 1: acknowledged, 0: under way, -1: nobody knows */
 };
 
+/* What a linearizable fetch found. */
+struct seen {
+    uint64_t asked, answered;
+    uint64_t salt; /* 0: nothing */
+    uint32_t key;
+};
+
 struct model {
     struct op op[OPS];
     uint32_t count;
     uint32_t under_way[KEYS]; /* ops */
+    struct seen seen[SEEN];
+    uint32_t seen_count;
 };
 
 /* What a read may rest on: everything that was acknowledged by `before`; by one client
@@ -45,12 +54,18 @@ bool model_certain(const struct model *m, const struct judge *j, uint32_t key, u
 /* Whether somebody ever wrote this. */
 bool model_knows(const struct model *m, uint32_t key, uint64_t salt);
 
+void model_see(struct model *m, const struct seen *seen);
+/* Whether what linearizable fetches of a key found can be explained by one order of all that was
+ * done to it, as by linear_check(). */
+int model_linearizable(const struct model *m, uint32_t key);
+
 void vector_of(float *v, uint64_t key, uint64_t salt);
 float distance(const float *a, const float *b);
 
 struct result {
     uint64_t acknowledged, unknown, reads, refused, kills, cuts, wipes, snapshots, joins, leaves;
     uint64_t upgrades, hosted;
+    uint64_t histories, too_hard; /* of a key, found to be linearizable, or not decided */
 };
 
 /* Runs one schedule. False after saying what was wrong. */
