@@ -114,6 +114,9 @@ static int take_query(struct vshard_node *n, struct vs_serving *s, struct vs_in 
     s->target_recall = vs_take_float(in);
     s->where_bytes = vs_take32(in);
     bytes = vs_take32(in);
+    /* An export writes a file: only who is here may ask for it. */
+    if (s->kind != VS_SERVE_SEARCH && s->kind != VS_SERVE_FETCH)
+        return VSHARD_EINVAL;
     if (s->where_bytes > VSHARD_WHERE_BYTES_MAX || s->k > VSHARD_MERGE_K_MAX)
         return VSHARD_EINVAL;
     asked = vs_take_bytes(in, (size_t)s->where_bytes + bytes);

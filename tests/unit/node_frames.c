@@ -85,6 +85,24 @@ Test(node_frames, a_question_of_any_bytes_is_answered_or_dropped)
     cluster_destroy(c);
 }
 
+/* An export writes a file, by a name that the question has where a search has an expression. */
+Test(node_frames, a_question_of_a_peer_writes_no_file)
+{
+    struct cluster *c = with_words(3, 3, 1, 3, NULL);
+    struct vs_out o = { .allocator = NULL };
+    size_t bytes;
+
+    put_question(&o, c, 1 << 20);
+    vs_store32(o.at + 20, VS_SERVE_EXPORT);
+    memcpy(o.at + 104, "home/x", 7);
+    hand_over(c->node[1].node, &o, o.count, false);
+    cluster_run(c, 1000 * MS);
+    cr_expect_null(fault_storage_bytes(c->node[1].disk, "home/x", &bytes));
+    cr_expect_null(fault_storage_bytes(c->node[1].disk, "home/x.tmp", &bytes));
+    vs_out_free(&o);
+    cluster_destroy(c);
+}
+
 /* As a fetch of node 1 would be answered: a vector, a number, a keyword and a payload. */
 static void put_answer(struct vs_out *o, struct cluster *c, uint64_t id)
 {
