@@ -276,7 +276,9 @@ struct vs_replica {
     uint64_t group;
     uint32_t collection, number; /* number of the shard */
     uint32_t open;               /* the core has the group */
-    uint32_t dropped;            /* its collection is gone */
+    uint32_t dropped;            /* it takes part no more: its collection is gone, say, */
+    uint32_t forgotten;          /* and the log has forgotten it */
+    uint32_t reserved;
     struct vs_shard_plan plan;
     struct vs_shard *shard; /* NULL: of the map */
     int32_t status;         /* what has halted it, or 0 */
@@ -563,6 +565,8 @@ void vs_send_message(struct vshard_node *n, const struct vshard_raft_effect *e);
 bool vs_poll_log(struct vshard_node *n);
 /* Whether something new may be logged: 0, EBUSY, ENOSPC. */
 int vs_log_room(const struct vshard_node *n);
+/* The log forgets a group that is closed. False: it has no room for that yet. */
+bool vs_persist_forget(struct vshard_node *n, const struct vs_replica *r);
 /* Writes down how far the group is committed, if nothing else has. */
 void vs_persist_commit(struct vshard_node *n, struct vs_replica *r);
 int vs_mark(struct vshard_node *n, struct vs_replica *r, uint64_t through, uint64_t term);

@@ -139,6 +139,8 @@ void vs_replica_files_remove(struct vshard_node *n, struct vs_replica *r)
 
     if (r->snapshot_index != 0)
         remove_files(n, r, r->snapshot_index);
+    if (r->taking_index != 0) /* one that was not marked any more */
+        remove_files(n, r, r->taking_index);
     vs_incoming_path(n, path, r->group);
     vs_shard_remove_files(&n->storage, path);
 }

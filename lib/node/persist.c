@@ -214,6 +214,34 @@ static void unstick(struct vshard_node *n)
     }
 }
 
+/* Of what waits for room, a group's records: they must not come behind its end. */
+static void stuck_forget(struct vshard_node *n, uint64_t group)
+{
+    for (struct vs_stuck *s = n->stuck; s != NULL; s = s->next) {
+        size_t kept = 0;
+
+        for (size_t i = 0; i < s->count; i++) {
+            if (s->record[i].group != group)
+                s->record[kept++] = s->record[i];
+        }
+        s->count = kept;
+    }
+}
+
+bool vs_persist_forget(struct vshard_node *n, const struct vs_replica *r)
+{
+    /* Of a group that lives on, what it has promised is kept: it may be named again, and must
+     * not vote twice, nor be born again as a founder. */
+    const struct vshard_wal_record records[] = {
+        { .group = r->group, .kind = VSHARD_WAL_FORGET },
+        { .group = r->group, .kind = VSHARD_WAL_VOTE, .term = r->term, .index = r->vote },
+    };
+    size_t count = vs_cluster_group(&n->meta, r->group, NULL) != NULL ? 2 : 1;
+
+    stuck_forget(n, r->group);
+    return vshard_wal_append(n->wal, records, count, NULL) == VSHARD_OK;
+}
+
 int vs_log_room(const struct vshard_node *n)
 {
     if (n->wal_status == VSHARD_ENOSPC || (n->stuck != NULL && n->stuck_status == VSHARD_ENOSPC))
@@ -369,6 +397,9 @@ int vs_mark(struct vshard_node *n, struct vs_replica *r, uint64_t through, uint6
     size_t count = 0;
     int rc;
 
+    r->mark_wanted = 0;
+    if (r->dropped) /* the log has forgotten the group, and its files go */
+        return VSHARD_OK;
     vs_store64(payload, r->taking_index);
     vs_store64(payload + 8, r->taking_term);
     if (r->installing)

@@ -187,12 +187,16 @@ static int load_meta(struct vshard_node *n, const char *base, void **meta, size_
     return rc;
 }
 
-/* Sets what the log says of the group's snapshot; false: there is none. */
+/* Sets what the log says of the group's promises and of its snapshot; false: there is none. */
 static bool find_snapshot(struct vshard_node *n, struct vs_replica *r, int *status)
 {
     struct vshard_wal_group about = { .size = sizeof about };
 
     *status = vshard_wal_find(n->wal, r->group, &about);
+    if (*status == VSHARD_OK && about.voted) { /* it may be dropped before it is open */
+        r->term = about.vote_term;
+        r->vote = about.vote;
+    }
     if (*status != VSHARD_OK || about.mark_index == 0) {
         *status = *status == VSHARD_ENOTFOUND ? VSHARD_OK : *status;
         return false;
@@ -497,7 +501,7 @@ void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
     struct vs_item *item;
     uint64_t border;
 
-    if (r->refilling || r->status != VSHARD_OK)
+    if (r->refilling || r->dropped || r->status != VSHARD_OK)
         return;
     if (stages)
         vs_stage_more(n, r);

@@ -103,30 +103,39 @@ static bool configured(struct vshard_node *n, uint64_t group)
     return s.commit != s.last; /* what leaves it out may yet be undone */
 }
 
+/* It takes part no more. */
+static void part(struct vshard_node *n, struct vs_replica *r)
+{
+    int rc;
+
+    r->dropped = 1;
+    rc = vshard_raft_close(n->raft, r->group);
+    vs_take_effects(n);
+    if (rc == VSHARD_ENOMEM) { /* at a later turn */
+        r->dropped = 0;
+        return;
+    }
+    vs_node_event(n, VSHARD_LOG_INFO, "node.dropped", r->group, "replica", 0);
+    r->open = 0;
+    r->role = VSHARD_RAFT_FOLLOWER;
+    r->leader = 0;
+}
+
 static void drop(struct vshard_node *n, struct vs_replica *r)
 {
-    /* Of a group that lives on, what it has promised is kept: it may be named again, and must
-     * not vote twice, nor be born again as a founder. */
-    const struct vshard_wal_record records[] = {
-        { .group = r->group, .kind = VSHARD_WAL_FORGET },
-        { .group = r->group, .kind = VSHARD_WAL_VOTE, .term = r->term, .index = r->vote },
-    };
-    size_t count = vs_cluster_group(&n->meta, r->group, NULL) != NULL ? 2 : 1;
-
-    if (!r->dropped) {
-        vs_node_event(n, VSHARD_LOG_INFO, "node.dropped", r->group, "replica", 0);
-        r->dropped = 1;
-        vshard_raft_close(n->raft, r->group);
-        vs_take_effects(n);
-        r->open = 0;
-        r->role = VSHARD_RAFT_FOLLOWER;
-        r->leader = 0;
-        vshard_wal_append(n->wal, records, count, NULL); /* at worst it is dropped again later */
-    }
-    if (r->items != 0)
+    if (!r->dropped)
+        part(n, r);
+    if (r->dropped && !r->forgotten)
+        r->forgotten = vs_persist_forget(n, r);
+    if (!r->dropped || r->items != 0)
         return; /* when its items are done */
-    vs_replica_files_remove(n, r);
+    /* Nobody will look for files of a group that is gone, and the log may need their room. */
+    if (r->forgotten || vs_cluster_group(&n->meta, r->group, NULL) == NULL)
+        vs_replica_files_remove(n, r);
+    if (!r->forgotten)
+        return; /* when there is room */
     vs_replica_free(n, r);
+    n->meta_seen = 0; /* it may have been named again meanwhile */
 }
 
 uint64_t vs_member_bits(uint64_t node, uint64_t incarnation)
@@ -187,7 +196,8 @@ static void drop_all(struct vshard_node *n)
         if (shard != NULL && !r->dropped &&
             named(shard->members, shard->member_count, n->node, n->incarnation))
             continue;
-        if (shard == NULL || r->dropped || !configured(n, r->group) || released(n, r))
+        /* One that is not open, as what it starts from is still being read, does not know. */
+        if (shard == NULL || r->dropped || (r->open && !configured(n, r->group)) || released(n, r))
             drop(n, r);
     }
 }

@@ -1,0 +1,208 @@
+/* node_drop.c - replicas that go in the middle of something: while they are saved, and before
+ * they have been opened.
+ *
+ * Method: one replica's items of work are held back, its shard is given to another node and
+ * back, and the items go on at moments that are chosen. In the end the replica must be there
+ * again; until others go on without it, it must not have gone. */
+#include <criterion/criterion.h>
+
+#include "node/core.h"
+#include "support/cluster_ask.h"
+
+enum { ROWS = 40 };
+
+struct move {
+    struct cluster *c;
+    uint64_t from, to; /* from: a follower */
+    uint64_t group;
+};
+
+static struct vs_replica *replica(const struct move *m)
+{
+    return vs_replica_find(m->c->node[m->from].node, m->group);
+}
+
+static struct vshard_shard_status look(const struct move *m, uint64_t at)
+{
+    struct vshard_shard_status s;
+    size_t count;
+
+    cr_assert_eq(vshard_node_shards(m->c->node[at].node, "words", &s, 1, &count), VSHARD_OK);
+    return s;
+}
+
+static struct move prepare(void)
+{
+    struct vshard_node_options o = { .replace_ns = 3600000 * MS };
+    struct move m = { .c = with_words(5, 5, 1, 3, &o) };
+    struct vshard_shard_status s;
+    uint64_t leader;
+
+    written(m.c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
+    cluster_run(m.c, 1000 * MS);
+    s = look(&m, 1);
+    leader = cluster_leader(m.c, "words", 0);
+    m.group = s.group;
+    m.from = s.members[0] != leader ? s.members[0] : s.members[1];
+    for (uint64_t id = 1; id <= 5; id++) {
+        if (id != s.members[0] && id != s.members[1] && id != s.members[2])
+            m.to = id;
+    }
+    return m;
+}
+
+static void nobody_works(void *ctx, uint32_t what)
+{
+    (void)ctx;
+    (void)what;
+}
+
+/* As if it had a worker, who does nothing. */
+static void hold(const struct move *m, uint32_t held)
+{
+    struct vshard_node *n = m->c->node[m->from].node;
+
+    n->host.wake = nobody_works;
+    n->o.workers = held;
+}
+
+static void give(const struct move *m, uint64_t from, uint64_t to)
+{
+    uint64_t at = cluster_leader(m->c, "words", 0);
+    const struct vshard_node_admin a = {
+        .op = VSHARD_ADMIN_REPLACE, .group = m->group, .node = from, .to = to
+    };
+
+    cr_assert_eq(administer(m->c, at, a), VSHARD_OK);
+}
+
+static void snapshot(const struct move *m)
+{
+    struct vs_replica *r = replica(m);
+
+    r->since_snapshot = 1 << 30;
+    vs_replica_snapshot(m->c->node[m->from].node, r);
+    cr_assert_gt(r->taking_index, (uint64_t)0);
+}
+
+static void expect_whole(const struct move *m)
+{
+    cr_expect_eq(look(m, m->from).here, 1u);
+    cr_expect_eq(look(m, m->from).rows, (uint64_t)ROWS);
+    expect_rows(m->c, m->from, 1, ROWS, 5);
+}
+
+static bool has_file(const struct move *m, uint64_t index)
+{
+    char name[100];
+    size_t count;
+
+    snprintf(name, sizeof name, "home/g%llx-%llx.rows", (unsigned long long)m->group,
+             (unsigned long long)index);
+    return fault_storage_bytes(m->c->node[m->from].disk, name, &count) != NULL;
+}
+
+Test(node_drop, of_one_that_is_being_saved_leaves_nothing_behind)
+{
+    struct move m = prepare();
+    uint64_t index;
+
+    hold(&m, 1);
+    snapshot(&m);
+    index = replica(&m)->taking_index;
+    give(&m, m.from, m.to);
+    cluster_run(m.c, 5000 * MS);
+    cr_assert(replica(&m) != NULL && replica(&m)->dropped);
+    hold(&m, 0);
+    cluster_run(m.c, 1000 * MS);
+    cr_assert_null(replica(&m));
+    cr_expect(!has_file(&m, index));
+    give(&m, m.to, m.from);
+    cluster_run(m.c, 8000 * MS);
+    expect_whole(&m);
+    cluster_kill(m.c, m.from);
+    cr_assert_eq(cluster_start(m.c, m.from), VSHARD_OK);
+    cluster_run(m.c, 3000 * MS);
+    expect_whole(&m);
+    cluster_destroy(m.c);
+}
+
+Test(node_drop, of_one_that_is_named_again_meanwhile_is_followed_by_another)
+{
+    struct move m = prepare();
+
+    hold(&m, 1);
+    snapshot(&m);
+    give(&m, m.from, m.to);
+    cluster_run(m.c, 5000 * MS);
+    cr_assert(replica(&m) != NULL && replica(&m)->dropped);
+    give(&m, m.to, m.from);
+    cluster_run(m.c, 1000 * MS);
+    hold(&m, 0);
+    cluster_run(m.c, 8000 * MS);
+    expect_whole(&m);
+    cluster_destroy(m.c);
+}
+
+/* It has a snapshot, and is down. */
+static struct move prepare_down(void)
+{
+    struct move m = prepare();
+
+    snapshot(&m);
+    cluster_run(m.c, 1000 * MS);
+    cr_assert_gt(replica(&m)->snapshot_index, (uint64_t)0);
+    return m;
+}
+
+static void start_held(const struct move *m)
+{
+    cr_assert_eq(cluster_start(m->c, m->from), VSHARD_OK);
+    hold(m, 1);
+    cr_assert(replica(m) != NULL && !replica(m)->open, "it is not being opened");
+}
+
+Test(node_drop, waits_for_who_is_being_opened_and_is_counted_on)
+{
+    struct move m = prepare_down();
+
+    cluster_kill(m.c, m.to);
+    cluster_kill(m.c, m.from);
+    cluster_run(m.c, 1500 * MS); /* it is known that they are down */
+    give(&m, m.from, m.to);
+    cluster_run(m.c, 2000 * MS);
+    start_held(&m);
+    cluster_run(m.c, 3000 * MS);
+    cr_assert_eq(look(&m, m.from).members[0] == m.from || look(&m, m.from).members[1] == m.from ||
+                     look(&m, m.from).members[2] == m.from,
+                 0, "it has not heard of the change");
+    cr_assert(replica(&m) != NULL && !replica(&m)->dropped, "the group has nobody in its place");
+    hold(&m, 0);
+    cluster_run(m.c, 2000 * MS);
+    expect_whole(&m);
+    cr_assert_eq(cluster_start(m.c, m.to), VSHARD_OK);
+    cluster_run(m.c, 8000 * MS);
+    cr_expect_null(replica(&m));
+    cr_expect_eq(look(&m, m.to).here, 1u);
+    cluster_destroy(m.c);
+}
+
+Test(node_drop, keeps_what_was_promised_by_one_that_was_not_opened)
+{
+    struct move m = prepare_down();
+    struct vshard_wal_group about = { .size = sizeof about };
+    uint64_t term = replica(&m)->term;
+
+    cr_assert_gt(term, (uint64_t)0);
+    cluster_kill(m.c, m.from);
+    give(&m, m.from, m.to);
+    cluster_run(m.c, 5000 * MS);
+    start_held(&m);
+    cluster_run(m.c, 3000 * MS);
+    hold(&m, 0);
+    cluster_run(m.c, 1000 * MS);
+    cr_assert_null(replica(&m));
+    cr_assert_eq(vshard_wal_find(m.c->node[m.from].node->wal, m.group, &about), VSHARD_OK);
+    cr_expect_eq(about.vote_term, term);
+    cluster_destroy(m.c);
+}
