@@ -18,7 +18,8 @@ static int compare(const struct vshard_node *n, const struct vs_replica *r)
     bool leader_differs = false;
 
     for (uint32_t i = 0; i < hints; i++) {
-        if (h[i].digest_index != r->digest_index)
+        /* Of another recovery epoch it may be of other entries. */
+        if (h[i].digest_index != r->digest_index || h[i].term >> 48 != vs_replica_epoch(r))
             continue;
         same += h[i].digest == r->digest;
         other += h[i].digest != r->digest;

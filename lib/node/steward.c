@@ -693,6 +693,21 @@ void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, st
 
 /* ---- gossip ---- */
 
+/* Up to where the digest is that others may compare theirs with; 0: there is none. What came of
+ * entries that a recovery has made void differs, and is nobody's fault. Of the map's replica: all
+ * ones, if it has halted. */
+static uint64_t digest_told(struct vshard_node *n, const struct vs_replica *r)
+{
+    struct vshard_raft_status s = { .size = sizeof s };
+
+    if (r->status != VSHARD_OK)
+        return r->group == VS_META ? UINT64_MAX : 0;
+    if (vs_replica_epoch(r) != 0 &&
+        (vshard_raft_inspect(n->raft, r->group, &s) != VSHARD_OK || s.superseded))
+        return 0;
+    return r->digest_index;
+}
+
 static void gossip(struct vshard_node *n)
 {
     struct vs_out o = { .allocator = n->allocator };
@@ -710,7 +725,7 @@ static void gossip(struct vshard_node *n)
         vs_put64(&o, vs_replica_searchable(r));
         vs_put64(&o, r->leader);
         vs_put64(&o, r->term);
-        vs_put64(&o, r->group == VS_META && r->status != VSHARD_OK ? UINT64_MAX : r->digest_index);
+        vs_put64(&o, digest_told(n, r));
         vs_put64(&o, r->digest);
         vs_put64(&o, settled_members(n, r));
     }

@@ -403,3 +403,48 @@ Test(node_recover, numbers_groups_apart_from_those_of_an_epoch_that_was_given_up
     cr_expect_not_null(vs_cluster_group(&m, (UINT64_C(2) << 32) + 3, NULL));
     vs_cluster_fini(&m);
 }
+
+/* ---- what came of entries that are void ---- */
+
+/* Of three nodes, 2 and 3 write on while 1 is cut off, which is then the beginning of an epoch. */
+static struct disaster part_ways(uint64_t more, const struct vshard_node_options *o)
+{
+    struct disaster d = { .c = with_words(3, 3, 1, 3, o), .alive = { 1, 1 }, .lost = { 2, 3 } };
+    uint64_t at;
+
+    written(d.c, 2, 1, 20, 5, VSHARD_WRITE_APPLIED);
+    cluster_run(d.c, 1000 * MS);
+    d.c->node[1].side = 1;
+    cluster_run(d.c, 2000 * MS);
+    for (uint64_t i = 0; i < more; i++)
+        written(d.c, 2, 1, 1, 6, VSHARD_WRITE_APPLIED);
+    cluster_run(d.c, 3000 * MS);
+    d.lost[2] = 9;
+    recover_map(&d);
+    cr_assert_eq(recover_shard(&d, 0, &at), VSHARD_OK);
+    return d;
+}
+
+/* Those who were given up are there again, as they were, and stood where this one stands. */
+Test(node_recover, takes_no_digest_of_what_is_void_for_its_own)
+{
+    struct vshard_node_options o = { .replace_ns = 3600000 * MS };
+    struct disaster d = part_ways(20, &o);
+    struct vshard_shard_status theirs = shard_at(&d, 2, 0), s = shard_at(&d, 1, 0);
+
+    for (int i = 0; i < 50 && s.committed < theirs.digest_index; i++) {
+        written(d.c, 1, 1, 1, 7, 0);
+        s = shard_at(&d, 1, 0);
+    }
+    cluster_run(d.c, 3000 * MS);
+    s = shard_at(&d, 1, 0);
+    cr_assert_eq(s.digest_index, theirs.digest_index);
+    cr_assert_neq(s.digest, theirs.digest);
+    d.c->node[1].side = 0;
+    cluster_run(d.c, 4000 * MS);
+    cr_expect_eq(shard_at(&d, 1, 0).here, 1u);
+    cr_expect_eq(vs_replica_find(d.c->node[1].node, s.group)->refills, 0u);
+    expect_rows(d.c, 1, 2, 19, 5);
+    expect_rows(d.c, 1, 1, 1, 7);
+    cluster_destroy(d.c);
+}
