@@ -5,9 +5,10 @@
  * answered, and no limit has cut it. With it go the positions that it reflects, and it is
  * given again as long as nothing newer than these is known:
  *
- *   - no replica, here or by what other nodes say of theirs, has applied more of a shard: who
- *     asks for any answer gets none that this node knows to be out of date;
- *   - for a session, the positions reach those that it names;
+ *   - no replica, here or by what other nodes say of theirs, has applied more of a shard, or is
+ *     of a later recovery epoch, in which what was answered may be void: who asks for any answer
+ *     gets none that this node knows to be out of date;
+ *   - the positions reach those that are named, whatever else is asked for;
  *   - for a bound of age, there is a moment at which it was known to be current: when it was
  *     asked for, if that was linearizable, or so much before as a bounded one allowed.
  *
@@ -107,10 +108,25 @@ void vs_cache_fini(struct vshard_node *n)
 
 /* ---- whether it may be given ---- */
 
+/* The latest recovery epoch of a group that this node has heard of. */
+static uint64_t epoch_known(const struct vshard_node *n, uint64_t group)
+{
+    const struct vs_replica *r = vs_replica_find(n, group);
+    uint64_t epoch = r != NULL ? vs_replica_epoch(r) : 0;
+    uint32_t hints;
+    const struct vs_hint *h = vs_hints_of(n, group, &hints);
+
+    for (uint32_t i = 0; i < hints; i++)
+        epoch = h[i].term >> 48 > epoch ? h[i].term >> 48 : epoch;
+    return epoch;
+}
+
 static bool outdated(struct vshard_node *n, const struct vs_cached *c)
 {
     for (uint32_t i = 0; i < c->position_count; i++) {
-        if (vs_applied_known(n, c->positions[i].group) > c->positions[i].index)
+        const struct vshard_position *at = &c->positions[i];
+
+        if (vs_applied_known(n, at->group) > at->index || epoch_known(n, at->group) > at->epoch)
             return true;
     }
     return false;
@@ -131,12 +147,12 @@ static bool suits(struct vshard_node *n, const struct vs_cached *c, const struct
 
     if (TRAP(67))
         return true;
-    if (q->consistency == VSHARD_READ_BOUNDED)
-        return c->current_ns != 0 && n->now - c->current_ns <= age;
     for (uint32_t i = 0; i < q->position_count; i++) {
         if (!reaches(c, &q->positions[i]))
             return false;
     }
+    if (q->consistency == VSHARD_READ_BOUNDED)
+        return c->current_ns != 0 && n->now - c->current_ns <= age;
     return q->consistency != VSHARD_READ_LINEARIZABLE;
 }
 

@@ -93,6 +93,26 @@ Test(node_cache, keeps_to_the_consistency_that_is_asked_for)
     cluster_destroy(c);
 }
 
+/* Somebody has written, and this node has not heard yet that a replica has applied it. */
+Test(node_cache, reflects_the_positions_that_are_named_beside_a_bound_of_age)
+{
+    struct cluster *c = with_cache(65536);
+    struct vshard_node_search linearizable = { .timeout_ns = 1000 * MS,
+                                               .consistency = VSHARD_READ_LINEARIZABLE };
+    struct vshard_position positions[2];
+    struct vshard_node_search bounded = { .timeout_ns = 50 * MS,
+                                          .consistency = VSHARD_READ_BOUNDED,
+                                          .max_staleness_ns = 300 * MS,
+                                          .positions = positions,
+                                          .position_count = 2 };
+
+    memcpy(positions, search(c, 2, 7, 5, &linearizable)->positions, sizeof positions);
+    cr_expect(kept(c, &bounded, 7));
+    positions[1].index++;
+    cr_expect_eq(search(c, 2, 7, 5, &bounded)->shards_answered, 1u);
+    cluster_destroy(c);
+}
+
 Test(node_cache, takes_no_other_question_for_the_same)
 {
     struct cluster *c = with_cache(65536);

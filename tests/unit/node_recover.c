@@ -448,3 +448,24 @@ Test(node_recover, takes_no_digest_of_what_is_void_for_its_own)
     expect_rows(d.c, 1, 1, 1, 7);
     cluster_destroy(d.c);
 }
+
+/* A node that was given up has kept an answer. */
+Test(node_recover, makes_answers_void_that_were_kept)
+{
+    struct vshard_node_options o = { .replace_ns = 3600000 * MS, .cache_bytes = 1 << 20 };
+    struct disaster d = part_ways(20, &o);
+    struct vshard_node *n = d.c->node[2].node;
+    const struct cluster_answer *a = search(d.c, 2, 1, 6, NULL);
+
+    cr_assert_eq(a->hits[0].key.lo, (uint64_t)1);
+    cr_assert_lt(a->hits[0].distance, 1e-6f);
+    d.c->node[1].side = 0;
+    cluster_run(d.c, 2000 * MS);
+    cr_assert_lt(shard_at(&d, 1, 0).committed, a->positions[0].index);
+    a = search(d.c, 2, 1, 6, NULL);
+    cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
+    cr_expect_eq(n->cache.answers, (uint64_t)0);
+    cr_expect_eq(a->positions[0].epoch, 2u);
+    cr_expect_gt(a->hits[0].distance, 1e-6f);
+    cluster_destroy(d.c);
+}
