@@ -99,10 +99,9 @@ void vs_turn(struct vshard_node *n)
         }
         settle(n);
         idle(n);
-    } else {
-        while (n->requests != NULL)
-            vs_request_finish(n, n->requests, n->failed);
     }
+    while (n->failed != VSHARD_OK && n->requests != NULL) /* there is no other turn */
+        vs_request_finish(n, n->requests, n->failed);
     vs_flush_frames(n);
     wake_workers(n);
     vs_flush_answers(n);

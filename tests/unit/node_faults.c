@@ -52,8 +52,7 @@ static int wait_for(struct lone *l, int rc)
         return rc;
     for (int i = 0; i < 3000 && l->status == 1; i++) {
         l->now += MS;
-        if (vshard_node_tick(l->node, l->now) != VSHARD_OK && l->status == 1)
-            vshard_node_cancel(l->node, 1);
+        vshard_node_tick(l->node, l->now); /* also one that has stopped has answered */
     }
     cr_assert_neq(l->status, 1, "no answer");
     return l->status;
