@@ -230,19 +230,31 @@ static int copy_positions(struct vshard_node *n, struct vs_request *q,
     return VSHARD_OK;
 }
 
+static int check_fresh(struct vshard_node *n, uint32_t consistency,
+                       const struct vshard_position *positions, uint32_t count)
+{
+    if (consistency > VSHARD_READ_LINEARIZABLE)
+        return vs_node_refuse(n, VSHARD_EINVAL, "consistency", consistency,
+                              VSHARD_READ_LINEARIZABLE);
+    if (positions == NULL && count != 0)
+        return vs_node_refuse(n, VSHARD_EINVAL, "positions", count, 0);
+    return VSHARD_OK;
+}
+
 static int check_search(struct vshard_node *n, const struct vshard_node_search *s,
                         const struct vs_collection *c)
 {
     struct vs_shard_plan plan;
+    int rc;
 
     if (s->k == 0 || s->k > VSHARD_MERGE_K_MAX)
         return vs_node_refuse(n, s->k ? VSHARD_E2BIG : VSHARD_EINVAL, "k", s->k,
                               VSHARD_MERGE_K_MAX);
     if (s->query == NULL)
         return vs_node_refuse(n, VSHARD_EINVAL, "query", 0, 0);
-    if (s->consistency > VSHARD_READ_LINEARIZABLE)
-        return vs_node_refuse(n, VSHARD_EINVAL, "consistency", s->consistency,
-                              VSHARD_READ_LINEARIZABLE);
+    rc = check_fresh(n, s->consistency, s->positions, s->position_count);
+    if (rc != VSHARD_OK)
+        return rc;
     if ((s->flags & ~(uint32_t)(VSHARD_NODE_EXACT | VSHARD_NODE_WHOLE)) != 0)
         return vs_node_refuse(n, VSHARD_EINVAL, "flags", s->flags, VSHARD_NODE_WHOLE);
     if (s->where == NULL && s->where_bytes == 0)
@@ -337,9 +349,8 @@ int vshard_node_fetch(struct vshard_node *n, uint64_t now_ns, const struct vshar
                              VS_SIZE_THROUGH(struct vshard_node_fetch, positions));
     if (rc == VSHARD_OK)
         rc = admit(n, f.collection, &c);
-    if (rc == VSHARD_OK && f.consistency > VSHARD_READ_LINEARIZABLE)
-        rc = vs_node_refuse(n, VSHARD_EINVAL, "consistency", f.consistency,
-                            VSHARD_READ_LINEARIZABLE);
+    if (rc == VSHARD_OK)
+        rc = check_fresh(n, f.consistency, f.positions, f.position_count);
     if (rc == VSHARD_OK)
         rc = vshard_map_owner(c->map, &f.key, 1, &shard, NULL);
     if (rc != VSHARD_OK)
@@ -427,6 +438,8 @@ static int check_write(struct vshard_node *n, const struct vshard_node_write *w,
         if (w->payload_bytes[i] > VSHARD_PAYLOAD_MAX)
             return vs_node_refuse(n, VSHARD_E2BIG, "payload_bytes", w->payload_bytes[i],
                                   VSHARD_PAYLOAD_MAX);
+        if (w->payload_bytes[i] != 0 && w->payloads[i] == NULL)
+            return vs_node_refuse(n, VSHARD_EINVAL, "payloads", i, w->count);
     }
     return VSHARD_OK;
 }

@@ -112,7 +112,8 @@ Test(node_refuse, requests_that_break_their_contract)
     static char words[2][VSHARD_KEYWORD_MAX + 1];
     struct vshard_values values[] = { { digits, 0 }, { NULL, 0 }, { words, sizeof words[0] } };
     const uint32_t lengths[2] = { 1, VSHARD_PAYLOAD_MAX + 1 };
-    const void *const payloads[2] = { "a", "b" };
+    const uint32_t fine[2] = { 0, 1 };
+    const void *const payloads[2] = { "a", "b" }, *const absent[2] = { "a", NULL };
     const struct vshard_node_write good = { .size = sizeof good,
                                             .count = 2,
                                             .tag = 99,
@@ -150,6 +151,8 @@ Test(node_refuse, requests_that_break_their_contract)
     cr_expect_eq(vshard_node_write(n, c->now, &w), VSHARD_EINVAL);
     w = good, w.payload_bytes = lengths, w.payloads = payloads;
     cr_expect_eq(vshard_node_write(n, c->now, &w), VSHARD_E2BIG);
+    w = good, w.payload_bytes = fine, w.payloads = absent;
+    cr_expect_eq(vshard_node_write(n, c->now, &w), VSHARD_EINVAL);
     w = good, w.payloads = payloads;
     cr_expect_eq(vshard_node_write(n, c->now, &w), VSHARD_EINVAL);
     vectors[DIM + 3] = 1.0f / 0.0f;
@@ -175,6 +178,8 @@ Test(node_refuse, requests_that_break_their_contract)
     cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL);
     s = find, s.consistency = 9;
     cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL);
+    s = find, s.position_count = 1;
+    cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL, "there are no positions");
     s = find, s.flags = 64;
     cr_expect_eq(vshard_node_search(n, c->now, &s), VSHARD_EINVAL);
     s = find, s.where = where, s.where_bytes = sizeof where;
@@ -190,6 +195,8 @@ Test(node_refuse, requests_that_break_their_contract)
     cr_expect_eq(vshard_node_search(NULL, c->now, &find), VSHARD_EINVAL);
 
     cr_expect_eq(vshard_node_fetch(n, c->now, &f), VSHARD_ENOTFOUND);
+    f.collection = "words", f.position_count = 1;
+    cr_expect_eq(vshard_node_fetch(n, c->now, &f), VSHARD_EINVAL, "there are no positions");
     cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_EINVAL);
     a.op = VSHARD_ADMIN_CREATE, a.collection = &spec;
     cr_expect_eq(vshard_node_admin(n, c->now, &a), VSHARD_EINVAL, "no dimension");
