@@ -201,16 +201,31 @@ struct vs_peer *vs_peer_find(struct vshard_node *n, uint64_t node)
     return NULL;
 }
 
+/* Who is no member, and was not heard of for the longest time; NULL: all are. */
+static struct vs_peer *stranger(struct vshard_node *n)
+{
+    struct vs_peer *oldest = NULL;
+
+    for (uint32_t i = 0; i < n->peer_count; i++) {
+        struct vs_peer *p = &n->peer[i];
+
+        if (vs_cluster_node(&n->meta, p->node) == NULL &&
+            (oldest == NULL || p->heard_ns < oldest->heard_ns))
+            oldest = p;
+    }
+    return oldest;
+}
+
 struct vs_peer *vs_peer_meet(struct vshard_node *n, uint64_t node)
 {
     struct vs_peer *p = vs_peer_find(n, node);
-    uint32_t oldest = 0;
 
     if (p != NULL || node == n->node || node == 0)
         return p;
-    for (uint32_t i = 1; i < n->peer_count; i++)
-        oldest = n->peer[i].heard_ns < n->peer[oldest].heard_ns ? i : oldest;
-    p = n->peer_count < VSHARD_NODES_MAX ? &n->peer[n->peer_count++] : &n->peer[oldest];
+    /* A member that is forgotten would seem to be dead. */
+    p = n->peer_count < VSHARD_NODES_MAX ? &n->peer[n->peer_count++] : stranger(n);
+    if (p == NULL)
+        return NULL;
     *p = (struct vs_peer){ .node = node, .first_ns = n->now };
     return p;
 }

@@ -190,3 +190,15 @@ Test(node_frames, an_answer_of_any_bytes_is_taken_or_another_is_waited_for)
     expect_rows(c, 1, 1, ROWS, 5);
     cluster_destroy(c);
 }
+
+Test(node_frames, of_strangers_make_no_member_seem_dead)
+{
+    struct cluster *c = with_words(3, 3, 1, 3, NULL);
+    struct vshard_node *n = c->node[1].node;
+
+    for (uint64_t id = 100; id < 200; id++)
+        vs_peer_meet(n, id);
+    for (uint64_t id = 2; id <= 3; id++)
+        cr_expect(vs_peer_here(n, id), "node %d", (int)id);
+    cluster_destroy(c);
+}
