@@ -51,6 +51,32 @@ static struct vs_peer *peer_of(struct vshard_node *n, uint64_t node)
     return node == n->node ? &n->self : vs_peer_find(n, node);
 }
 
+static uint32_t bit_of(const struct vshard_node *n, const struct vs_peer *peer)
+{
+    return peer == &n->self ? 1u << VSHARD_NODES_MAX : 1u << (peer - n->peer);
+}
+
+/* A peer owes an answer for a part until it has given it, or none is wanted any more: frames
+ * may be lost, and who had lost some would else seem busy for ever. */
+static void owe(const struct vshard_node *n, struct vs_part *p, struct vs_peer *peer)
+{
+    peer->outstanding += (p->owed & bit_of(n, peer)) == 0;
+    p->owed |= bit_of(n, peer);
+}
+
+static void settle(const struct vshard_node *n, struct vs_part *p, struct vs_peer *peer)
+{
+    peer->outstanding -= (p->owed & bit_of(n, peer)) != 0 && peer->outstanding != 0;
+    p->owed &= ~bit_of(n, peer);
+}
+
+void vs_read_over(struct vshard_node *n, struct vs_part *p)
+{
+    for (uint32_t i = 0; p->owed != 0 && i < VSHARD_NODES_MAX; i++)
+        settle(n, p, &n->peer[i]);
+    settle(n, p, &n->self);
+}
+
 /* Two heartbeats or rounds of gossip have not come. */
 static bool silent(struct vshard_node *n, uint64_t node)
 {
@@ -227,7 +253,7 @@ void vs_read_ask(struct vshard_node *n, struct vs_request *q, struct vs_part *p)
         n->hedge_credit++;
     peer = peer_of(n, node);
     if (peer != NULL)
-        peer->outstanding++;
+        owe(n, p, peer);
     put_read(n, q, p, &o);
     if (o.status == VSHARD_OK && node != n->node) {
         vs_post(n, node, VS_FRAME_READ, p->group, o.at, o.count, NULL, 0);
@@ -302,15 +328,15 @@ static void tell_bound(const struct vs_request *q)
 
 /* ---- answers ---- */
 
-static void note_latency(struct vshard_node *n, uint64_t from, const struct vs_part *p)
+static void note_latency(struct vshard_node *n, uint64_t from, struct vs_part *p)
 {
     struct vs_peer *peer = peer_of(n, from);
     uint64_t ns, off;
 
     if (peer == NULL)
         return;
-    peer->outstanding -= peer->outstanding != 0;
-    if (p == NULL || p->node != from)
+    settle(n, p, peer);
+    if (p->node != from)
         return;
     ns = n->now - p->asked_ns;
     off = ns > peer->latency_ns ? ns - peer->latency_ns : peer->latency_ns - ns;
@@ -479,11 +505,10 @@ void vs_read_reply(struct vshard_node *n, uint64_t from, struct vs_in *in)
     struct vs_request *q = in->status == VSHARD_OK ? vs_request_find(n, id) : NULL;
     struct vs_part *p = part_named(q, part);
 
-    if (p == NULL || p->group != group || q->kind == VSHARD_NODE_WRITE) {
-        note_latency(n, from, NULL);
+    if (p == NULL || p->group != group || q->kind == VSHARD_NODE_WRITE)
         return;
-    }
-    note_latency(n, from, q->kind == VSHARD_NODE_EXPORT ? NULL : p);
+    if (q->kind != VSHARD_NODE_EXPORT)
+        note_latency(n, from, p);
     if (p->state != VS_PART_OPEN)
         return; /* another was sooner */
     p->position = position;

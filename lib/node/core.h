@@ -345,6 +345,8 @@ struct vs_part {
     uint32_t shard;
     uint32_t state;
     uint32_t tried; /* bits of members that were asked */
+    uint32_t owed;  /* READ: bits of peers that were asked, and have not answered */
+    uint32_t reserved;
     uint32_t attempts;
     int32_t status; /* the last that an attempt ended with */
     uint32_t epoch;
@@ -722,6 +724,8 @@ uint32_t vs_read_effort(uint32_t k, uint32_t shards);
 void vs_read_ask(struct vshard_node *n, struct vs_request *q, struct vs_part *p);
 void vs_read_reply(struct vshard_node *n, uint64_t from, struct vs_in *in);
 void vs_read_time(struct vshard_node *n, struct vs_request *q);
+/* No answer is wanted any more from those who were asked. */
+void vs_read_over(struct vshard_node *n, struct vs_part *p);
 /* A read that was asked here is served here, too, from now on; and is not any more. */
 void vs_read_here(struct vshard_node *n, struct vs_serving *s);
 void vs_read_gone(struct vshard_node *n, const struct vs_serving *s);

@@ -79,6 +79,8 @@ void vs_request_finish(struct vshard_node *n, struct vs_request *q, int status)
     q->next = NULL;
     q->status = status;
     forget(n, q);
+    for (uint32_t i = 0; i < q->part_count; i++)
+        vs_read_over(n, &q->part[i]);
     n->request_count--;
     *n->ended_end = q;
     n->ended_end = &q->next;

@@ -4,6 +4,7 @@
  * asked, so that each kind of consistency shows what it promises and what not. */
 #include <criterion/criterion.h>
 
+#include "node/core.h"
 #include "support/cluster_ask.h"
 
 enum { ROWS = 40 };
@@ -134,6 +135,29 @@ Test(node_reads, are_not_held_up_by_a_replica_that_hangs)
         for (int k = 0; k < 20; k++) /* which pay for the second request */
             search(c, outside, 1, 5, NULL);
         slow = i % 2 ? s.members[0] : s.members[1];
+    }
+    cluster_destroy(c);
+}
+
+/* Frames are lost, and with them answers: who had lost some must not seem busy for ever. */
+Test(node_reads, count_nobody_as_busy_who_is_asked_for_nothing)
+{
+    struct vshard_node_options o = { .search_ns = 50 * MS };
+    struct cluster *c = with_words(5, 5, 4, 2, &o);
+
+    written(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
+    c->lose_per_mille = 200;
+    for (uint64_t key = 1; key <= ROWS; key++)
+        search(c, 1 + key % 5, key, 5, NULL);
+    c->lose_per_mille = 0;
+    cluster_run(c, 1000 * MS);
+    for (uint64_t id = 1; id <= 5; id++) {
+        const struct vshard_node *n = c->node[id].node;
+
+        for (uint32_t i = 0; i < n->peer_count; i++)
+            cr_expect_eq(n->peer[i].outstanding, 0u, "node %d, by %d", (int)n->peer[i].node,
+                         (int)id);
+        cr_expect_eq(n->self.outstanding, 0u);
     }
     cluster_destroy(c);
 }
