@@ -4,14 +4,17 @@
 Among others, heartbeats wake it all the time. Alone, with all work done by its ticks, it has only
 its timer: rows are written, and then one read is asked for that has to wait until they are
 applied, and nothing more is said to the server until it answers. It did not, once, whenever the
-timer was due before the loop polled: the poll then had no end."""
+timer was due before the loop polled: the poll then had no end.
+
+Then a client asks for much and takes nothing: the server must not keep all of it ready, and must
+have all of it when the client does."""
 import os
 import sys
 import time
 
 import server as test
 
-ROUNDS, ROWS = 3, 2000
+ROUNDS, ROWS, READS, MOST = 3, 2000, 400, 64 << 20
 
 
 def rounds(server, rows):
@@ -28,6 +31,28 @@ def rounds(server, rows):
     return worst
 
 
+def memory(cluster):
+    with open('/proc/%d/statm' % cluster.process[1].pid) as statm:
+        return int(statm.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+def greedy(cluster, server):
+    """Asks for some hundred MB, and takes them later."""
+    file_bytes, before = int(test.must('an export', server, 'export', 'words', 0)[0]), memory(cluster)
+    for _ in range(READS):
+        server.send('read', 0)
+    until = time.time() + 3
+    while time.time() < until:
+        if memory(cluster) - before > MOST:
+            raise RuntimeError('%d bytes are kept for who takes nothing' % (memory(cluster) - before))
+        time.sleep(0.05)
+    for _ in range(READS):
+        _, fine, words = server.receive()
+        count = int(words[0]) if fine else 0
+        if count != min(file_bytes, 1 << 20) or len(server.take(count)) != count:
+            raise RuntimeError('a piece of %d bytes' % count)
+
+
 def run(folder):
     cluster = test.Cluster(folder)
     rows = test.ctl.Rows(os.path.join(test.root, 'examples/demo/data/glove30k.base.npy'))
@@ -35,7 +60,9 @@ def run(folder):
     server = cluster.connect(1)
     test.wait('founding', 120, lambda: server.ask('create', 'words', rows.dim, 'cosine', 1, 1)[0] or
               server.ask('describe', 'words')[0])
-    return '%d rows were there after %.1f s at worst' % (ROWS, rounds(server, rows))
+    worst = rounds(server, rows)
+    greedy(cluster, server)
+    return '%d rows were there after %.1f s at worst; greed is borne' % (ROWS, worst)
 
 
 if __name__ == '__main__':

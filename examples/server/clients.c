@@ -55,7 +55,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { LINE_MAX_BYTES = 2048, WAITING_MAX = 4096, PIECE = 1 << 20 };
+enum { LINE_MAX_BYTES = 2048, WAITING_MAX = 4096, PIECE = 1 << 20, OWED_MAX = 4 << 20 };
 
 struct client {
     uv_tcp_t tcp;
@@ -64,6 +64,7 @@ struct client {
     uint32_t waits; /* requests under way */
     int exported;   /* the file of the last export; -1: none */
     bool closed;
+    bool paused; /* nothing is read from it */
 };
 
 struct waiting {
@@ -93,13 +94,15 @@ static void on_closed(uv_handle_t *handle)
         free(c);
 }
 
+static void on_written(void *ctx, int status);
+
 static void send_bytes(struct client *c, struct bytes *line)
 {
     if (uv_is_closing((uv_handle_t *)&c->tcp)) {
         free(line->at);
         return;
     }
-    if (stream_write((uv_stream_t *)&c->tcp, line->at, line->count, NULL, NULL) != 0)
+    if (stream_write((uv_stream_t *)&c->tcp, line->at, line->count, on_written, c) != 0)
         uv_close((uv_handle_t *)&c->tcp, on_closed);
 }
 
@@ -336,17 +339,57 @@ static void on_room(uv_handle_t *handle, size_t wanted, uv_buf_t *buffer)
     *buffer = uv_buf_init(take(NULL, wanted), (unsigned)wanted);
 }
 
+static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer);
+
+/* It does not take what it has asked for. */
+static bool owed_much(const struct client *c)
+{
+    return uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) > OWED_MAX;
+}
+
+/* Takes all requests off what has arrived, as long as their answers are taken; until then nothing
+ * more is read, or who only asks would have the memory of all. */
+static void take_all(struct client *c)
+{
+    uv_stream_t *stream = (uv_stream_t *)&c->tcp;
+    bool bad = false;
+    int rc = 0;
+
+    while (!uv_is_closing((uv_handle_t *)stream) && !owed_much(c) && take_one(c, &bad))
+        continue;
+    if (uv_is_closing((uv_handle_t *)stream))
+        return;
+    if (owed_much(c) != c->paused) {
+        c->paused = !c->paused;
+        rc = c->paused ? uv_read_stop(stream) : uv_read_start(stream, on_room, on_read);
+    }
+    if (bad || rc != 0)
+        uv_close((uv_handle_t *)stream, on_closed);
+}
+
+/* Comes for each answer before on_closed() does. */
+static void on_written(void *ctx, int status)
+{
+    struct client *c = ctx;
+
+    if (uv_is_closing((uv_handle_t *)&c->tcp))
+        return;
+    if (status != 0)
+        uv_close((uv_handle_t *)&c->tcp, on_closed);
+    else if (c->paused)
+        take_all(c);
+}
+
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
 {
     struct client *c = stream->data;
-    bool bad = false;
 
     if (count > 0)
         bytes_add(&c->got, buffer->base, (size_t)count);
     free(buffer->base);
-    while (count >= 0 && !uv_is_closing((uv_handle_t *)stream) && take_one(c, &bad))
-        continue;
-    if ((count < 0 || bad) && !uv_is_closing((uv_handle_t *)stream))
+    if (count >= 0)
+        take_all(c);
+    else if (!uv_is_closing((uv_handle_t *)stream))
         uv_close((uv_handle_t *)stream, on_closed);
 }
 
