@@ -7,14 +7,16 @@ applied, and nothing more is said to the server until it answers. It did not, on
 timer was due before the loop polled: the poll then had no end.
 
 Then a client asks for much and takes nothing: the server must not keep all of it ready, and must
-have all of it when the client does."""
+have all of it when the client does. Last, the directory is taken away under the node, which stops
+when its log needs another file; then the process must end, too."""
 import os
+import shutil
 import sys
 import time
 
 import server as test
 
-ROUNDS, ROWS, READS, MOST = 3, 2000, 400, 64 << 20
+ROUNDS, ROWS, MANY, READS, MOST = 3, 2000, 9000, 400, 64 << 20
 
 
 def rounds(server, rows):
@@ -53,6 +55,21 @@ def greedy(cluster, server):
             raise RuntimeError('a piece of %d bytes' % count)
 
 
+def homeless(cluster, server, rows):
+    test.must('create', server, 'create', 'flat', rows.dim, 'cosine', 1, 1, 'family=1')
+    test.wait('a leader', 20, lambda: server.ask('write', 'flat', 1, 0, body=test.ctl.rows_body([0], rows.read(0, 1)))[0])
+    shutil.rmtree(os.path.join(cluster.folder, '1'))
+    body, fine = test.ctl.rows_body(range(MANY), rows.read(0, MANY)), True
+    try:
+        while fine:
+            time.sleep(0.3)  # nothing else is due when it comes
+            fine, _ = server.ask('write', 'flat', MANY, 0, body=body)
+    except OSError:
+        pass  # it has ended meanwhile
+    if cluster.process[1].wait(timeout=20) != 1:
+        raise RuntimeError('the server ends as if nothing were wrong')
+
+
 def run(folder):
     cluster = test.Cluster(folder)
     rows = test.ctl.Rows(os.path.join(test.root, 'examples/demo/data/glove30k.base.npy'))
@@ -62,7 +79,8 @@ def run(folder):
               server.ask('describe', 'words')[0])
     worst = rounds(server, rows)
     greedy(cluster, server)
-    return '%d rows were there after %.1f s at worst; greed is borne' % (ROWS, worst)
+    homeless(cluster, server, rows)
+    return '%d rows were there after %.1f s at worst; greed and loss are borne' % (ROWS, worst)
 
 
 if __name__ == '__main__':

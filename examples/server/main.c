@@ -302,8 +302,8 @@ static void on_check(uv_check_t *check)
         must_live(vshard_node_tick(s->node, server_now()));
     }
     at = vshard_node_deadline_ns(s->node);
-    if (at == UINT64_MAX)
-        uv_timer_stop(&s->timer);
+    if (at == UINT64_MAX) /* it has stopped, in another call than a tick, and wants none any more */
+        must_live(vshard_node_tick(s->node, server_now()));
     else
         uv_timer_start(&s->timer, on_timer,
                        at > server_now() ? (at - server_now() + 999999) / 1000000 : 0, 0);
