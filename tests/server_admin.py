@@ -12,6 +12,7 @@ an empty directory."""
 import os
 import shutil
 import struct
+import subprocess
 import sys
 
 import server as test
@@ -185,6 +186,7 @@ def configured(cluster):
     """A server ends, and names the line that is wrong."""
     for wanted, how, lines in (('and founders stand in 0', '--format', 'region = 1'), ('no number up to', '--format', 'region = -1'),
                                ('no number up to', '--format', 'cache_bytes = many'), ('up to 64', '--format', 'workers = 65'),
+                               ('not an address', '--format', 'client = 127.0.0.1:72010'),
                                ('was formatted in 0', None, 'region = 3'), ('does not take', None, 'cachebytes = 1')):
         cluster.start(1, *([how] if how else []), nodes=(1,), lines=lines)
         code = cluster.process[1].wait(timeout=120)
@@ -195,6 +197,12 @@ def configured(cluster):
         if wanted == 'up to 64':  # the next is about a node that is there
             found(cluster, (1,)).close()
             cluster.kill(1)
+    short = os.path.join(cluster.folder, 'short.conf')
+    with open(short, 'w') as f:
+        f.write('node = 1\ndir = %s\nlisten = 127.0.0.1:%d\n' % (os.path.join(cluster.folder, '1'), cluster.peer[1]))
+    said = subprocess.run([os.path.join(test.build, 'examples/server/server'), short], stderr=subprocess.PIPE, timeout=60)
+    if said.returncode != 1 or b'client are needed' not in said.stderr:
+        raise RuntimeError('a server that no client could find runs: %s' % said)
 
 
 def run(folder):

@@ -146,14 +146,16 @@ static uint64_t read_number(const char *name, const char *value, uint64_t limit)
     return number;
 }
 
-static void read_address(const char *text, struct address *to)
+static void read_address(const char *name, const char *text, struct address *to)
 {
-    char host[64];
-    int port;
+    char host[64], digits[64], why[128];
+    uint64_t port;
 
-    if (sscanf(text, "%63[^:]:%d", host, &port) != 2 ||
-        uv_ip4_addr(host, port, (struct sockaddr_in *)&to->at) != 0)
-        die("not an address", text);
+    if (sscanf(text, "%63[^:]:%63s", host, digits) != 2 || !number_read(digits, 65535, &port) ||
+        uv_ip4_addr(host, (int)port, (struct sockaddr_in *)&to->at) != 0) {
+        snprintf(why, sizeof why, "'%.60s' is not an address and a port", text);
+        die(name, why);
+    }
 }
 
 static void read_line(struct config *c, const char *name, char *value)
@@ -177,15 +179,15 @@ static void read_line(struct config *c, const char *name, char *value)
     } else if (strcmp(name, "cache_bytes") == 0)
         c->cache_bytes = read_number(name, value, UINT64_MAX);
     else if (strcmp(name, "listen") == 0)
-        read_address(value, &c->listen);
+        read_address(name, value, &c->listen);
     else if (strcmp(name, "client") == 0)
-        read_address(value, &c->client);
+        read_address(name, value, &c->client);
     else if (strcmp(name, "founder") == 0 && c->founder_count < NODES_MAX)
         c->founders[c->founder_count++] = read_number(name, value, UINT64_MAX);
     else if (strcmp(name, "peer") == 0 && c->peer_count < NODES_MAX &&
              sscanf(value, "%" SCNu64 " %127s", &node, where) == 2) {
         c->peer[c->peer_count].node = node;
-        read_address(where, &c->peer[c->peer_count++]);
+        read_address(name, where, &c->peer[c->peer_count++]);
     } else {
         die("the configuration does not take", name);
     }
@@ -209,8 +211,9 @@ void config_read(struct config *c, const char *path)
         read_line(c, name, value);
     }
     fclose(file);
-    if (c->node == 0 || c->dir[0] == 0)
-        die(path, "node and dir are needed");
+    if (c->node == 0 || c->dir[0] == 0 || c->listen.at.ss_family == 0 ||
+        c->client.at.ss_family == 0)
+        die(path, "node, dir, listen and client are needed");
 }
 
 /* ---- what the node wants ---- */

@@ -22,7 +22,7 @@ struct peer {
 
 struct peers {
     struct server *s;
-    struct peer peer[NODES_MAX];
+    struct peer peer[NODES_MAX + 1]; /* the last is nobody */
     uv_tcp_t listener;
 };
 
@@ -223,7 +223,7 @@ struct peers *peers_open(struct server *s)
     int rc;
 
     *p = (struct peers){ .s = s };
-    for (uint32_t i = 0; i < s->config.peer_count && i < NODES_MAX - 1; i++) {
+    for (uint32_t i = 0; i < s->config.peer_count; i++) {
         p->peer[i].all = p;
         p->peer[i].address = s->config.peer[i];
         uv_timer_init(s->loop, &p->peer[i].timer);
