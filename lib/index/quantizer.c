@@ -286,14 +286,13 @@ void vs_encode_dot_row(const struct vshard_index *x, const unsigned char *row, i
 /* Not replicated, so plain float arithmetic will do. */
 void vs_encode_dot_query(const struct vshard_index *x, const float *query, int8_t *code)
 {
-    float greatest = 0.0f, scale;
+    float greatest = 0.0f;
 
     for (size_t i = 0; i < x->dim; i++)
         greatest = fmaxf(greatest, fabsf(query[i]));
-    scale = greatest > 0.0f ? CODE_MAX / greatest : 0.0f;
     memset(code, 0, x->quantizer.code_bytes);
-    for (size_t i = 0; i < x->dim; i++)
-        code[i] = (int8_t)lrintf(query[i] * scale);
+    for (size_t i = 0; i < x->dim && greatest > 0.0f; i++) /* whose inverse may be infinite */
+        code[i] = (int8_t)lrintf(query[i] / greatest * CODE_MAX);
 }
 
 static size_t centre_bytes(const struct vshard_index *x)

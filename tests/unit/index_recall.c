@@ -427,6 +427,41 @@ Test(index_recall, of_clusters_that_come_sorted_under_inner_product)
     free(all);
 }
 
+/* Answers are those of the direction of a query. Of one whose elements are all below 4e-37, 0.04
+ * were found: what made it as long as codes are was infinite. */
+Test(index_recall, of_queries_however_short_under_inner_product)
+{
+    enum { D = 24 };
+    struct set s = { .metric = VSHARD_METRIC_IP, .dim = D, .rows = 3000, .queries = 50 };
+    uint64_t seed = 11, *ids = number_ids(0, s.rows);
+    float *all = draw_clusters(&seed, s.rows + s.queries, D, 1, 1, false), lone[D];
+    const struct vshard_search_options scan = { .size = sizeof scan, .flags = VSHARD_SEARCH_EXACT };
+    struct vshard_index *x;
+
+    split_queries(&s, all);
+    x = make(&s);
+    add_rows(x, ids, s.base, s.rows);
+    for (float length = 1; length > 1e-40f; length *= 1e-13f) {
+        uint32_t found = 0;
+
+        for (uint32_t i = 0; i < s.queries; i++) {
+            const float *query = (const float *)s.query + (size_t)i * D;
+            struct vshard_hit wanted[K], hits[K];
+
+            for (uint32_t j = 0; j < D; j++)
+                lone[j] = query[j] * length;
+            cr_assert_eq(vshard_index_search(x, query, 1, K, wanted, &scan), VSHARD_OK);
+            cr_assert_eq(vshard_index_search(x, lone, 1, K, hits, NULL), VSHARD_OK);
+            for (uint32_t k = 0; k < K * K; k++)
+                found += wanted[k / K].id == hits[k % K].id;
+        }
+        cr_expect_geq(found, 9 * K * s.queries / 10, "%u found, times %g", found, (double)length);
+    }
+    vshard_index_destroy(x);
+    free(all);
+    free(ids);
+}
+
 /* All rows of a cluster fall within a step or two of the 4 bits of a sketch: walks that went by
  * these found 0.70 of the nearest where there are 10 clusters, and 0.96 where there are 40. */
 static void expect_near_rows_found(uint32_t metric, uint32_t element, uint32_t dim,
