@@ -12,10 +12,19 @@
  * another (calibrate.c). */
 #include "index/state.h"
 
-enum { COMPARE = 16 /* rows taken that a candidate is compared with at once */ };
+enum { FIRST = 4, COMPARE = 16 /* rows taken that a candidate is compared with at once */ };
+
+static void put_first(const void **rows, uint32_t at)
+{
+    const void *row = rows[at];
+
+    memmove(rows + 1, rows, at * sizeof *rows);
+    rows[0] = row;
+}
 
 /* True if one of the rows taken, s->rows[0, taken), is nearer to the candidate than the row
- * itself, whose key is given. Uses s->keys. */
+ * itself, whose key is given. Candidates come in clusters: a row that one was passed over for
+ * is compared with the next before the others are. Uses s->keys. */
 static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint32_t self,
                         uint32_t candidate, int32_t key, uint32_t taken)
 {
@@ -26,13 +35,16 @@ static bool passed_over(const struct vshard_index *x, struct vs_scratch *s, uint
     q = vs_other_query(x, candidate, s);
     if (!vs_has_distances(x))
         key = vs_key_of(x, &q, self);
-    for (uint32_t first = 0; first < taken; first += COMPARE) {
-        uint32_t count = taken - first < COMPARE ? taken - first : COMPARE;
+    for (uint32_t first = 0, count; first < taken; first += count) {
+        uint32_t most = first == 0 ? FIRST : COMPARE;
 
+        count = taken - first < most ? taken - first : most;
         vs_keys(x, &q, s->rows + first, count, s->keys);
         for (uint32_t i = 0; i < count; i++) {
-            if (s->keys[i] < key)
+            if (s->keys[i] < key) {
+                put_first(s->rows, first + i);
                 return true;
+            }
         }
     }
     return false;
