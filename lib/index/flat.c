@@ -201,11 +201,6 @@ void vs_scan_mark(struct vshard_index *x, uint32_t slot, bool live)
     atomic_store_explicit(word, live ? was | bit : was & ~bit, memory_order_release);
 }
 
-bool vs_scan_is_marked(const struct vshard_index *x, uint32_t slot)
-{
-    return atomic_load_explicit(live_word(x, slot), memory_order_relaxed) >> slot % WORD & 1;
-}
-
 /* Which of the 64 rows from `slot` on are live. */
 uint64_t vs_scan_live(const struct vshard_index *x, uint32_t slot)
 {

@@ -188,7 +188,7 @@ void vs_keep_live_or_marked(const struct vshard_index *x, struct vs_pool *p)
     for (uint32_t i = 0; i < p->count && any; i++) {
         uint32_t slot = p->slots[i];
 
-        if (!(slot & VS_POOL_EXPANDED) && vs_row_state(x, slot) >= VS_ROW_REMOVED)
+        if (!(slot & VS_POOL_EXPANDED) && vs_is_gone(x, slot))
             continue;
         p->keys[kept] = p->keys[i];
         p->slots[kept++] = slot;

@@ -78,7 +78,7 @@ static void gather_candidates(const struct vshard_index *x, struct vs_scratch *s
         uint32_t n = vs_read_edges(x, list[i], theirs), unseen = 0;
 
         for (uint32_t j = 0; j < n; j++) {
-            if (vs_scan_is_marked(x, theirs[j]) && !is_marked(s, theirs[j]))
+            if (!vs_is_gone(x, theirs[j]) && !is_marked(s, theirs[j]))
                 s->slots[unseen++] = theirs[j];
         }
         vs_offer(x, &q, s, unseen);

@@ -136,7 +136,7 @@ static bool attach(struct vshard_index *x, uint32_t slot, uint32_t parent)
         vs_write_edges(x, parent, list, count);
     }
     count = vs_read_edges(x, slot, list);
-    if (count > 0 && vs_row_state(x, list[0]) == VS_ROW_DYING)
+    if (count > 0 && vs_is_dying(x, list[0]))
         memmove(list, list + 1, --count * sizeof *list);
     if (!vs_contains(list, count, parent)) {
         if (count == x->degree)
@@ -254,10 +254,10 @@ void vs_tree_orphan(struct vshard_index *x, uint32_t slot)
  * freed. */
 void vs_tree_forget(struct vshard_index *x, uint32_t slot)
 {
-    uint32_t list[2 * M_MAX], count = vs_read_edges(x, slot, list);
+    uint32_t list[2 * M_MAX], first = first_edge(x, slot);
 
-    if (count > 0 && vs_row_state(x, list[0]) == VS_ROW_DYING)
-        vs_write_edges(x, slot, list + 1, count - 1);
+    if (first != VS_SLOT_NONE && vs_is_dying(x, first))
+        vs_write_edges(x, slot, list + 1, vs_read_edges(x, slot, list) - 1);
 }
 
 /* ---- a tree in a graph that has none ---- */

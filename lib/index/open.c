@@ -463,13 +463,16 @@ static int read_parts(struct opening *o)
 /* The repair's marks are not in the file: they say what the states say. */
 static int restore_marks(struct opening *o)
 {
-    struct vs_repair *r = &o->x->repair;
-    int rc = r->active ? vs_repair_reserve(o->x, 0) : VSHARD_OK;
+    const struct vshard_index *x = o->x;
+    const struct vs_repair *r = &x->repair;
+    int rc = vs_repair_reserve(o->x, 0);
 
-    if (rc < 0 || !r->active)
+    if (rc < 0 || r->marks == NULL)
         return rc;
-    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE; slot = vs_link(o->x, slot))
-        r->marks[slot / 64] |= 1ull << (slot % 64);
+    for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE; slot = vs_link(x, slot))
+        r->marks[slot / VS_MARK_SLOTS] |= vs_mark(slot, VS_MARK_GONE | VS_MARK_DYING);
+    for (uint32_t slot = r->removed_head; slot != VS_SLOT_NONE; slot = vs_link(x, slot))
+        r->marks[slot / VS_MARK_SLOTS] |= vs_mark(slot, VS_MARK_GONE);
     return VSHARD_OK;
 }
 

@@ -40,30 +40,39 @@ static uint64_t begin_at(const struct vshard_index *x)
     return share < BEGIN_MIN ? BEGIN_MIN : share;
 }
 
-/* Gets all memory that vs_repair_run() may need when `changed` more rows may have
- * been removed. */
-int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
+static int reserve_marks(struct vshard_index *x)
 {
     struct vs_repair *r = &x->repair;
-    size_t words = (size_t)x->rows.extents * VS_EXTENT_ROWS / 64;
+    size_t words = (size_t)x->rows.extents * VS_EXTENT_ROWS / VS_MARK_SLOTS;
     uint64_t *marks;
+
+    if (words <= r->marks_words)
+        return VSHARD_OK;
+    words += words / 8;
+    marks = vs_alloc_zeroed(x->allocator, words * sizeof *marks);
+    if (marks == NULL)
+        return VSHARD_ENOMEM;
+    if (r->marks != NULL)
+        memcpy(marks, r->marks, r->marks_words * sizeof *marks);
+    vs_free(x->allocator, r->marks, r->marks_words * sizeof *marks);
+    atomic_fetch_add(&x->scratch_bytes, (words - r->marks_words) * sizeof *marks);
+    r->marks = marks;
+    r->marks_words = words;
+    return VSHARD_OK;
+}
+
+/* Gets all memory that vs_repair_retire() and vs_repair_run() may need when `changed` more rows
+ * may have been removed. */
+int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
+{
     int rc;
 
-    if (x->family == VSHARD_FAMILY_FLAT ||
-        (!r->active && !vs_shrink_due(x) && atomic_load(&x->removed) + changed < begin_at(x)))
+    if (x->family == VSHARD_FAMILY_FLAT)
         return VSHARD_OK;
-    if (words > r->marks_words) {
-        words += words / 8;
-        marks = vs_alloc_zeroed(x->allocator, words * sizeof *marks);
-        if (marks == NULL)
-            return VSHARD_ENOMEM;
-        if (r->marks != NULL)
-            memcpy(marks, r->marks, r->marks_words * sizeof *marks);
-        vs_free(x->allocator, r->marks, r->marks_words * sizeof *marks);
-        atomic_fetch_add(&x->scratch_bytes, (words - r->marks_words) * sizeof *marks);
-        r->marks = marks;
-        r->marks_words = words;
-    }
+    rc = reserve_marks(x);
+    if (rc < 0 || (!x->repair.active && !vs_shrink_due(x) &&
+                   atomic_load(&x->removed) + changed < begin_at(x)))
+        return rc;
     rc = vs_column_reserve(&x->entries, 2 * (uint64_t)atomic_load(&x->entry_count) + SPARE_ENTRIES,
                            x->allocator);
     return rc < 0 ? rc : vs_build_reserve(x, 1);
@@ -78,6 +87,7 @@ void vs_repair_fini(struct vshard_index *x)
 void vs_repair_retire(struct vshard_index *x, uint32_t slot)
 {
     vs_row_retired(x, slot);
+    x->repair.marks[slot / VS_MARK_SLOTS] |= vs_mark(slot, VS_MARK_GONE);
     vs_link_set(x, slot, x->repair.removed_head);
     x->repair.removed_head = slot;
     atomic_fetch_add_explicit(&x->removed, 1, memory_order_relaxed);
@@ -138,7 +148,7 @@ static void begin(struct vshard_index *x)
         vs_keep(x, IMAGE_ROWS, slot);
         atomic_fetch_or(&vs_row_at(x, slot)->state, VS_ROW_DYING);
         vs_scan_mark(x, slot, false);
-        r->marks[slot / 64] |= 1ull << (slot % 64);
+        r->marks[slot / VS_MARK_SLOTS] |= vs_mark(slot, VS_MARK_DYING);
     }
     hand_over(x);
     for (uint32_t slot = r->dying_head; slot != VS_SLOT_NONE; slot = vs_link(x, slot))
@@ -190,7 +200,7 @@ static void finish(struct vshard_index *x)
     while (slot != VS_SLOT_NONE) {
         uint32_t next = vs_link(x, slot);
 
-        r->marks[slot / 64] &= ~(1ull << (slot % 64));
+        r->marks[slot / VS_MARK_SLOTS] &= ~vs_mark(slot, VS_MARK_GONE | VS_MARK_DYING);
         vs_slot_free(x, slot);
         atomic_fetch_sub_explicit(&x->removed, 1, memory_order_relaxed);
         slot = next;

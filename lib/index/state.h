@@ -188,7 +188,7 @@ struct vs_repair {
     uint32_t cursor;       /* the next slot it looks at */
     uint32_t dying_head;   /* chain of the rows it will free */
     uint32_t removed_head; /* chain of the rows that wait for the next pass */
-    uint64_t *marks;       /* one bit a slot: dying */
+    uint64_t *marks;       /* two bits a slot: removed, and dying */
     size_t marks_words;
 };
 
@@ -498,10 +498,24 @@ static inline bool vs_has_distances(const struct vshard_index *x)
     return x->space != SPACE_CODE_DOT;
 }
 
-/* Will the pass that is under way free this slot? As the states say, from fewer lines. */
+/* Marks of struct vs_repair: what the states say, from fewer lines. */
+enum { VS_MARK_GONE = 1, VS_MARK_DYING = 2, VS_MARK_BITS = 2, VS_MARK_SLOTS = 64 / VS_MARK_BITS };
+
+static inline uint64_t vs_mark(uint32_t slot, uint64_t mark)
+{
+    return mark << slot % VS_MARK_SLOTS * VS_MARK_BITS;
+}
+
+/* Was the row removed, and is still passed through? */
+static inline bool vs_is_gone(const struct vshard_index *x, uint32_t slot)
+{
+    return x->repair.marks[slot / VS_MARK_SLOTS] & vs_mark(slot, VS_MARK_GONE);
+}
+
+/* Will the pass that is under way free this slot? */
 static inline bool vs_is_dying(const struct vshard_index *x, uint32_t slot)
 {
-    return x->repair.marks[slot / 64] >> (slot % 64) & 1;
+    return x->repair.marks[slot / VS_MARK_SLOTS] & vs_mark(slot, VS_MARK_DYING);
 }
 
 /* Codes are all that is kept once there is a graph. */
@@ -666,7 +680,6 @@ bool vs_scan_coded(const struct vshard_index *x);
 void vs_scan_encode(struct vshard_index *x, uint32_t slot, float *vector);
 void vs_scan_copy(struct vshard_index *x, uint32_t from, uint32_t to);
 void vs_scan_mark(struct vshard_index *x, uint32_t slot, bool live);
-bool vs_scan_is_marked(const struct vshard_index *x, uint32_t slot);
 uint64_t vs_scan_live(const struct vshard_index *x, uint32_t slot);
 int vs_scan_reserve_rows(struct vshard_index *x, uint64_t slots);
 void vs_scan_free(struct vshard_index *x, struct vs_scan *c);
