@@ -9,12 +9,23 @@
  * A row that is gone took one edge from each who led to it, and led to as many. */
 #include "index/state.h"
 
-enum { CANDIDATES = 16 /* for each place */ };
+enum {
+    CANDIDATES = 16, /* for each place */
+    AHEAD = 4,       /* rows, whose memory is requested early */
+    LINE = 64        /* bytes of a cache line */
+};
 
-/* Below this a row that loses edges gets others. */
+/* Below this a row that loses edges gets others, */
 static uint32_t edges_enough(const struct vshard_index *x)
 {
-    return x->degree / 16 * 13 + x->degree % 16 * 13 / 16;
+    return x->degree * 25 / 32;
+}
+
+/* and at once so many that it lacks none again soon: most of what it takes to find one, it takes
+ * once for several (bench/RESULTS.md). */
+static uint32_t edges_filled(const struct vshard_index *x)
+{
+    return x->degree * 15 / 16;
 }
 
 /* Moves the edges that stay to the front of the list; returns how many. */
@@ -33,14 +44,33 @@ static uint32_t keep_edges(const struct vshard_index *x, uint32_t *list, uint32_
     return kept;
 }
 
-/* They are compared with the candidates, once these are there. */
+static void request(const void *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += LINE)
+        __builtin_prefetch((const char *)p + i, 0, 2);
+}
+
 static void request_codes(const struct vshard_index *x, const uint32_t *slots, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        const char *code = vs_code_at(x, slots[i]);
+    for (uint32_t i = 0; i < count; i++)
+        request(vs_code_at(x, slots[i]), 2 * LINE);
+}
 
-        __builtin_prefetch(code);
-        __builtin_prefetch(code + 64);
+/* Requests what a row will need, if it gets other edges: the edges of its neighbours that go, or
+ * the codes where these lead. */
+static void request_of(const struct vshard_index *x, uint32_t item, bool codes)
+{
+    uint32_t list[2 * M_MAX], theirs[2 * M_MAX], count, kept;
+
+    if (item >= x->build.count)
+        return;
+    count = vs_read_edges(x, x->build.slots[item], list);
+    kept = keep_edges(x, list, count);
+    for (uint32_t i = kept; kept < edges_enough(x) && i < count; i++) {
+        if (codes)
+            request_codes(x, theirs, vs_read_edges(x, list[i], theirs));
+        else
+            request(vs_edges_at(x, list[i]), x->edges.stride);
     }
 }
 
@@ -95,18 +125,20 @@ static void replace_edges(void *arg, uint32_t item, uint32_t strand)
     struct vshard_index *x = arg;
     struct vs_scratch *s = &x->strands[strand * WALKS];
     uint32_t slot = x->build.slots[item], list[2 * M_MAX], parent;
-    uint32_t count = vs_read_edges(x, slot, list), kept, want = edges_enough(x);
+    uint32_t count = vs_read_edges(x, slot, list), kept;
     bool orphan;
 
+    request_of(x, item + AHEAD, false);
+    request_of(x, item + 1, true);
     if (count == 0)
         return;
     parent = list[0];
     orphan = vs_is_dying(x, parent);
     kept = keep_edges(x, list, count);
-    if (kept + orphan < want) {
+    if (kept + orphan < edges_enough(x)) {
         request_codes(x, list, kept);
         gather_candidates(x, s, slot, list, kept, count);
-        kept = vs_fill(x, s, slot, list, kept, want - orphan);
+        kept = vs_fill(x, s, slot, list, kept, edges_filled(x) - orphan);
     }
     if (orphan)
         list[kept++] = parent;
@@ -120,6 +152,7 @@ void vs_build_relink(struct vshard_index *x, const uint32_t *slots, uint32_t cou
     for (uint32_t i = 0; i < x->strand_count; i++)
         vs_visited_clear(x, &x->strands[i * WALKS]);
     x->build.slots = slots;
+    x->build.count = count;
     vs_parallel(x, count, replace_edges, x);
     for (uint32_t i = 0; i < count; i++)
         vs_tree_forget(x, slots[i]);
