@@ -25,8 +25,11 @@
 enum {
     SAMPLE = 256,         /* rows that are tried where allowed rows cannot be counted */
     LISTED_MAX = 1 << 17, /* allowed rows that are listed, at most */
-    SAMPLE_WORDS = 256,   /* of bits that are looked at first */
-    DENSE_ONE_IN = 32,    /* where more bits are set, a sample of them will do */
+    COUNTED_WORDS = 8192, /* of bits, that are all counted; of more */
+    SAMPLE_WORDS = 256,   /* some are looked at first, */
+    DENSE_ONE_IN = 32,    /* and where more bits are set, these will do */
+    PIECE = 32,           /* words counted at once, */
+    PIECES = 16,          /* and of these, so many */
     BATCH = 32            /* ids looked up at once */
 };
 
@@ -283,7 +286,28 @@ int vs_filter_list(struct vshard_index *x, struct vs_filter *f, struct vs_scratc
     return f->by_id ? list_bits(x, f, s) : list_rows(x, f, s);
 }
 
-/* Set bits, at most so many: of words spread over all if these are dense, else exactly.
+/* Set bits of whole words: those by which they differ from zeros. */
+static uint64_t ones(const struct vshard_index *x, const uint64_t *words, uint64_t count)
+{
+    static const uint64_t zeros[PIECE];
+    uint64_t set = 0;
+
+    for (uint64_t i = 0; i < count;) {
+        uint64_t size = count - i < PIECE ? count - i : PIECE;
+        const void *pieces[PIECES];
+        int32_t in[PIECES];
+        uint32_t n = 0;
+
+        for (; n < PIECES && count - i >= size; i += size)
+            pieces[n++] = words + i;
+        x->kernel.hamming_many((const void *)zeros, pieces, n, size * sizeof *words, in);
+        while (n > 0)
+            set += (uint64_t)in[--n];
+    }
+    return set;
+}
+
+/* Set bits, at most so many: exactly, or of words spread over all if these are many and dense.
  * UINT64_MAX where the bits are so many more than the rows that they say nothing. */
 static uint64_t count_bits(const struct vshard_index *x, const struct vshard_filter *g)
 {
@@ -291,14 +315,12 @@ static uint64_t count_bits(const struct vshard_index *x, const struct vshard_fil
 
     if (words > x->live + 1)
         return UINT64_MAX;
-    for (uint64_t i = 0; i < SAMPLE_WORDS && words > 4 * SAMPLE_WORDS; i++)
+    for (uint64_t i = 0; i < SAMPLE_WORDS && words > COUNTED_WORDS; i++)
         set += (uint64_t)__builtin_popcountll(bits_at(g, vs_mix64(i + 1) % words));
     if (set > SAMPLE_WORDS * 64 / DENSE_ONE_IN)
         return set * words / SAMPLE_WORDS;
-    set = 0;
-    for (uint64_t i = 0; i < words; i++)
-        set += (uint64_t)__builtin_popcountll(bits_at(g, i));
-    return set;
+    set = ones(x, g->bits, g->count / 64);
+    return g->count % 64 == 0 ? set : set + (uint64_t)__builtin_popcountll(bits_at(g, words - 1));
 }
 
 /* The share of the live rows that is allowed, by a sample that is the same each time. */

@@ -239,6 +239,29 @@ Test(index_filter, the_share_is_measured_and_a_hint_changes_no_answer)
     end(&t);
 }
 
+/* More bits than there are rows, some in the last word and some behind the end. */
+Test(index_filter, bits_are_counted_to_the_last)
+{
+    enum { BITS = 100021, SET = 2000 };
+    static uint64_t bits[BITS / 64 + 1];
+    static struct stage t;
+    struct vshard_search_info info = { .size = sizeof info };
+    struct vshard_search_options o = { .size = sizeof o, .info = &info, .filter = &t.filter };
+    struct vshard_hit hits[K];
+
+    begin(&t, 0, 0, 0);
+    for (uint32_t i = 1; i < SET; i++)
+        bits[(N + 48 * i) / 64] |= 1ull << (N + 48 * i) % 64;
+    bits[BITS / 64] |= ~0ull << (BITS - 1) % 64;
+    t.filter = (struct vshard_filter){
+        .size = sizeof t.filter, .kind = VSHARD_FILTER_BITS, .count = BITS, .bits = bits
+    };
+    cr_assert_eq(vshard_index_search(t.x, query_at(&t, 0), 1, K, hits, &o), 0);
+    cr_expect_eq(info.share, (float)((double)SET / REMOVED_FROM));
+    cr_expect_eq(hits[0].id, VSHARD_ID_NONE);
+    end(&t);
+}
+
 /* ---- within a distance ---- */
 
 static void expect_within(struct stage *t, float radius, size_t room, uint32_t flags,
