@@ -36,74 +36,112 @@ static void measure(struct scan *c, uint32_t count)
     }
 }
 
-/* Leaves of the first `count` rows of the scratch those that may be among the nearest. */
+/* Leaves of the first `count` rows of the scratch those that, by their keys, may be among the
+ * nearest. */
 static uint32_t sieve(struct scan *c, uint32_t count)
 {
     struct vs_scratch *s = c->walk->scratch;
     float limit = vs_key_limit(c->x, c->top->items[0].distance);
     uint32_t kept = 0;
 
-    vs_keys(c->x, &c->walk->query, s->rows, count, s->keys);
-    s->distance_count += count;
-    for (uint32_t i = 0; i < count; i++) {
-        s->slots[kept] = s->slots[i];
-        kept += (float)s->keys[i] <= limit;
-    }
+    for (uint64_t near = c->x->kernel.select_keys(limit, s->keys, count); near; near &= near - 1)
+        s->slots[kept++] = s->slots[__builtin_ctzll(near)];
     return kept;
 }
 
-/* Takes the first `count` rows of the scratch. False if a limit ends the scan. */
+/* Measures rows that codes were looked at of: their vectors are not there yet. */
+static void fetch(struct scan *c, uint32_t count)
+{
+    vs_walk_request(vs_exact(c->x, c->walk->query.codes_only), c->walk->scratch, count);
+    measure(c, count);
+}
+
+/* Takes the first rows: measures as many as there are to be answers, the nearest by their codes,
+ * and of the others those that these do not rule out. */
+static void begin(struct scan *c, uint32_t count)
+{
+    struct vs_scratch *s = c->walk->scratch;
+    uint32_t slots[GROUP], left = 0;
+    int32_t keys[GROUP];
+
+    memcpy(slots, s->slots, count * sizeof *slots);
+    memcpy(keys, s->keys, count * sizeof *keys);
+    s->pool.count = s->pool.next = 0;
+    s->pool.cap = c->top->cap;
+    c->x->kernel.pool_push(&s->pool, keys, slots, count);
+    memcpy(s->slots, s->pool.slots, s->pool.count * sizeof *slots);
+    fetch(c, s->pool.count);
+    for (uint32_t i = 0; i < count; i++) {
+        if (vs_contains(s->pool.slots, s->pool.count, slots[i]))
+            continue;
+        s->slots[left] = slots[i];
+        s->keys[left++] = keys[i];
+    }
+    if (left > 0)
+        fetch(c, sieve(c, left));
+}
+
+/* Takes the first `count` rows of the scratch, which were requested. False if a limit ends the
+ * scan. */
 static bool take(struct scan *c, uint32_t count)
 {
     struct vs_walk *w = c->walk;
     struct vs_scratch *s = w->scratch;
-    uint32_t kept = count;
 
-    vs_walk_request(c->column, s, count);
-    if (!c->exact && c->top->count == c->top->cap)
-        kept = sieve(c, count);
-    if (!c->exact && kept > 0)
-        vs_walk_request(vs_exact(c->x, w->query.codes_only), s, kept);
-    measure(c, kept);
+    if (c->exact) {
+        measure(c, count);
+    } else {
+        vs_keys(c->x, &w->query, s->rows, count, s->keys);
+        s->distance_count += count;
+        if (c->top->count == 0)
+            begin(c, count);
+        else
+            fetch(c, c->top->count == c->top->cap ? sieve(c, count) : count);
+    }
     s->row_count += count;
     w->cut = w->limits && vs_limits_cut(w->limits, s->distance_count - w->counted, count);
     return !w->cut;
 }
 
-/* Has the rows of a list fetched that come after the next. */
-static void request(const struct scan *c, const uint32_t *slots, uint32_t count)
+/* Requests rows, and notes where they are. */
+static int request(const struct scan *c, const uint32_t *slots, uint32_t count, const void **rows)
 {
     const struct vs_extents extents = vs_column_extents(c->column);
 
     for (uint32_t i = 0; i < count; i++) {
         const char *row = vs_extents_at(&extents, slots[i]);
+        int rc = vs_touch(c->x, slots[i]);
 
+        if (rc < 0)
+            return rc;
         for (size_t at = 0; at < extents.stride && at < REQUESTED; at += 64)
             __builtin_prefetch(row + at, 0, 2);
+        rows[i] = row;
     }
+    return VSHARD_OK;
 }
 
+/* Each group is on its way while the one before it is looked at. */
 static int scan_listed(struct scan *c)
 {
     const struct vs_filter *f = c->walk->filter;
     struct vs_scratch *s = c->walk->scratch;
+    uint32_t count = f->listed_count < GROUP ? f->listed_count : GROUP;
+    const void *rows[GROUP];
+    int rc = request(c, f->listed, count, rows);
 
-    for (uint32_t first = 0; first < f->listed_count; first += GROUP) {
-        uint32_t left = f->listed_count - first, count = left < GROUP ? left : GROUP;
-        uint32_t after = left - count < GROUP ? left - count : GROUP;
+    for (uint32_t first = 0; rc == VSHARD_OK && count > 0;) {
+        uint32_t left = f->listed_count - first - count, after = left < GROUP ? left : GROUP;
 
-        for (uint32_t i = 0; i < count; i++) {
-            int rc = vs_touch(c->x, f->listed[first + i]);
-
-            if (rc < 0)
-                return rc;
-            s->slots[i] = f->listed[first + i];
-        }
-        request(c, f->listed + first + count, after);
+        memcpy(s->slots, f->listed + first, count * sizeof *s->slots);
+        memcpy(s->rows, rows, count * sizeof *s->rows);
+        first += count;
+        rc = request(c, f->listed + first, after, rows);
         if (!take(c, count))
             break;
+        count = after;
     }
-    return VSHARD_OK;
+    return rc;
 }
 
 /* Takes rows of a word, from `first` on, that may be answered: 64 at once, the rest when
@@ -123,6 +161,7 @@ static bool scan_word(struct scan *c, uint32_t first, uint64_t word, uint32_t *g
         if (*gathered < GROUP)
             continue;
         *gathered = 0;
+        vs_walk_request(c->column, s, GROUP);
         if (!take(c, GROUP))
             return false;
     }
@@ -145,6 +184,7 @@ static int scan_rows(struct scan *c)
                 return VSHARD_OK;
         }
     }
+    vs_walk_request(c->column, c->walk->scratch, gathered);
     take(c, gathered);
     return VSHARD_OK;
 }
