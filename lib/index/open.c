@@ -465,7 +465,7 @@ static int restore_marks(struct opening *o)
 {
     const struct vshard_index *x = o->x;
     const struct vs_repair *r = &x->repair;
-    int rc = vs_repair_reserve(o->x, 0);
+    int rc = vs_repair_reserve(o->x, 0, 0);
 
     if (rc < 0 || r->marks == NULL)
         return rc;

@@ -62,8 +62,9 @@ static int reserve_marks(struct vshard_index *x)
 }
 
 /* Gets all memory that vs_repair_retire() and vs_repair_run() may need when `changed` more rows
- * may have been removed. */
-int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
+ * may have been removed, and there may be so many entries: of these, all that are there now may
+ * die and have heirs. */
+int vs_repair_reserve(struct vshard_index *x, uint64_t changed, uint64_t entries)
 {
     int rc;
 
@@ -73,7 +74,7 @@ int vs_repair_reserve(struct vshard_index *x, uint64_t changed)
     if (rc < 0 || (!x->repair.active && !vs_shrink_due(x) &&
                    atomic_load(&x->removed) + changed < begin_at(x)))
         return rc;
-    rc = vs_column_reserve(&x->entries, 2 * (uint64_t)atomic_load(&x->entry_count) + SPARE_ENTRIES,
+    rc = vs_column_reserve(&x->entries, entries + atomic_load(&x->entry_count) + SPARE_ENTRIES,
                            x->allocator);
     return rc < 0 ? rc : vs_build_reserve(x, 1);
 }
@@ -282,7 +283,7 @@ void vs_repair_run(struct vshard_index *x, uint64_t changed)
 
 static int maintain(struct vshard_index *x, uint64_t budget)
 {
-    int rc = vs_repair_reserve(x, UINT64_MAX / 2);
+    int rc = vs_repair_reserve(x, UINT64_MAX / 2, atomic_load(&x->entry_count));
 
     if (rc < 0)
         return vs_refuse(x->logger, rc, "maintain.refused", "memory", 0, 0);

@@ -215,7 +215,7 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     uint64_t spare = x->free_count < p->count ? x->free_count : p->count;
     uint64_t slots = atomic_load(&x->slot_count) + p->count - spare;
     const struct vs_training_rest rest = { p->vectors, p->order + p->flat, p->count - p->flat };
-    uint64_t room;
+    uint64_t room, entries;
     int rc = check_bytes(x, p, slots, &room);
 
     if (rc == VSHARD_OK)
@@ -239,6 +239,7 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     if (rc < 0 || (!p->trains && !atomic_load(&x->trained)))
         return rc;
     p->retrains = vs_retrain_due(x, p->ids, &rest);
+    entries = count_entries(x, p);
     if (x->codes.stride > 0)
         rc = vs_column_reserve(&x->codes, slots, x->allocator);
     if (rc == VSHARD_OK && x->sketches.stride > 0)
@@ -246,7 +247,7 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     if (rc == VSHARD_OK)
         rc = vs_column_reserve(&x->edges, slots, x->allocator);
     if (rc == VSHARD_OK)
-        rc = vs_column_reserve(&x->entries, count_entries(x, p), x->allocator);
+        rc = vs_column_reserve(&x->entries, entries, x->allocator);
     if (rc == VSHARD_OK)
         rc = vs_build_reserve(x, p->trains ? x->train_rows + p->count : p->count);
     if (rc == VSHARD_OK && (p->trains || p->retrains))
@@ -256,7 +257,7 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     if (rc == VSHARD_OK && (p->trains || p->retrains))
         rc = vs_sketching_begin(x, &p->sketching);
     if (rc == VSHARD_OK)
-        rc = vs_repair_reserve(x, p->count);
+        rc = vs_repair_reserve(x, p->count, entries);
     if (rc == VSHARD_OK && vs_bulk_suits(x, p->count - p->flat))
         rc = vs_bulk_begin(x, p->count, &p->bulk);
     return rc;
@@ -614,7 +615,7 @@ static int remove_rows(struct vshard_index *x, const uint64_t *ids, size_t count
 {
     uint32_t dropped = VS_SLOT_NONE;
     size_t done = 0;
-    int rc = vs_repair_reserve(x, count);
+    int rc = vs_repair_reserve(x, count, atomic_load(&x->entry_count));
 
     if (rc < 0)
         return vs_refuse(x->logger, rc, "remove.refused", "memory", 0, 0);

@@ -829,7 +829,7 @@ double vs_calibrated_ef(const struct vs_calibration *c, size_t k, float recall);
 float vs_calibrated_recall(const struct vs_calibration *c, size_t k, double ef);
 
 /* repair.c */
-int vs_repair_reserve(struct vshard_index *x, uint64_t changed);
+int vs_repair_reserve(struct vshard_index *x, uint64_t changed, uint64_t entries);
 void vs_repair_retire(struct vshard_index *x, uint32_t slot);
 void vs_repair_run(struct vshard_index *x, uint64_t quota);
 void vs_repair_fini(struct vshard_index *x);

@@ -79,6 +79,58 @@ Test(index_entries, the_nearest_row_follows_one_that_goes)
     expect_heirs(CLUSTERS * EACH);
 }
 
+/* Adds clusters of EACH_FEW rows until there are so many entries; returns the rows. */
+static uint64_t add_until(struct vshard_index *x, uint32_t entries, uint32_t *clusters)
+{
+    enum { EACH_FEW = 8, MOST = 60, ENOUGH = 2000 };
+    float v[MOST * EACH_FEW * D];
+    uint64_t seed = 5, rows = 0;
+
+    while (atomic_load(&x->entry_count) < entries && *clusters < ENOUGH) {
+        uint32_t lack = entries - atomic_load(&x->entry_count), count = lack < MOST ? lack : MOST;
+        uint64_t *ids = number_ids(rows, count * EACH_FEW);
+
+        for (uint32_t i = 0; i < count * EACH_FEW; i++)
+            draw(&seed, *clusters + i / EACH_FEW, v + i * D);
+        add_rows(x, ids, v, count * EACH_FEW);
+        rows += count * EACH_FEW;
+        *clusters += count;
+        free(ids);
+    }
+    return rows;
+}
+
+/* Of 480 entries and as many heirs an extent has room for all but 64; the rows that come in
+ * place of them begin more clusters than these. */
+Test(index_entries, heirs_have_room_beside_entries_that_come)
+{
+    enum { ENTRIES = 480, REPLACED = 1200 };
+    struct vshard_index_options o = small_options(D, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+    struct vshard_index *x = make_index(&o);
+    uint32_t clusters = 0, count;
+    uint64_t rows = add_until(x, ENTRIES, &clusters), seed = 6, *gone = entry_ids(x, &count), at;
+    float v[REPLACED * D];
+
+    cr_assert_eq(count, ENTRIES);
+    gone = realloc(gone, REPLACED * sizeof *gone);
+    for (at = 1; count < REPLACED && at < rows; at += 5) {
+        bool there = false;
+
+        for (uint32_t i = 0; i < ENTRIES; i++)
+            there = there || gone[i] == at;
+        if (!there)
+            gone[count++] = at;
+    }
+    cr_assert_eq(count, REPLACED);
+    for (uint32_t i = 0; i < REPLACED; i++)
+        draw(&seed, clusters + i / 10, v + i * D);
+    add_rows(x, gone, v, REPLACED);
+    cr_assert_eq(vshard_index_maintain(x, 0, NULL), 0);
+    expect_clean(x, "after most entries were replaced");
+    free(gone);
+    vshard_index_destroy(x);
+}
+
 Test(index_entries, none_is_left_of_clusters_that_go)
 {
     enum { THERE = 6, GENERATIONS = 150 };
