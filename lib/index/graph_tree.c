@@ -175,15 +175,19 @@ static uint32_t find_room(const struct vshard_index *x, const uint64_t *seen, ui
     return from;
 }
 
-bool vs_is_entry_row(const struct vshard_index *x, uint32_t slot)
+/* The place of a row among the entries, or their number. */
+uint32_t vs_entry_find(const struct vshard_index *x, uint32_t slot)
 {
-    uint32_t count = atomic_load(&x->entry_count);
+    uint32_t count = atomic_load(&x->entry_count), at = 0;
 
-    for (uint32_t i = 0; i < count; i++) {
-        if (vs_entry_at(x, i) == slot)
-            return true;
-    }
-    return false;
+    while (at < count && vs_entry_at(x, at) != slot)
+        at++;
+    return at;
+}
+
+static bool is_entry_row(const struct vshard_index *x, uint32_t slot)
+{
+    return vs_entry_find(x, slot) < atomic_load(&x->entry_count);
 }
 
 static uint32_t live_entry(const struct vshard_index *x)
@@ -205,7 +209,7 @@ static uint32_t live_above(const struct vshard_index *x, uint32_t slot)
     for (uint32_t steps = 0; steps < STEPS_MAX && slot != VS_SLOT_NONE; steps++) {
         if (vs_row_state(x, slot) < VS_ROW_REMOVED)
             return slot;
-        if (vs_is_entry_row(x, slot))
+        if (is_entry_row(x, slot))
             break;
         slot = first_edge(x, slot);
     }
@@ -245,7 +249,7 @@ void vs_tree_orphan(struct vshard_index *x, uint32_t slot)
     uint32_t children = children_of(x, slot, list, count);
 
     for (uint32_t i = 0; i < children; i++) {
-        if (vs_row_state(x, list[i]) < VS_ROW_REMOVED && !vs_is_entry_row(x, list[i]))
+        if (vs_row_state(x, list[i]) < VS_ROW_REMOVED && !is_entry_row(x, list[i]))
             adopt(x, NULL, list[i], live_above(x, slot));
     }
 }

@@ -20,9 +20,9 @@
  * the pass will free.
  *
  * Walks get to a cluster that lies apart by that of its rows which is an entry. When it dies the
- * nearest of its neighbours is an entry from then on, unless that is far, too: then the cluster is
- * gone. (Of 30 clusters 20 apart two were lost when half of all rows were replaced.) Rows that are
- * entries by their ids are followed by others. */
+ * nearest of its neighbours is an entry from then on, or of those of a neighbour that dies with it,
+ * unless all are far: then the cluster is gone. (Of 30 clusters 20 apart two were lost when half of
+ * all rows were replaced.) Rows that are entries by their ids are followed by others. */
 #include "index/state.h"
 
 enum {
@@ -30,6 +30,7 @@ enum {
     BEGIN_ONE_IN = 32,   /* and as a part of all slots */
     SLOTS_PER_ROW = 256, /* looked at for each row that a call changes */
     GATHER = 1024,       /* rows relinked at once */
+    BEHIND_MOST = 128,   /* rows that die, behind which an heir is looked for */
     SPARE_ENTRIES = 64   /* for rows that lose all there is above them */
 };
 
@@ -94,16 +95,29 @@ void vs_repair_retire(struct vshard_index *x, uint32_t slot)
     atomic_fetch_add_explicit(&x->removed, 1, memory_order_relaxed);
 }
 
-/* The nearest live neighbour of an entry that dies, if it is of the same cluster. */
-static uint32_t heir(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s)
+/* Appends the rows of a list that go with the pass, and are not there, to those that an heir is
+ * looked for behind. Leaves the live ones in s->slots; returns their number. */
+static uint32_t part(const struct vshard_index *x, const uint32_t *list, uint32_t count,
+                     uint32_t *behind, uint32_t *behind_count, struct vs_scratch *s)
 {
-    uint32_t list[2 * M_MAX], count = vs_read_edges(x, slot, list), live = 0, nearest = 0, to;
-    float distance;
+    uint32_t live = 0;
 
     for (uint32_t i = 0; i < count; i++) {
         if (vs_row_state(x, list[i]) == VS_ROW_LIVE)
             s->slots[live++] = list[i];
+        else if (*behind_count < BEHIND_MOST && !vs_contains(behind, *behind_count, list[i]))
+            behind[(*behind_count)++] = list[i];
     }
+    return live;
+}
+
+/* The nearest of the live rows in s->slots to one that dies, if it is of the same cluster. */
+static uint32_t near_of(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s,
+                        uint32_t live)
+{
+    uint32_t nearest = 0, to, count;
+    float distance;
+
     if (live == 0)
         return VS_SLOT_NONE;
     vs_apart(x, slot, s, live);
@@ -118,21 +132,40 @@ static uint32_t heir(const struct vshard_index *x, uint32_t slot, struct vs_scra
                : VS_SLOT_NONE;
 }
 
-/* The entries that die stay until the pass ends, as roots of the tree. */
+/* The nearest live neighbour of an entry that dies, if it is of the same cluster; else that of
+ * its neighbours that die with it, and so on. */
+static uint32_t heir(const struct vshard_index *x, uint32_t slot, struct vs_scratch *s)
+{
+    uint32_t behind[BEHIND_MOST] = { slot }, behind_count = 1;
+
+    for (uint32_t at = 0; at < behind_count; at++) {
+        uint32_t list[2 * M_MAX], count = vs_read_edges(x, behind[at], list), to;
+
+        to = near_of(x, slot, s, part(x, list, count, behind, &behind_count, s));
+        if (to != VS_SLOT_NONE)
+            return to;
+    }
+    return VS_SLOT_NONE;
+}
+
+/* The entries that die stay until the pass ends, as roots of the tree. An heir that is an entry
+ * by its id has an heir in turn. */
 static void hand_over(struct vshard_index *x)
 {
-    uint32_t count = atomic_load(&x->entry_count), all = count;
+    uint32_t count = atomic_load(&x->entry_count);
 
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t slot = vs_entry_at(x, i), to;
+        uint32_t slot = vs_entry_at(x, i), to, at;
 
         if (!(vs_entry_word(x, i) & VS_ENTRY_ALONE) || !vs_is_dying(x, slot))
             continue;
         to = heir(x, slot, &x->strands[0]);
-        if (to == VS_SLOT_NONE || vs_is_entry_row(x, to))
+        if (to == VS_SLOT_NONE)
             continue;
-        vs_entry_set(x, all++, to | VS_ENTRY_ALONE);
-        atomic_store_explicit(&x->entry_count, all, memory_order_release);
+        at = vs_entry_find(x, to);
+        vs_entry_set(x, at, to | VS_ENTRY_ALONE);
+        if (at == atomic_load(&x->entry_count))
+            atomic_store_explicit(&x->entry_count, at + 1, memory_order_release);
     }
 }
 

@@ -797,7 +797,7 @@ void vs_tree_pin(const struct vshard_index *x, struct vs_pool *p, uint32_t slot,
                  const uint32_t *edges, uint32_t count);
 void vs_tree_front(uint32_t *list, uint32_t count, uint32_t parent);
 void vs_tree_hang(struct vshard_index *x, uint32_t slot);
-bool vs_is_entry_row(const struct vshard_index *x, uint32_t slot);
+uint32_t vs_entry_find(const struct vshard_index *x, uint32_t slot);
 void vs_tree_orphan(struct vshard_index *x, uint32_t slot);
 void vs_tree_forget(struct vshard_index *x, uint32_t slot);
 void vs_tree_plant(struct vshard_index *x, struct vs_planting *p, const uint32_t *slots,

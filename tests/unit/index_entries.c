@@ -79,6 +79,70 @@ Test(index_entries, the_nearest_row_follows_one_that_goes)
     expect_heirs(CLUSTERS * EACH);
 }
 
+/* An entry goes with all its neighbours, so that the heir is none of these. */
+Test(index_entries, the_heir_may_be_behind_rows_that_go_too)
+{
+    struct vshard_index_options o = small_options(D, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+    uint64_t seed = 3, *ids = number_ids(0, CLUSTERS * EACH), *gone;
+    float *v = malloc(CLUSTERS * EACH * D * sizeof *v);
+    struct vshard_index *x = make_index(&o);
+    uint32_t entries, at = 0;
+
+    for (uint32_t i = 0; i < CLUSTERS * EACH; i++)
+        draw(&seed, i / EACH, v + i * D);
+    for (uint32_t i = 0; i < CLUSTERS * EACH; i += BATCH)
+        add_rows(x, ids + i, v + i * D, BATCH);
+    entries = atomic_load(&x->entry_count);
+    gone = malloc(entries * (2 * M_MAX + 1) * sizeof *gone);
+    for (uint32_t i = 0; i < entries; i++) {
+        uint32_t list[2 * M_MAX], count = vs_read_edges(x, vs_entry_at(x, i), list);
+
+        gone[at++] = vs_row_at(x, vs_entry_at(x, i))->id;
+        for (uint32_t j = 0; j < count; j++)
+            gone[at++] = vs_row_at(x, list[j])->id;
+    }
+    remove_rows(x, gone, at);
+    cr_assert_eq(vshard_index_maintain(x, 0, NULL), 0);
+    expect_found(x, "entries and their neighbours removed");
+    expect_clean(x, "entries and their neighbours removed");
+    vshard_index_destroy(x);
+    free(gone);
+    free(ids);
+    free(v);
+}
+
+/* Rows that are all entries by their ids: their clusters must have heirs when they go. */
+Test(index_entries, an_entry_by_its_id_may_be_an_heir)
+{
+    enum { FEW = 30 };
+    struct vshard_index_options o = small_options(D, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+    struct vshard_index *x = make_index(&o);
+    uint64_t seed = 3, id = 0, ids[CLUSTERS * FEW], gone[CLUSTERS * FEW];
+    float v[CLUSTERS * FEW * D];
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < CLUSTERS * FEW; i++) {
+        while (!vs_is_entry(x, id))
+            id++;
+        ids[i] = id++;
+        draw(&seed, i / FEW, v + i * D);
+    }
+    for (uint32_t i = 0; i < CLUSTERS * FEW; i += FEW)
+        add_rows(x, ids + i, v + i * D, FEW);
+    for (uint32_t i = 0; i < atomic_load(&x->entry_count); i++) {
+        if (vs_entry_word(x, i) & VS_ENTRY_ALONE)
+            gone[count++] = vs_row_at(x, vs_entry_at(x, i))->id;
+    }
+    remove_rows(x, gone, count);
+    cr_assert_eq(vshard_index_maintain(x, 0, NULL), 0);
+    for (uint32_t i = 0, heirs = 0; heirs < CLUSTERS / 2; i++) {
+        cr_assert_lt(i, atomic_load(&x->entry_count), "%u heirs of %u", heirs, count);
+        heirs += (vs_entry_word(x, i) & VS_ENTRY_ALONE) != 0;
+    }
+    expect_clean(x, "after the first of each cluster were removed");
+    vshard_index_destroy(x);
+}
+
 /* Adds clusters of EACH_FEW rows until there are so many entries; returns the rows. */
 static uint64_t add_until(struct vshard_index *x, uint32_t entries, uint32_t *clusters)
 {
