@@ -77,13 +77,15 @@ bool vs_retrain_due(const struct vshard_index *x, const uint64_t *ids,
     if (!atomic_load(&x->trained) || vs_elements_are_codes(x) || vs_is_lean(x) || x->by_vectors ||
         x->on_sphere)
         return false;
+    if (live < TRAIN_ROWS_MIN && call->count < TRAIN_ROWS_MIN) /* too few to learn from */
+        return false;
     coming = look_at_call(x, ids, call);
     if (!too_many(x, coming.cut, coming.rows))
         return false;
     there = look_at_rows(x);
-    if (there.rows == 0)
-        return false;
-    return too_many(x, there.cut * live / there.rows + coming.cut * call->count / coming.rows,
+    return too_many(x,
+                    (there.rows > 0 ? there.cut * live / there.rows : 0) +
+                        coming.cut * call->count / coming.rows,
                     live + call->count);
 }
 

@@ -425,7 +425,7 @@ void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t)
         t->codes[t->count] = vs_code_at(x, slot);
         t->sketches[t->count++] = vs_column_at(&x->sketches, slot);
     }
-    if (!vs_sketch_has_axes(x))
+    if (!vs_sketch_has_axes(x) || t->count < SKETCH_DIMS)
         return;
     find_axes(x, t);
     round_axes(x, t);
@@ -434,11 +434,15 @@ void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t)
 
 /* ---- whether sketches serve ---- */
 
-/* Whether near rows stay near. Sketches of the rows that were trained on must be there. */
+/* Whether near rows stay near. Sketches of the rows that were trained on must be there. Of fewer
+ * rows than axes nothing is learned, as where all others were removed. */
 bool vs_sketches_serve(struct vshard_index *x, struct vs_sketching *t)
 {
     uint64_t kept[VS_COUNT(asked_for)] = { 0 }, asked[VS_COUNT(asked_for)] = { 0 };
     uint8_t *sketch = x->strands[0].sketch;
+
+    if (vs_sketch_has_axes(x) && t->count < SKETCH_DIMS)
+        return false;
 
     for (uint32_t r = 0; t->count > 1 && r < t->count; r += ASKED_ONE_IN) {
         const struct vs_query q = { .code = t->codes[r], .space = x->space };

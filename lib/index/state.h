@@ -401,17 +401,20 @@ static inline uint32_t vs_row_state(const struct vshard_index *x, uint32_t slot)
     return atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire) & VS_ROW_MASK;
 }
 
-/* The next live row of a sample of at most `most` from all over the index, or of all if there are
- * not more slots; `at` is 0 before the first. VS_SLOT_NONE after the last. */
+/* The next live row of a sample of at most `most` from all over the index: the slots are cut into
+ * so many runs, and of each its first live row is taken. `at` is 0 before the first; VS_SLOT_NONE
+ * after the last. */
 static inline uint32_t vs_sample_next(const struct vshard_index *x, uint32_t most, uint32_t *at)
 {
     uint64_t slots = atomic_load(&x->slot_count), count = slots < most ? slots : most;
 
     while (*at < count) {
-        uint32_t slot = (uint32_t)((*at)++ * slots / count);
+        uint32_t slot = (uint32_t)(*at * slots / count), end = (uint32_t)(++*at * slots / count);
 
-        if (vs_row_state(x, slot) == VS_ROW_LIVE)
-            return slot;
+        for (; slot < end; slot++) {
+            if (vs_row_state(x, slot) == VS_ROW_LIVE)
+                return slot;
+        }
     }
     return VS_SLOT_NONE;
 }

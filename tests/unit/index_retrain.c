@@ -233,3 +233,41 @@ Test(index_retrain, without_memory_changes_nothing)
     free(ids);
     free(v);
 }
+
+/* All rows but a few are removed, and those that come lie elsewhere and differ in other elements.
+ */
+static void expect_refilled(uint32_t dim, uint32_t stay, uint32_t call)
+{
+    enum { ROWS = 3000 };
+    struct vshard_index_options o = options_of(VSHARD_METRIC_L2SQ);
+    uint64_t seed = 12, *ids = number_ids(0, 2 * ROWS);
+    float *v = malloc((size_t)ROWS * dim * sizeof *v);
+    struct vshard_index *x;
+
+    o.dim = dim;
+    x = make_index(&o);
+    for (size_t i = 0; i < (size_t)ROWS * dim; i++)
+        v[i] = (float)((i % dim < 12 ? 1 : 0.1) * random_normal(&seed));
+    add_rows(x, ids, v, ROWS);
+    remove_rows(x, ids + stay, ROWS - stay);
+    cr_assert_eq(vshard_index_maintain(x, 0, NULL), 0);
+    for (size_t i = 0; i < (size_t)ROWS * dim; i++)
+        v[i] = (float)((i % dim >= 12 && i % dim < 24 ? 10 : 1) * random_normal(&seed) + 100);
+    for (uint32_t i = 0; i < ROWS; i += call)
+        add_rows(x, ids + ROWS + i, v + (size_t)i * dim, call);
+    expect_recall(x, v, 0.95);
+    expect_clean(x, "refilled");
+    vshard_index_destroy(x);
+    free(v);
+    free(ids);
+}
+
+Test(index_retrain, an_index_that_was_emptied_is_filled_with_other_rows)
+{
+    for (uint32_t stay = 0; stay < 21; stay += 10) {
+        expect_refilled(D, stay, 3000);
+        expect_refilled(D, stay, 10);
+        expect_refilled(300, stay, 3000);
+        expect_refilled(300, stay, 100);
+    }
+}
