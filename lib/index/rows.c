@@ -210,6 +210,18 @@ static uint64_t elements_needed(const struct vshard_index *x, const struct plan 
     return vs_is_lean(x) && p->trains ? (uint64_t)atomic_load(&x->slot_count) + p->flat : slots;
 }
 
+static int begin_training(struct vshard_index *x, struct plan *p,
+                          const struct vs_training_rest *rest)
+{
+    int rc = vs_training_begin(x, rest, &p->training);
+
+    if (rc == VSHARD_OK)
+        rc = vs_trial_begin(x, &p->trial);
+    if (rc == VSHARD_OK)
+        rc = vs_sketching_begin(x, &p->sketching);
+    return rc;
+}
+
 static int reserve_rows(struct vshard_index *x, struct plan *p)
 {
     uint64_t spare = x->free_count < p->count ? x->free_count : p->count;
@@ -251,11 +263,7 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     if (rc == VSHARD_OK)
         rc = vs_build_reserve(x, p->trains ? x->train_rows + p->count : p->count);
     if (rc == VSHARD_OK && (p->trains || p->retrains))
-        rc = vs_training_begin(x, &rest, &p->training);
-    if (rc == VSHARD_OK && (p->trains || p->retrains))
-        rc = vs_trial_begin(x, &p->trial);
-    if (rc == VSHARD_OK && (p->trains || p->retrains))
-        rc = vs_sketching_begin(x, &p->sketching);
+        rc = begin_training(x, p, &rest);
     if (rc == VSHARD_OK)
         rc = vs_repair_reserve(x, p->count, entries);
     if (rc == VSHARD_OK && vs_bulk_suits(x, p->count - p->flat))
