@@ -8,7 +8,7 @@
 #include <criterion/criterion.h>
 
 #include "index/state.h"
-#include "support/fault_alloc.h"
+#include "support/failing_add.h"
 #include "support/index_data.h"
 #include "support/pool.h"
 
@@ -239,42 +239,12 @@ Test(index_bulk, clusters_are_found)
 
 static void expect_all_or_nothing(uint32_t dim, uint32_t there)
 {
-    uint64_t seed = 6, reference = 0, *ids = number_ids(0, THERE + ROWS), k = 0;
+    const struct vshard_index_options o = small_options(dim, 0, 0);
+    uint64_t seed = 6, k;
     float *v = draw_vectors(&seed, 0, THERE + ROWS, dim);
-    bool struck = false;
 
-    do {
-        struct fault_alloc memory;
-        struct vshard_index_options o = small_options(dim, 0, 0);
-        struct vshard_index *x;
-        uint64_t before;
-        int rc;
-
-        fault_alloc_init(&memory);
-        o.allocator = &memory.hook;
-        x = make_index(&o);
-        add_rows(x, ids, v, there);
-        before = digest_of(x);
-        memory.failures = 0;
-        fault_alloc_fail(&memory, k, FAULT_ONCE);
-        rc = vshard_index_add(x, ids + there, v + (size_t)there * dim, ROWS);
-        fault_alloc_fail(&memory, 0, FAULT_ONCE);
-        struck = memory.failures > 0;
-        cr_assert_eq(rc, struck ? VSHARD_ENOMEM : 0, "k %llu", (unsigned long long)k);
-        if (struck)
-            cr_assert_eq(digest_of(x), before, "k %llu: changed", (unsigned long long)k);
-        else if (k == 0)
-            reference = digest_of(x);
-        else
-            cr_assert_eq(digest_of(x), reference, "k %llu", (unsigned long long)k);
-        vshard_index_destroy(x);
-        cr_assert_null(fault_alloc_verdict(&memory), "k %llu: %s", (unsigned long long)k,
-                       fault_alloc_verdict(&memory));
-        fault_alloc_fini(&memory);
-        k++;
-    } while (struck || k == 1);
+    k = fail_each_allocation(&(struct failing_add){ &o, v, there, there, ROWS, NULL, NULL });
     cr_expect(k > 20, "only %llu allocations were made to fail", (unsigned long long)k);
-    free(ids);
     free(v);
 }
 

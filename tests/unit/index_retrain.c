@@ -7,7 +7,7 @@
 #include <criterion/criterion.h>
 
 #include "index/state.h"
-#include "support/fault_alloc.h"
+#include "support/failing_add.h"
 #include "support/fault_storage.h"
 #include "support/index_data.h"
 #include "support/random.h"
@@ -114,14 +114,27 @@ Test(index_retrain, codes_stay_while_rows_are_like_the_first)
     }
 }
 
+/* The index as its file has it. */
+static struct vshard_index *reopened(struct vshard_index *x, struct fault_storage *fs,
+                                     int (*save)(struct vshard_index *x, const char *path))
+{
+    struct vshard_open_options open = { .size = sizeof open, .storage = fault_storage_hook(fs) };
+    uint64_t digest = digest_of(x);
+
+    cr_assert_eq(save(x, "/i"), 0);
+    vshard_index_destroy(x);
+    cr_assert_eq(vshard_index_open("/i", &open, &x), 0);
+    cr_expect_eq(digest_of(x), digest);
+    return x;
+}
+
 /* One row in three comes to be a thousand times as far away as the others are from each other: no
  * range serves both. */
 Test(index_retrain, walks_go_by_vectors_where_no_range_serves)
 {
     struct vshard_index_options o = options_of(VSHARD_METRIC_L2SQ);
     struct fault_storage *fs = fault_storage_create(1);
-    struct vshard_open_options open = { .size = sizeof open, .storage = fault_storage_hook(fs) };
-    uint64_t seed = 5, digest;
+    uint64_t seed = 5;
     float *v = draw(&seed, 0, 1000);
     struct vshard_index *x;
 
@@ -134,11 +147,7 @@ Test(index_retrain, walks_go_by_vectors_where_no_range_serves)
     expect_recall(x, v, 0.98);
     expect_recall(x, v + FIRST * D, 0.98);
     expect_clean(x, "by vectors");
-    digest = digest_of(x);
-    cr_assert_eq(vshard_index_save(x, "/i"), 0);
-    vshard_index_destroy(x);
-    cr_assert_eq(vshard_index_open("/i", &open, &x), 0);
-    cr_expect_eq(digest_of(x), digest);
+    x = reopened(x, fs, vshard_index_save);
     expect_recall(x, v, 0.98);
     vshard_index_destroy(x);
     fault_storage_destroy(fs);
@@ -150,8 +159,7 @@ Test(index_retrain, a_save_of_changes_has_all_codes)
 {
     struct vshard_index_options o = options_of(VSHARD_METRIC_L2SQ);
     struct fault_storage *fs = fault_storage_create(1);
-    struct vshard_open_options open = { .size = sizeof open, .storage = fault_storage_hook(fs) };
-    uint64_t seed = 6, digest;
+    uint64_t seed = 6;
     float *v = draw(&seed, PLACE, 1);
     struct vshard_index *x;
 
@@ -160,11 +168,7 @@ Test(index_retrain, a_save_of_changes_has_all_codes)
     add_batches(x, v, 0, FIRST);
     cr_assert_eq(vshard_index_save(x, "/i"), 0);
     add_batches(x, v, FIRST, LATER);
-    digest = digest_of(x);
-    cr_assert_eq(vshard_index_save_changes(x, "/i"), 0);
-    vshard_index_destroy(x);
-    cr_assert_eq(vshard_index_open("/i", &open, &x), 0);
-    cr_expect_eq(digest_of(x), digest);
+    x = reopened(x, fs, vshard_index_save_changes);
     expect_recall(x, v + FIRST * D, 0.99);
     vshard_index_destroy(x);
     fault_storage_destroy(fs);
@@ -189,48 +193,27 @@ Test(index_retrain, a_lean_index_stays_as_it_was_trained)
     free(v);
 }
 
+static void expect_range(const struct vshard_index *x, bool struck, void *ctx)
+{
+    const float *scale = ctx;
+
+    cr_assert(struck == (x->quantizer.scale == *scale), "struck %d", struck);
+}
+
 /* The call that makes codes anew fails at each allocation, and then changes nothing. */
 Test(index_retrain, without_memory_changes_nothing)
 {
-    uint64_t seed = 8, reference = 0, k = 0, *ids = number_ids(FIRST, LATER);
-    float *v = draw(&seed, PLACE, 1);
-    bool struck = false;
+    struct vshard_index_options o = options_of(VSHARD_METRIC_COSINE);
+    uint64_t seed = 8, k;
+    float *v = draw(&seed, PLACE, 1), scale;
+    struct vshard_index *x = make_index(&o);
 
-    do {
-        struct vshard_index_options o = options_of(VSHARD_METRIC_COSINE);
-        struct fault_alloc memory;
-        struct vshard_index *x;
-        uint64_t before;
-        float scale;
-        int rc;
-
-        fault_alloc_init(&memory);
-        o.allocator = &memory.hook;
-        x = make_index(&o);
-        add_batches(x, v, 0, FIRST);
-        before = digest_of(x);
-        scale = x->quantizer.scale;
-        memory.failures = 0;
-        fault_alloc_fail(&memory, k, FAULT_ONCE);
-        rc = vshard_index_add(x, ids, v + FIRST * D, LATER);
-        fault_alloc_fail(&memory, 0, FAULT_ONCE);
-        struck = memory.failures > 0;
-        cr_assert_eq(rc, struck ? VSHARD_ENOMEM : 0, "k %llu", (unsigned long long)k);
-        if (struck)
-            cr_assert_eq(digest_of(x), before, "k %llu: changed", (unsigned long long)k);
-        else if (k == 0)
-            reference = digest_of(x);
-        else
-            cr_assert_eq(digest_of(x), reference, "k %llu", (unsigned long long)k);
-        cr_assert(struck == (x->quantizer.scale == scale), "k %llu", (unsigned long long)k);
-        vshard_index_destroy(x);
-        cr_assert_null(fault_alloc_verdict(&memory), "k %llu: %s", (unsigned long long)k,
-                       fault_alloc_verdict(&memory));
-        fault_alloc_fini(&memory);
-        k++;
-    } while (struck || k == 1);
+    add_batches(x, v, 0, FIRST);
+    scale = x->quantizer.scale;
+    vshard_index_destroy(x);
+    k = fail_each_allocation(
+        &(struct failing_add){ &o, v, FIRST, BATCH, LATER, expect_range, &scale });
     cr_expect(k > 10, "only %llu allocations were made to fail", (unsigned long long)k);
-    free(ids);
     free(v);
 }
 
