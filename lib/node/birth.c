@@ -263,6 +263,7 @@ static int open_storage(struct vshard_node *n)
     n->unsettled = report.unsettled;
     n->founder_count = id.founder_count;
     memcpy(n->founders, id.founders, sizeof n->founders);
+    vs_snapshots_sweep(n);
     return VSHARD_OK;
 }
 

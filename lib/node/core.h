@@ -628,7 +628,10 @@ void vs_replica_marked(struct vshard_node *n, struct vs_replica *r);
 void vs_replica_snapshot(struct vshard_node *n, struct vs_replica *r); /* if it is time */
 void vs_replica_stands(struct vshard_node *n, struct vs_replica *r);   /* where it does, perhaps */
 void vs_replica_snapshot_drop(struct vshard_node *n, struct vs_replica *r); /* if it waits */
+void vs_replica_untaken(struct vshard_node *n, struct vs_replica *r); /* it failed */
 void vs_replica_files_remove(struct vshard_node *n, struct vs_replica *r);
+/* Removes files of snapshots that the log does not name; before any replica is begun. */
+void vs_snapshots_sweep(struct vshard_node *n);
 void vs_snapshot_path(const struct vshard_node *n, char path[4096], uint64_t group, uint64_t index);
 void vs_incoming_path(const struct vshard_node *n, char path[4096], uint64_t group);
 /* It has diverged from the others: its state is made again from its snapshot and log. */

@@ -7,7 +7,8 @@
  * applying waits. When its files are
  * durable the log marks it, and when the mark is durable the core forgets the entries
  * and the files of the one before are removed. A crash at any point finds the files that
- * the log names.
+ * the log names, and may find others, of a save that was under way or of a snapshot that another
+ * had followed: these are removed when the node is opened.
  *
  * On its way it is one run of bytes: of a shard 8 bytes of the rows file, 8 of the index
  * file, and both files; of the map its file. What arrives is written beside, and
@@ -18,6 +19,7 @@
 #include "node/core.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 void vs_snapshot_path(const struct vshard_node *n, char path[4096], uint64_t group, uint64_t index)
 {
@@ -133,6 +135,15 @@ static void remove_files(struct vshard_node *n, struct vs_replica *r, uint64_t i
     vs_io_remove(&n->storage, map);
 }
 
+/* Nothing came of the one that was being made. */
+void vs_replica_untaken(struct vshard_node *n, struct vs_replica *r)
+{
+    if (r->taking_index != r->snapshot_index)
+        remove_files(n, r, r->taking_index);
+    r->taking_index = 0;
+    r->installing = 0;
+}
+
 void vs_replica_files_remove(struct vshard_node *n, struct vs_replica *r)
 {
     char path[4096];
@@ -161,6 +172,80 @@ void vs_replica_marked(struct vshard_node *n, struct vs_replica *r)
     r->installing = 0;
     if (old != 0 && old != r->snapshot_index)
         remove_files(n, r, old);
+}
+
+/* ---- what a crash has left ---- */
+
+/* Whether a name is one that vs_snapshot_path() or vs_incoming_path() begins, and what it is of;
+ * index 0: of one that came in. */
+static bool parse_name(const char *name, uint64_t *group, uint64_t *index)
+{
+    static const char *const ends[] = { ".rows",     ".index",     ".map",
+                                        ".rows.tmp", ".index.tmp", ".map.tmp" };
+    char *at = NULL;
+
+    if (name[0] == 'g')
+        *group = strtoull(name + 1, &at, 16);
+    if (at == NULL || *at != '-')
+        return false;
+    *index = 0;
+    if (strncmp(at, "-in.", 4) == 0)
+        at += 3;
+    else
+        *index = strtoull(at + 1, &at, 16);
+    for (size_t i = 0; i < VS_COUNT(ends); i++) {
+        if (strcmp(at, ends[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Whether the log has a snapshot at this position; also where it cannot be understood. */
+static bool marked(struct vshard_node *n, uint64_t group, uint64_t index)
+{
+    struct vshard_wal_group about = { .size = sizeof about };
+    int rc = vshard_wal_find(n->wal, group, &about);
+
+    if (rc == VSHARD_ENOTFOUND || (rc == VSHARD_OK && about.mark_index == 0))
+        return false;
+    return rc != VSHARD_OK || about.mark_bytes != 16 || vs_load64(about.mark) == index;
+}
+
+static void sweep_names(struct vshard_node *n, const char *names, size_t bytes)
+{
+    char path[4096];
+    uint64_t group, index;
+
+    for (size_t at = 0; at < bytes; at += strlen(names + at) + 1) {
+        bool whole = strstr(names + at, ".tmp") == NULL;
+
+        if (!parse_name(names + at, &group, &index) || (whole && marked(n, group, index)))
+            continue;
+        snprintf(path, sizeof path, "%s/%s", n->path, names + at);
+        vs_io_remove(&n->storage, path);
+    }
+}
+
+/* What cannot be removed now is tried at the next opening. */
+void vs_snapshots_sweep(struct vshard_node *n)
+{
+    size_t cap = 4096, bytes;
+    int rc;
+
+    if (n->unsettled) /* the log may have lost a mark */
+        return;
+    do {
+        char *names = vs_alloc(n->allocator, cap);
+
+        if (names == NULL)
+            return;
+        bytes = cap;
+        rc = vs_io_list(&n->storage, n->path, names, &bytes);
+        if (rc == VSHARD_OK)
+            sweep_names(n, names, bytes);
+        vs_free(n->allocator, names, cap);
+        cap = bytes > 2 * cap ? bytes : 2 * cap;
+    } while (rc == VSHARD_E2BIG && cap < (64u << 20));
 }
 
 /* ---- sending ---- */

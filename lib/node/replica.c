@@ -624,7 +624,7 @@ static void snapshot_finished(struct vshard_node *n, struct vs_replica *r,
     if (item->status != VSHARD_OK) {
         vs_node_event(n, VSHARD_LOG_WARN, "node.snapshot", r->group, vshard_strerror(item->status),
                       item->status);
-        r->taking_index = 0; /* again when as much has come as before it */
+        vs_replica_untaken(n, r); /* again when as much has come as before it */
         return;
     }
     vs_mark(n, r, r->compact_index, vshard_raft_term(n->raft, r->group, r->compact_index));
@@ -657,8 +657,7 @@ static void install_finished(struct vshard_node *n, struct vs_replica *r,
     if (item->status != VSHARD_OK) {
         vs_node_event(n, VSHARD_LOG_WARN, "node.install", r->group, vshard_strerror(item->status),
                       item->status);
-        r->taking_index = 0;
-        r->installing = 0;
+        vs_replica_untaken(n, r);
         vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_INSTALLED,
                                           .group = r->group,
                                           .index = item->index,

@@ -3,9 +3,13 @@
  * Method: a cluster of one node is founded, opened, filled, searched and closed, with the
  * k-th allocation failing, for each k up to some hundreds and then fewer and fewer; then
  * with the k-th storage request failing. Nothing may leak or hang, each request is answered
- * once, and what was acknowledged is there when the node is opened again. */
+ * once, and what was acknowledged is there when the node is opened again. Last, it dies at the
+ * k-th storage request: when it is open again, its directory has no file of a snapshot that the
+ * log does not name. */
 #include <criterion/criterion.h>
+#include <stdio.h>
 
+#include "node/core.h"
 #include "support/cluster_ask.h"
 #include "support/fault_alloc.h"
 #include "support/lone_node.h"
@@ -169,6 +173,50 @@ Test(node_faults, of_memory_end_in_a_status_and_leak_nothing)
     cr_assert_gt(tried, (uint64_t)100);
 }
 
+/* ---- files of snapshots ---- */
+
+/* Whether a snapshot of the node has a file of this name: the log names it. */
+static bool named(const struct lone *l, const char *name)
+{
+    for (uint32_t i = 0; i < l->node->replica_count; i++) {
+        const struct vs_replica *r = l->node->replica[i];
+        char base[64];
+        int count = snprintf(base, sizeof base, "g%llx-%llx.", (unsigned long long)r->group,
+                             (unsigned long long)r->snapshot_index);
+
+        if (strncmp(name, base, (size_t)count) == 0 && strstr(name, ".tmp") == NULL)
+            return true;
+    }
+    return false;
+}
+
+/* How many it does not name; *found: how many it does. With no node open, none is. */
+static uint32_t orphans(const struct lone *l, uint32_t *found)
+{
+    char names[4096];
+    size_t bytes = sizeof names;
+    uint32_t count = 0;
+
+    *found = 0;
+    cr_assert_eq(vs_io_list(fault_storage_hook(l->fs), "home", names, &bytes), VSHARD_OK);
+    for (size_t at = 0; at < bytes; at += strlen(names + at) + 1) {
+        bool of_snapshot = names[at] == 'g', has = of_snapshot && l->node && named(l, names + at);
+
+        *found += has;
+        count += of_snapshot && !has;
+    }
+    return count;
+}
+
+/* Until no snapshot is under way. */
+static void come_to_rest(struct lone *l)
+{
+    for (int i = 0; i < 1500; i++) {
+        l->now += MS;
+        cr_assert_eq(vshard_node_tick(l->node, l->now), VSHARD_OK);
+    }
+}
+
 static void check_again(struct lone *l, uint64_t k, int written)
 {
     int rc = open_node(l, NULL);
@@ -178,10 +226,7 @@ static void check_again(struct lone *l, uint64_t k, int written)
         return;
     }
     cr_assert_eq(rc, VSHARD_OK, "k=%d: %s", (int)k, vshard_strerror(rc));
-    for (int i = 0; i < 1500; i++) {
-        l->now += MS;
-        cr_assert_eq(vshard_node_tick(l->node, l->now), VSHARD_OK);
-    }
+    come_to_rest(l);
     cr_assert_eq(search_words(l), VSHARD_OK, "k=%d", (int)k);
     cr_assert_eq(write_words(l, 9), VSHARD_OK, "k=%d", (int)k);
     vshard_node_close(l->node);
@@ -213,6 +258,7 @@ Test(node_faults, of_room_refuse_writes_until_there_is_some)
 {
     struct lone l;
     int rc = VSHARD_OK, fine = 0;
+    uint32_t found;
 
     begin(&l);
     cr_assert_eq(lone_format(fault_storage_hook(l.fs), NULL), VSHARD_OK);
@@ -235,8 +281,87 @@ Test(node_faults, of_room_refuse_writes_until_there_is_some)
         rc = write_words(&l, 999);
     }
     cr_expect_eq(rc, VSHARD_OK, "%s", vshard_strerror(rc));
+    for (uint64_t i = 0; i < 4; i++)
+        cr_expect_eq(write_words(&l, i), VSHARD_OK);
+    come_to_rest(&l);
+    cr_expect_eq(orphans(&l, &found), 0u, "snapshots that had no room left something");
+    cr_expect_gt(found, 0u);
     vshard_node_close(l.node);
     cr_expect_null(fault_storage_verdict(l.fs), "%s", fault_storage_verdict(l.fs));
     check_again(&l, 0, 1);
+    fault_storage_destroy(l.fs);
+}
+
+/* The node dies at its k-th request, and is opened again; *swept: files that went then. True
+ * when it had lived to its end before. */
+static bool die_at(uint64_t k, uint32_t flags, uint32_t *swept)
+{
+    const struct fault_crash crash = { .seed = k, .flags = flags };
+    struct fault_storage *after;
+    struct lone l;
+    int written;
+    uint32_t found;
+    bool lived;
+
+    begin(&l);
+    fault_storage_fail(l.fs, k, FAULT_FOREVER);
+    live(&l, NULL, &written);
+    lived = fault_storage_struck(l.fs) == 0;
+    fault_storage_heal(l.fs);
+    after = fault_storage_after(l.fs, &crash);
+    fault_storage_destroy(l.fs);
+    l.fs = after;
+    fault_storage_refuse_maps(l.fs, 1);
+    *swept = orphans(&l, &found);
+    if (open_node(&l, NULL) == VSHARD_OK) { /* else it was never founded */
+        *swept -= orphans(&l, &found) + found;
+        come_to_rest(&l);
+        cr_assert_eq(orphans(&l, &found), 0u, "k=%d", (int)k);
+    }
+    vshard_node_close(l.node);
+    fault_storage_destroy(l.fs);
+    return lived;
+}
+
+Test(node_faults, that_kill_it_at_any_step_leave_no_file_that_nothing_names)
+{
+    const uint32_t flags[] = { FAULT_CRASH_KEEP, 0, FAULT_CRASH_EACH_NAME };
+
+    for (size_t i = 0; i < VS_COUNT(flags); i++) {
+        uint32_t moments = 0, swept;
+
+        for (uint64_t k = 1; !die_at(k, flags[i], &swept); k++)
+            moments += swept != 0;
+        cr_assert_gt(moments, 20u, "%d deaths were in a save", (int)moments);
+    }
+}
+
+static bool there(const struct lone *l, const char *path)
+{
+    size_t bytes;
+
+    return fault_storage_bytes(l->fs, path, &bytes) != NULL;
+}
+
+Test(node_faults, leave_files_that_are_of_no_snapshot_alone)
+{
+    const char *const gone[] = { "home/g1-in.rows", "home/g1-7f.index.tmp", "home/gfff-3.rows" };
+    const char *const kept[] = { "home/g1", "home/g1-notes", "home/g1-7.rows.old", "home/x.rows",
+                                 "home/g1.rows" };
+    struct lone l;
+    int written;
+
+    begin(&l);
+    cr_assert_eq(live(&l, NULL, &written), VSHARD_OK);
+    for (size_t i = 0; i < VS_COUNT(gone); i++)
+        fault_storage_put(l.fs, gone[i], "?", 1);
+    for (size_t i = 0; i < VS_COUNT(kept); i++)
+        fault_storage_put(l.fs, kept[i], "?", 1);
+    cr_assert_eq(open_node(&l, NULL), VSHARD_OK);
+    for (size_t i = 0; i < VS_COUNT(gone); i++)
+        cr_expect(!there(&l, gone[i]), "%s", gone[i]);
+    for (size_t i = 0; i < VS_COUNT(kept); i++)
+        cr_expect(there(&l, kept[i]), "%s", kept[i]);
+    vshard_node_close(l.node);
     fault_storage_destroy(l.fs);
 }
