@@ -7,16 +7,18 @@ applied, and nothing more is said to the server until it answers. It did not, on
 timer was due before the loop polled: the poll then had no end.
 
 Then a client asks for much and takes nothing: the server must not keep all of it ready, and must
-have all of it when the client does. Last, the directory is taken away under the node, which stops
-when its log needs another file; then the process must end, too."""
+have all of it when the client does. One that closes its half of the connection behind what it asks
+for must be answered. Last, the directory is taken away under the node, which stops when its log
+needs another file; then the process must end, too."""
 import os
 import shutil
+import socket
 import sys
 import time
 
 import server as test
 
-ROUNDS, ROWS, MANY, READS, MOST = 3, 2000, 9000, 400, 64 << 20
+ROUNDS, ROWS, MANY, READS, HALF, MOST = 3, 2000, 9000, 400, 40, 64 << 20
 
 
 def rounds(server, rows):
@@ -55,6 +57,27 @@ def greedy(cluster, server):
             raise RuntimeError('a piece of %d bytes' % count)
 
 
+def half_closed(cluster, rows):
+    """Who says that it asks for no more is answered first, also where its answers have to wait."""
+    server = cluster.connect(1)
+    piece = min(int(test.must('an export', server, 'export', 'words', 0)[0]), 1 << 20)
+    asked = [server.send('write', 'words', 1, 0, body=test.ctl.rows_body([key], rows.read(key, 1))) for key in range(HALF)]
+    asked += [server.send('read', 0) for _ in range(HALF)]
+    asked += [server.send('fetch', 'words', key, 3) for key in range(HALF)]
+    server.socket.shutdown(socket.SHUT_WR)
+    answered = []
+    try:
+        while True:
+            tag, fine, words = server.receive()
+            answered.append(tag)
+            if fine and words == [str(piece)]:
+                server.take(piece)
+    except ConnectionError:
+        pass
+    if sorted(answered) != sorted(asked):
+        raise RuntimeError('%d of %d requests are answered to who has closed its half' % (len(answered), len(asked)))
+
+
 def homeless(cluster, server, rows):
     test.must('create', server, 'create', 'flat', rows.dim, 'cosine', 1, 1, 'family=1')
     test.wait('a leader', 20, lambda: server.ask('write', 'flat', 1, 0, body=test.ctl.rows_body([0], rows.read(0, 1)))[0])
@@ -79,8 +102,9 @@ def run(folder):
               server.ask('describe', 'words')[0])
     worst = rounds(server, rows)
     greedy(cluster, server)
+    half_closed(cluster, rows)
     homeless(cluster, server, rows)
-    return '%d rows were there after %.1f s at worst; greed and loss are borne' % (ROWS, worst)
+    return '%d rows were there after %.1f s at worst; greed, half-closed connections and loss are borne' % (ROWS, worst)
 
 
 if __name__ == '__main__':

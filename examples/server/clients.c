@@ -27,6 +27,8 @@
  *
  *     TAG ok ...            TAG error STATUS REASON
  *
+ * Who closes its half of the connection gets the answers that are under way, and then the end.
+ *
  * A FIELD is a number of struct vshard_collection. An ATTRIBUTE is a word of letters, digits
  * and _, a TYPE is int64, double or keyword. `recover` is VSHARD_ADMIN_RECOVER of vshard/node.h,
  * which says what is to be seen to before.
@@ -65,6 +67,7 @@ struct client {
     int exported;   /* the file of the last export; -1: none */
     bool closed;
     bool paused; /* nothing is read from it */
+    bool asked;  /* all that it will ask for: it has closed its half */
 };
 
 struct waiting {
@@ -367,6 +370,13 @@ static void take_all(struct client *c)
         uv_close((uv_handle_t *)stream, on_closed);
 }
 
+/* It asks for no more, and has all its answers. */
+static bool is_done(const struct client *c)
+{
+    return c->asked && c->waits == 0 &&
+           uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) == 0;
+}
+
 /* Comes for each answer before on_closed() does. */
 static void on_written(void *ctx, int status)
 {
@@ -374,7 +384,7 @@ static void on_written(void *ctx, int status)
 
     if (uv_is_closing((uv_handle_t *)&c->tcp))
         return;
-    if (status != 0)
+    if (status != 0 || is_done(c))
         uv_close((uv_handle_t *)&c->tcp, on_closed);
     else if (c->paused)
         take_all(c);
@@ -387,9 +397,10 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
     if (count > 0)
         bytes_add(&c->got, buffer->base, (size_t)count);
     free(buffer->base);
+    c->asked = count == UV_EOF;
     if (count >= 0)
         take_all(c);
-    else if (!uv_is_closing((uv_handle_t *)stream))
+    else if (!uv_is_closing((uv_handle_t *)stream) && (!c->asked || is_done(c)))
         uv_close((uv_handle_t *)stream, on_closed);
 }
 
