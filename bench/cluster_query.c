@@ -1,9 +1,11 @@
 /* cluster_query.c - what a search through a node costs beyond the searches in its shards.
  *
  * One node, without workers, holds a collection of SHARDS shards, one replica each, so no
- * network and no thread is in it. Two tables:
+ * network and no thread is in it. Three tables:
  *
  *   overhead    shards of a row each, about: routing, framing, items and merging alone, a query
+ *   cached      answers of such shards that are kept, more and more of them: each is asked for
+ *               again, in an order of chance
  *   distances   a set (SET, of VSHARD_DATA) in one index and in shards, each at the width
  *               of beam that finds TARGET of the 10 nearest: distances computed, a query
  *
@@ -17,6 +19,7 @@
 #include "support/bench.h"
 #include "support/fault_storage.h"
 #include "support/lone_node.h"
+#include "support/random.h"
 #include <vshard.h>
 
 enum { SHARDS = 8, K = 10, QUERIES = 500, ROUNDS = 20000, BATCH = 8000 };
@@ -58,7 +61,7 @@ static void await(struct rig *r, int rc)
     bench_must("answer", r->status);
 }
 
-static void open_rig(struct rig *r)
+static void open_rig(struct rig *r, uint64_t cache_bytes)
 {
     const struct vshard_node_host host = {
         .size = sizeof host, .ctx = r, .send = lone_send, .done = on_done
@@ -69,6 +72,7 @@ static void open_rig(struct rig *r)
                                            .write_ns = UINT64_MAX / 4,
                                            .hedge_ns = UINT64_MAX,
                                            .snapshot_bytes = UINT64_MAX,
+                                           .cache_bytes = cache_bytes,
                                            .path = "home",
                                            .host = &host,
                                            .storage = fault_storage_hook(
@@ -146,7 +150,7 @@ static void overhead(void)
     static double took[ROUNDS];
     const float rows[SHARDS * 4] = { 1 };
 
-    open_rig(&r);
+    open_rig(&r, 0);
     create(&r, 4, VSHARD_METRIC_L2SQ, SHARDS);
     load(&r, rows, SHARDS, 4);
     for (int i = 0; i < ROUNDS; i++) {
@@ -158,6 +162,36 @@ static void overhead(void)
     qsort(took, ROUNDS, sizeof *took, bench_by_value);
     printf("probe\tshards\tp50_us\tp99_us\noverhead\t%d\t%.1f\t%.1f\n", SHARDS, took[ROUNDS / 2],
            took[ROUNDS * 99 / 100]);
+    close_rig(&r);
+}
+
+static void cached(void)
+{
+    static struct rig r;
+    const float rows[SHARDS * 4] = { 1 };
+    struct vshard_node_status s = { .size = sizeof s };
+    uint64_t random = 1;
+
+    open_rig(&r, (uint64_t)1 << 30);
+    create(&r, 4, VSHARD_METRIC_L2SQ, SHARDS);
+    load(&r, rows, SHARDS, 4);
+    printf("probe\tanswers\tbytes\tmean_us\n");
+    for (uint32_t kept = 0, most = 1000; most <= 256000; most *= 4) {
+        double start;
+
+        for (; kept < most; kept++)
+            ask(&r, (float[4]){ (float)kept }, 0, 0);
+        start = bench_seconds(CLOCK_MONOTONIC);
+        for (int i = 0; i < ROUNDS; i++)
+            ask(&r, (float[4]){ (float)random_below(&random, kept) }, 0, 0);
+        start = bench_seconds(CLOCK_MONOTONIC) - start;
+        bench_must("status", vshard_node_status(r.node, &s));
+        printf("cached\t%u\t%llu\t%.2f\n", kept, (unsigned long long)s.cache_bytes,
+               start / ROUNDS * 1e6);
+        fflush(stdout);
+    }
+    if (s.cache_answers < 4 * ROUNDS)
+        bench_die("cached", "these were no answers of the cache");
     close_rig(&r);
 }
 
@@ -186,7 +220,7 @@ static double distances(const struct bench_vectors *base, const struct bench_vec
     double spent = 0, found = 0;
     uint32_t ef;
 
-    open_rig(&r);
+    open_rig(&r, 0);
     create(&r, (uint32_t)base->dim, base->metric, shards);
     load(&r, base->floats, base->rows, base->dim);
     for (size_t i = 0; i < count; i++) {
@@ -210,6 +244,7 @@ int main(int argc, char **argv)
     double one, many;
 
     overhead();
+    cached();
     bench_read(&base, set, "base.npy", rows, false);
     bench_read(&query, set, "query.npy", 0, false);
     printf("probe\tshards\tef\trecall\tdistances_a_query\n");

@@ -360,7 +360,9 @@ int vs_node_open(const struct vshard_node_options *options, uint32_t level, uint
     n->meta.known = level;
     vs_cluster_init(&n->hosted.next, n->allocator, n->logger);
     n->hosted.next.known = level;
-    rc = open_all(n);
+    rc = vs_cache_init(n);
+    if (rc == VSHARD_OK)
+        rc = open_all(n);
     if (rc != VSHARD_OK) {
         vshard_node_close(n);
         return rc;

@@ -12,7 +12,10 @@
  *   - for a bound of age, there is a moment at which it was known to be current: when it was
  *     asked for, if that was linearizable, or so much before as a bounded one allowed.
  *
- * A linearizable search is never answered from here. What is least recently used goes first. */
+ * A linearizable search is never answered from here. What is least recently used goes first.
+ *
+ * There is a bucket for each KiB that it may hold, about what one answer takes, so that chains are
+ * short however large it is. */
 #include "node/core.h"
 
 struct vs_cached {
@@ -28,6 +31,7 @@ struct vs_cached {
     unsigned char *key;                /* [key_bytes] */
 };
 
+enum { BUCKETS_MIN = 64, BUCKETS_MAX = 1 << 22, BYTES_A_BUCKET = 1024 };
 enum { HEAD = 16, AGE = 8 }; /* of a key; of q->ask: the age that is bounded is no part of it */
 
 static size_t bytes_of(const struct vs_cached *c)
@@ -62,10 +66,15 @@ static bool asks_for(const struct vs_cached *c, const struct vs_request *q, uint
            memcmp(c->key + HEAD, q->ask.at + AGE, q->ask.count - AGE) == 0;
 }
 
+static struct vs_cached **bucket_of(struct vs_cache *cache, uint64_t hash)
+{
+    return &cache->bucket[hash & (cache->bucket_count - 1)];
+}
+
 static struct vs_cached **place_of(struct vs_cache *cache, const struct vs_request *q,
                                    uint64_t hash)
 {
-    struct vs_cached **at = &cache->bucket[hash % VS_COUNT(cache->bucket)];
+    struct vs_cached **at = bucket_of(cache, hash);
 
     while (*at != NULL && !asks_for(*at, q, hash))
         at = &(*at)->chain;
@@ -90,7 +99,7 @@ static void put_newest(struct vs_cache *cache, struct vs_cached *c)
 
 static void drop(struct vshard_node *n, struct vs_cached *c)
 {
-    struct vs_cached **at = &n->cache.bucket[c->hash % VS_COUNT(n->cache.bucket)];
+    struct vs_cached **at = bucket_of(&n->cache, c->hash);
 
     while (*at != c)
         at = &(*at)->chain;
@@ -100,10 +109,25 @@ static void drop(struct vshard_node *n, struct vs_cached *c)
     vs_free(n->allocator, c, bytes_of(c));
 }
 
+int vs_cache_init(struct vshard_node *n)
+{
+    struct vs_cache *cache = &n->cache;
+    uint32_t count = BUCKETS_MIN;
+
+    if (n->o.cache_bytes == 0)
+        return VSHARD_OK;
+    while (count < BUCKETS_MAX && (uint64_t)count * BYTES_A_BUCKET < n->o.cache_bytes)
+        count *= 2;
+    cache->bucket = vs_alloc_zeroed(n->allocator, count * sizeof(struct vs_cached *));
+    cache->bucket_count = cache->bucket != NULL ? count : 0;
+    return cache->bucket != NULL ? VSHARD_OK : VSHARD_ENOMEM;
+}
+
 void vs_cache_fini(struct vshard_node *n)
 {
     while (n->cache.oldest != NULL)
         drop(n, n->cache.oldest);
+    vs_free(n->allocator, n->cache.bucket, n->cache.bucket_count * sizeof(struct vs_cached *));
 }
 
 /* ---- whether it may be given ---- */
@@ -259,7 +283,7 @@ void vs_cache_keep(struct vshard_node *n, const struct vs_request *q,
     c = make(n, q, d);
     if (c == NULL)
         return;
-    at = &n->cache.bucket[c->hash % VS_COUNT(n->cache.bucket)];
+    at = bucket_of(&n->cache, c->hash);
     c->chain = *at;
     *at = c;
     put_newest(&n->cache, c);

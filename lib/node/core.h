@@ -390,7 +390,9 @@ struct vs_request {
 struct vs_cached;
 
 struct vs_cache {
-    struct vs_cached *bucket[1024];
+    struct vs_cached **bucket; /* [bucket_count] */
+    uint32_t bucket_count;     /* a power of two; 0: nothing is kept */
+    uint32_t reserved;
     struct vs_cached *newest, *oldest; /* by use */
     uint64_t bytes, answers, misses;
 };
@@ -754,6 +756,7 @@ uint64_t vs_applied_known(struct vshard_node *n, uint64_t group);
 
 /* ---- cache.c ---- */
 
+int vs_cache_init(struct vshard_node *n); /* 0, ENOMEM */
 /* Fills in a search whose answer is kept and may be given; false: it must be asked. */
 bool vs_cache_answer(struct vshard_node *n, struct vs_request *q);
 void vs_cache_keep(struct vshard_node *n, const struct vs_request *q,

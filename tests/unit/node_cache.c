@@ -5,6 +5,7 @@
  * from the cache, and each is compared with what is there. */
 #include <criterion/criterion.h>
 
+#include "node/core.h"
 #include "support/cluster_ask.h"
 
 enum { ROWS = 60 };
@@ -147,6 +148,28 @@ Test(node_cache, holds_what_was_used_last_and_no_more_bytes)
     search(c, 2, 2, 5, NULL);
     cr_expect_eq(status_of(c, 2).cache_answers, (uint64_t)ROWS, "the second is gone by then");
     cluster_destroy(c);
+}
+
+/* So that chains are short: bench/cluster_query.c has what long ones cost. */
+Test(node_cache, has_a_bucket_for_each_kilobyte_that_it_may_hold)
+{
+    const struct {
+        uint64_t bytes;
+        uint32_t buckets;
+    } sizes[] = { { 0, 0 },
+                  { 1, 64 },
+                  { 65536, 64 },
+                  { 65537, 128 },
+                  { 1 << 30, 1 << 20 },
+                  { UINT64_MAX, 1 << 22 } };
+
+    for (size_t i = 0; i < VS_COUNT(sizes); i++) {
+        struct vshard_node_options o = { .cache_bytes = sizes[i].bytes };
+        struct cluster *c = cluster_create(1, 1, 1, &o);
+
+        cr_expect_eq(c->node[1].node->cache.bucket_count, sizes[i].buckets, "%zu", i);
+        cluster_destroy(c);
+    }
 }
 
 Test(node_cache, is_off_unless_it_has_room)
