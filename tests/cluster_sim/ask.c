@@ -251,8 +251,11 @@ static void find(struct story *s, const struct question *ask)
         return;
     }
     fprintf(s->told, "%9.1f n%u finds", (double)s->c->now / 1e6, ask->at);
-    for (uint32_t i = 0; i < a->hit_count; i++)
+    for (uint32_t i = 0; i < a->hit_count; i++) {
         fprintf(s->told, " %u", (unsigned)a->hits[i].key.lo);
+        if (strstr(ask->how, "versions") != NULL)
+            fprintf(s->told, "@%u", (unsigned)a->hits[i].version);
+    }
     fprintf(s->told, "%s, %u of %u shards", a->hit_count == 0 ? " nothing" : "", a->shards_answered,
             a->shards);
     if (strstr(ask->how, "counted") != NULL)

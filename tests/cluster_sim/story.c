@@ -9,8 +9,10 @@
  *                               up to 20 ms; step=20: nodes have no threads but one, to which each
  *                               item of work takes 20 ms
  *     use birds                 the collection that is meant from now on; at first "words"
- *     create shards=4 replicas=3 learners=0 digits=1 rows=90 family=graph   digits=1: a row has
- *                               the last digit of its key as an attribute
+ *     create shards=4 replicas=3 learners=0 digits=1 rows=90 family=graph train=256   digits=1: a
+ *                               row has the last digit of its key as an attribute; train: rows
+ *                               that a graph begins with
+ *     at once n1 birds n2 fish  each creates that, before any knows of the other
  *     alter replicas=5 rows=40 | drop
  *     collection n1             what it is, as n1 has it
  *     run 400 ms
@@ -25,7 +27,8 @@
  *     find n3 12 as 7           the nearest key to where that row lies, from what is at hand;
  *                               k=8 digit=3 whole linearizable within=50 (ms), 0: as long as is
  *                               usual; timed: says how long it took; counted: of how many rows;
- *                               times=90: how often it is answered in full
+ *                               times=90: how often it is answered in full; versions: of each
+ *                               row
  *     ask n3 12 as 7 | give up  a search, and not to wait for it
  *     cache n3                  what it has answered of it
  *     shards n1                 who leads and who is in each, as n1 has it
@@ -34,12 +37,16 @@
  *     slow n1 8 ms              so much longer takes each message from it
  *     digests                   of the first shard, whether they are equal
  *     lead n2 shard 0 by n1     it leads that from now on
- *     spoil n1 7                that row there is another, behind its back
+ *     spoil n1 7                that row there is another, behind its back; as=6, and not 9;
+ *                               shard=1: it is in that one then; version=5
+ *     computes n1 by avx2       its replica of the first shard, by no newer instructions; or scalar
  *     pieces n1                 how much of a snapshot has come there, and in frames at all
  *     snapshot n1               of which entry n1 has one, of the first shard
  *     strange n1 cluster=9      a frame of another cluster, or version=9, or damaged=1
+ *     give n1                   the map that the store has; the one of before; none; or damaged=70
  *     upgrade n1 | back n1      it is restarted with the next version of the library, or this one
  *     store away | store back   it answers nothing meanwhile
+ *     store                     which version it has, what it refused, and which version nodes have
  *     level n1                  of formats: what the cluster writes, as n1 has it
  *     join n6 by n1 region=1 | leave n2 by n1 | primary n1 1
  *     recover n4 group 0 lost 1 2 3 epoch=1
@@ -240,6 +247,7 @@ static void create(struct story *s, const char *line)
         .shards = (uint32_t)story_option(line, "shards=", 0),
         .replicas = (uint32_t)story_option(line, "replicas=", 0),
         .learners = (uint32_t)story_option(line, "learners=", 0),
+        .train_rows = (uint32_t)story_option(line, "train=", 0),
         .max_rows = story_option(line, "rows=", 0),
         .attribute_count = (uint32_t)story_option(line, "digits=", 0),
         .attributes = &digit,
@@ -248,6 +256,48 @@ static void create(struct story *s, const char *line)
 
     admin(s, 1, "creates",
           (struct vshard_node_admin){ .op = VSHARD_ADMIN_CREATE, .collection = &spec });
+}
+
+/* "n1 birds n2 fish": all are asked before any has answered. */
+static void create_at_once(struct story *s, char *line)
+{
+    uint64_t tag[VSHARD_NODES_MAX], at[VSHARD_NODES_MAX];
+    int rc[VSHARD_NODES_MAX];
+    uint32_t count = 0;
+
+    for (char *word = strtok(line, " "); word != NULL; word = strtok(NULL, " "), count++) {
+        const struct vshard_collection spec = { .size = sizeof spec,
+                                                .dim = DIM,
+                                                .name = strtok(NULL, " ") };
+        const struct vshard_node_admin a = { .size = sizeof a,
+                                             .op = VSHARD_ADMIN_CREATE,
+                                             .tag = tag[count] = story_tag(s),
+                                             .collection = &spec };
+
+        at[count] = strtoull(word + 1, NULL, 10);
+        rc[count] = vshard_node_admin(s->c->node[at[count]].node, s->c->now, &a);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        int status;
+
+        story_answer(s, rc[i], tag[i], &status);
+        story_say(s, "n%u creates: %s", (unsigned)at[i], vshard_strerror(status));
+    }
+}
+
+static void store(struct story *s)
+{
+    story_say(s, "the store has version %u, and has refused %u", (unsigned)s->c->map_version,
+              s->c->overtaken);
+    for (uint64_t id = 1; id <= s->c->count; id++) {
+        struct vshard_node_status status = { .size = sizeof status };
+
+        if (s->c->node[id].node == NULL)
+            continue;
+        vshard_node_status(s->c->node[id].node, &status);
+        fprintf(s->told, "          n%u has version %u: %u nodes, %u collections\n", (unsigned)id,
+                (unsigned)status.map_index, status.nodes, status.collections);
+    }
 }
 
 static void alter(struct story *s, const char *line)
@@ -285,29 +335,6 @@ static void cut(struct story *s, char *line)
         if (word[0] == 'n')
             s->c->node[strtoul(word + 1, NULL, 10)].side = 1;
     }
-}
-
-/* A batch that is in no log, as a fault of memory would change the first shard. */
-static void spoil(struct story *s, unsigned at, unsigned key)
-{
-    struct vs_replica *r = vs_replica_find(s->c->node[at].node, 1);
-    const struct vshard_key changed = { 0, key };
-    float vector[DIM];
-    const struct vs_batch_source batch = { .kind = VS_BATCH_ADD,
-                                           .count = 1,
-                                           .vector_bytes = sizeof vector,
-                                           .keys = &changed,
-                                           .vectors = vector };
-    size_t bytes = vs_batch_bytes(&batch);
-    void *entry = malloc(bytes);
-    uint32_t row = 0;
-
-    vector_of(vector, key, 9);
-    vs_batch_encode(&batch, entry);
-    story_say(
-        s, "n%u is spoiled: %s", at,
-        vshard_strerror(vs_shard_apply(r->shard, atomic_load(&r->applied), entry, bytes, &row)));
-    free(entry);
 }
 
 static void digests(struct story *s)
@@ -356,27 +383,6 @@ static void pieces(struct story *s, unsigned at)
               (unsigned)((index + rows) >> 10), (unsigned)(s->c->node[at].taken >> 10));
 }
 
-/* A frame that no peer sends. */
-static void strange(struct story *s, unsigned at, const char *line)
-{
-    const struct vshard_wire_options o = { .size = sizeof o,
-                                           .cluster = { 0xc1,
-                                                        story_option(line, "cluster=", 0x57e2) },
-                                           .node = at % s->c->count + 1 };
-    struct vshard_frame f = { .size = sizeof f, .node = at, .head = "hello", .head_bytes = 5 };
-    unsigned char bytes[FRAME];
-    struct vshard_wire *wire;
-    size_t count = 0;
-
-    vshard_wire_create(&o, &wire);
-    vshard_wire_encode(wire, &f, bytes, sizeof bytes, &count);
-    vshard_wire_destroy(wire);
-    bytes[4] = (unsigned char)story_option(line, "version=", bytes[4]);
-    bytes[count - 1] ^= (unsigned char)story_option(line, "damaged=", 0);
-    story_say(s, "n%u: %s", at,
-              vshard_strerror(vshard_node_recv(s->c->node[at].node, s->c->now, bytes, count)));
-}
-
 static bool look_command(struct story *s, const char *line)
 {
     unsigned at;
@@ -420,10 +426,6 @@ static bool node_command(struct story *s, char *line)
         s->c->node[at].slow_ns = by * MS;
     } else if (sscanf(line, "lead n%u shard %u by n%u", &at, &shard, &by) == 3) {
         lead(s, at, shard, by);
-    } else if (sscanf(line, "spoil n%u %u", &at, &by) == 2) {
-        spoil(s, at, by);
-    } else if (sscanf(line, "strange n%u", &at) == 1) {
-        strange(s, at, line);
     } else if (sscanf(line, "join n%u by n%u", &at, &by) == 2) {
         s->c->node[at].region = (uint32_t)story_option(line, "region=", 0);
         cluster_join(s->c, at, by);
@@ -454,6 +456,10 @@ static bool command(struct story *s, char *line)
         cluster_run(s->c, ms * MS);
     } else if (strncmp(line, "create", 6) == 0) {
         create(s, line);
+    } else if (strncmp(line, "at once ", 8) == 0) {
+        create_at_once(s, line + 8);
+    } else if (strcmp(line, "store") == 0) {
+        store(s);
     } else if (strncmp(line, "alter", 5) == 0) {
         alter(s, line);
     } else if (strcmp(line, "drop") == 0) {
@@ -467,7 +473,8 @@ static bool command(struct story *s, char *line)
         for (uint64_t id = 1; id <= s->c->count; id++)
             s->c->node[id].side = 0;
     } else {
-        return story_ask(s, line) || look_command(s, line) || node_command(s, line);
+        return story_ask(s, line) || look_command(s, line) || story_harm(s, line) ||
+               node_command(s, line);
     }
     return true;
 }

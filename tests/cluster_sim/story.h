@@ -1,5 +1,5 @@
 /* story.h - what the files of stories share: story.c runs scripts and what they do to nodes,
- * ask.c what they ask of them. */
+ * ask.c what they ask of them, harm.c what is done to them and ought not to be. */
 #ifndef CLUSTER_STORY_H
 #define CLUSTER_STORY_H
 
@@ -34,5 +34,9 @@ uint64_t story_option(const char *line, const char *name, uint64_t usual);
 
 /* Does what the line asks; false if it asks nothing. */
 bool story_ask(struct story *s, const char *line);
+bool story_harm(struct story *s, const char *line);
+
+/* The index computes by instructions of these sets alone, as far as they are there. */
+void story_machine(struct vshard_index *index, uint32_t cpu);
 
 #endif

@@ -115,7 +115,9 @@ static void store(struct cluster *c, const struct cluster_message *m)
     struct cluster_message answer = { .to = m->from, .version = m->version, .life = m->life };
 
     if (m->version == c->map_version + 1) {
-        free(c->map);
+        free(c->map_before);
+        c->map_before = c->map;
+        c->map_before_bytes = c->map_bytes;
         c->map = malloc(m->count);
         memcpy(c->map, m->bytes, m->count);
         c->map_bytes = m->count;
@@ -123,6 +125,7 @@ static void store(struct cluster *c, const struct cluster_message *m)
         for (uint64_t id = 1; id <= c->count; id++)
             tell_map(c, id);
     } else {
+        c->overtaken++;
         answer.status = VSHARD_ESTALE;
         tell_map(c, m->from);
     }
@@ -362,6 +365,7 @@ void cluster_destroy(struct cluster *c)
         free(c->message[i].bytes);
     free(c->message);
     free(c->map);
+    free(c->map_before);
     free(c->answer);
     free(c);
 }

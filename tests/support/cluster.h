@@ -92,9 +92,10 @@ struct cluster {
     uint32_t hosted;      /* there is a store, which has the map */
     uint32_t store_away;  /* it answers nothing */
     uint32_t disputed;    /* what it told of the map and a node would not believe */
+    uint32_t overtaken;   /* puts that it refused: another was first */
     uint64_t map_version; /* 0: none yet */
-    unsigned char *map;   /* [map_bytes] */
-    size_t map_bytes;
+    unsigned char *map, *map_before; /* [map_bytes], [map_before_bytes]: the version before */
+    size_t map_bytes, map_before_bytes;
 };
 
 /* Founders 1..founders are formatted and opened; nodes up to `count` are not yet there. */
