@@ -50,7 +50,7 @@ class Cluster:
         self.client = {n: free_ports() for n in NODES}
         self.process = {}
 
-    def start(self, n, *how, nodes=NODES, lines=''):
+    def start(self, n, *how, nodes=NODES, lines='', **process):
         """`nodes` are the founders, `lines` more of the configuration, which count last."""
         home = os.path.join(self.folder, str(n))
         os.makedirs(home, exist_ok=True)
@@ -66,7 +66,7 @@ class Cluster:
             f.write(lines + '\n')
         log = open(os.path.join(self.folder, '%d.log' % n), 'ab')
         self.process[n] = subprocess.Popen([os.path.join(build, 'examples/server/server'), config, *how],
-                                           stderr=log)
+                                           stderr=log, **process)
 
     def kill(self, n):
         self.process[n].send_signal(signal.SIGKILL)
@@ -430,6 +430,13 @@ class Scripted:
 
     def __init__(self, *answers):
         self.answers = list(answers)
+        self.socket = self
+
+    def settimeout(self, seconds):
+        pass
+
+    def close(self):
+        pass
 
     def one(self):
         return self
@@ -466,8 +473,39 @@ def asks_again():
         pass
 
 
+def knows_late():
+    """A server that has not heard of a collection yet is asked again, or is not waited for."""
+    client, backup = sys.modules['vshard_client'], sys.modules['vshard_backup']
+    here = ['shard=0,leader=1,here=1,members=1,rows=5,committed=7,applied=7']
+    connect, not_found = client.Server, -9
+
+    def scripted(*said):
+        servers = [Scripted(['node=%d' % (n % 2 + 1)], there) for n, there in enumerate(said)]
+        client.Server = lambda *address, timeout: servers.pop(0)
+        return ctl.Servers([('one', 1), ('two', 2)])
+    try:
+        lines = ctl.overview(scripted(here, not_found), 'words')
+        if len(lines) != 3 or lines[2] != 'not known yet: two:2':
+            raise RuntimeError('watch, where one does not know it yet: %s' % lines)
+        servers = scripted(not_found, not_found, not_found, here)
+        if [len(at) for at in backup.replicas(servers, 'words', 1).values()] != [1]:
+            raise RuntimeError('a backup finds no replica that is known a moment later')
+        for what, why in ((lambda: ctl.overview(scripted(not_found, not_found), 'words'), 'no collection'),
+                          (lambda: backup.replicas(scripted(here, here), 'words', 2), 'has shard 1'),
+                          (lambda: sys.modules['vshard_recovery'].survivors(scripted(here, not_found), [3], 'words'), 'knows no')):
+            try:
+                what()
+                raise AssertionError(why)
+            except RuntimeError as problem:
+                if why not in str(problem):
+                    raise
+    finally:
+        client.Server = connect
+
+
 def run_small(cluster):
     asks_again()
+    knows_late()
     path = os.path.join(root, 'examples/demo/data/glove30k.base.npy')
     rows, rate, victim = main_job(cluster, path)
     victim, wanted, worst = one_by_one(cluster, rows)

@@ -30,16 +30,30 @@ def put_file(path, write):
         raise
 
 
-def replicas(servers, name):
-    """For each shard the servers that have it, the leader first."""
-    have = {}
+def find_replicas(servers, name):
+    """For each shard the servers that have it, the leader first; and whether some do not know the collection."""
+    have, late = {}, False
     for _, server, status, there in servers.each(name):
         if server is not None:
             server.socket.settimeout(600)
-        for s in there:
+        late |= there is None
+        for s in there or []:
             if s['here'] == '1':
                 have.setdefault(int(s['shard']), []).insert(0 if s['leader'] == status['node'] else 99, server)
-    return have
+    return have, late
+
+
+def replicas(servers, name, count):
+    """Of all shards; a server that does not know the collection yet may have some, and is asked again."""
+    until = time.time() + PATIENCE
+    while True:
+        have, late = find_replicas(servers, name)
+        missing = [shard for shard in range(count) if shard not in have]
+        if not missing:
+            return have
+        if not late or time.time() > until:
+            raise RuntimeError('%s: none of the servers at %s (--at) has shard %d' % (name, servers.names(), missing[0]))
+        time.sleep(0.2)
 
 
 def export(have, name, shard):
@@ -79,10 +93,8 @@ def copy_export(have, name, shard, path):
 
 def backup_collection(servers, folder, name):
     about = describe(servers.one(), name)
-    have, files = replicas(servers, name), []
+    have, files = replicas(servers, name, about.fields['shards']), []
     for shard in range(about.fields['shards']):
-        if shard not in have:
-            raise RuntimeError('%s: none of the servers at %s (--at) has shard %d' % (name, servers.names(), shard))
         files.append(copy_export(have[shard], name, shard, os.path.join(folder, '%s.%d.rows' % (name, shard))))
     return {'name': name, 'metric': about.metric, 'fields': about.fields, 'attributes': about.attributes,
             'files': files}

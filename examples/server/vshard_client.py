@@ -121,13 +121,13 @@ class Servers:
         return ', '.join('%s:%d' % a for a in self.addresses)
 
     def each(self, name=None):
-        """All of them, as (address, connection, status as a dictionary, shards of `name`);
-        of one that does not answer, the address alone."""
+        """All of them, as (address, connection, status as a dictionary, shards of `name`, or None where
+        it does not know that: it may not yet); of one that does not answer, the address alone."""
         for address in self.addresses:
             try:
                 server = Server(*address, timeout=5)
                 status = words_of(server.must('status', 'status'))
-                yield address, server, status, shards(server, name) if name else []
+                yield address, server, status, shards_or_none(server, name) if name else []
             except OSError:
                 yield address, None, None, []
 
@@ -225,7 +225,7 @@ def describe(server, name):
         words = server.must(name, 'describe', name)
     except Refused as problem:
         if problem.status == NOT_FOUND:
-            raise RuntimeError("there is no collection '%s'" % name)
+            raise no_collection(name)
         raise
     fields = words_of(w for w in words if '=' in w)
     metric = fields.pop('metric')
@@ -235,6 +235,19 @@ def describe(server, name):
 
 def shards(server, name):
     return [words_of(word.split(',')) for word in server.must(name, 'shards', name)]
+
+
+def shards_or_none(server, name):
+    try:
+        return shards(server, name)
+    except Refused as problem:
+        if problem.status != NOT_FOUND:
+            raise
+        return None
+
+
+def no_collection(name):
+    return RuntimeError("there is no collection '%s'" % name)
 
 
 def create(servers, name, dim, metric, count, replicas, *more):

@@ -31,6 +31,8 @@ def survivors(servers, lost, name=None):
         if int(status['node']) in lost:
             raise RuntimeError('node %s is called lost, and answers at %s:%d: fence it first' % (
                 status['node'], *address))
+        if there is None:  # what it has may be the best there is
+            raise RuntimeError("the server at %s:%d knows no collection '%s'" % (*address, name))
         alive[int(status['node'])] = (server, status, there)
     if not alive:
         raise ConnectionError('no server answers at %s (--at)' % servers.names())
