@@ -205,8 +205,28 @@ def configured(cluster):
         raise RuntimeError('a server that no client could find runs: %s' % said)
 
 
+def niceness(pid):
+    """Of each thread, that of the loop first."""
+    def of(thread):
+        with open('/proc/%d/task/%s/stat' % (pid, thread)) as stat:
+            return int(stat.read().rsplit(')', 1)[1].split()[16])
+    return [of(thread) for thread in sorted(os.listdir('/proc/%d/task' % pid), key=int)]
+
+
+def nice(cluster):
+    """Workers make room for the loop also where the server is started as one that makes room itself."""
+    for more in (0, 7):
+        cluster.start(1, *([] if more else ['--format']), nodes=(1,), preexec_fn=lambda: os.nice(more))
+        cluster.connect(1).close()
+        loop = niceness(cluster.process[1].pid)[0]
+        wanted = [loop] + 3 * [min(19, loop + 5)]
+        test.wait('workers that are nicer', 20, lambda: niceness(cluster.process[1].pid) == wanted)
+        cluster.kill(1)
+
+
 def run(folder):
-    three, two, one = (test.Cluster(os.path.join(folder, name)) for name in ('three', 'two', 'one'))
+    three, two, one, other = (test.Cluster(os.path.join(folder, name)) for name in ('three', 'two', 'one', 'other'))
+    nice(other)
     configured(one)
     one.stop()
     server = found(two, (1,), 'learners=1', lines='cache_bytes = 1000000')

@@ -254,8 +254,9 @@ static void work(void *arg)
     /* First the shards are opened that the node has: until then it answers nothing. */
     while (vshard_node_work(s->node) != 0)
         continue;
-    /* On Linux, of this thread alone: graphs make room for what is to become durable. */
-    setpriority(PRIO_PROCESS, (id_t)gettid(), s->config.nice);
+    /* On Linux, of this thread alone: graphs make room for what is to become durable. It is nicer
+     * than the loop, however nice that was started. */
+    setpriority(PRIO_PROCESS, (id_t)gettid(), getpriority(PRIO_PROCESS, 0) + s->config.nice);
     uv_mutex_lock(&s->lock);
     while (!s->ending) {
         if (!s->work_wanted) {

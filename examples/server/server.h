@@ -31,7 +31,7 @@ struct config {
     uint64_t founders[NODES_MAX];
     uint32_t founder_count;
     uint32_t workers;
-    int nice; /* of workers */
+    int nice; /* so much nicer are workers */
     uint32_t region;
     bool region_named; /* it is to be the one that the node was formatted with */
     uint64_t cache_bytes;
