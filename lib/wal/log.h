@@ -11,7 +11,8 @@
 enum {
     VS_WAL_WINDOW = 1 << 20, /* bytes read at a time */
     VS_WAL_NAME = 32,        /* room for "/0123456789abcdef.wal" and the longest suffix */
-    VS_WAL_PIECE = 1 << 18   /* zeros written ahead between two batches, at most */
+    VS_WAL_PIECE = 1 << 18,  /* zeros written ahead between two batches, at most, */
+    VS_WAL_PIECES = 1 << 22  /* and in one request while a batch waits for them */
 };
 
 /* Bytes of one kind that grow and are used again. */
@@ -133,7 +134,7 @@ struct vshard_wal {
 
     struct vs_wal_task flight, maker, trimmer, keeper; /* keeper: of the superblock */
     unsigned char *super_bytes;                        /* two slots */
-    unsigned char *zeros;                              /* [VS_WAL_PIECE] */
+    unsigned char *zeros;                              /* [vs_wal_piece(w, VS_WAL_PIECES)] */
     unsigned char *head_bytes;                         /* a segment's */
 
     size_t copy_cursor;    /* among the groups, which of them to look at next */
@@ -141,6 +142,12 @@ struct vshard_wal {
 
     struct vshard_wal_stats stats;
 };
+
+/* Of the zeros of a segment, not more than so many together. */
+static inline uint64_t vs_wal_piece(const struct vshard_wal *w, uint64_t most)
+{
+    return w->options.segment_bytes / 8 < most ? w->options.segment_bytes / 8 : most;
+}
 
 /* bytes.c */
 int vs_wal_bytes_reserve(struct vshard_wal *w, struct vs_wal_bytes *b, size_t cap);

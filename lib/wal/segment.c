@@ -4,7 +4,8 @@
  * which zeros have been written, not merely promised by its length, so that a full
  * disk is met here, where nothing is at stake, and a batch's sync has no extents to
  * allocate. The zeros go out in pieces, each synced, at twice the pace at which the
- * current segment fills, so that a batch waits for them only in the first segment. The header
+ * current segment fills, so that a batch waits for them only in the first segment. Then they are
+ * large pieces: each is a turn of the host, which may be a second where it is busy. The header
  * is written last: a file without one was never used.
  *
  * Once a newer segment is written to, the old one is cut to its batches.
@@ -106,7 +107,7 @@ static uint64_t pace(const struct vshard_wal *w)
 /* The next piece of zeros, or the header when there are no more to write. */
 static bool fill_more(struct vshard_wal *w)
 {
-    uint64_t piece = w->making.bytes / 8 < VS_WAL_PIECE ? w->making.bytes / 8 : VS_WAL_PIECE;
+    uint64_t piece = vs_wal_piece(w, w->blocked ? VS_WAL_PIECES : VS_WAL_PIECE);
     uint64_t left = w->making.bytes - w->making.filled;
 
     if (left == 0) {

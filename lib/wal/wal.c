@@ -94,7 +94,7 @@ static int make_buffers(struct vshard_wal *w, const char *path)
     if (w->options.flags & VSHARD_WAL_READ_ONLY)
         return VSHARD_OK;
     w->super_bytes = vs_alloc_zeroed(w->allocator, 2 * VS_WAL_SUPER_SLOT);
-    w->zeros = vs_alloc_zeroed(w->allocator, VS_WAL_PIECE);
+    w->zeros = vs_alloc_zeroed(w->allocator, vs_wal_piece(w, VS_WAL_PIECES));
     w->head_bytes = vs_alloc_zeroed(w->allocator, VS_WAL_START);
     if (w->super_bytes == NULL || w->zeros == NULL || w->head_bytes == NULL ||
         make_task(w, &w->flight) < 0 || make_task(w, &w->maker) < 0 ||
@@ -365,7 +365,7 @@ void vshard_wal_close(struct vshard_wal *wal)
     free_task(w, &w->keeper);
     vs_wipe(&w->super_key, sizeof w->super_key);
     vs_free(w->allocator, w->super_bytes, 2 * VS_WAL_SUPER_SLOT);
-    vs_free(w->allocator, w->zeros, VS_WAL_PIECE);
+    vs_free(w->allocator, w->zeros, vs_wal_piece(w, VS_WAL_PIECES));
     vs_free(w->allocator, w->head_bytes, VS_WAL_START);
     vs_free(w->allocator, w->path, w->path_bytes);
     memory = w->memory;

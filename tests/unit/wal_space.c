@@ -41,6 +41,28 @@ Test(wal_space, writes_a_batch_again_that_found_no_space)
     fault_storage_destroy(fs);
 }
 
+/* A node that has nothing yet can promise nothing before there is a segment, and each request is a
+ * turn of its host. */
+Test(wal_space, makes_the_first_segment_in_few_requests)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct writer w = { .seed = 1 };
+    uint64_t durable = 0, writes;
+
+    o.segment_bytes = 32 << 20;
+    model_init(&w.model);
+    open_log(&w, &o);
+    writes = fault_storage_count(fs, VSHARD_IO_WRITE);
+    put(&w, 1, VSHARD_WAL_ENTRY, 1, 100);
+    cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    cr_expect_eq(durable, 1);
+    cr_expect_leq(fault_storage_count(fs, VSHARD_IO_WRITE) - writes, (uint64_t)12);
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
 /* One group writes once and falls silent, another writes on: the silent one is
  * copied forward, old segments go, and nothing of it is lost. */
 Test(wal_space, carries_a_silent_group_forward)
