@@ -54,12 +54,31 @@ static void find_due(const struct vshard_raft *r, uint32_t at, struct due *due)
     find_due(r, 2 * at + 2, due);
 }
 
-/* 34: whoever leads with a disk that hangs lets go. */
+/* Whether another member might lead: of a configuration that is committed, or of a later one. */
+static bool replaceable(const struct vshard_raft *r, const struct vs_group *g)
+{
+    uint32_t at = g->config_count;
+    const struct vs_config *c;
+
+    do {
+        c = &g->config[--at];
+        for (uint32_t i = 0; i < c->count; i++) {
+            if ((c->member[i].role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING)) &&
+                (c->member[i].node != r->o.node ||
+                 c->member[i].incarnation != r->o.incarnation))
+                return true;
+        }
+    } while (at != 0 && c->index > g->commit);
+    return false;
+}
+
+/* 34: whoever leads with a disk that hangs lets go, for others; where there are none it would only
+ * have to wait and to begin anew, and all that is under way would end unknown. */
 static void find_stalled(const struct vshard_raft *r, struct due *due)
 {
-    while (due->count < r->led_count && due->count < VS_COUNT(due->group)) {
-        due->group[due->count] = r->led[due->count];
-        due->count++;
+    for (uint32_t i = 0; i < r->led_count && due->count < VS_COUNT(due->group); i++) {
+        if (replaceable(r, r->led[i]))
+            due->group[due->count++] = r->led[i];
     }
 }
 

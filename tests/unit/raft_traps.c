@@ -797,6 +797,22 @@ Test(raft_traps, who_is_alone_waits_for_nobody)
     stop(&t);
 }
 
+/* 34 is for the others' sake. */
+Test(raft_traps, who_is_alone_goes_on_leading_when_its_disk_hangs)
+{
+    struct rig t;
+
+    boot_one(&t, 0, 1, 0);
+    cr_assert(leads_after(&t, 0));
+    propose(&t, 1);
+    for (int i = 0; i < 50; i++)
+        time_passes(&t, 30 * MS);
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    persisted(&t);
+    cr_expect_eq(status(&t).commit, status(&t).last);
+    stop(&t);
+}
+
 Test(raft_traps, who_is_alone_with_learners_is_not)
 {
     static const struct vshard_raft_member two[] = { { 1, 1, VSHARD_RAFT_VOTER, 0 },
