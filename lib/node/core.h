@@ -622,8 +622,13 @@ void vs_replica_meta_effect(struct vshard_node *n, struct vs_replica *r,
                             const struct vshard_raft_effect *e);
 void vs_replica_read_effect(struct vshard_node *n, struct vs_replica *r,
                             const struct vshard_raft_effect *e);
+void vs_replica_no_chunk(struct vshard_node *n, struct vs_replica *r, uint64_t node, uint64_t index,
+                         uint64_t offset, int status); /* a piece cannot be sent */
 void vs_replica_piece(struct vshard_node *n, struct vs_replica *r,
                       const struct vshard_raft_effect *e);
+/* A piece has been written up to `end` of its snapshot, or has not. */
+void vs_replica_wrote(struct vshard_node *n, struct vs_replica *r, uint64_t index, uint64_t end,
+                      int status);
 void vs_replica_install(struct vshard_node *n, struct vs_replica *r,
                         const struct vshard_raft_effect *e);
 void vs_replica_marked(struct vshard_node *n, struct vs_replica *r);

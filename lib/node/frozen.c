@@ -250,28 +250,27 @@ void vs_snapshots_sweep(struct vshard_node *n)
 
 /* ---- sending ---- */
 
+/* The core asks for no other piece before it knows that there is none of this one. */
+void vs_replica_no_chunk(struct vshard_node *n, struct vs_replica *r, uint64_t node, uint64_t index,
+                         uint64_t offset, int status)
+{
+    vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_CHUNK,
+                                      .status = status,
+                                      .group = r->group,
+                                      .node = node,
+                                      .index = index,
+                                      .offset = offset });
+}
+
 void vs_replica_read_effect(struct vshard_node *n, struct vs_replica *r,
                             const struct vshard_raft_effect *e)
 {
-    struct vs_item *item;
+    bool gone = e->index != r->snapshot_index;
+    struct vs_item *item = gone ? NULL : vs_item_new(n, VS_ITEM_CHUNK, r);
 
-    if (e->index != r->snapshot_index) { /* it is gone */
-        vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_CHUNK,
-                                          .status = VSHARD_ENOTFOUND,
-                                          .group = r->group,
-                                          .node = e->node,
-                                          .index = e->index,
-                                          .offset = e->offset });
-        return;
-    }
-    item = vs_item_new(n, VS_ITEM_CHUNK, r);
     if (item == NULL) {
-        vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_CHUNK,
-                                          .status = VSHARD_ENOMEM,
-                                          .group = r->group,
-                                          .node = e->node,
-                                          .index = e->index,
-                                          .offset = e->offset });
+        vs_replica_no_chunk(n, r, e->node, e->index, e->offset,
+                            gone ? VSHARD_ENOTFOUND : VSHARD_ENOMEM);
         return;
     }
     item->index = e->index;
@@ -282,20 +281,30 @@ void vs_replica_read_effect(struct vshard_node *n, struct vs_replica *r,
 
 /* ---- receiving ---- */
 
+/* The core takes no other piece before it knows what came of this one. */
+void vs_replica_wrote(struct vshard_node *n, struct vs_replica *r, uint64_t index, uint64_t end,
+                      int status)
+{
+    vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_CHUNK_WRITTEN,
+                                      .group = r->group,
+                                      .index = index,
+                                      .offset = end,
+                                      .status = status });
+}
+
 void vs_replica_piece(struct vshard_node *n, struct vs_replica *r,
                       const struct vshard_raft_effect *e)
 {
     struct vs_item *item = vs_item_new(n, VS_ITEM_PIECE, r);
 
-    if (item == NULL)
-        return; /* as if it had been lost */
-    item->bytes = vs_alloc(n->allocator, (size_t)e->byte_count + 1);
-    item->count = (size_t)e->byte_count + 1;
-    if (item->bytes == NULL) {
-        item->count = 0;
+    if (item != NULL)
+        item->bytes = vs_alloc(n->allocator, (size_t)e->byte_count + 1);
+    if (item == NULL || item->bytes == NULL) {
         vs_item_free(n, item);
+        vs_replica_wrote(n, r, e->index, e->offset, VSHARD_ENOMEM);
         return;
     }
+    item->count = (size_t)e->byte_count + 1;
     memcpy(item->bytes, e->bytes, (size_t)e->byte_count);
     item->meta_bytes = (size_t)e->byte_count;
     item->index = e->index;

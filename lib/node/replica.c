@@ -501,7 +501,8 @@ void vs_replica_more(struct vshard_node *n, struct vs_replica *r)
     struct vs_item *item;
     uint64_t border;
 
-    if (r->refilling || r->dropped || r->status != VSHARD_OK)
+    /* One that has diverged is to come to rest: what is applied now would be applied again. */
+    if (r->diverged || r->refilling || r->dropped || r->status != VSHARD_OK)
         return;
     if (stages)
         vs_stage_more(n, r);
@@ -615,7 +616,8 @@ static void chunk_finished(struct vshard_node *n, struct vs_replica *r, const st
         event.byte_count = item->meta_bytes; /* read; the block may be larger */
         event.flags = item->last ? VSHARD_RAFT_LAST : 0;
     }
-    vs_step(n, &event); /* without memory it is lost, and asked for again */
+    if (vs_step(n, &event) == VSHARD_ENOMEM)
+        vs_replica_no_chunk(n, r, item->node, item->index, item->offset, VSHARD_ENOMEM);
 }
 
 static void snapshot_finished(struct vshard_node *n, struct vs_replica *r,
@@ -674,15 +676,6 @@ static void install_finished(struct vshard_node *n, struct vs_replica *r,
     vs_mark(n, r, r->taking_index, r->taking_term);
 }
 
-static void piece_finished(struct vshard_node *n, struct vs_replica *r, const struct vs_item *item)
-{
-    if (item->status == VSHARD_OK)
-        vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_CHUNK_WRITTEN,
-                                          .group = r->group,
-                                          .index = item->index,
-                                          .offset = item->offset + item->meta_bytes });
-}
-
 void vs_replica_finished(struct vshard_node *n, struct vs_item *item)
 {
     struct vs_replica *r = item->replica;
@@ -697,7 +690,9 @@ void vs_replica_finished(struct vshard_node *n, struct vs_item *item)
     case VS_ITEM_META:
     case VS_ITEM_SNAPSHOT: snapshot_finished(n, r, item); break;
     case VS_ITEM_CHUNK: chunk_finished(n, r, item); break;
-    case VS_ITEM_PIECE: piece_finished(n, r, item); break;
+    case VS_ITEM_PIECE:
+        vs_replica_wrote(n, r, item->index, item->offset + item->meta_bytes, item->status);
+        break;
     case VS_ITEM_INSTALL: install_finished(n, r, item); break;
     case VS_ITEM_REFILL: vs_replica_refilled(n, r, item); break;
     case VS_ITEM_OPEN: open_finished(n, r, item); break;

@@ -93,3 +93,45 @@ Test(node_refill, halts_a_replica_whose_snapshot_is_wrong_as_well)
         cr_expect_eq(search(c, id, 1, 8, NULL)->status, VSHARD_OK);
     cluster_destroy(c);
 }
+
+static void nobody_works(void *ctx, uint32_t what)
+{
+    (void)ctx;
+    (void)what;
+}
+
+/* Whenever its worker is done with something there is something else to do. */
+Test(node_refill, does_not_wait_for_a_moment_without_writes)
+{
+    struct cluster *c = with_words(3, 3, 1, 3, NULL);
+    struct vshard_node *n;
+    struct vs_replica *r;
+    uint64_t bad, leader;
+
+    written(c, 1, 1, ROWS, 5, 0);
+    cluster_run(c, 300 * MS);
+    leader = cluster_leader(c, "words", 0);
+    bad = leader % 3 + 1;
+    n = c->node[bad].node;
+    r = vs_replica_find(n, 1);
+    spoil(c, bad);
+    n->host.wake = nobody_works;
+    n->o.workers = 1;
+    for (int ms = 0; ms < 1000; ms++) {
+        write_rows(c, leader, 1, 5, 6, NULL);
+        cluster_run(c, MS);
+        r->diverged |= ms == 200; /* as digests would have it */
+        if (ms % 5 == 0)
+            vshard_node_work(n);
+    }
+    cr_expect_eq(r->refills, 1u);
+    n->o.workers = 0;
+    cluster_run(c, 4000 * MS);
+    rest(c, 7);
+    for (uint64_t id = 1; id <= 3; id++) {
+        cr_expect_eq(look(c, id).here, 1u, "node %d", (int)id);
+        cr_expect_eq(look(c, id).digest, look(c, leader).digest, "node %d", (int)id);
+    }
+    cr_expect(!r->diverged);
+    cluster_destroy(c);
+}
