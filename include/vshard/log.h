@@ -233,8 +233,8 @@ struct vshard_raft_options {
                                        [election_ns, 2 election_ns); the same on all nodes, or
                                        leases do not hold; default 150 ms. Who starts as the only
                                        member campaigns at once */
-    uint64_t disk_stall_ns;         /* a leader whose storage is silent this long steps down;
-                                       default 4 election_ns */
+    uint64_t disk_stall_ns;         /* a leader whose storage is silent this long steps down,
+                                       where there are other voters; default 4 election_ns */
     uint64_t request_ns;            /* forwarded requests give up after; default 10 election_ns */
     uint64_t max_message;           /* bytes of entries in one append, to 32 MiB; default 256 KiB */
     uint64_t max_inflight_bytes;    /* to one replica; default 4 MiB */
