@@ -144,7 +144,7 @@ struct vshard_wal_options {
                                default 64 MiB */
     uint64_t rewrite_bytes; /* the most a group may still need for it to be copied forward;
                                default 256 KiB, at most segment_bytes / 8 */
-    uint64_t rewrite_above; /* segments, above which groups are copied out of the oldest;
+    uint64_t rewrite_above; /* segments, above which silent groups are copied out of the oldest;
                                default 4 */
     uint32_t cipher;        /* VSHARD_WAL_XCHACHA20 or VSHARD_WAL_AES256_GCM */
     uint32_t reserved;      /* 0 */

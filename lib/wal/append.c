@@ -183,6 +183,8 @@ static int reserve(struct vshard_wal *w, struct vs_wal_group *g, const struct vs
         g->pending_next = 0;
     if (rc == VSHARD_OK && b->seq > g->pending_seq)
         g->pending_seq = b->seq;
+    if (rc == VSHARD_OK && r->kind == VSHARD_WAL_VOTE && b->seq > g->pending_vote)
+        g->pending_vote = b->seq;
     return rc;
 }
 

@@ -1,20 +1,26 @@
-/* carry.c - groups that have fallen silent, copied out of the oldest segment.
+/* carry.c - what is needed for long, copied out of the oldest segment.
  *
  * One log for many groups has one price: a group that writes nothing for a month
  * keeps the month-old segment in which its last entries stand, and with it every
  * segment since. So when there are too many segments, or the oldest one is sealed with
- * a key that is no longer used, what such a group still needs
- * is written again at the end of the log: a reset, its vote, commit, mark and note,
- * and its live entries, all of it in one batch. A batch is whole or not there, so
- * the copy replaces the original in one step, and a reader needs no rule but
- * "a reset forgets".
+ * a key that is no longer used, what such a group still needs is written again at the end
+ * of the log: a reset, its vote, commit, mark and note, and its live entries, all of it in
+ * one batch. A batch is whole or not there, so the copy replaces the original in one step,
+ * and a reader needs no rule but "a reset forgets".
  *
  * Only a group without records on their way is copied, because those would have to
  * come behind its copy and votes go in front. A group that needs more than
- * rewrite_bytes is not copied but reported: it wants a snapshot, not a copy. */
+ * rewrite_bytes is not copied but reported: it wants a snapshot, not a copy.
+ *
+ * A group whose entries all stand further on may be busy and large: it marks what it no
+ * longer needs, but what it once said, and not since, keeps the segment, as a vote does for
+ * as long as its leader lives. Only that is written again, without a reset and however few
+ * segments there are. It says what is durable, and of what is on its way only votes come
+ * before it: then the vote is left out, whose place the new one takes. */
 #include "wal/log.h"
 
 enum { LOOK_AT = 4096 }; /* groups, for one batch */
+enum { FEW = 3 };        /* segments: with fewer nothing is copied for their number's sake */
 
 struct copy {
     struct vshard_wal *w;
@@ -52,25 +58,28 @@ static int put_entry(void *ctx, const struct vshard_wal_record *record,
     return c->overflow != 0;
 }
 
-static void put_state(struct copy *c, const struct vs_wal_group *g)
+/* A copy of all, or of what stands in one segment. */
+static bool stands(const struct vs_wal_group *g, int ref, uint64_t segment)
 {
-    struct vs_wal_record r = { .group = g->id, .kind = VSHARD_WAL_RESET };
+    return g->ref[ref] != 0 && (segment == 0 || g->ref[ref] == segment);
+}
 
-    put(c, &r);
-    if (g->ref[VS_WAL_REF_VOTE] != 0)
+static void put_state(struct copy *c, const struct vs_wal_group *g, uint64_t segment)
+{
+    if (stands(g, VS_WAL_REF_VOTE, segment) && g->pending_vote <= c->w->durable.seq)
         put(c, &(struct vs_wal_record){ g->id, g->vote, g->vote_term, 0, VSHARD_WAL_VOTE, NULL });
-    if (g->ref[VS_WAL_REF_COMMIT] != 0)
+    if (stands(g, VS_WAL_REF_COMMIT, segment))
         put(c, &(struct vs_wal_record){ g->id, g->commit, 0, 0, VSHARD_WAL_COMMIT, NULL });
-    if (g->ref[VS_WAL_REF_MARK] != 0)
+    if (stands(g, VS_WAL_REF_MARK, segment))
         put(c, &(struct vs_wal_record){ g->id, g->mark_index, g->mark_term, g->mark->bytes,
                                         VSHARD_WAL_MARK, g->mark->data });
-    if (g->ref[VS_WAL_REF_NOTE] != 0)
+    if (stands(g, VS_WAL_REF_NOTE, segment))
         put(c,
             &(struct vs_wal_record){ g->id, 0, 0, g->note->bytes, VSHARD_WAL_NOTE, g->note->data });
 }
 
-/* Adds all of a group, or nothing. */
-static bool copy_group(struct copy *c, const struct vs_wal_group *g)
+/* Adds all of a group, or only what it said in one segment, or nothing. */
+static bool copy_group(struct copy *c, const struct vs_wal_group *g, uint64_t segment)
 {
     const struct vshard_wal_visitor visitor = { put_entry, c };
     struct vs_wal_visit v = { .reader = { .wal = c->w }, .group = g, .visitor = &visitor };
@@ -79,8 +88,10 @@ static bool copy_group(struct copy *c, const struct vs_wal_group *g)
     int rc = VSHARD_OK;
 
     c->overflow = 0;
-    put_state(c, g);
-    for (uint32_t i = 0; i < g->run_count && rc == VSHARD_OK && !c->overflow; i++)
+    if (segment == 0)
+        put(c, &(struct vs_wal_record){ .group = g->id, .kind = VSHARD_WAL_RESET });
+    put_state(c, g, segment);
+    for (uint32_t i = 0; segment == 0 && i < g->run_count && rc == VSHARD_OK && !c->overflow; i++)
         rc = vs_wal_run_visit(&v, &g->runs[g->run_from + i]);
     vs_wal_reader_fini(&v.reader);
     if (rc == VSHARD_OK && !c->overflow)
@@ -105,10 +116,13 @@ uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body)
     const struct vs_wal_index *index = &w->index;
     struct copy c = { .w = w, .body = body };
     uint64_t oldest, end = body->count + w->options.rewrite_bytes;
+    bool whole;
 
-    if (index->segment_count == 0 || index->segments[0].live == 0 ||
-        (index->segment_count <= w->options.rewrite_above &&
-         index->segments[0].key.id == w->key_id))
+    if (index->segment_count == 0 || index->segments[0].live == 0)
+        return 0;
+    whole = index->segment_count > w->options.rewrite_above ||
+            index->segments[0].key.id != w->key_id;
+    if (!whole && index->segment_count < FEW)
         return 0;
     oldest = index->segments[0].id;
     if (w->copy_segment != oldest || w->copy_cursor == 0) {
@@ -118,16 +132,18 @@ uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body)
     }
     for (int n = 0; n < LOOK_AT && w->copy_cursor < index->group_count; n++) {
         const struct vs_wal_group *g = index->groups[w->copy_cursor++];
-        uint64_t bytes = vs_wal_group_bytes(g);
+        bool entries = g->run_count > 0 && g->runs[g->run_from].segment == oldest;
+        uint64_t bytes = vs_wal_group_bytes(g) - (entries ? 0 : g->bytes);
 
-        if (vs_wal_group_oldest(g) != oldest || g->pending_seq > w->durable.seq)
+        if (vs_wal_group_oldest(g) != oldest ||
+            (entries && (!whole || g->pending_seq > w->durable.seq)))
             continue;
         if (bytes > w->options.rewrite_bytes) {
             pin(w, g, bytes);
         } else if (bytes > end - body->count) {
             w->copy_cursor--; /* the next batch has room for it */
             break;
-        } else if (!copy_group(&c, g)) {
+        } else if (!copy_group(&c, g, entries ? 0 : oldest)) {
             pin(w, g, bytes);
         }
     }

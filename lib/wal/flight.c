@@ -197,18 +197,26 @@ static struct vs_wal_blob *next_blob(struct vshard_wal *w)
     return b;
 }
 
-/* A group that was copied keeps the blobs it has. */
+/* What was copied keeps the mark and the note it has, past the reset that may stand before
+ * them. */
 static struct vs_wal_blob *keep_blob(struct vs_wal_group *g, uint32_t kind,
                                      struct vs_wal_blob *kept[2])
 {
-    if (kind == VSHARD_WAL_RESET) {
-        kept[0] = g->mark;
-        kept[1] = g->note;
-        g->mark = g->note = NULL;
+    struct vs_wal_blob **own[2] = { &g->mark, &g->note }, *blob = NULL;
+
+    for (int i = 0; i < 2; i++) {
+        bool asked = kind == (i == 0 ? VSHARD_WAL_MARK : VSHARD_WAL_NOTE);
+
+        if (kind == VSHARD_WAL_RESET || (asked && kept[i] == NULL)) {
+            kept[i] = *own[i];
+            *own[i] = NULL;
+        }
+        if (asked) {
+            blob = kept[i];
+            kept[i] = NULL;
+        }
     }
-    if (kind == VSHARD_WAL_MARK)
-        return kept[0];
-    return kind == VSHARD_WAL_NOTE ? kept[1] : NULL;
+    return blob;
 }
 
 static void take_effect(struct vshard_wal *w)

@@ -45,6 +45,7 @@ struct vs_wal_group {
     uint32_t pending_runs;  /* runs that batches not yet durable may add, at most */
     uint64_t bytes;         /* of live entries, about */
     uint64_t pending_seq;   /* the last batch with a record of it */
+    uint64_t pending_vote;  /* the last batch with a vote of it */
     uint64_t pending_batch; /* the last batch with an entry of it, */
     uint64_t pending_next;  /* the entry that would continue the run there, */
     uint64_t pending_term;  /* and of which term */

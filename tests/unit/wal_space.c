@@ -101,6 +101,46 @@ Test(wal_space, carries_a_silent_group_forward)
     fault_storage_destroy(fs);
 }
 
+/* A group that never rests, and always holds more than may be copied: its vote and its note
+ * are as old as the log, and keep no segment. The next vote overtakes what is copied. */
+Test(wal_space, carries_what_a_busy_group_said_once)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_stats stats = { .size = sizeof stats };
+    struct writer w = { .seed = 1 };
+    uint64_t durable = 0;
+
+    model_init(&w.model);
+    open_log(&w, &o);
+    w.term[2] = 3;
+    put(&w, 2, VSHARD_WAL_ENTRY, 1, 10);
+    put(&w, 2, VSHARD_WAL_VOTE, 2, 0);
+    put(&w, 2, VSHARD_WAL_NOTE, 0, 30);
+    put(&w, 2, VSHARD_WAL_COMMIT, 1, 0);
+    for (uint64_t i = 2; i < 3000; i++) {
+        put(&w, 2, VSHARD_WAL_ENTRY, i, 500);
+        if (i % 20 == 0 && i > 100) {
+            put(&w, 2, VSHARD_WAL_MARK, i - 100, i > 1000 && i < 2000 ? 0 : 10);
+            cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+        }
+        if (i % 700 == 0) {
+            w.term[2]++;
+            put(&w, 2, VSHARD_WAL_VOTE, i, 0);
+        }
+    }
+    check(&w, durable, "running");
+    cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
+    cr_expect_leq(stats.segments, 6, "%lu segments", (unsigned long)stats.segments);
+    cr_expect_lt(stats.rewritten, 100, "%lu records copied", (unsigned long)stats.rewritten);
+    vshard_wal_close(w.wal);
+    open_log(&w, &o);
+    check(&w, durable, "reopened");
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
 Test(wal_space, names_a_group_too_large_to_carry)
 {
     struct fault_storage *fs = disk(1);
