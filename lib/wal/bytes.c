@@ -56,6 +56,15 @@ void vs_wal_super_path(const struct vshard_wal *w, char *to)
     memcpy(directory(w, to), name, sizeof name);
 }
 
+void vs_wal_spare_path(const struct vshard_wal *w, uint32_t spare, char *to)
+{
+    static const char name[] = "wal.spare0";
+    char *p = directory(w, to);
+
+    memcpy(p, name, sizeof name);
+    p[sizeof name - 2] = (char)('0' + spare);
+}
+
 void vs_wal_event(const struct vshard_wal *w, uint32_t level, const char *name, int64_t a,
                   int64_t b)
 {

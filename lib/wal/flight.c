@@ -5,13 +5,18 @@
  * numbers of batches are fixed when records go into them, and they leave in that
  * order, which is why a barrier can be named before anything is written.
  *
+ * A segment that was one before has zeros only so far ahead (segment.c). As far as its header
+ * says they are durable behind a batch before that is written, since recovery may find the
+ * batch and nothing of what was under way with it. Each batch brings zeros for later ones,
+ * under the same sync; for one that is larger than what is there, more are synced first.
+ *
  * A write that fails for want of space is tried again later, with the same bytes
  * at the same place: nothing else could be said about what stands there. Any other
  * failure, and any failure of a sync, poisons the log: the kernel may have dropped
  * the pages, and a second sync would report success without them. */
 #include "wal/log.h"
 
-enum { IDLE, WRITING, SYNCING, UNWRITTEN };
+enum { IDLE, CLEARING, CLEARED, WRITING, FOLLOWING, SYNCING, UNWRITTEN };
 enum { PACK_ABOVE = 256 };
 
 uint64_t vs_wal_next_seq(const struct vshard_wal *w)
@@ -147,6 +152,68 @@ static void write_batch(struct vshard_wal *w)
     vs_wal_submit(&w->flight, VSHARD_IO_WRITE);
 }
 
+uint64_t vs_wal_zeros_to(const struct vs_wal_file *f, uint64_t end, uint32_t times)
+{
+    uint64_t to = end + (uint64_t)f->head.ahead * times * VS_WAL_SECTOR;
+
+    to = (to + VS_WAL_PAGE - 1) / VS_WAL_PAGE * VS_WAL_PAGE;
+    return to < f->bytes && f->head.ahead != 0 ? to : f->bytes;
+}
+
+static void write_zeros(struct vshard_wal *w, uint64_t to, uint32_t step)
+{
+    uint64_t left = to - w->current.filled, piece = vs_wal_piece(w, VS_WAL_PIECES);
+
+    w->flight.io.file = w->current.file;
+    w->flight.io.offset = w->current.filled;
+    w->flight.io.count = left < piece ? left : piece;
+    w->flight.io.buffer = w->zeros;
+    w->flight.step = step;
+    vs_wal_submit(&w->flight, VSHARD_IO_WRITE);
+}
+
+static void sync_file(struct vshard_wal *w, uint32_t step)
+{
+    w->flight.io.file = w->current.file;
+    w->flight.step = step;
+    vs_wal_submit(&w->flight, VSHARD_IO_SYNC);
+}
+
+/* The first request of a batch. */
+static void set_out(struct vshard_wal *w)
+{
+    uint64_t to = vs_wal_zeros_to(&w->current, w->current.end + w->sectors.count, 1);
+
+    if (w->current.filled < to)
+        write_zeros(w, to, CLEARING);
+    else
+        write_batch(w);
+}
+
+/* The next one; false: that was the last. */
+static bool go_on(struct vshard_wal *w)
+{
+    uint32_t step = w->flight.step;
+    bool clearing = step == CLEARING;
+    uint64_t to = vs_wal_zeros_to(&w->current, w->current.end + w->sectors.count, clearing ? 1 : 2);
+
+    if (step == SYNCING)
+        return false;
+    if (step == CLEARED) {
+        write_batch(w);
+        return true;
+    }
+    if (step != WRITING)
+        w->current.filled += w->flight.io.count;
+    if (!clearing)
+        w->full = 0;
+    if (w->current.filled < to)
+        write_zeros(w, to, clearing ? CLEARING : FOLLOWING);
+    else
+        sync_file(w, clearing ? CLEARED : SYNCING);
+    return true;
+}
+
 static void recycle(struct vshard_wal *w, struct vs_wal_batch *b)
 {
     w->first = b->next;
@@ -180,7 +247,7 @@ static bool begin(struct vshard_wal *w)
     }
     w->in_flight = 1;
     recycle(w, b);
-    write_batch(w);
+    set_out(w);
     return true;
 }
 
@@ -260,7 +327,7 @@ bool vs_wal_flight_step(struct vshard_wal *w)
     int status;
 
     if (w->flight.step == UNWRITTEN && w->may_retry && w->status == VSHARD_OK) {
-        write_batch(w);
+        set_out(w);
         return true;
     }
     if (!w->in_flight)
@@ -269,21 +336,16 @@ bool vs_wal_flight_step(struct vshard_wal *w)
         return false;
     if (w->status < 0)
         return false;
-    if (w->flight.step == WRITING && status == VSHARD_ENOSPC) {
+    if (w->flight.io.op == VSHARD_IO_WRITE && status == VSHARD_ENOSPC) {
         w->flight.step = UNWRITTEN;
         vs_wal_full(w);
         return false;
     }
     if (status < 0) {
-        vs_wal_poison(w, w->flight.step == WRITING ? "write" : "sync");
+        vs_wal_poison(w, w->flight.io.op == VSHARD_IO_WRITE ? "write" : "sync");
         return false;
     }
-    if (w->flight.step == WRITING) {
-        w->full = 0;
-        w->flight.step = SYNCING;
-        vs_wal_submit(&w->flight, VSHARD_IO_SYNC);
-        return true;
-    }
-    land(w);
+    if (!go_on(w))
+        land(w);
     return true;
 }

@@ -5,17 +5,20 @@
  *     wal.super                what has been witnessed, and where the log begins
  *     0000000000000001.wal     segments, by rising number, with gaps
  *     0000000000000002.wal
+ *     wal.spare                a segment that the log has left; will be one again
  *
  * A segment is a header and a run of batches. A batch is what one sync makes
  * durable: records of any groups, under one number, the barrier.
  *
- *     segment    header, twice | zeros to 4096 | batch | batch | ... | zeros
+ *     segment    header, twice | zeros to 4096 | batch | batch | ... | zeros | of before
  *
  *     batch      header | body          cut into sectors of 512 bytes:
  *     sector     504 bytes of the batch, zeros behind its end | tag
  *
  * Batches begin on sectors. The space behind the last batch reads as zeros, which
- * were written ahead; a batch never stands where anything else ever stood.
+ * were written ahead and synced: all of it, or in a file that was a segment before as many
+ * sectors as its header says, behind which batches of that segment may stand, with lower
+ * numbers.
  *
  * Tags. Sector i of batch n carries
  *
@@ -61,7 +64,7 @@
  *     at 0 and    16   8   log id
  *     at 512      24   8   segment
  *                 32   4   key id, 0 none
- *                 36   4   zeros
+ *                 36   4   ahead: sectors behind the last batch that are zeros, 0 all
  *                 40  32   salt
  *                 72  16   key check
  *                 88       zeros
@@ -284,6 +287,7 @@ void vs_wal_segment_write(const struct vs_wal_segment_head *head, unsigned char 
     vs_store64(to + 16, head->log_id);
     vs_store64(to + 24, head->segment);
     vs_store32(to + 32, head->key_id);
+    vs_store32(to + 36, head->ahead);
     memcpy(to + 40, head->salt, sizeof head->salt);
     memcpy(to + 72, head->check, sizeof head->check);
     vs_store64(to + SMALL_CHECKSUM, vs_checksum(to, SMALL_CHECKSUM, 0));
@@ -302,6 +306,7 @@ static int segment_copy(const unsigned char *from, struct vs_wal_segment_head *h
     head->log_id = vs_load64(from + 16);
     head->segment = vs_load64(from + 24);
     head->key_id = vs_load32(from + 32);
+    head->ahead = vs_load32(from + 36);
     memcpy(head->salt, from + 40, sizeof head->salt);
     memcpy(head->check, from + 72, sizeof head->check);
     head->cipher = cipher;

@@ -15,6 +15,7 @@ enum {
     VS_WAL_SUPER_SLOT = 4096,
     VS_WAL_SUPER_SLOTS = 4,
     VS_WAL_SUPER_BYTES = VS_WAL_SUPER_SLOT * VS_WAL_SUPER_SLOTS,
+    VS_WAL_PAGE = 4096,          /* zeros end on one: pages of a file are written whole */
     VS_WAL_BATCH_MAX = 256 << 20 /* stored bytes; far above what segments allow */
 };
 
@@ -44,6 +45,7 @@ struct vs_wal_segment_head {
     uint64_t segment;
     uint32_t key_id; /* 0: in the open, and so is `cipher` */
     uint32_t cipher; /* enum vs_cipher */
+    uint32_t ahead;  /* sectors behind the last batch that read as zeros; 0: all */
     uint8_t salt[VS_SEAL_SALT];
     uint8_t check[VS_SEAL_MAC]; /* of the subkey */
 };

@@ -12,7 +12,8 @@ enum {
     VS_WAL_WINDOW = 1 << 20, /* bytes read at a time */
     VS_WAL_NAME = 32,        /* room for "/0123456789abcdef.wal" and the longest suffix */
     VS_WAL_PIECE = 1 << 18,  /* zeros written ahead between two batches, at most, */
-    VS_WAL_PIECES = 1 << 22  /* and in one request while a batch waits for them */
+    VS_WAL_PIECES = 1 << 22, /* and in one request while a batch waits for them */
+    VS_WAL_SPARES = 2        /* files that the log has left, and keeps for its next segments */
 };
 
 /* Bytes of one kind that grow and are used again. */
@@ -36,7 +37,7 @@ struct vs_wal_batch {
 struct vs_wal_task {
     struct vshard_io io;
     struct vshard_wal *wal;
-    char *path; /* [path_bytes] */
+    char *path, *path_to; /* [path_bytes] each */
     atomic_uint complete;
     uint32_t busy; /* submitted, and its end not yet looked at */
     uint32_t step;
@@ -48,7 +49,8 @@ struct vs_wal_file {
     struct vs_wal_key key;
     uint64_t file;
     uint64_t bytes;  /* its length */
-    uint64_t filled; /* up to where zeros have been written */
+    uint64_t goal;   /* up to where zeros are written before it is used */
+    uint64_t filled; /* up to where they have been */
     uint64_t end;    /* of its batches */
     uint32_t open;
     uint32_t ready; /* batches may be written */
@@ -131,6 +133,8 @@ struct vshard_wal {
     struct vs_wal_key super_key;
     uint64_t next_segment;
     uint64_t retiring; /* the superblock has left every segment below this */
+    uint32_t spares;   /* which there are, bit by bit: files of which segments may be made */
+    uint32_t keeping;  /* which of them the keeper is about to make */
 
     struct vs_wal_task flight, maker, trimmer, keeper; /* keeper: of the superblock */
     unsigned char *super_bytes;                        /* two slots */
@@ -156,6 +160,7 @@ void vs_wal_bytes_fini(struct vshard_wal *w, struct vs_wal_bytes *b);
 void vs_wal_segment_path(const struct vshard_wal *w, uint64_t segment, const char *suffix,
                          char *to);
 void vs_wal_super_path(const struct vshard_wal *w, char *to);
+void vs_wal_spare_path(const struct vshard_wal *w, uint32_t spare, char *to);
 void vs_wal_event(const struct vshard_wal *w, uint32_t level, const char *name, int64_t a,
                   int64_t b);
 /* Derives what opens a file from the host's key and the file's salt. Returns 0,
@@ -228,6 +233,8 @@ void vs_wal_pump(struct vshard_wal *w);
 
 /* flight.c: the number after the last batch that was named */
 uint64_t vs_wal_next_seq(const struct vshard_wal *w);
+/* Where zeros end that reach `times` as far ahead of `end` as the segment's header says. */
+uint64_t vs_wal_zeros_to(const struct vs_wal_file *f, uint64_t end, uint32_t times);
 
 /* replay.c */
 struct vs_wal_visit {

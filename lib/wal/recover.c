@@ -74,12 +74,25 @@ static bool parse_name(const char *name, uint64_t *segment)
     return v != 0 && strcmp(name, ".wal") == 0;
 }
 
+/* The bit of a spare that has that name; 0: none has. */
+static uint32_t spare_named(const char *name)
+{
+    static const char stem[] = "wal.spare";
+    uint32_t digit = (uint32_t)(unsigned char)name[strlen(name) - 1] - '0';
+
+    return digit < VS_WAL_SPARES && strlen(name) == sizeof stem &&
+                   memcmp(name, stem, sizeof stem - 1) == 0
+               ? 1u << digit
+               : 0;
+}
+
 static int take_names(struct vshard_wal *w, const char *names, size_t bytes)
 {
     uint64_t segment;
     int rc;
 
     for (size_t at = 0; at < bytes; at += strlen(names + at) + 1) {
+        w->spares |= spare_named(names + at);
         if (!parse_name(names + at, &segment))
             continue;
         rc = vs_wal_segment_reserve(&w->index);
@@ -204,7 +217,14 @@ static int read_batches(struct vs_wal_scan *s, uint64_t *offset)
     return rc < 0 ? rc : VSHARD_OK;
 }
 
-/* Looks at every sector from an offset to the end of the file. */
+static uint64_t span(const struct vs_wal_head *head)
+{
+    return vs_wal_sectors(head->stored) * VS_WAL_SECTOR;
+}
+
+/* Looks at every sector from an offset to the end of the file. In one that was a segment
+ * before, what stands behind the zeros, which reach past a batch that has begun, is no
+ * evidence, unless it is a later batch's. */
 static int examine(struct vs_wal_scan *s, uint64_t from)
 {
     const struct vs_wal_head next = { .seq = s->at.seq + 1, .prev = s->at.digest };
@@ -212,19 +232,26 @@ static int examine(struct vs_wal_scan *s, uint64_t from)
 
     for (uint64_t offset = from; offset < s->reader.bytes; offset += VS_WAL_SECTOR) {
         const unsigned char *sector;
+        enum vs_wal_sector is;
+        bool near;
         int rc = vs_wal_reader_bytes(&s->reader, offset, VS_WAL_SECTOR, &sector);
 
         if (rc < 0)
             return rc;
-        switch (vs_wal_judge(sector, &next, (offset - from) / VS_WAL_SECTOR)) {
-        case VS_WAL_EMPTY: continue;
-        case VS_WAL_MEMBER: s->found.members++; break;
-        case VS_WAL_ALIEN: s->found.damaged++; break;
-        }
-        s->found.last = offset + VS_WAL_SECTOR;
+        is = vs_wal_judge(sector, &next, (offset - from) / VS_WAL_SECTOR);
+        if (is == VS_WAL_EMPTY)
+            continue;
+        if (offset == from && is == VS_WAL_MEMBER &&
+            vs_wal_head_found(sector, s->w->options.log_id, &head) && s->ahead < span(&head))
+            s->ahead = span(&head);
+        near = offset - from < s->ahead;
+        s->found.members += near && is == VS_WAL_MEMBER;
+        s->found.damaged += near && is == VS_WAL_ALIEN;
         if (vs_wal_head_found(sector, s->w->options.log_id, &head) && head.seq > s->at.seq + 1 &&
             head.seq - 1 > s->found.witness)
             s->found.witness = head.seq - 1;
+        if (near || s->found.witness > s->at.seq)
+            s->found.last = offset + VS_WAL_SECTOR;
     }
     return VSHARD_OK;
 }
@@ -253,6 +280,8 @@ static int read_segment_head(struct vs_wal_scan *s, struct vs_wal_segment *seg)
     if (rc < 0)
         return rc;
     seg->key.cipher = head.cipher;
+    if (head.ahead != 0)
+        s->ahead = (uint64_t)head.ahead * VS_WAL_SECTOR;
     s->reader.key = seg->key;
     return seg->key.id != 0 && !vs_seal_has((enum vs_cipher)head.cipher) ? VSHARD_ENOTSUP
                                                                          : VSHARD_OK;
@@ -291,6 +320,7 @@ static int scan_segment(struct vs_wal_scan *s, size_t i)
 
     if (rc < 0)
         return rc;
+    s->ahead = UINT64_MAX;
     rc = read_segment_head(s, seg);
     headless = rc == 1;
     if (rc == VSHARD_OK && i == 0 && s->super_lost)

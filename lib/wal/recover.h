@@ -14,6 +14,7 @@ struct vs_wal_scan {
     struct vs_wal_evidence found;
     uint64_t witnessed;
     uint64_t done, total;
+    uint64_t ahead;   /* of the segment that is read: of zeros behind its batches */
     uint32_t stopped; /* behind `at` nothing is read, only looked at */
     uint32_t wrong;   /* a batch is whole and its contents are not */
     uint32_t super_lost;

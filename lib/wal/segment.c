@@ -8,15 +8,24 @@
  * large pieces: each is a turn of the host, which may be a second where it is busy. The header
  * is written last: a file without one was never used.
  *
- * Once a newer segment is written to, the old one is cut to its batches.
+ * Once a newer segment is written to, the old one is cut to its batches, if that frees
+ * more than a quarter of it or only promises.
  *
  * A segment goes when no group needs anything in it or before it. The superblock
- * first says where the log begins now, and is synced; then files are removed. A
- * crash in between leaves files below the floor, which the next open removes. */
+ * first says where the log begins now, and is synced; then the file becomes a spare, or
+ * takes the place of one. A crash in between leaves files below the floor, which the
+ * next open removes.
+ *
+ * The next segment is made of a spare if there is one. One that never was shortened has all
+ * its space already. Then only the first zeros are written here, and each batch
+ * brings as many with it, in its own sync (flight.c), so nothing else is synced beside the
+ * batches; in a new file each piece is a change of the file system's own books besides. What
+ * stands in a spare counts for nothing: its header is another segment's, until it is zeros. */
 #include "wal/log.h"
 
 enum {
     IDLE,
+    TAKING,
     OPENING,
     SIZING,
     FILLING,
@@ -30,6 +39,8 @@ enum {
 };
 
 /* ---- making ---- */
+
+enum { AHEAD = 16 }; /* the part of a spare that is always zeros behind a batch: one in so many */
 
 /* A new segment is wanted now, or will be soon. */
 static bool making_wanted(const struct vshard_wal *w)
@@ -53,9 +64,33 @@ static int make_head(struct vshard_wal *w)
     rc = vs_wal_key_derive(w, h->key_id, h->salt, &w->making.key);
     w->making.key.cipher = h->cipher;
     memcpy(h->check, w->making.key.check, sizeof h->check);
-    if (rc == VSHARD_OK)
-        vs_wal_segment_write(h, w->head_bytes);
     return rc;
+}
+
+static void open_segment(struct vs_wal_task *t, uint32_t flags)
+{
+    t->io.path = t->path;
+    t->io.flags = VSHARD_IO_OPEN_WRITE | flags;
+    t->step = OPENING;
+    vs_wal_submit(t, VSHARD_IO_OPEN);
+}
+
+static void make_file(struct vs_wal_task *t)
+{
+    open_segment(t, VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_EXCLUSIVE);
+}
+
+static void take_spare(struct vshard_wal *w)
+{
+    struct vs_wal_task *t = &w->maker;
+    uint32_t spare = w->spares & 1 ? 0 : 1;
+
+    w->spares &= ~(1u << spare);
+    vs_wal_spare_path(w, spare, t->path_to);
+    t->io.path = t->path_to;
+    t->io.path_to = t->path;
+    t->step = TAKING;
+    vs_wal_submit(t, VSHARD_IO_RENAME);
 }
 
 static bool begin_making(struct vshard_wal *w)
@@ -67,14 +102,14 @@ static bool begin_making(struct vshard_wal *w)
         return false;
     }
     w->next_segment++;
-    w->making.bytes = w->options.segment_bytes;
+    w->making.goal = w->making.bytes = w->options.segment_bytes;
     w->making.filled = 0;
     w->making.end = VS_WAL_START;
     vs_wal_segment_path(w, w->making.head.segment, ".wal", t->path);
-    t->io.path = t->path;
-    t->io.flags = VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE | VSHARD_IO_OPEN_EXCLUSIVE;
-    t->step = OPENING;
-    vs_wal_submit(t, VSHARD_IO_OPEN);
+    if (w->spares == 0 || (w->options.flags & VSHARD_WAL_SPARSE))
+        make_file(t);
+    else
+        take_spare(w);
     return true;
 }
 
@@ -94,23 +129,25 @@ static void maker_write(struct vshard_wal *w, uint32_t step, uint64_t offset, vo
     maker_io(w, step, VSHARD_IO_WRITE);
 }
 
-/* How far zeros may have been written by now. */
+/* How far zeros may have been written by now: all, before the current segment is three
+ * quarters full. */
 static uint64_t pace(const struct vshard_wal *w)
 {
-    uint64_t used = w->current.end, quarter = w->making.bytes / 4;
+    uint64_t used = w->current.end, quarter = w->making.bytes / 4, eighth = w->making.goal / 8;
 
     if (w->blocked || w->tight || !w->current.open)
         return UINT64_MAX;
-    return used > quarter ? 2 * (used - quarter) + quarter : quarter;
+    return used > quarter ? (used - quarter) * w->making.goal / (2 * quarter) + eighth : eighth;
 }
 
 /* The next piece of zeros, or the header when there are no more to write. */
 static bool fill_more(struct vshard_wal *w)
 {
     uint64_t piece = vs_wal_piece(w, w->blocked ? VS_WAL_PIECES : VS_WAL_PIECE);
-    uint64_t left = w->making.bytes - w->making.filled;
+    uint64_t left = w->making.goal - w->making.filled;
 
     if (left == 0) {
+        vs_wal_segment_write(&w->making.head, w->head_bytes);
         maker_write(w, HEADING, 0, w->head_bytes, VS_WAL_START);
         return true;
     }
@@ -144,11 +181,19 @@ static bool give_up(struct vshard_wal *w, int status)
     return false;
 }
 
+/* A spare that has all its space. */
+static void use_spare(struct vs_wal_file *f)
+{
+    f->head.ahead = (uint32_t)(f->bytes / AHEAD / VS_WAL_SECTOR);
+    f->goal = vs_wal_zeros_to(f, VS_WAL_START, 2);
+}
+
 static bool maker_next(struct vshard_wal *w)
 {
     struct vs_wal_task *t = &w->maker;
 
     switch (t->step) {
+    case TAKING: open_segment(t, 0); return true;
     case OPENING:
         t->io.offset = w->making.bytes;
         maker_io(w, SIZING, VSHARD_IO_RESIZE);
@@ -156,13 +201,13 @@ static bool maker_next(struct vshard_wal *w)
     case SIZING: /* zeros by promise are durable after a sync, too */
         if ((w->options.flags & VSHARD_WAL_SPARSE) == 0)
             return fill_more(w);
-        w->making.filled = w->making.bytes;
+        w->making.filled = w->making.goal;
         maker_io(w, PROMISED, VSHARD_IO_SYNC);
         return true;
     case FILLING:
         w->making.filled += t->io.count;
         /* With a batch waiting one sync at the end is soonest; the header comes after it. */
-        if (w->blocked && w->making.filled < w->making.bytes)
+        if (w->blocked && w->making.filled < w->making.goal)
             return fill_more(w);
         maker_io(w, PROMISED, VSHARD_IO_SYNC);
         return true;
@@ -205,11 +250,17 @@ bool vs_wal_maker_step(struct vshard_wal *w)
     if (t->step == OPENING && status == VSHARD_OK) {
         w->making.file = t->io.file;
         w->making.open = 1;
+        if (t->io.count >= w->making.bytes)
+            use_spare(&w->making);
     }
     if (t->step == DROPPING)
         w->making.open = w->making.ready = 0;
     if (w->status < 0)
         return false;
+    if (t->step == TAKING && status < 0) {
+        make_file(t);
+        return true;
+    }
     /* A file that cannot be closed or removed is at worst a file too many. */
     if (status < 0 && t->step != DROPPING && t->step != REMOVING)
         return give_up(w, status);
@@ -228,6 +279,11 @@ bool vs_wal_trimmer_step(struct vshard_wal *w)
     t->io.file = w->old.file;
     switch (t->step) {
     case IDLE:
+        if (w->old.end > w->old.bytes / 4 * 3 && (w->options.flags & VSHARD_WAL_SPARSE) == 0) {
+            t->step = DROPPING;
+            vs_wal_submit(t, VSHARD_IO_CLOSE);
+            return true;
+        }
         t->step = SIZING;
         t->io.offset = w->old.end;
         vs_wal_submit(t, VSHARD_IO_RESIZE);
@@ -297,8 +353,9 @@ static bool begin_keeping(struct vshard_wal *w)
     return false;
 }
 
-/* Removes the next file below the floor. */
-static bool remove_next(struct vshard_wal *w)
+/* The next file below the floor becomes a spare. Where zeros are not written ahead that is
+ * of no use. */
+static bool retire_next(struct vshard_wal *w)
 {
     struct vs_wal_task *t = &w->keeper;
 
@@ -311,9 +368,12 @@ static bool remove_next(struct vshard_wal *w)
     vs_wal_segment_drop(&w->index, 0);
     w->polls_left = 0; /* there may be room now */
     w->stats.removed++;
+    w->keeping = w->spares & 1 ? 1 : 0;
+    vs_wal_spare_path(w, w->keeping, t->path_to);
     t->io.path = t->path;
+    t->io.path_to = t->path_to;
     t->step = REMOVING;
-    vs_wal_submit(t, VSHARD_IO_REMOVE);
+    vs_wal_submit(t, w->options.flags & VSHARD_WAL_SPARSE ? VSHARD_IO_REMOVE : VSHARD_IO_RENAME);
     return true;
 }
 
@@ -336,5 +396,7 @@ bool vs_wal_keeper_step(struct vshard_wal *w)
         vs_wal_submit(t, VSHARD_IO_SYNC);
         return true;
     }
-    return remove_next(w);
+    if (t->step == REMOVING && status == VSHARD_OK && (w->options.flags & VSHARD_WAL_SPARSE) == 0)
+        w->spares |= 1u << w->keeping;
+    return retire_next(w);
 }

@@ -81,7 +81,8 @@ static int make_task(struct vshard_wal *w, struct vs_wal_task *t)
 {
     t->wal = w;
     t->path = vs_alloc(w->allocator, w->path_bytes);
-    return t->path != NULL ? VSHARD_OK : VSHARD_ENOMEM;
+    t->path_to = vs_alloc(w->allocator, w->path_bytes);
+    return t->path != NULL && t->path_to != NULL ? VSHARD_OK : VSHARD_ENOMEM;
 }
 
 static int make_buffers(struct vshard_wal *w, const char *path)
@@ -297,7 +298,8 @@ static void close_file(struct vshard_wal *w, struct vs_wal_file *f)
 }
 
 /* Leaves the directory as small as it can be: the space behind the last batch, and
- * the segment made ahead, would never be used again. Failing at it harms nobody. */
+ * the segment made ahead, would never be used again, and spares perhaps not for long.
+ * Failing at it harms nobody. */
 static void tidy(struct vshard_wal *w)
 {
     if (w->super.durable.seq < w->durable.seq) {
@@ -311,6 +313,11 @@ static void tidy(struct vshard_wal *w)
         close_file(w, &w->making);
         vs_wal_segment_path(w, w->making.head.segment, ".wal", w->maker.path);
         vs_io_remove(&w->storage, w->maker.path);
+    }
+    for (uint32_t i = 0; i < VS_WAL_SPARES; i++) {
+        vs_wal_spare_path(w, i, w->keeper.path);
+        if (w->spares >> i & 1)
+            vs_io_remove(&w->storage, w->keeper.path);
     }
 }
 
@@ -329,6 +336,7 @@ static void quiet(struct vshard_wal *w)
 static void free_task(struct vshard_wal *w, struct vs_wal_task *t)
 {
     vs_free(w->allocator, t->path, w->path_bytes);
+    vs_free(w->allocator, t->path_to, w->path_bytes);
 }
 
 void vshard_wal_close(struct vshard_wal *wal)

@@ -1,8 +1,8 @@
 /* wal_states.c - every crash state of every operation.
  *
  * Method: exhaustion. Each operation of the log (the first append, an append behind
- * others, rotation, a cut, compaction with the removal of segments, the install of a
- * snapshot, a copy forward, a witness, a settling) runs on storage whose requests wait.
+ * others, rotation, a cut, compaction with the removal of segments, the use of a removed one as
+ * the next, the install of a snapshot, a copy forward, a witness, a settling) runs on storage whose requests wait.
  * Before and after each request is carried out the power fails, and the disk is left in
  * every state that it may be left in, unit by unit: each unsynced sector old or new, each
  * length and each name ahead or behind. Where these are more than LIMIT, they are drawn,
@@ -22,6 +22,7 @@
 #include "support/fault_storage.h"
 #include "support/random.h"
 #include "support/wal_model.h"
+#include "wal/log.h"
 
 enum { UNITS = 4096 };
 
@@ -271,6 +272,32 @@ static void witness(struct run *r)
     step(r);
 }
 
+/* A segment that the log has left becomes its next one: from when it is taken until it is
+ * written to; then a batch that finds its zeros there, one that does not, and one behind it. */
+static void reuse(struct run *r)
+{
+    uint64_t i = 1;
+
+    for (; r->wal->current.head.ahead == 0; i += 8) {
+        cr_assert_lt(i, 1200, "no segment was used again");
+        r->watching =
+            r->wal->spares != 0 || (r->wal->making.head.ahead != 0 && r->wal->making.ready == 0);
+        if (i > 64)
+            put(r, 1, VSHARD_WAL_MARK, i - 33, 10);
+        entries(r, 1, i, i + 7);
+        step(r);
+    }
+    cr_assert_gt(r->points, 20);
+    r->watching = 1;
+    entries(r, 1, i, i + 1);
+    step(r);
+    put(r, 1, VSHARD_WAL_ENTRY, i + 2, 7000);
+    cr_assert_gt(7000, r->wal->current.head.ahead * VS_WAL_SECTOR);
+    step(r);
+    entries(r, 1, i + 3, i + 4);
+    step(r);
+}
+
 static void run(const char *name, void (*operation)(struct run *r), uint32_t flags)
 {
     struct run r = { .fs = fault_storage_create(1), .name = name, .seed = 7 };
@@ -307,6 +334,11 @@ static void run(const char *name, void (*operation)(struct run *r), uint32_t fla
 Test(wal_states, recovers_from_all_of_a_segment_filled_with_zeros, .timeout = 3000)
 {
     run("filled with zeros", first_append, 0);
+}
+
+Test(wal_states, recovers_from_all_of_a_segment_used_again, .timeout = 3000)
+{
+    run("used again", reuse, 0);
 }
 
 SCENARIO(first_append)

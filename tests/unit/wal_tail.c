@@ -22,6 +22,7 @@
 #include "support/wal_model.h"
 
 #define SEGMENT "log/0000000000000001.wal"
+enum { AHEAD = 8 }; /* sectors of zeros behind a batch in a segment of 64 KiB used again */
 
 struct fixture {
     struct fault_storage *fs;
@@ -41,13 +42,18 @@ static void put(struct fixture *f, uint64_t index, uint32_t bytes, uint64_t *bar
 }
 
 /* 64 records in 22 batches, all acknowledged, the last of `sectors` sectors. The
- * process then stops: nothing but the batches themselves bears witness. */
-static void build(struct fixture *f, uint32_t sectors, uint32_t flags)
+ * process then stops: nothing but the batches themselves bears witness. If the segment is
+ * one that was `used` before, no sector behind its zeros is empty. */
+static void build_in(struct fixture *f, uint32_t sectors, uint32_t flags, bool used)
 {
+    static unsigned char stale[64 << 10];
     uint64_t barrier = 0;
 
     *f = (struct fixture){ .fs = fault_storage_create(1) };
     fault_storage_mkdir(f->fs, "log");
+    memset(stale, 0xa5, sizeof stale);
+    if (used)
+        fault_storage_put(f->fs, "log/wal.spare0", stale, sizeof stale);
     model_init(&f->model);
     f->options = (struct vshard_wal_options){ .size = sizeof f->options,
                                               .log_id = 7,
@@ -63,6 +69,11 @@ static void build(struct fixture *f, uint32_t sectors, uint32_t flags)
     }
     put(f, 63, sectors * 504 - 96 - 32 - 40, &barrier);
     f->acknowledged = barrier - 1;
+}
+
+static void build(struct fixture *f, uint32_t sectors, uint32_t flags)
+{
+    build_in(f, sectors, flags, false);
 }
 
 static void acknowledge_last(struct fixture *f)
@@ -156,6 +167,20 @@ Test(wal_tail, tells_every_flipped_bit, .timeout = 3000)
     finish(&f);
 }
 
+/* Also where the last batch is larger than what is always zeros. */
+Test(wal_tail, tells_every_flipped_bit_of_a_segment_used_again, .timeout = 3000)
+{
+    for (uint32_t sectors = 4; sectors <= 4 + AHEAD; sectors += AHEAD) {
+        struct fixture f;
+
+        build_in(&f, sectors, 0, true);
+        acknowledge_last(&f);
+        crash(&f, &(struct fault_crash){ .flags = FAULT_CRASH_LOSE });
+        flip_all(&f, SEGMENT, used_bytes(&f), VSHARD_WAL_UNCERTAIN);
+        finish(&f);
+    }
+}
+
 Test(wal_tail, survives_every_flipped_bit_of_the_superblock, .timeout = 3000)
 {
     struct fixture f;
@@ -191,16 +216,20 @@ Test(wal_tail, knows_that_the_last_batch_was_synced_when_there_is_a_witness)
 }
 
 /* Every subset of the last batch's sectors is on the disk. */
-static void subsets(uint32_t sectors, uint32_t flags, uint32_t verdict)
+static void subsets(uint32_t sectors, uint32_t flags, uint32_t verdict, bool used)
 {
     uint32_t states[64], chosen[64] = { 0 };
-    uint64_t seen[4] = { 0 }, whole = 0;
+    uint64_t seen[4] = { 0 }, whole = 0, unseen;
     struct fixture f;
     size_t units;
 
-    build(&f, sectors, flags);
+    build_in(&f, sectors, flags, used);
     fault_storage_defer(f.fs, 1);
-    cr_assert_eq(vshard_wal_poll(f.wal, NULL), VSHARD_OK); /* the write is under way */
+    cr_assert_eq(vshard_wal_poll(f.wal, NULL), VSHARD_OK); /* the write is under way, */
+    while (fault_storage_request(f.fs, 0)->count != sectors * 512) { /* or more zeros first */
+        fault_storage_complete(f.fs, 0);
+        cr_assert_eq(vshard_wal_poll(f.wal, NULL), VSHARD_OK);
+    }
     units = fault_storage_units(f.fs, 0, states, 64);
     cr_assert_geq(units, sectors);
     cr_assert_leq(units, 64);
@@ -218,10 +247,12 @@ static void subsets(uint32_t sectors, uint32_t flags, uint32_t verdict)
         whole += r.barrier > f.acknowledged;
         fault_storage_destroy(g.fs);
     } while (fault_choice_next(chosen, states, units));
-    cr_expect_eq(seen[VSHARD_WAL_CLEAN], 2, "no sector, and all of them: %lu",
+    /* Without its first sector nothing says how long the batch is. */
+    unseen = used && sectors > AHEAD ? (1u << (sectors - AHEAD)) - 1u : 0;
+    cr_expect_eq(seen[VSHARD_WAL_CLEAN], 2 + unseen, "no sector, and all of them: %lu",
                  (unsigned long)seen[VSHARD_WAL_CLEAN]);
     cr_expect_eq(whole, 1);
-    cr_expect_eq(seen[verdict], (1u << sectors) - 2u, "%lu", (unsigned long)seen[verdict]);
+    cr_expect_eq(seen[verdict], (1u << sectors) - 2u - unseen, "%lu", (unsigned long)seen[verdict]);
     crash(&f, &(struct fault_crash){ .flags = FAULT_CRASH_LOSE });
     finish(&f);
 }
@@ -229,12 +260,18 @@ static void subsets(uint32_t sectors, uint32_t flags, uint32_t verdict)
 Test(wal_tail, calls_every_subset_of_sectors_torn, .timeout = 600)
 {
     for (uint32_t sectors = 2; sectors <= (getenv("VSHARD_LONG") ? 12u : 8u); sectors++)
-        subsets(sectors, 0, VSHARD_WAL_TORN);
+        subsets(sectors, 0, VSHARD_WAL_TORN, false);
+}
+
+Test(wal_tail, calls_every_subset_torn_in_a_segment_used_again, .timeout = 600)
+{
+    for (uint32_t sectors = 2; sectors <= 11; sectors += 3)
+        subsets(sectors, 0, VSHARD_WAL_TORN, true);
 }
 
 Test(wal_tail, calls_every_subset_uncertain_when_told_to_be_strict, .timeout = 600)
 {
-    subsets(6, VSHARD_WAL_STRICT, VSHARD_WAL_UNCERTAIN);
+    subsets(6, VSHARD_WAL_STRICT, VSHARD_WAL_UNCERTAIN, false);
 }
 
 /* A bit flipped in a torn batch: nobody can know, and nobody says corrupt. */
