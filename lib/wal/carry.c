@@ -14,13 +14,14 @@
  *
  * A group whose entries all stand further on may be busy and large: it marks what it no
  * longer needs, but what it once said, and not since, keeps the segment, as a vote does for
- * as long as its leader lives. Only that is written again, without a reset and however few
- * segments there are. It says what is durable, and of what is on its way only votes come
- * before it: then the vote is left out, whose place the new one takes. */
+ * as long as its leader lives. Only that is written again, without a reset and with few
+ * segments already, but not more of it in a segment than an eighth. It says what is durable,
+ * and of what is on its way only votes come before it: then the vote is left out, whose place
+ * the new one takes. */
 #include "wal/log.h"
 
 enum { LOOK_AT = 4096 }; /* groups, for one batch */
-enum { FEW = 3 };        /* segments: with fewer nothing is copied for their number's sake */
+enum { FEW = 3 };        /* segments, from which on what busy groups said is copied */
 
 struct copy {
     struct vshard_wal *w;
@@ -58,10 +59,26 @@ static int put_entry(void *ctx, const struct vshard_wal_record *record,
     return c->overflow != 0;
 }
 
-/* A copy of all, or of what stands in one segment. */
+/* Of a copy of all, or of what stands in one segment. A mark says that entries up to it are
+ * gone: without a reset it would take those that came after it. */
 static bool stands(const struct vs_wal_group *g, int ref, uint64_t segment)
 {
-    return g->ref[ref] != 0 && (segment == 0 || g->ref[ref] == segment);
+    if (segment == 0)
+        return g->ref[ref] != 0;
+    return g->ref[ref] == segment &&
+           (ref != VS_WAL_REF_MARK || g->run_count == 0 ||
+            g->runs[g->run_from].first > g->mark_index);
+}
+
+static uint64_t state_bytes(const struct vs_wal_group *g, uint64_t segment)
+{
+    uint64_t bytes = VS_WAL_REFS * VS_WAL_RECORD;
+
+    if (stands(g, VS_WAL_REF_MARK, segment))
+        bytes += g->mark->bytes + 8;
+    if (stands(g, VS_WAL_REF_NOTE, segment))
+        bytes += g->note->bytes + 8;
+    return bytes;
 }
 
 static void put_state(struct copy *c, const struct vs_wal_group *g, uint64_t segment)
@@ -111,18 +128,35 @@ static void pin(struct vshard_wal *w, const struct vs_wal_group *g, uint64_t byt
     }
 }
 
+/* Bytes of what would be copied of a group to leave the oldest segment; 0: nothing, now. */
+static uint64_t wanted(const struct vshard_wal *w, const struct vs_wal_group *g, bool many,
+                       uint64_t *segment)
+{
+    uint64_t oldest = w->index.segments[0].id;
+
+    *segment = 0;
+    if (vs_wal_group_oldest(g) != oldest)
+        return 0;
+    if (g->run_count > 0 && g->runs[g->run_from].segment == oldest)
+        return many && g->pending_seq <= w->durable.seq ? vs_wal_group_bytes(g) : 0;
+    *segment = oldest;
+    if (!many && w->copied > w->options.segment_bytes / 8)
+        return 0;
+    return state_bytes(g, oldest);
+}
+
 uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body)
 {
     const struct vs_wal_index *index = &w->index;
     struct copy c = { .w = w, .body = body };
-    uint64_t oldest, end = body->count + w->options.rewrite_bytes;
-    bool whole;
+    uint64_t oldest, segment, before = body->count, end = before + w->options.rewrite_bytes;
+    bool many;
 
     if (index->segment_count == 0 || index->segments[0].live == 0)
         return 0;
-    whole = index->segment_count > w->options.rewrite_above ||
-            index->segments[0].key.id != w->key_id;
-    if (!whole && index->segment_count < FEW)
+    many = index->segment_count > w->options.rewrite_above ||
+           index->segments[0].key.id != w->key_id;
+    if (!many && index->segment_count < FEW)
         return 0;
     oldest = index->segments[0].id;
     if (w->copy_segment != oldest || w->copy_cursor == 0) {
@@ -132,21 +166,20 @@ uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body)
     }
     for (int n = 0; n < LOOK_AT && w->copy_cursor < index->group_count; n++) {
         const struct vs_wal_group *g = index->groups[w->copy_cursor++];
-        bool entries = g->run_count > 0 && g->runs[g->run_from].segment == oldest;
-        uint64_t bytes = vs_wal_group_bytes(g) - (entries ? 0 : g->bytes);
+        uint64_t bytes = wanted(w, g, many, &segment);
 
-        if (vs_wal_group_oldest(g) != oldest ||
-            (entries && (!whole || g->pending_seq > w->durable.seq)))
+        if (bytes == 0)
             continue;
         if (bytes > w->options.rewrite_bytes) {
             pin(w, g, bytes);
         } else if (bytes > end - body->count) {
             w->copy_cursor--; /* the next batch has room for it */
             break;
-        } else if (!copy_group(&c, g, entries ? 0 : oldest)) {
+        } else if (!copy_group(&c, g, segment)) {
             pin(w, g, bytes);
         }
     }
     w->stats.rewritten += c.records;
+    w->copied += body->count - before;
     return c.records;
 }

@@ -146,6 +146,26 @@ static int remove_files(struct vs_wal_scan *s, uint64_t *leftovers, size_t lefto
     return rc == VSHARD_OK && changed ? vs_io_sync_dir(&s->w->storage, s->w->path) : rc;
 }
 
+/* What an earlier run has left is not used again: a log that is made anew, or goes on from
+ * further back, must not find batches of its past, whose numbers are not lower. */
+int vs_wal_drop_spares(struct vshard_wal *w)
+{
+    char *path = vs_alloc(w->allocator, w->path_bytes);
+    int rc = path == NULL ? VSHARD_ENOMEM : VSHARD_OK;
+    bool any = w->spares != 0;
+
+    for (uint32_t i = 0; i < VS_WAL_SPARES && rc == VSHARD_OK; i++) {
+        if ((w->spares >> i & 1) == 0)
+            continue;
+        vs_wal_spare_path(w, i, path);
+        rc = vs_io_remove(&w->storage, path);
+        rc = rc == VSHARD_ENOTFOUND ? VSHARD_OK : rc;
+        w->spares &= ~(1u << i);
+    }
+    vs_free(w->allocator, path, w->path_bytes);
+    return rc == VSHARD_OK && any ? vs_io_sync_dir(&w->storage, w->path) : rc;
+}
+
 /* There were segments and no file of that name. */
 static int remake_super(struct vshard_wal *w)
 {
@@ -157,9 +177,10 @@ static int remake_super(struct vshard_wal *w)
 int vs_wal_repair(struct vs_wal_scan *s, uint64_t *leftovers, size_t leftover_count)
 {
     struct vshard_wal *w = s->w;
-    int rc = VSHARD_OK;
+    int rc;
 
-    if (!w->super_open)
+    rc = vs_wal_drop_spares(w);
+    if (rc == VSHARD_OK && !w->super_open)
         rc = remake_super(w);
     if (rc == VSHARD_OK)
         rc = flag_unsettled(s);

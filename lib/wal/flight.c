@@ -48,11 +48,13 @@ static bool find_room(struct vshard_wal *w, size_t bytes)
         w->stats.status = VSHARD_ENOMEM;
         return false;
     }
+    w->current.full = !w->rotate;
     w->old = w->current;
     w->current = w->making;
     memset(&w->making, 0, sizeof w->making);
     w->blocked = w->rotate = 0;
     w->copy_cursor = 0; /* groups that were busy may be cold by now */
+    w->copied = 0;
     seg = vs_wal_segment_add(&w->index, w->current.head.segment);
     seg->before = w->durable;
     seg->end = VS_WAL_START;

@@ -5,7 +5,7 @@
  *     wal.super                what has been witnessed, and where the log begins
  *     0000000000000001.wal     segments, by rising number, with gaps
  *     0000000000000002.wal
- *     wal.spare                a segment that the log has left; will be one again
+ *     wal.spare0, wal.spare1   segments that the log has left, and may make others of
  *
  * A segment is a header and a run of batches. A batch is what one sync makes
  * durable: records of any groups, under one number, the barrier.
@@ -59,7 +59,7 @@
  *                 29   3   zeros
  *
  *     segment      0   8   magic "VSWALSEG"
- *     header       8   4   version, 1
+ *     header       8   4   version, 1; 2 if `ahead` is not 0
  *     512 bytes,  12   4   cipher: 0 none, 1 XChaCha20-Poly1305, 2 AES-256-GCM
  *     at 0 and    16   8   log id
  *     at 512      24   8   segment
@@ -282,7 +282,7 @@ void vs_wal_segment_write(const struct vs_wal_segment_head *head, unsigned char 
 {
     memset(to, 0, VS_WAL_START);
     memcpy(to, segment_magic, sizeof segment_magic);
-    vs_store32(to + 8, VS_WAL_VERSION);
+    vs_store32(to + 8, head->ahead != 0 ? VS_WAL_VERSION_AHEAD : VS_WAL_VERSION);
     vs_store32(to + 12, head->cipher);
     vs_store64(to + 16, head->log_id);
     vs_store64(to + 24, head->segment);
@@ -296,12 +296,12 @@ void vs_wal_segment_write(const struct vs_wal_segment_head *head, unsigned char 
 
 static int segment_copy(const unsigned char *from, struct vs_wal_segment_head *head)
 {
-    uint32_t cipher = vs_load32(from + 12);
+    uint32_t version = vs_load32(from + 8), cipher = vs_load32(from + 12);
 
     if (memcmp(from, segment_magic, sizeof segment_magic) != 0 ||
         vs_load64(from + SMALL_CHECKSUM) != vs_checksum(from, SMALL_CHECKSUM, 0))
         return VSHARD_ECORRUPT;
-    if (vs_load32(from + 8) != VS_WAL_VERSION || cipher > VS_CIPHER_AES256_GCM)
+    if (version < VS_WAL_VERSION || version > VS_WAL_VERSION_AHEAD || cipher > VS_CIPHER_AES256_GCM)
         return VSHARD_EVERSION;
     head->log_id = vs_load64(from + 16);
     head->segment = vs_load64(from + 24);

@@ -7,6 +7,7 @@
 
 enum {
     VS_WAL_VERSION = 1,
+    VS_WAL_VERSION_AHEAD = 2, /* of a segment's header that says how far zeros are */
     VS_WAL_SECTOR = 512,
     VS_WAL_DATA = 504,   /* of a sector, before its tag */
     VS_WAL_START = 4096, /* of a segment, where batches begin */

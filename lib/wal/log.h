@@ -54,6 +54,8 @@ struct vs_wal_file {
     uint64_t end;    /* of its batches */
     uint32_t open;
     uint32_t ready; /* batches may be written */
+    uint32_t full;  /* the next one did not fit */
+    uint32_t reserved;
 };
 
 /* Reads batches from one segment. */
@@ -133,8 +135,11 @@ struct vshard_wal {
     struct vs_wal_key super_key;
     uint64_t next_segment;
     uint64_t retiring; /* the superblock has left every segment below this */
-    uint32_t spares;   /* which there are, bit by bit: files of which segments may be made */
-    uint32_t keeping;  /* which of them the keeper is about to make */
+    /* Files of which segments may be made, bit by bit; what they hold is sealed with key_id. */
+    uint32_t spares;
+    uint32_t unwanted; /* others, which are to be removed */
+    uint32_t keeping;  /* which of them the keeper is about to make, */
+    uint32_t keeping_key;
 
     struct vs_wal_task flight, maker, trimmer, keeper; /* keeper: of the superblock */
     unsigned char *super_bytes;                        /* two slots */
@@ -143,6 +148,7 @@ struct vshard_wal {
 
     size_t copy_cursor;    /* among the groups, which of them to look at next */
     uint64_t copy_segment; /* whose groups those are */
+    uint64_t copied;       /* bytes, since a segment was begun */
 
     struct vshard_wal_stats stats;
 };
@@ -190,6 +196,9 @@ int vs_wal_reader_batch(struct vs_wal_reader *r, uint64_t offset, const struct v
 int vs_wal_body(struct vshard_wal *w, const struct vs_wal_head *head, const struct vs_wal_key *key,
                 uint64_t offset, struct vs_wal_bytes *image, struct vs_wal_bytes *raw,
                 const unsigned char **body);
+
+/* cut.c: removes them, and knows that they are gone. Blocks. */
+int vs_wal_drop_spares(struct vshard_wal *w);
 
 /* recover.c */
 int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report);

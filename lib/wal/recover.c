@@ -22,7 +22,8 @@
  *   no        none    none      clean
  *
  * Why torn is safe to cut. While a write is under way a sector holds what it held
- * before, which was zeros, or what it is to hold; disks write sectors whole. Had
+ * before, which was zeros (as far behind the last batch as the segment's header says, and
+ * for the whole of a batch that was begun), or what it is to hold; disks write sectors whole. Had
  * the sync returned, every sector would be a member, so some other thing than a
  * crash must have emptied one: a disk that forgets what it said was durable. Who
  * owns such disks asks for VSHARD_WAL_STRICT, and torn becomes uncertain.
@@ -224,7 +225,7 @@ static uint64_t span(const struct vs_wal_head *head)
 
 /* Looks at every sector from an offset to the end of the file. In one that was a segment
  * before, what stands behind the zeros, which reach past a batch that has begun, is no
- * evidence, unless it is a later batch's. */
+ * evidence, unless it is a later batch's or a member. */
 static int examine(struct vs_wal_scan *s, uint64_t from)
 {
     const struct vs_wal_head next = { .seq = s->at.seq + 1, .prev = s->at.digest };
@@ -244,8 +245,8 @@ static int examine(struct vs_wal_scan *s, uint64_t from)
         if (offset == from && is == VS_WAL_MEMBER &&
             vs_wal_head_found(sector, s->w->options.log_id, &head) && s->ahead < span(&head))
             s->ahead = span(&head);
-        near = offset - from < s->ahead;
-        s->found.members += near && is == VS_WAL_MEMBER;
+        near = is == VS_WAL_MEMBER || offset - from < s->ahead;
+        s->found.members += is == VS_WAL_MEMBER;
         s->found.damaged += near && is == VS_WAL_ALIEN;
         if (vs_wal_head_found(sector, s->w->options.log_id, &head) && head.seq > s->at.seq + 1 &&
             head.seq - 1 > s->found.witness)

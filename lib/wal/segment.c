@@ -8,8 +8,7 @@
  * large pieces: each is a turn of the host, which may be a second where it is busy. The header
  * is written last: a file without one was never used.
  *
- * Once a newer segment is written to, the old one is cut to its batches, if that frees
- * more than a quarter of it or only promises.
+ * Once a newer segment is written to, the old one is cut to its batches, unless it is full.
  *
  * A segment goes when no group needs anything in it or before it. The superblock
  * first says where the log begins now, and is synced; then the file becomes a spare, or
@@ -26,6 +25,7 @@
 enum {
     IDLE,
     TAKING,
+    TAKEN,
     OPENING,
     SIZING,
     FILLING,
@@ -35,7 +35,8 @@ enum {
     SYNCING,
     NAMING,
     DROPPING,
-    REMOVING
+    REMOVING,
+    DISCARDING
 };
 
 /* ---- making ---- */
@@ -193,7 +194,11 @@ static bool maker_next(struct vshard_wal *w)
     struct vs_wal_task *t = &w->maker;
 
     switch (t->step) {
-    case TAKING: open_segment(t, 0); return true;
+    case TAKING: /* before a byte is changed it must have no other name, whatever happens */
+        t->io.path = w->path;
+        maker_io(w, TAKEN, VSHARD_IO_SYNC_DIR);
+        return true;
+    case TAKEN: open_segment(t, 0); return true;
     case OPENING:
         t->io.offset = w->making.bytes;
         maker_io(w, SIZING, VSHARD_IO_RESIZE);
@@ -279,7 +284,7 @@ bool vs_wal_trimmer_step(struct vshard_wal *w)
     t->io.file = w->old.file;
     switch (t->step) {
     case IDLE:
-        if (w->old.end > w->old.bytes / 4 * 3 && (w->options.flags & VSHARD_WAL_SPARSE) == 0) {
+        if (w->old.full && (w->options.flags & VSHARD_WAL_SPARSE) == 0) {
             t->step = DROPPING;
             vs_wal_submit(t, VSHARD_IO_CLOSE);
             return true;
@@ -331,6 +336,18 @@ static bool keep_super(struct vshard_wal *w)
     return true;
 }
 
+static bool remove_unwanted(struct vshard_wal *w)
+{
+    struct vs_wal_task *t = &w->keeper;
+
+    w->keeping = w->unwanted & 1 ? 0 : 1;
+    vs_wal_spare_path(w, w->keeping, t->path);
+    t->io.path = t->path;
+    t->step = DISCARDING;
+    vs_wal_submit(t, VSHARD_IO_REMOVE);
+    return true;
+}
+
 static bool begin_keeping(struct vshard_wal *w)
 {
     const struct vs_wal_segment *s;
@@ -338,6 +355,8 @@ static bool begin_keeping(struct vshard_wal *w)
 
     if (w->status < 0)
         return false;
+    if (w->unwanted != 0)
+        return remove_unwanted(w);
     needed = first_needed(w);
     if (needed > 0) {
         s = &w->index.segments[needed];
@@ -353,27 +372,38 @@ static bool begin_keeping(struct vshard_wal *w)
     return false;
 }
 
-/* The next file below the floor becomes a spare. Where zeros are not written ahead that is
- * of no use. */
+/* A spare needs all its space, or it saves nothing, and must not outlive the key of what it
+ * holds. */
+static bool makes_spare(const struct vshard_wal *w, const struct vs_wal_segment *s)
+{
+    return (w->options.flags & VSHARD_WAL_SPARSE) == 0 && s->key.id == w->key_id &&
+           s->end > w->options.segment_bytes / 4 * 3 && !w->full && !w->tight;
+}
+
+/* The next file below the floor becomes a spare, or goes. */
 static bool retire_next(struct vshard_wal *w)
 {
     struct vs_wal_task *t = &w->keeper;
+    bool spare;
 
     t->step = IDLE;
     if (w->retiring == 0 || w->index.segments[0].id >= w->retiring) {
         w->retiring = 0;
         return true;
     }
+    spare = makes_spare(w, &w->index.segments[0]);
+    w->keeping = w->spares & 1 ? 1 : 0;
+    w->keeping_key = w->key_id;
+    w->unwanted &= ~((uint32_t)spare << w->keeping); /* it takes the place of that */
     vs_wal_segment_path(w, w->index.segments[0].id, ".wal", t->path);
+    vs_wal_spare_path(w, w->keeping, t->path_to);
     vs_wal_segment_drop(&w->index, 0);
     w->polls_left = 0; /* there may be room now */
     w->stats.removed++;
-    w->keeping = w->spares & 1 ? 1 : 0;
-    vs_wal_spare_path(w, w->keeping, t->path_to);
     t->io.path = t->path;
     t->io.path_to = t->path_to;
     t->step = REMOVING;
-    vs_wal_submit(t, w->options.flags & VSHARD_WAL_SPARSE ? VSHARD_IO_REMOVE : VSHARD_IO_RENAME);
+    vs_wal_submit(t, spare ? VSHARD_IO_RENAME : VSHARD_IO_REMOVE);
     return true;
 }
 
@@ -386,7 +416,7 @@ bool vs_wal_keeper_step(struct vshard_wal *w)
         return t->step == IDLE && begin_keeping(w);
     if (!vs_wal_ended(t, &status))
         return false;
-    if (status < 0 && t->step != REMOVING) {
+    if (status < 0 && t->step != REMOVING && t->step != DISCARDING) {
         vs_wal_poison(w, "superblock");
         return false;
     }
@@ -396,7 +426,11 @@ bool vs_wal_keeper_step(struct vshard_wal *w)
         vs_wal_submit(t, VSHARD_IO_SYNC);
         return true;
     }
-    if (t->step == REMOVING && status == VSHARD_OK && (w->options.flags & VSHARD_WAL_SPARSE) == 0)
-        w->spares |= 1u << w->keeping;
+    if (t->step == DISCARDING) {
+        w->unwanted &= ~(1u << w->keeping);
+        w->polls_left = 0; /* there may be room now */
+    }
+    if (t->io.op == VSHARD_IO_RENAME && status == VSHARD_OK)
+        *(w->keeping_key == w->key_id ? &w->spares : &w->unwanted) |= 1u << w->keeping;
     return retire_next(w);
 }

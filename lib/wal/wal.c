@@ -246,6 +246,8 @@ int vshard_wal_rotate(struct vshard_wal *wal, uint32_t key_id)
         if (rc < 0)
             return rc;
         wal->witness = 1; /* the superblock changes keys, too */
+        wal->unwanted |= wal->spares;
+        wal->spares = 0;
     }
     wal->rotate = 1;
     return VSHARD_OK;
@@ -267,6 +269,7 @@ int vshard_wal_stats_read(const struct vshard_wal *wal, struct vshard_wal_stats 
     s.oldest = s.segments > 0 ? wal->index.segments[0].id : 0;
     s.cipher = wal->cipher;
     s.other_keys = wal->super.key_id != wal->key_id;
+    s.other_keys += wal->unwanted != 0 || (wal->keeper.busy && wal->keeping_key != wal->key_id);
     for (size_t i = 0; i < wal->index.segment_count; i++)
         s.other_keys += wal->index.segments[i].key.id != wal->key_id;
     s.groups = 0;
@@ -302,23 +305,27 @@ static void close_file(struct vshard_wal *w, struct vs_wal_file *f)
  * Failing at it harms nobody. */
 static void tidy(struct vshard_wal *w)
 {
-    if (w->super.durable.seq < w->durable.seq) {
+    int rc = VSHARD_OK;
+
+    /* A batch that was under way must be gone for good before the superblock calls the end
+     * durable: the next run writes another one of that number. */
+    if (w->current.open && w->current.end < w->current.bytes) {
+        rc = vs_io_resize(&w->storage, w->current.file, w->current.end);
+        if (rc == VSHARD_OK)
+            rc = vs_io_sync(&w->storage, w->current.file);
+    }
+    if (rc == VSHARD_OK && w->super.durable.seq < w->durable.seq) {
         w->super.durable = w->durable;
         w->super.next_segment = w->next_segment;
         vs_wal_super_store(w);
     }
-    if (w->current.open && w->current.end < w->current.bytes)
-        vs_io_resize(&w->storage, w->current.file, w->current.end);
     if (w->making.open) {
         close_file(w, &w->making);
         vs_wal_segment_path(w, w->making.head.segment, ".wal", w->maker.path);
         vs_io_remove(&w->storage, w->maker.path);
     }
-    for (uint32_t i = 0; i < VS_WAL_SPARES; i++) {
-        vs_wal_spare_path(w, i, w->keeper.path);
-        if (w->spares >> i & 1)
-            vs_io_remove(&w->storage, w->keeper.path);
-    }
+    w->spares |= w->unwanted;
+    vs_wal_drop_spares(w);
 }
 
 /* Lets every request end, and starts no new one. */

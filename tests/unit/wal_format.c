@@ -111,6 +111,7 @@ Test(wal_format, says_version_to_what_is_newer)
     vs_wal_head_write(&head, bytes);
     as_if_newer(bytes, 4, 88);
     cr_expect_eq(vs_wal_head_read(bytes, &h), VSHARD_EVERSION);
+    segment.ahead = 1; /* the newest version there is */
     vs_wal_segment_write(&segment, bytes);
     as_if_newer(bytes, 8, 504);
     cr_expect_eq(vs_wal_segment_read(bytes, &segment), VSHARD_EVERSION);
