@@ -52,8 +52,7 @@ struct vs_bulk {
 struct vs_bulk_work {
     struct vshard_index *x;
     struct vs_bulk *b;
-    uint32_t want;    /* edges that a list is cut to when it is too long */
-    uint32_t islands; /* rows in b->members, each of a part of the graph without an entry */
+    uint32_t want; /* edges that a list is cut to when it is too long */
 };
 
 static inline const void *vs_bulk_code(const struct vshard_index *x, const struct vs_bulk *b,

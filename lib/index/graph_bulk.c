@@ -6,9 +6,8 @@
  *
  *   3. Of what its leaves found a row keeps a diverse few; each edge asks for one back,
  *      and each row prunes once for all that ask.
- *      Clusters that are far from each other then have no edges between them. Parts that
- *      hang together and have no entry are looked for, and one row of each becomes one, if
- *      a walk does not get there; and so again at the end.
+ *      Clusters that are far from each other then have no edges between them, so entries are
+ *      given to those that lack them (graph_islands.c); and so again at the end.
  *   4. Each row walks the graph that came of it, with a narrow beam, and chooses again
  *      among what it had and what it met; and edges back again. Leaves know only what
  *      is near; this is what makes ways between them. Nothing comes after, so now lists
@@ -25,9 +24,7 @@ enum {
     BULK_MIN = 8192,    /* rows; fewer are linked as fast one by one */
     BULK_MAX = 1 << 28, /* so that occurrences of rows can be counted in 32 bits */
     BEAM_PARTS = 25,    /* the walk's beam is 7 parts of this many of ef_construction's, */
-    BEAM_MIN = 16,      /* since leaves have found most of what online building walks for */
-    NEAR_PART = 8,      /* of its neighbours is what a row has around it, and all that are */
-    NEAR = 2            /* no more than so many times as far, where clusters are told apart */
+    BEAM_MIN = 16       /* since leaves have found most of what online building walks for */
 };
 
 /* ---- buffers ---- */
@@ -259,153 +256,6 @@ static void link_back(struct vs_bulk_work *w)
     vs_parallel(w->x, w->b->count, add_ins, w);
 }
 
-/* ---- islands ---- */
-
-/* How far it is from a row to those around it. Sets the first *count of s->slots to its
- * neighbours and of s->distances to how far they are; uses s->rows and s->keys. */
-static float around(const struct vshard_index *x, struct vs_scratch *s, uint32_t slot,
-                    uint32_t *count)
-{
-    uint32_t n = *count = vs_read_edges(x, slot, s->slots);
-
-    float apart[2 * M_MAX];
-
-    vs_apart(x, slot, s, n);
-    memcpy(apart, s->distances, n * sizeof *apart);
-    return n == 0 ? INFINITY : vs_nth(apart, n, n / NEAR_PART);
-}
-
-/* Leaves found[] with the row's near neighbours: the others may be of other clusters. */
-static void find_near(void *arg, uint32_t row, uint32_t strand)
-{
-    const struct vs_bulk_work *w = arg;
-    struct vs_scratch *s = &w->x->strands[strand * WALKS];
-    uint32_t slot = w->b->slots[row], count, near = 0;
-    uint32_t *found = w->b->found + (size_t)row * w->b->width;
-    float far = NEAR * around(w->x, s, slot, &count);
-
-    w->b->ins[slot] = row;
-    for (uint32_t i = 0; i < count && near < w->b->width; i++) {
-        if (s->distances[i] <= far)
-            found[near++] = s->slots[i];
-    }
-    if (near < w->b->width)
-        found[near] = VS_SLOT_NONE;
-}
-
-/* Marks the rows that ways over near neighbours lead to from queue[0, queued) on. */
-static void mark_near(struct vs_bulk *b, uint64_t *marks, uint32_t queued)
-{
-    uint32_t *queue = b->spare;
-
-    for (uint32_t at = 0; at < queued; at++) {
-        const uint32_t *near = b->found + (size_t)b->ins[queue[at]] * b->width;
-
-        for (uint32_t i = 0; i < b->width && near[i] != VS_SLOT_NONE; i++) {
-            if (b->ins[near[i]] != VS_SLOT_NONE && mark(marks, near[i]))
-                queue[queued++] = near[i];
-        }
-    }
-}
-
-static bool has_marked(const struct vs_bulk *b, const uint64_t *marks, uint32_t row)
-{
-    const uint32_t *near = b->found + (size_t)row * b->width;
-
-    for (uint32_t i = 0; i < b->width && near[i] != VS_SLOT_NONE; i++) {
-        if (marks[near[i] / 64] >> (near[i] % 64) & 1)
-            return true;
-    }
-    return false;
-}
-
-/* Collects in members one row of each part of the graph that hangs together by near
- * neighbours and has no entry. Returns how many there are. */
-static uint32_t find_islands(const struct vshard_index *x, struct vs_bulk *b, uint64_t *marks)
-{
-    uint32_t entries = atomic_load(&x->entry_count), queued = 0, islands = 0;
-
-    memset(marks, 0, (atomic_load(&x->slot_count) / 64 + 1) * sizeof *marks);
-    for (uint32_t i = 0; i < entries; i++) {
-        uint32_t slot = vs_entry_at(x, i);
-
-        if (b->ins[slot] != VS_SLOT_NONE && mark(marks, slot))
-            b->spare[queued++] = slot;
-    }
-    mark_near(b, marks, queued);
-    for (uint32_t row = 0; row < b->count; row++) {
-        if (!mark(marks, b->slots[row]))
-            continue;
-        if (!has_marked(b, marks, row))
-            b->members[islands++] = row;
-        b->spare[0] = b->slots[row];
-        mark_near(b, marks, 1);
-    }
-    return islands;
-}
-
-/* How many times as far as those around the row is what its walk has found, or 0 if it
- * found the row. */
-static float how_lost(const struct vshard_index *x, struct vs_walk *walk, uint32_t slot)
-{
-    struct vs_scratch *s = walk->scratch;
-    uint32_t count;
-    float nearest, near;
-
-    vs_graph_rank(x, walk);
-    vs_keep_live(x, &s->pool);
-    if (vs_contains(s->pool.slots, s->pool.count, slot))
-        return 0;
-    if (s->pool.count == 0)
-        return INFINITY;
-    nearest = vs_apart_least(x, slot, s, &count);
-    near = around(x, s, slot, &count);
-    return nearest <= 0 ? 0 : near > 0 ? nearest / near : INFINITY;
-}
-
-static void walk_to(const struct vs_bulk_work *w, struct vs_walk *walks, const uint32_t *rows,
-                    uint32_t first, uint32_t count, uint32_t strand)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t row = rows == NULL ? first + i : rows[first + i];
-
-        walks[i].scratch = &w->x->strands[strand * WALKS + i];
-        walks[i].query = vs_row_query(w->x, w->b->slots[row], walks[i].scratch);
-    }
-    vs_graph_walk(w->x, walks, count, beam(w->x));
-}
-
-static void walk_islands(void *arg, uint32_t group, uint32_t strand)
-{
-    const struct vs_bulk_work *w = arg;
-    const struct vs_bulk *b = w->b;
-    struct vs_walk walks[WALKS] = { 0 };
-    uint32_t first = group * WALKS, left = w->islands - first, count = left < WALKS ? left : WALKS;
-
-    walk_to(w, walks, b->members, first, count, strand);
-    for (uint32_t i = 0; i < count; i++)
-        ((float *)b->nearest)[first + i] =
-            how_lost(w->x, &walks[i], b->slots[b->members[first + i]]);
-}
-
-/* Where clusters are far from each other, edges stay within them, and walks get only to
- * those that have an entry. The others are given one, if a walk for one of their rows does not
- * get near. */
-static void enter_islands(struct vs_bulk_work *w)
-{
-    struct vshard_index *x = w->x;
-    struct vs_bulk *b = w->b;
-
-    memset(b->ins, 0xff, atomic_load(&x->slot_count) * sizeof *b->ins);
-    vs_parallel(x, b->count, find_near, w);
-    w->islands = find_islands(x, b, x->strands[0].visited);
-    vs_parallel(x, (w->islands + WALKS - 1) / WALKS, walk_islands, w);
-    for (uint32_t i = 0; i < w->islands; i++) {
-        if (((const float *)b->nearest)[i] > vs_far_times(x))
-            vs_entry_offer(x, b->slots[b->members[i]], 1);
-    }
-}
-
 /* ---- 4: a walk for each row ---- */
 
 static void choose_again(struct vshard_index *x, struct vs_bulk *b, struct vs_walk *walk,
@@ -442,7 +292,11 @@ static void walk_rows(void *arg, uint32_t group, uint32_t strand)
     struct vs_walk walks[WALKS] = { 0 };
     uint32_t first = group * WALKS, count = b->count - first < WALKS ? b->count - first : WALKS;
 
-    walk_to(w, walks, NULL, first, count, strand);
+    for (uint32_t i = 0; i < count; i++) {
+        walks[i].scratch = &x->strands[strand * WALKS + i];
+        walks[i].query = vs_row_query(x, b->slots[first + i], walks[i].scratch);
+    }
+    vs_graph_walk(x, walks, count, beam(x));
     for (uint32_t i = 0; i < count; i++)
         choose_again(x, b, &walks[i], first + i);
 }
@@ -460,9 +314,10 @@ static void write_found(void *arg, uint32_t row, uint32_t strand)
 }
 
 /* Links the new rows, which have codes and are not live yet, and all live rows. */
-void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slots, uint32_t count)
+void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, struct vs_islands *islands,
+                  const uint32_t *slots, uint32_t count)
 {
-    struct vs_bulk_work w = { x, b, vs_kept_edges(x), 0 };
+    struct vs_bulk_work w = { x, b, vs_kept_edges(x) };
     uint32_t slot_count = atomic_load(&x->slot_count), old;
     struct vs_planting planting = { x->strands[0].visited, b->spare, b->ins };
 
@@ -484,11 +339,11 @@ void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slo
     link_back(&w);
     for (uint32_t i = old; i < b->count; i++)
         vs_entry_offer(x, b->slots[i], 0);
-    enter_islands(&w);
+    vs_islands_enter(x, islands, b->slots, b->count);
     vs_parallel(x, (b->count + WALKS - 1) / WALKS, walk_rows, &w);
     vs_parallel(x, b->count, write_found, &w);
     w.want = x->degree;
     link_back(&w);
-    enter_islands(&w); /* of the edges between clusters, few are left */
+    vs_islands_enter(x, islands, b->slots, b->count); /* by the edges that are left */
     vs_tree_plant(x, &planting, b->slots, b->count);
 }

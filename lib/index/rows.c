@@ -24,6 +24,7 @@ struct plan {
     struct vs_trial *trial;
     struct vs_sketching *sketching;
     struct vs_bulk *bulk; /* NULL: rows are linked batch by batch */
+    struct vs_islands *islands;
     const struct vshard_add_options *options;
     struct vs_incoming values;
 };
@@ -155,17 +156,17 @@ static void plan_training(const struct vshard_index *x, struct plan *p)
 }
 
 /* Of the rows that begin a cluster of their own, how many one call may make entries:
- * more than there can be clusters worth a scan. */
-static uint32_t far_most(const struct plan *p)
+ * more than there can be clusters worth a scan. A call that trains links all that are there. */
+static uint32_t far_most(const struct vshard_index *x, const struct plan *p)
 {
-    return 64 + p->count / 32;
+    return 64 + (p->count + (p->trains ? atomic_load(&x->slot_count) : 0)) / 32;
 }
 
 static uint64_t count_entries(const struct vshard_index *x, const struct plan *p)
 {
     /* One row of a batch may have found no live row, and 64 may be adopted by none. */
     uint64_t entries =
-        (uint64_t)atomic_load(&x->entry_count) + 2 + far_most(p) + p->count / 64 + 64;
+        (uint64_t)atomic_load(&x->entry_count) + 2 + far_most(x, p) + p->count / 64 + 64;
     uint32_t slots = p->trains ? atomic_load(&x->slot_count) : 0;
 
     for (uint32_t i = 0; i < p->count; i++)
@@ -268,6 +269,8 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
         rc = vs_repair_reserve(x, p->count, entries);
     if (rc == VSHARD_OK && vs_bulk_suits(x, p->count - p->flat))
         rc = vs_bulk_begin(x, p->count, &p->bulk);
+    if (rc == VSHARD_OK && (p->trains || p->bulk != NULL))
+        rc = vs_islands_begin(x, slots, &p->islands);
     return rc;
 }
 
@@ -292,6 +295,7 @@ static int plan_add(struct vshard_index *x, struct plan *p, size_t count)
 
 static void plan_fini(struct vshard_index *x, struct plan *p)
 {
+    vs_islands_end(x, p->islands);
     vs_bulk_end(x, p->bulk);
     vs_sketching_end(x, p->sketching);
     vs_training_end(x, p->training);
@@ -506,6 +510,7 @@ static void train(struct vshard_index *x, struct plan *p)
     if (p->bulk != NULL) /* with the others, when they are stored */
         return;
     link_rows(x, p->slots, count);
+    vs_islands_enter(x, p->islands, p->slots, count);
     begin_graph(x);
 }
 
@@ -529,7 +534,7 @@ static void add_bulk(struct vshard_index *x, struct plan *p)
     store_rows(x, p, p->flat, count);
     atomic_store(&x->relinking, VS_RELINKING);
     vs_readers_drain(x);
-    vs_bulk_link(x, p->bulk, p->slots + p->flat, count);
+    vs_bulk_link(x, p->bulk, p->islands, p->slots + p->flat, count);
     begin_graph(x);
     publish_linked(x, p->slots + p->flat, count);
     atomic_store_explicit(&x->relinking, 0, memory_order_release);
@@ -553,7 +558,7 @@ static void add_linked(struct vshard_index *x, struct plan *p)
 
 static void add_planned(struct vshard_index *x, struct plan *p)
 {
-    x->build.far_left = far_most(p);
+    x->build.far_left = far_most(x, p);
     add_flat(x, p);
     if (p->trains)
         train(x, p);

@@ -806,12 +806,20 @@ void vs_tree_forget(struct vshard_index *x, uint32_t slot);
 void vs_tree_plant(struct vshard_index *x, struct vs_planting *p, const uint32_t *slots,
                    uint32_t count);
 
+/* graph_islands.c */
+struct vs_islands;
+int vs_islands_begin(struct vshard_index *x, uint64_t slots, struct vs_islands **out);
+void vs_islands_end(struct vshard_index *x, struct vs_islands *g);
+void vs_islands_enter(struct vshard_index *x, struct vs_islands *g, const uint32_t *slots,
+                      uint32_t count);
+
 /* graph_bulk.c */
 struct vs_bulk;
 bool vs_bulk_suits(const struct vshard_index *x, uint64_t count);
 int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out);
 void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b);
-void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, const uint32_t *slots, uint32_t count);
+void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, struct vs_islands *islands,
+                  const uint32_t *slots, uint32_t count);
 
 /* graph_build.c */
 int vs_build_reserve(struct vshard_index *x, uint64_t rows);
