@@ -51,7 +51,7 @@ struct connection {
 };
 
 static struct sockaddr_in address[NODES];
-static int node_id[NODES], node_count, connection_count = 4, lane_count, depth;
+static int node_id[NODES], node_count, connection_count = 1, lane_count, depth;
 static struct connection conn[NODES * CONNECTIONS];
 static struct lane *lane;
 static int target; /* index of the node that is thought to lead */

@@ -118,6 +118,7 @@ struct vshard_wal {
     struct vs_wal_blob *blobs, **blobs_end;   /* of marks and notes, in order */
     uint64_t pending_bytes;
     struct vs_wal_bytes body, packed, image, sectors; /* the batch in flight */
+    struct vs_packing packing;
     struct vs_wal_head head;
     uint64_t digest;                /* of the batch in flight */
     size_t copied_from, copied_end; /* of its body, what was copied forward */

@@ -17,6 +17,7 @@ struct vshard_wire {
     uint8_t version; /* of the frames that are sent; 0: the newest */
     uint8_t nonce[VS_SEAL_NONCE];
     uint64_t sealed; /* frames */
+    struct vs_packing packing;
     unsigned char *scratch;
     size_t scratch_bytes;
     const struct vshard_allocator *allocator; /* NULL, or memory */
@@ -155,6 +156,7 @@ int vshard_wire_encode(struct vshard_wire *wire, const struct vshard_frame *fram
 {
     struct vshard_frame f;
     struct vs_frame out;
+    bool large;
     int rc;
 
     if (wire == NULL || to == NULL || bytes == NULL)
@@ -179,8 +181,13 @@ int vshard_wire_encode(struct vshard_wire *wire, const struct vshard_frame *fram
     rc = join(wire, &f, &out.payload);
     if (rc < 0)
         return rc;
+    large = vs_frame_packs(&wire->codec, out.payload_bytes);
+    out.plain = large && !vs_packing_due(&wire->packing);
     vs_store64(wire->nonce + DRAWN, ++wire->sealed);
-    return vs_frame_encode(&wire->codec, &out, wire->nonce, to, cap, bytes);
+    rc = vs_frame_encode(&wire->codec, &out, wire->nonce, to, cap, bytes);
+    if (rc == VSHARD_OK && large && !out.plain)
+        vs_packing_note(&wire->packing, *bytes < VS_FRAME_HEADER + out.payload_bytes);
+    return rc;
 }
 
 int vshard_wire_length(const struct vshard_wire *wire, const void *bytes, size_t count,

@@ -17,6 +17,24 @@ bool vs_pack_available(void);
  * does not fit, which is how incompressible data shows. */
 size_t vs_pack(const void *from, size_t bytes, void *to, size_t cap);
 
+/* What would not shrink is mostly followed by more of its kind: then one in 16 is tried. */
+struct vs_packing {
+    uint32_t pause;
+};
+
+static inline bool vs_packing_due(struct vs_packing *p)
+{
+    if (p->pause == 0)
+        return true;
+    p->pause--;
+    return false;
+}
+
+static inline void vs_packing_note(struct vs_packing *p, bool shrank)
+{
+    p->pause = shrank ? 0 : 15;
+}
+
 /* Expands to exactly raw_bytes. Returns 0, ECORRUPT or ENOTSUP. */
 int vs_unpack(const void *from, size_t bytes, void *raw, size_t raw_bytes);
 
@@ -131,8 +149,11 @@ struct vs_frame {
     uint32_t payload_bytes;
     uint16_t type;   /* the layers above give it meaning */
     uint8_t version; /* encode: 0 is the newest we speak */
+    uint8_t plain;   /* encode: 1: not packed, whatever its size */
 };
 
+/* Whether a payload is so large that it is packed, if it shrinks. */
+bool vs_frame_packs(const struct vs_frame_codec *codec, uint32_t payload_bytes);
 /* Bytes that suffice for vs_frame_encode. */
 size_t vs_frame_bound(size_t payload_bytes);
 

@@ -63,6 +63,42 @@ Test(wal_space, makes_the_first_segment_in_few_requests)
     fault_storage_destroy(fs);
 }
 
+/* Batches that would not shrink are mostly followed by others: then not each one is tried, and
+ * when they do shrink again that is found out. */
+Test(wal_space, packs_again_after_what_would_not_shrink)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_stats stats = { .size = sizeof stats };
+    static unsigned char payload[4000];
+    struct vshard_wal_record r = { .group = 1, .kind = VSHARD_WAL_ENTRY, .payload = payload };
+    uint64_t seed = 5, before = 0, plain = 0, packed = 0;
+    struct vshard_wal *wal;
+
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    r.payload_bytes = sizeof payload;
+    for (size_t i = 0; i < sizeof payload; i++)
+        payload[i] = (unsigned char)random_next(&seed);
+    for (r.index = 1; r.index <= 40; r.index++) {
+        if (r.index == 4)
+            memset(payload, 7, sizeof payload);
+        cr_assert_eq(vshard_wal_append(wal, &r, 1, NULL), VSHARD_OK);
+        cr_assert_eq(vshard_wal_poll(wal, NULL), VSHARD_OK);
+        cr_assert_eq(vshard_wal_stats_read(wal, &stats), VSHARD_OK);
+        if (stats.written_bytes - before < 1000)
+            packed++;
+        else if (r.index >= 4)
+            plain++;
+        before = stats.written_bytes;
+    }
+    if (vs_pack_available()) {
+        cr_expect_leq(plain, 15, "%lu", (unsigned long)plain);
+        cr_expect_eq(packed, 37 - plain);
+    }
+    vshard_wal_close(wal);
+    fault_storage_destroy(fs);
+}
+
 /* One group writes once and falls silent, another writes on: the silent one is
  * copied forward, old segments go, and nothing of it is lost. */
 Test(wal_space, carries_a_silent_group_forward)
