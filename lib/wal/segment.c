@@ -107,7 +107,7 @@ static bool begin_making(struct vshard_wal *w)
     w->making.filled = 0;
     w->making.end = VS_WAL_START;
     vs_wal_segment_path(w, w->making.head.segment, ".wal", t->path);
-    if (w->spares == 0 || (w->options.flags & VSHARD_WAL_SPARSE))
+    if (w->spares == 0)
         make_file(t);
     else
         take_spare(w);
