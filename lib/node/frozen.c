@@ -211,8 +211,9 @@ static bool marked(struct vshard_node *n, uint64_t group, uint64_t index)
     return rc != VSHARD_OK || about.mark_bytes != 16 || vs_load64(about.mark) == index;
 }
 
-static void sweep_names(struct vshard_node *n, const char *names, size_t bytes)
+static int sweep_names(void *ctx, const char *names, size_t bytes)
 {
+    struct vshard_node *n = ctx;
     char path[4096];
     uint64_t group, index;
 
@@ -224,28 +225,14 @@ static void sweep_names(struct vshard_node *n, const char *names, size_t bytes)
         snprintf(path, sizeof path, "%s/%s", n->path, names + at);
         vs_io_remove(&n->storage, path);
     }
+    return VSHARD_OK;
 }
 
 /* What cannot be removed now is tried at the next opening. */
 void vs_snapshots_sweep(struct vshard_node *n)
 {
-    size_t cap = 4096, bytes;
-    int rc;
-
-    if (n->unsettled) /* the log may have lost a mark */
-        return;
-    do {
-        char *names = vs_alloc(n->allocator, cap);
-
-        if (names == NULL)
-            return;
-        bytes = cap;
-        rc = vs_io_list(&n->storage, n->path, names, &bytes);
-        if (rc == VSHARD_OK)
-            sweep_names(n, names, bytes);
-        vs_free(n->allocator, names, cap);
-        cap = bytes > 2 * cap ? bytes : 2 * cap;
-    } while (rc == VSHARD_E2BIG && cap < (64u << 20));
+    if (!n->unsettled) /* else the log may have lost a mark */
+        vs_io_list_all(&n->storage, n->allocator, n->path, sweep_names, n);
 }
 
 /* ---- sending ---- */

@@ -107,6 +107,28 @@ int vs_io_list(const struct vshard_storage *storage, const char *path, char *nam
     return rc;
 }
 
+int vs_io_list_all(const struct vshard_storage *storage, const struct vshard_allocator *allocator,
+                   const char *path, int (*take)(void *ctx, const char *names, size_t bytes),
+                   void *ctx)
+{
+    size_t cap = 4096, bytes;
+    int rc;
+
+    do {
+        char *names = vs_alloc(allocator, cap);
+
+        if (names == NULL)
+            return VSHARD_ENOMEM;
+        bytes = cap;
+        rc = vs_io_list(storage, path, names, &bytes);
+        if (rc == VSHARD_OK)
+            rc = take(ctx, names, bytes);
+        vs_free(allocator, names, cap);
+        cap = bytes > 2 * cap ? bytes : 2 * cap;
+    } while (rc == VSHARD_E2BIG && cap < (64u << 20));
+    return rc;
+}
+
 int vs_io_map(const struct vshard_storage *storage, uint64_t file, size_t bytes, void **buffer)
 {
     struct vshard_io io = { .op = VSHARD_IO_MAP, .file = file, .count = bytes };

@@ -73,6 +73,11 @@ int vs_io_sync_dir(const struct vshard_storage *storage, const char *path);
 /* Fills `names` with the sorted names of a directory, each ended by a zero byte.
  * *bytes is its room, then what was used; after E2BIG, the room it would take. */
 int vs_io_list(const struct vshard_storage *storage, const char *path, char *names, size_t *bytes);
+/* Hands all of them to take(), whatever room they take, and returns what that returns; or a
+ * status, also ENOMEM. */
+int vs_io_list_all(const struct vshard_storage *storage, const struct vshard_allocator *allocator,
+                   const char *path, int (*take)(void *ctx, const char *names, size_t bytes),
+                   void *ctx);
 /* ECORRUPT when the file is shorter than `bytes`; ENOTSUP when it must be read instead. */
 int vs_io_map(const struct vshard_storage *storage, uint64_t file, size_t bytes, void **buffer);
 int vs_io_unmap(const struct vshard_storage *storage, void *buffer, size_t bytes);

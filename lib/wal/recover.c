@@ -87,8 +87,9 @@ static uint32_t spare_named(const char *name)
                : 0;
 }
 
-static int take_names(struct vshard_wal *w, const char *names, size_t bytes)
+static int take_names(void *ctx, const char *names, size_t bytes)
 {
+    struct vshard_wal *w = ctx;
     uint64_t segment;
     int rc;
 
@@ -102,26 +103,6 @@ static int take_names(struct vshard_wal *w, const char *names, size_t bytes)
         vs_wal_segment_add(&w->index, segment); /* names come in order */
     }
     return VSHARD_OK;
-}
-
-static int list_segments(struct vshard_wal *w)
-{
-    size_t cap = 4096, bytes;
-    int rc;
-
-    do {
-        char *names = vs_alloc(w->allocator, cap);
-
-        if (names == NULL)
-            return VSHARD_ENOMEM;
-        bytes = cap;
-        rc = vs_io_list(&w->storage, w->path, names, &bytes);
-        if (rc == VSHARD_OK)
-            rc = take_names(w, names, bytes);
-        vs_free(w->allocator, names, cap);
-        cap = bytes > 2 * cap ? bytes : 2 * cap;
-    } while (rc == VSHARD_E2BIG && cap < (64u << 20));
-    return rc;
 }
 
 /* ---- batches ---- */
@@ -443,7 +424,7 @@ int vs_wal_recover(struct vshard_wal *w, struct vshard_wal_report *report)
     int rc = vs_wal_super_open(w); /* what is looked at after this, no other process changes */
 
     if (rc == VSHARD_OK)
-        rc = list_segments(w);
+        rc = vs_io_list_all(&w->storage, w->allocator, w->path, take_names, w);
     if (rc == VSHARD_OK)
         rc = vs_wal_super_load(w, &s.super_lost);
     if (rc < 0)

@@ -12,6 +12,18 @@
 #include "support/wal_writer.h"
 #include "wire/wire.h"
 
+/* Opened again, the log holds what it held; and the end. */
+static void end_whole(struct writer *w, const struct vshard_wal_options *o,
+                      struct fault_storage *fs, uint64_t durable)
+{
+    vshard_wal_close(w->wal);
+    open_log(w, o);
+    check(w, durable, "reopened");
+    vshard_wal_close(w->wal);
+    model_fini(&w->model);
+    fault_storage_destroy(fs);
+}
+
 /* A batch that found no space is written again, with the same bytes. */
 Test(wal_space, writes_a_batch_again_that_found_no_space)
 {
@@ -33,12 +45,7 @@ Test(wal_space, writes_a_batch_again_that_found_no_space)
     cr_expect_eq(durable, 1);
     cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
     cr_expect_eq(durable, 2);
-    vshard_wal_close(w.wal);
-    open_log(&w, &o);
-    check(&w, 2, "reopened");
-    vshard_wal_close(w.wal);
-    model_fini(&w.model);
-    fault_storage_destroy(fs);
+    end_whole(&w, &o, fs, 2);
 }
 
 /* A node that has nothing yet can promise nothing before there is a segment, and each request is a
@@ -129,12 +136,7 @@ Test(wal_space, carries_a_silent_group_forward)
     cr_expect_gt(stats.rewritten, 0);
     cr_expect_gt(stats.removed, 5);
     cr_expect_leq(stats.segments, 5, "%lu segments", (unsigned long)stats.segments);
-    vshard_wal_close(w.wal);
-    open_log(&w, &o);
-    check(&w, durable, "reopened");
-    vshard_wal_close(w.wal);
-    model_fini(&w.model);
-    fault_storage_destroy(fs);
+    end_whole(&w, &o, fs, durable);
 }
 
 /* A group that never rests, and always holds more than may be copied: its vote and its note
@@ -169,12 +171,7 @@ Test(wal_space, carries_what_a_busy_group_said_once)
     cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
     cr_expect_leq(stats.segments, 6, "%lu segments", (unsigned long)stats.segments);
     cr_expect_lt(stats.rewritten, 100, "%lu records copied", (unsigned long)stats.rewritten);
-    vshard_wal_close(w.wal);
-    open_log(&w, &o);
-    check(&w, durable, "reopened");
-    vshard_wal_close(w.wal);
-    model_fini(&w.model);
-    fault_storage_destroy(fs);
+    end_whole(&w, &o, fs, durable);
 }
 
 Test(wal_space, names_a_group_too_large_to_carry)
