@@ -90,11 +90,8 @@ static int pack(struct vshard_wal *w)
 
     if (rc < 0)
         return rc;
-    if (raw >= PACK_ABOVE && (w->options.flags & VSHARD_WAL_UNPACKED) == 0 &&
-        vs_packing_due(&w->packing)) {
-        n = vs_pack(w->body.at, raw, w->image.at + VS_WAL_HEAD, raw - raw / 8);
-        vs_packing_note(&w->packing, n > 0);
-    }
+    if (raw >= PACK_ABOVE && (w->options.flags & VSHARD_WAL_UNPACKED) == 0)
+        n = vs_pack(&w->packing, w->body.at, raw, w->image.at + VS_WAL_HEAD, raw - raw / 8);
     if (n == 0)
         memcpy(w->image.at + VS_WAL_HEAD, w->body.at, raw);
     w->head.flags = n > 0 ? VS_WAL_PACKED : 0;

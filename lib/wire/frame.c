@@ -108,7 +108,7 @@ static void put_header(const struct vs_frame_codec *codec, const struct vs_frame
     vs_store32(to + AT_RAW, frame->payload_bytes);
 }
 
-bool vs_frame_packs(const struct vs_frame_codec *codec, uint32_t payload_bytes)
+static bool packs(const struct vs_frame_codec *codec, uint32_t payload_bytes)
 {
     uint32_t above = codec->pack_above ? codec->pack_above : VS_FRAME_PACK_ABOVE;
 
@@ -122,8 +122,8 @@ static uint32_t put_payload(const struct vs_frame_codec *codec, const struct vs_
     uint32_t raw = frame->payload_bytes;
     size_t packed = 0;
 
-    if (vs_frame_packs(codec, raw) && !frame->plain)
-        packed = vs_pack(frame->payload, raw, to + VS_FRAME_HEADER, raw - raw / 16);
+    if (packs(codec, raw))
+        packed = vs_pack(frame->packing, frame->payload, raw, to + VS_FRAME_HEADER, raw - raw / 16);
     if (packed > 0) {
         to[AT_FLAGS] |= PACKED;
         return (uint32_t)packed;

@@ -156,7 +156,6 @@ int vshard_wire_encode(struct vshard_wire *wire, const struct vshard_frame *fram
 {
     struct vshard_frame f;
     struct vs_frame out;
-    bool large;
     int rc;
 
     if (wire == NULL || to == NULL || bytes == NULL)
@@ -175,19 +174,15 @@ int vshard_wire_encode(struct vshard_wire *wire, const struct vshard_frame *fram
                              .incarnation = wire->incarnation,
                              .payload_bytes = (uint32_t)(f.head_bytes + f.body_bytes),
                              .type = (uint16_t)f.type,
-                             .version = wire->version };
+                             .version = wire->version,
+                             .packing = &wire->packing };
     if (out.payload_bytes > VS_FRAME_PAYLOAD_MAX || cap < vs_frame_bound(out.payload_bytes))
         return VSHARD_E2BIG;
     rc = join(wire, &f, &out.payload);
     if (rc < 0)
         return rc;
-    large = vs_frame_packs(&wire->codec, out.payload_bytes);
-    out.plain = large && !vs_packing_due(&wire->packing);
     vs_store64(wire->nonce + DRAWN, ++wire->sealed);
-    rc = vs_frame_encode(&wire->codec, &out, wire->nonce, to, cap, bytes);
-    if (rc == VSHARD_OK && large && !out.plain)
-        vs_packing_note(&wire->packing, *bytes < VS_FRAME_HEADER + out.payload_bytes);
-    return rc;
+    return vs_frame_encode(&wire->codec, &out, wire->nonce, to, cap, bytes);
 }
 
 int vshard_wire_length(const struct vshard_wire *wire, const void *bytes, size_t count,

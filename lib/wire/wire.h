@@ -13,27 +13,16 @@
 /* Whether this build can compress. */
 bool vs_pack_available(void);
 
-/* Compresses `bytes` into at most `cap`. Returns the bytes used, or 0 when it
- * does not fit, which is how incompressible data shows. */
-size_t vs_pack(const void *from, size_t bytes, void *to, size_t cap);
-
-/* What would not shrink is mostly followed by more of its kind: then one in 16 is tried. */
+/* What came of the last call, as most data is followed by more of its kind. All zero at first. */
 struct vs_packing {
-    uint32_t pause;
+    uint32_t pause; /* calls that are spared the search, since the last did not shrink */
+    bool quick; /* the last shrank by less than a quarter: a hasty search finds as much of that */
 };
 
-static inline bool vs_packing_due(struct vs_packing *p)
-{
-    if (p->pause == 0)
-        return true;
-    p->pause--;
-    return false;
-}
-
-static inline void vs_packing_note(struct vs_packing *p, bool shrank)
-{
-    p->pause = shrank ? 0 : 15;
-}
+/* Compresses `bytes` into at most `cap`, with as much effort as what came before was worth;
+ * `packing` may be NULL. Returns the bytes used, or 0 when it does not fit or was not tried:
+ * then the bytes are kept as they are. */
+size_t vs_pack(struct vs_packing *packing, const void *from, size_t bytes, void *to, size_t cap);
 
 /* Expands to exactly raw_bytes. Returns 0, ECORRUPT or ENOTSUP. */
 int vs_unpack(const void *from, size_t bytes, void *raw, size_t raw_bytes);
@@ -147,13 +136,11 @@ struct vs_frame {
     uint64_t incarnation; /* of the sender */
     const void *payload;
     uint32_t payload_bytes;
-    uint16_t type;   /* the layers above give it meaning */
-    uint8_t version; /* encode: 0 is the newest we speak */
-    uint8_t plain;   /* encode: 1: not packed, whatever its size */
+    uint16_t type;              /* the layers above give it meaning */
+    uint8_t version;            /* encode: 0 is the newest we speak */
+    struct vs_packing *packing; /* encode: of the frames before, or NULL */
 };
 
-/* Whether a payload is so large that it is packed, if it shrinks. */
-bool vs_frame_packs(const struct vs_frame_codec *codec, uint32_t payload_bytes);
 /* Bytes that suffice for vs_frame_encode. */
 size_t vs_frame_bound(size_t payload_bytes);
 
