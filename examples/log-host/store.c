@@ -6,53 +6,51 @@
 #include "host.h"
 
 #include <inttypes.h>
-#include <search.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { FIRST_BUCKETS = 1 << 10 };
+
 struct item {
-    struct item *before, *after; /* in a list of all, to be saved */
+    struct item *after; /* in a list of all, to be saved */
+    struct item *next;  /* of the same bucket */
+    uint64_t hash;
     char *value;
     size_t value_count;
     size_t key_count;
-    char key[KEY_MAX];
+    char key[];
 };
 
 struct store {
-    void *tree; /* of tsearch(3) */
-    struct item all;
+    struct item **bucket; /* [buckets] */
+    size_t buckets;       /* a power of two; 0 before the first key */
+    size_t count;
+    struct item *first, **last; /* all, in the order in which they came */
 };
-
-static int compare(const void *a, const void *b)
-{
-    const struct item *x = a, *y = b;
-    size_t shorter = x->key_count < y->key_count ? x->key_count : y->key_count;
-    int order = memcmp(x->key, y->key, shorter);
-
-    return order != 0 ? order : (x->key_count > y->key_count) - (x->key_count < y->key_count);
-}
 
 struct store *store_create(void)
 {
     struct store *s = take(NULL, sizeof *s);
 
     *s = (struct store){ 0 };
-    s->all.before = s->all.after = &s->all;
+    s->last = &s->first;
     return s;
 }
 
 static void clear(struct store *s)
 {
-    while (s->all.after != &s->all) {
-        struct item *i = s->all.after;
+    while (s->first != NULL) {
+        struct item *i = s->first;
 
-        tdelete(i, &s->tree, compare);
-        s->all.after = i->after;
+        s->first = i->after;
         free(i->value);
         free(i);
     }
-    s->all.before = &s->all;
+    s->last = &s->first;
+    free(s->bucket);
+    s->bucket = NULL;
+    s->buckets = s->count = 0;
 }
 
 void store_destroy(struct store *s)
@@ -63,31 +61,52 @@ void store_destroy(struct store *s)
     free(s);
 }
 
-static struct item *find(const struct store *s, const char *key, size_t count)
+static void link_item(struct store *s, struct item *i)
 {
-    struct item wanted, **found;
+    struct item **bucket = &s->bucket[i->hash & (s->buckets - 1)];
 
-    wanted.key_count = count;
-    memcpy(wanted.key, key, count);
-    found = tfind(&wanted, (void *const *)&s->tree, compare);
-    return found != NULL ? *found : NULL;
+    i->next = *bucket;
+    *bucket = i;
+}
+
+/* Never more items than buckets. */
+static void make_room(struct store *s)
+{
+    if (s->count < s->buckets)
+        return;
+    s->buckets = s->buckets > 0 ? 2 * s->buckets : FIRST_BUCKETS;
+    s->bucket = take(s->bucket, s->buckets * sizeof(struct item *));
+    for (size_t i = 0; i < s->buckets; i++)
+        s->bucket[i] = NULL;
+    for (struct item *i = s->first; i != NULL; i = i->after)
+        link_item(s, i);
+}
+
+static struct item *find(const struct store *s, uint64_t hash, const char *key, size_t count)
+{
+    struct item *i = s->buckets > 0 ? s->bucket[hash & (s->buckets - 1)] : NULL;
+
+    while (i != NULL &&
+           (i->hash != hash || i->key_count != count || memcmp(i->key, key, count) != 0))
+        i = i->next;
+    return i;
 }
 
 static struct item *make(struct store *s, const char *key, size_t count)
 {
-    struct item *i = find(s, key, count);
+    uint64_t hash = vshard_key_hash(key, count).lo;
+    struct item *i = find(s, hash, key, count);
 
     if (i != NULL)
         return i;
-    i = take(NULL, sizeof *i);
-    *i = (struct item){ .key_count = count };
+    make_room(s);
+    i = take(NULL, sizeof *i + count);
+    *i = (struct item){ .hash = hash, .key_count = count };
     memcpy(i->key, key, count);
-    i->before = s->all.before;
-    i->after = &s->all;
-    i->before->after = i;
-    s->all.before = i;
-    if (tsearch(i, &s->tree, compare) == NULL)
-        die("out of memory");
+    *s->last = i;
+    s->last = &i->after;
+    link_item(s, i);
+    s->count++;
     return i;
 }
 
@@ -104,7 +123,7 @@ static void put(struct store *s, const char *key, size_t key_count, const char *
 
 const char *store_get(const struct store *s, const char *key, size_t count, size_t *value_count)
 {
-    const struct item *i = find(s, key, count);
+    const struct item *i = find(s, vshard_key_hash(key, count).lo, key, count);
 
     *value_count = i != NULL ? i->value_count : 0;
     return i != NULL ? i->value : NULL;
@@ -162,7 +181,7 @@ void store_entry_add(struct bytes *to, const char *key, size_t key_count, int64_
 
 void store_save(const struct store *s, struct bytes *image)
 {
-    for (const struct item *i = s->all.after; i != &s->all; i = i->after) {
+    for (const struct item *i = s->first; i != NULL; i = i->after) {
         uint32_t count = (uint32_t)(2 + i->key_count + i->value_count);
 
         bytes_add(image, &count, sizeof count);
