@@ -159,7 +159,7 @@ class Run:
         self.threads = options.threads
         cores = sorted(os.sched_getaffinity(0))
         self.build_cores = set(cores[:max(1, options.threads)])
-        self.search_core = cores[-1]
+        self.search_core = cores[-1] if options.core is None else options.core
         self.points, self.started, self.shown = [], time.monotonic(), 0
         self.where = self.describe()
         shutil.rmtree(self.tmp, ignore_errors=True)
@@ -363,6 +363,7 @@ def options():
     p.add_argument("--builds", type=int, default=2, help="build settings a peer, its best first")
     p.add_argument("--passes", type=int, default=3, help="how often each point is measured")
     p.add_argument("--threads", type=int, default=2, help="of builds")
+    p.add_argument("--core", type=int, help="that searches run on, not the last")
     p.add_argument("--clock", choices=("wall", "cpu"), default="wall",
                    help="cpu on a machine that others use")
     p.add_argument("--slow", type=float, default=20, help="seconds of a pass that is not repeated")
@@ -381,6 +382,8 @@ def options():
     if unknown:
         p.error(f"no peer {' '.join(unknown)}; there are {' '.join(adapters.ALL)}")
     o.peers = modules
+    if o.core is not None and o.core not in os.sched_getaffinity(0):
+        p.error(f"--core {o.core}: of {' '.join(map(str, sorted(os.sched_getaffinity(0))))}")
     return o
 
 
