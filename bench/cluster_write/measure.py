@@ -1,7 +1,7 @@
 """measure.py - rows through the replicated log: three processes of examples/server on loopback.
 
     python3 measure.py --server BIN --build BIN [--set NAME] [--rows N] [--shards S] [--rounds N]
-                       [--seconds T] [PROBE...]
+                       [--seconds T] [--kills N] [PROBE...]
 
 Probes, all unless said:
 
@@ -19,10 +19,12 @@ Probes, all unless said:
     alone     likewise of a server without peers that has all rows in one shard, so that nobody
               else answers: until it listens, answers a search, acknowledges a write, and has
               applied what it had
+    kill      the server that leads most shards is killed (-9) while the two others are searched, any
+              replica will do, and written to; how long its shards took no writes, and what became of
+              searches in the second after, beside those of two seconds before
 
 Real files in TMPDIR, real fdatasync. A table to stdout, progress to stderr."""
 import argparse
-import importlib.util
 import math
 import os
 import select
@@ -35,9 +37,10 @@ import threading
 import time
 
 root = os.path.abspath(os.environ.get('srcdir', '.'))
-spec = importlib.util.spec_from_file_location('server_test', os.path.join(root, 'tests/server.py'))
-test = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(test)
+sys.path.insert(0, os.path.join(root, 'tests'))
+
+import server as test  # noqa: E402
+
 ctl = test.ctl
 
 BATCH = 1000
@@ -154,6 +157,55 @@ def has_applied(server, total):
 def caught_up(cluster, total):
     servers = [cluster.connect(n) for n in test.NODES]
     test.wait('applying', 600, lambda: all(has_applied(s, total) for s in servers))
+
+
+def gap_after(begun, times):
+    """The longest time between these, from `begun` on."""
+    times = [t for t in times if t > begun]
+    if not times:
+        raise RuntimeError('a shard took no more writes')
+    return max(b - a for a, b in zip([begun] + times, times))
+
+
+class Reader(threading.Thread):
+    """Asks one server for rows in turn, one search after the other, until told to end. Each as
+    (when, seconds, answer): whole, partial, or a refusal's words."""
+
+    def __init__(self, cluster, node, rows):
+        super().__init__()
+        self.server, self.rows, self.searches, self.ending = cluster.connect(node), rows, [], False
+        self.start()
+
+    def run(self):
+        turn = 0
+        while not self.ending:
+            turn += 1
+            begun = time.time()
+            fine, words = self.server.ask('search', 'words', 10, 0, 0, body=self.rows.read(turn * 7919 % self.rows.count, 1))
+            answer = ' '.join(words) if not fine else 'whole' if len(set(words[0].split('/'))) == 1 else 'partial'
+            self.searches.append((begun, time.time() - begun, answer))
+
+    def between(self, first, last):
+        return [(took, answer) for when, took, answer in self.searches if first <= when < last]
+
+
+class Writer(threading.Thread):
+    """Writes rows one after the other at one server, each until it is acknowledged: a list of (when, group)."""
+
+    def __init__(self, cluster, node, rows, first):
+        super().__init__()
+        self.server, self.rows, self.key = cluster.connect(node), rows, first
+        self.acknowledged, self.ending = [], False
+        self.start()
+
+    def run(self):
+        for request in ctl.new_ids():
+            if self.ending:
+                return
+            self.key += 1
+            body = ctl.rows_body([self.key], self.rows.read(self.key % self.rows.count, 1))
+            words = test.must('a write', self.server, 'write', 'words', 1, request, body=body)
+            self.acknowledged.append((time.time(), int(words[0].split(':')[0])))
 
 
 class Bench:
@@ -276,6 +328,45 @@ class Bench:
         print('\t%d\t%.2f\t%.2f\t%.2f\t%.2f' % (self.rows.count, statistics.median(answers), max(answers),
                                                 statistics.median(whole), max(whole)))
 
+    def kill(self):
+        cluster = self.one_ingest()[0]
+        writes, calm, storm, bad = [], [], [], []
+        key = 1 << 40
+        for turn in range(self.args.kills):
+            shards = ctl.shards(cluster.connect(1), 'words')
+            leaders = [int(s['leader']) for s in shards]
+            victim = max(test.NODES, key=leaders.count)
+            lost = {int(s['group']) for s in shards if int(s['leader']) == victim}
+            readers = [Reader(cluster, n, self.rows) for n in test.others(victim)]
+            writers = [Writer(cluster, n, self.rows, key + (n << 20)) for n in test.others(victim)]
+            time.sleep(2)
+            begun = time.time()
+            cluster.kill(victim)
+            time.sleep(2)
+            for thread in readers + writers:
+                thread.ending = True
+            for thread in readers + writers:
+                thread.join()
+            acknowledged = sorted(a for w in writers for a in w.acknowledged)
+            writes.append(max(gap_after(begun, [when for when, g in acknowledged if g == group]) for group in lost))
+            calm += [x for r in readers for x in r.between(begun - 2, begun)]
+            storm += [x for r in readers for x in r.between(begun, begun + 1)]
+            bad = sorted({answer for _, answer in calm + storm if answer != 'whole'})
+            note('kill %d: %d shards took writes after %.0f ms; searches %s' %
+                 (turn + 1, len(lost), writes[-1] * 1e3, bad or 'all whole'))
+            key += 1 << 30
+            cluster.start(victim)
+            test.wait('settling', 120, lambda: test.settled(cluster))
+        cluster.stop()
+        print('kill\tkills\twrites_median_ms\tp99_ms\tworst_ms')
+        print('\t%d\t%.0f\t%.0f\t%.0f' % (len(writes), *(at(writes, q) * 1e3 for q in (0.5, 0.99, 1))))
+        print('searches\tn\tp50_ms\tp99_ms\tworst_ms\tpartial\trefused')
+        for what, of in (('calm', calm), ('killed', storm)):
+            took, answers = [t for t, _ in of], [a for _, a in of]
+            print('%s\t%d\t%.2f\t%.2f\t%.2f\t%d\t%d' % (
+                what, len(of), *(at(took, q) * 1e3 for q in (0.5, 0.99, 1)), answers.count('partial'),
+                len(of) - answers.count('partial') - answers.count('whole')))
+
     def alone(self):
         cluster = test.Cluster(tempfile.mkdtemp(dir=self.folder))
         cluster.start(1, '--format', nodes=(1,))
@@ -314,16 +405,17 @@ def main():
     p.add_argument('--rows', type=int, default=1 << 30)
     p.add_argument('--shards', type=int, default=3)
     p.add_argument('--rounds', type=int, default=3)
+    p.add_argument('--kills', type=int, default=20)
     p.add_argument('--seconds', type=float, default=20)
     p.add_argument('--rate', type=float, default=10000, help='applied rows a second, where ingest is not measured')
-    p.add_argument('probes', nargs='*', default=['ingest', 'lag', 'restart', 'alone'])
+    p.add_argument('probes', nargs='*', default=['ingest', 'lag', 'restart', 'alone', 'kill'])
     args = p.parse_args()
     folder = tempfile.mkdtemp(prefix='vshard-write.')
     bench = Bench(args, folder)
     try:
         for probe in args.probes:
             {'ingest': bench.ingest, 'lag': bench.lag, 'restart': bench.restart,
-             'alone': bench.alone}[probe]()
+             'alone': bench.alone, 'kill': bench.kill}[probe]()
     finally:
         for cluster in test.Cluster.all:
             cluster.stop()
