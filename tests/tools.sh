@@ -37,13 +37,13 @@ expect() {
 
 expect 0 'prints help' 'usage: vshard-wal' --help
 expect 0 'prints its version' 'vshard-wal [0-9]' --version
-expect 3 'wants a command' 'usage' "$t"
-expect 3 'wants a directory' 'usage' verify
-expect 3 'knows its commands' 'usage' mend "$t"
-expect 3 'knows its options' 'usage' --mend verify "$t"
-expect 3 'takes numbers for numbers' 'usage' -g x dump "$t"
-expect 3 'takes no number below zero' 'usage' -g -3 dump "$t"
-expect 3 'takes no number too large' 'usage' -g 99999999999999999999 dump "$t"
+expect 3 'wants a command' 'a command and a directory are wanted' "$t"
+expect 3 'wants a directory' 'a command and a directory are wanted' verify
+expect 3 'knows its commands' "'mend' is not a command" mend "$t"
+expect 3 'knows its options' "unrecognized option '--mend'" --mend verify "$t"
+expect 3 'takes numbers for numbers' "--group takes a number from 0 to 18446744073709551615, not 'x'" -g x dump "$t"
+expect 3 'takes no number below zero' "--group takes a number from .* not '-3'" -g -3 dump "$t"
+expect 3 'takes no number too large' "--group takes a number from .* not '99999999999999999999'" -g 99999999999999999999 dump "$t"
 expect 3 'says when there is no directory' 'not found' verify "$t/nowhere"
 mkdir "$t/empty"
 for command in verify dump groups cut salvage; do

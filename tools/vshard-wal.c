@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -316,43 +317,64 @@ static int change(struct settings *s, uint32_t flags, uint32_t tail)
     return 0;
 }
 
-static int parse_number(const char *text, uint64_t *value)
+static _Noreturn void wrong(const char *format, ...)
+{
+    va_list args;
+
+    fputs("vshard-wal: ", stderr);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputs("\nTry 'vshard-wal --help'.\n", stderr);
+    exit(FAILURE);
+}
+
+static uint64_t parse_number(const char *name, const char *text, uint64_t low, uint64_t high)
 {
     char *end;
+    uint64_t value;
 
     errno = 0;
-    *value = strtoull(text, &end, 0);
-    return errno == 0 && *text >= '0' && *text <= '9' && *end == '\0' ? 0 : -1;
+    value = strtoull(text, &end, 0);
+    if (errno != 0 || *text < '0' || *text > '9' || *end != '\0' || value < low || value > high)
+        wrong("%s takes a number from %" PRIu64 " to %" PRIu64 ", not '%s'", name, low, high, text);
+    return value;
 }
 
 /* "3=file" is key 3; "file" is any. */
-static int parse_key(struct settings *s, char *text)
+static void parse_key(struct settings *s, char *text)
 {
     char *equals = strchr(text, '=');
     struct key *key = &s->keys[s->key_count];
 
     if (s->key_count == KEYS)
-        return -1;
+        wrong("--key may be given %d times", KEYS);
     s->key_count++;
     *key = (struct key){ .file = text };
     if (equals == NULL)
-        return 0;
+        return;
     *equals = '\0';
     key->file = equals + 1;
-    return parse_number(text, &key->id) == 0 && key->id != 0 && key->id <= UINT32_MAX ? 0 : -1;
+    key->id = parse_number("--key", text, 1, UINT32_MAX);
 }
 
-static int parse(int argc, char **argv, struct settings *s)
+static void parse(int argc, char **argv, struct settings *s)
 {
-    int c, bad = 0;
+    int c;
 
     while ((c = getopt_long(argc, argv, "g:lpk:i:syhV", long_options, NULL)) != -1) {
         switch (c) {
-        case 'g': bad |= parse_number(optarg, &s->group), s->have_group = 1; break;
-        case 'i': bad |= parse_number(optarg, &s->log_id), s->have_log_id = 1; break;
+        case 'g':
+            s->group = parse_number("--group", optarg, 0, UINT64_MAX);
+            s->have_group = 1;
+            break;
+        case 'i':
+            s->log_id = parse_number("--log-id", optarg, 0, UINT64_MAX);
+            s->have_log_id = 1;
+            break;
         case 'l': s->live = 1; break;
         case 'p': s->payload = 1; break;
-        case 'k': bad |= parse_key(s, optarg); break;
+        case 'k': parse_key(s, optarg); break;
         case 's': s->flags |= VSHARD_WAL_STRICT; break;
         case 'y': s->yes = 1; break;
         case 'h': fputs(help, stdout); exit(0);
@@ -360,10 +382,11 @@ static int parse(int argc, char **argv, struct settings *s)
             printf("vshard-wal %u.%u.%u\n", vshard_version() / 1000000,
                    vshard_version() / 1000 % 1000, vshard_version() % 1000);
             exit(0);
-        default: bad = -1;
+        default: wrong("see above");
         }
     }
-    return bad != 0 || argc - optind != 2 ? -1 : 0;
+    if (argc - optind != 2)
+        wrong("a command and a directory are wanted");
 }
 
 int main(int argc, char **argv)
@@ -372,10 +395,7 @@ int main(int argc, char **argv)
     const char *command;
     int rc;
 
-    if (parse(argc, argv, &s) < 0) {
-        fputs(help, stderr);
-        return FAILURE;
-    }
+    parse(argc, argv, &s);
     command = argv[optind];
     s.path = argv[optind + 1];
     find_identity(&s);
@@ -390,6 +410,6 @@ int main(int argc, char **argv)
     else if (strcmp(command, "salvage") == 0)
         rc = change(&s, VSHARD_WAL_SALVAGE, VSHARD_WAL_TAIL_FLAG);
     else
-        rc = (fputs(help, stderr), FAILURE);
+        wrong("'%s' is not a command", command);
     return fflush(stdout) == 0 ? rc : FAILURE;
 }
