@@ -62,7 +62,7 @@ static double fastest_setup(struct vshard_index *x, const struct bench_vectors *
         struct vs_walk walk = { .scratch = reader->scratch };
         double from = bench_seconds(CLOCK_MONOTONIC), took;
 
-        bench_must("check", vs_query_check(x, query->floats + i % QUERIES * query->dim,
+        bench_must("check", vs_query_check(x, query->floats + i % QUERIES * query->dim, true,
                                            reader->scratch, &walk.query));
         vs_sketch_queries(x, &walk, 1);
         took = bench_seconds(CLOCK_MONOTONIC) - from;
