@@ -313,16 +313,26 @@ static void end_install(struct vshard_raft *r, struct vs_group *g)
     g->installing = g->writing = 0;
 }
 
+/* While it came, another leader may have sent the entries, and more than those: they were
+ * acknowledged, and this replica may have been elected with them. */
+static bool has_by_now(const struct vs_group *g)
+{
+    return g->install_index <= g->commit ||
+           vs_log_term(&g->log, g->install_index) == g->install_term;
+}
+
 void vs_install_try(struct vshard_raft *r, struct vs_group *g)
 {
     struct vshard_raft_effect *e;
 
-    if (g->installing != 1 || g->handed != g->applied)
+    if (g->installing != 1)
         return;
-    if (g->install_index <= g->commit && !TRAP(25)) {
+    if (has_by_now(g) && !TRAP(25)) {
         end_install(r, g);
         return;
     }
+    if (g->handed != g->applied)
+        return;
     g->installing = 2;
     e = vs_effect(r, VSHARD_RAFT_INSTALL, g->id);
     e->index = g->install_index;

@@ -644,4 +644,83 @@ Test(raft_flow, a_leader_tells_how_much_of_the_log_a_member_has)
     stop(&t);
 }
 
+/* ---- a snapshot, and what comes before it is written ---- */
+
+/* The last piece of a snapshot of entry 6, which is of term 3, from node 2; the host has yet
+ * to write it. */
+static void last_piece(struct rig *t)
+{
+    unsigned char body[16 + VS_CONFIG_BYTES];
+    struct vs_message m = { .kind = VS_CHUNK,
+                            .flags = VS_FLAG_LAST,
+                            .from = 2,
+                            .term = 3,
+                            .index = 6,
+                            .log_term = 3,
+                            .stamp = t->now };
+    struct vs_config c;
+    size_t meta;
+
+    cr_assert_eq(vs_config_change(NULL, three, 3, &c), VSHARD_OK);
+    meta = 8 + vs_config_encode(&c, body + 8);
+    vs_store32(body, (uint32_t)meta - 8);
+    vs_store32(body + 4, 0);
+    memset(body + meta, 7, 8);
+    m.hint_term = meta;
+    deliver(t, m, body, meta + 8);
+    cr_assert_not_null(effect(t, VSHARD_RAFT_SNAPSHOT_WRITE));
+}
+
+/* Entries 3 to 6 of term 3, 7 and 8 of term 4, of which the new leader does not say yet that
+ * they are committed. */
+static void all_entries(struct rig *t)
+{
+    struct vs_message m = { .from = 3, .term = 4, .index = 2, .log_term = 2, .commit = 2 };
+
+    append(t, m, 3, 4);
+    m.index = 6;
+    m.log_term = 3;
+    append(t, m, 4, 2);
+    persisted(t);
+    cr_assert_eq(status(t).durable, 8u);
+}
+
+static void piece_is_written(struct rig *t)
+{
+    step(t,
+         (struct vshard_raft_event){ .kind = VSHARD_RAFT_CHUNK_WRITTEN, .index = 6, .offset = 8 });
+    if (effect(t, VSHARD_RAFT_INSTALL) != NULL)
+        step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_INSTALLED, .index = 6 });
+}
+
+Test(raft_flow, a_snapshot_does_not_take_away_what_was_acknowledged_while_it_came)
+{
+    struct rig t;
+
+    boot(&t, 2, 0, "2");
+    last_piece(&t);
+    all_entries(&t);
+    apply_all(&t);
+    cr_assert_eq(status(&t).commit, 2u);
+    piece_is_written(&t);
+    cr_expect_eq(status(&t).last, 8u, "entries 7 and 8 may be committed with our word");
+    stop(&t);
+}
+
+Test(raft_flow, who_leads_installs_no_snapshot)
+{
+    uint64_t term;
+    struct rig t;
+
+    boot(&t, 2, 0, "2");
+    last_piece(&t);
+    all_entries(&t);
+    apply_all(&t);
+    term = lead(&t);
+    piece_is_written(&t);
+    cr_expect_eq(status(&t).last, 9u);
+    cr_expect_eq(status(&t).last_term, term);
+    stop(&t);
+}
+
 /* ---- in doubt ---- */
