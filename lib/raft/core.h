@@ -305,7 +305,8 @@ struct vs_group {
     uint64_t proof_index, proof_ns; /* follower: the state at proof_index was current then */
     uint64_t next_id; /* of what is asked of other nodes; never used again by this process */
     uint64_t snapshot_index, snapshot_term, taken_index, taken_term;
-    uint64_t install_index, install_term, install_from, install_incarnation, install_offset;
+    uint64_t install_index, install_term, install_incarnation, install_offset;
+    uint64_t install_from; /* 0: it was of an epoch before */
     uint64_t write_end; /* where the piece ends that the host is writing */
     struct vs_log log;
     struct vs_config *config; /* history since the snapshot; the last is in use */

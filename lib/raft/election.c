@@ -120,7 +120,7 @@ void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term
         vs_wake(r, g);
     if (newer) {
         if (vs_epoch(term) != vs_epoch(g->term))
-            g->proof_index = 0;
+            g->proof_index = g->install_from = 0; /* of another past, perhaps */
         g->term = term;
         g->vote = 0;
         g->verified = 0;

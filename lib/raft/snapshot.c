@@ -299,7 +299,7 @@ int vs_on_chunk_written(struct vshard_raft *r, struct vs_group *g,
     g->install_offset = e->offset;
     if (g->write_last && e->offset == g->write_end)
         g->installing = 1;
-    else
+    else if (g->install_from != 0)
         reply_chunk(r, g, r->now);
     return VSHARD_OK;
 }
@@ -314,24 +314,25 @@ static void end_install(struct vshard_raft *r, struct vs_group *g)
 }
 
 /* While it came, another leader may have sent the entries, and more than those: they were
- * acknowledged, and this replica may have been elected with them. */
-static bool has_by_now(const struct vs_group *g)
+ * acknowledged, and this replica may have been elected with them. Or another epoch has begun,
+ * of whose log it may be no part. */
+static bool is_needed(const struct vs_group *g)
 {
-    return g->install_index <= g->commit ||
-           vs_log_term(&g->log, g->install_index) == g->install_term;
+    return g->install_from != 0 && g->install_index > g->commit &&
+           vs_log_term(&g->log, g->install_index) != g->install_term;
 }
 
 void vs_install_try(struct vshard_raft *r, struct vs_group *g)
 {
     struct vshard_raft_effect *e;
 
-    if (g->installing != 1)
+    if (g->install == NULL || g->writing || g->installing == 2)
         return;
-    if (has_by_now(g) && !TRAP(25)) {
+    if (!is_needed(g) && !TRAP(25)) {
         end_install(r, g);
         return;
     }
-    if (g->handed != g->applied)
+    if (g->installing == 0 || g->handed != g->applied)
         return;
     g->installing = 2;
     e = vs_effect(r, VSHARD_RAFT_INSTALL, g->id);
@@ -352,7 +353,8 @@ int vs_on_installed(struct vshard_raft *r, struct vs_group *g, const struct vsha
     vs_log_reset(&g->log, g->install_index, g->install_term);
     g->snapshot_index = g->install_index;
     g->snapshot_term = g->install_term;
-    g->commit = g->applied = g->handed = g->durable = g->verified = g->install_index;
+    g->commit = g->applied = g->handed = g->durable = g->install_index;
+    g->verified = g->install_from != 0 ? g->install_index : 0;
     g->cut = g->install_index + 1;
     g->log_seq = r->seq + 1;
     vs_meta_adopt(r, g, g->install, g->install_index);
@@ -366,7 +368,7 @@ int vs_on_installed(struct vshard_raft *r, struct vs_group *g, const struct vsha
     g->taken_bytes = 0;
     g->taken_index = 0;
     end_install(r, g);
-    if (g->leader != 0)
+    if (g->leader != 0 && g->install_from != 0)
         reply_have(r, g, g->leader, g->leader_incarnation, g->commit);
     return VSHARD_OK;
 }

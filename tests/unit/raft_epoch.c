@@ -450,6 +450,77 @@ Test(raft_epoch, a_snapshot_beyond_what_is_committed_replaces_everything)
     stop(&t);
 }
 
+/* The last piece of a snapshot of entry 9 of the old epoch, which the host has yet to write. */
+static void old_snapshot(struct rig *t)
+{
+    unsigned char body[200];
+    struct vs_config c;
+    size_t n;
+
+    old_replica(t, 4);
+    apply_all(t);
+    vs_config_change(NULL, three, 3, &c);
+    n = vs_config_encode(&c, body + 8);
+    vs_store32(body, (uint32_t)n);
+    vs_store32(body + 4, 0);
+    body[8 + n] = 'p';
+    deliver(t,
+            (struct vs_message){ .kind = VS_CHUNK,
+                                 .flags = VS_FLAG_LAST,
+                                 .from = 3,
+                                 .term = 2,
+                                 .index = 9,
+                                 .log_term = 2,
+                                 .hint_term = 8 + n },
+            body, 8 + n + 1);
+    cr_assert_not_null(effect(t, VSHARD_RAFT_SNAPSHOT_WRITE));
+}
+
+/* From one whose log has entry 4 of the old epoch as its last. */
+static void new_leader(struct rig *t)
+{
+    append(t, (struct vs_message){ .from = 2, .term = EPOCH(1, 1), .index = 4, .log_term = 2 },
+           EPOCH(1, 1), 8);
+}
+
+static void is_written(struct rig *t)
+{
+    step(t,
+         (struct vshard_raft_event){ .kind = VSHARD_RAFT_CHUNK_WRITTEN, .index = 9, .offset = 1 });
+}
+
+Test(raft_epoch, a_snapshot_of_the_old_epoch_is_not_installed_in_the_new_one)
+{
+    struct rig t;
+
+    old_snapshot(&t);
+    append(
+        &t,
+        (struct vs_message){ .from = 2, .term = EPOCH(1, 1), .index = 20, .log_term = EPOCH(1, 1) },
+        EPOCH(1, 1), 0);
+    is_written(&t);
+    cr_expect_null(effect(&t, VSHARD_RAFT_INSTALL));
+    new_leader(&t);
+    cr_expect_null(effect(&t, VSHARD_RAFT_FATAL));
+    cr_expect_eq(status(&t).last, 12u, "it follows");
+    stop(&t);
+}
+
+Test(raft_epoch, a_snapshot_of_the_old_epoch_that_was_being_installed_is_no_proof)
+{
+    struct rig t;
+
+    old_snapshot(&t);
+    is_written(&t);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_INSTALL));
+    new_leader(&t);
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_INSTALLED, .index = 9 });
+    cr_assert_eq(status(&t).commit, 9u);
+    cr_expect_null(sent(&t, VS_APPEND_REPLY, 2));
+    new_leader(&t);
+    expect_parted(&t, "entries 5 to 9 are not those of the new log");
+}
+
 Test(raft_epoch, no_count_of_terms_runs_into_the_next_epoch)
 {
     struct rig t;
