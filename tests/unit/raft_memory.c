@@ -8,6 +8,7 @@
  * in the first telling. And for each k with all allocations from the k-th on failing until
  * a step has failed. */
 #include <criterion/criterion.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "support/fault_alloc.h"
@@ -223,7 +224,7 @@ static void pass(struct world *w, uint64_t ms)
     }
 }
 
-static void write(struct world *w, uint64_t node, uint32_t kind, uint64_t session)
+static void propose(struct world *w, uint64_t node, uint32_t kind, uint64_t session)
 {
     const struct vshard_raft_entry e = { .kind = kind,
                                          .session = session,
@@ -275,14 +276,14 @@ static void tell(struct world *w)
     for (uint64_t i = 1; i <= NODES; i++)
         begin(w, i);
     elect(w, 1);
-    write(w, 1, VSHARD_RAFT_SESSION, 0);
+    propose(w, 1, VSHARD_RAFT_SESSION, 0);
     pass(w, 30);
-    write(w, 2, VSHARD_RAFT_DATA, status(w, 1).last); /* forwarded */
+    propose(w, 2, VSHARD_RAFT_DATA, status(w, 1).last); /* forwarded */
     ask(w, 3, VSHARD_RAFT_READ, 0);
     pass(w, 40);
     w->cut_off = 3;
     for (int i = 0; i < 30; i++)
-        write(w, 1, VSHARD_RAFT_DATA, 0);
+        propose(w, 1, VSHARD_RAFT_DATA, 0);
     pass(w, 100);
     w->cut_off = 0; /* 3 gets entries that are not in memory any more */
     pass(w, 300);
@@ -293,10 +294,10 @@ static void tell(struct world *w)
     ask(w, 1, VSHARD_RAFT_TRANSFER, 2);
     pass(w, 60);
     cr_assert_eq(status(w, 2).role, (uint32_t)VSHARD_RAFT_LEADER);
-    write(w, 1, VSHARD_RAFT_DATA, 0);
+    propose(w, 1, VSHARD_RAFT_DATA, 0);
     pass(w, 3000);
     cr_assert_eq(status(w, 2).asleep, 1u);
-    write(w, 2, VSHARD_RAFT_DATA, 0);
+    propose(w, 2, VSHARD_RAFT_DATA, 0);
     pass(w, 60);
     while (again(w, vshard_raft_close(w->host[3].raft, 1)))
         ;
