@@ -152,6 +152,17 @@ static void undo(struct vshard_wal *w, const struct vshard_wal_record *records, 
 
 /* ---- one record ---- */
 
+/* Runs of batches that have landed are not pending any more. A group may always have some
+ * under way, so they are counted by two spans of batches, of which the older one ends. */
+static void forget_landed(const struct vshard_wal *w, struct vs_wal_group *g)
+{
+    if (g->pending_until > w->durable.seq)
+        return;
+    g->pending_runs = g->pending_seq > w->durable.seq ? (uint32_t)g->pending_later : 0;
+    g->pending_until = g->pending_seq;
+    g->pending_later = 0;
+}
+
 /* Room in the index for what the record will do when its batch has landed. */
 static int reserve(struct vshard_wal *w, struct vs_wal_group *g, const struct vshard_wal_record *r,
                    const struct vs_wal_batch *b)
@@ -161,12 +172,11 @@ static int reserve(struct vshard_wal *w, struct vs_wal_group *g, const struct vs
     struct vs_wal_blob *blob;
     int rc = VSHARD_OK;
 
-    if (g->pending_seq <= w->durable.seq)
-        g->pending_runs = 0;
+    forget_landed(w, g);
     if (r->kind == VSHARD_WAL_ENTRY) {
         rc = vs_wal_run_reserve(&w->index, g, continues ? 0 : 1);
         if (rc == VSHARD_OK) {
-            g->pending_runs += continues ? 0 : 1;
+            g->pending_later += continues ? 0 : 1;
             g->pending_batch = b->seq;
             g->pending_next = r->index + 1;
             g->pending_term = r->term;

@@ -277,7 +277,7 @@ static void use(struct vs_wal_index *index, uint64_t segment, int64_t change)
 
 int vs_wal_run_reserve(struct vs_wal_index *index, struct vs_wal_group *g, uint32_t more)
 {
-    uint64_t need = (uint64_t)g->run_count + g->pending_runs + more;
+    uint64_t need = (uint64_t)g->run_count + g->pending_runs + g->pending_later + more;
     uint32_t cap = g->run_cap ? g->run_cap : 4;
     struct vs_wal_run *runs;
 

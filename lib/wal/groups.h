@@ -42,7 +42,9 @@ struct vs_wal_group {
     struct vs_wal_blob *mark, *note;
     struct vs_wal_run *runs; /* [run_cap]; live from run_from, by rising index */
     uint32_t run_from, run_count, run_cap;
-    uint32_t pending_runs;  /* runs that batches not yet durable may add, at most */
+    uint32_t pending_runs;  /* that batches up to this one, not yet durable, may add, at most, */
+    uint64_t pending_until;
+    uint64_t pending_later; /* and the batches after it */
     uint64_t bytes;         /* of live entries, about */
     uint64_t pending_seq;   /* the last batch with a record of it */
     uint64_t pending_vote;  /* the last batch with a vote of it */

@@ -501,3 +501,47 @@ Test(wal_log, refuses_what_its_contract_forbids)
     vshard_wal_close(NULL);
     fault_storage_destroy(fs);
 }
+
+/* One entry more, of which a snapshot covers all but the last, and the entry before it durable. */
+static void stay_busy(struct vshard_wal *wal, struct fault_storage *fs, uint64_t index)
+{
+    const struct vshard_wal_record r[] = {
+        { .group = 1, .index = index, .term = 1, .kind = VSHARD_WAL_ENTRY },
+        { .group = 1, .index = index - 1, .term = 1, .kind = VSHARD_WAL_MARK }
+    };
+    uint64_t barrier = 0, durable = 0;
+
+    cr_assert_eq(vshard_wal_append(wal, r, 2, &barrier), VSHARD_OK);
+    cr_assert_eq(vshard_wal_poll(wal, &durable), VSHARD_OK);
+    while (durable + 1 < barrier) {
+        fault_storage_complete(fs, 0);
+        cr_assert_eq(vshard_wal_poll(wal, &durable), VSHARD_OK);
+    }
+}
+
+Test(wal_log, takes_no_more_memory_the_longer_a_group_is_busy)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct fault_alloc memory;
+    struct vshard_wal *wal;
+    uint64_t index = 1, bytes;
+
+    fault_alloc_init(&memory);
+    o.allocator = &memory.hook;
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    fault_storage_defer(fs, 1);
+    while (index < 1000)
+        stay_busy(wal, fs, index++);
+    bytes = memory.bytes;
+    while (index < 8000)
+        stay_busy(wal, fs, index++);
+    cr_expect_leq(memory.bytes, bytes + 4096, "%llu after %llu", (unsigned long long)memory.bytes,
+                  (unsigned long long)bytes);
+    fault_storage_defer(fs, 0);
+    fault_storage_drain(fs);
+    vshard_wal_close(wal);
+    cr_expect_null(fault_alloc_verdict(&memory));
+    fault_alloc_fini(&memory);
+    fault_storage_destroy(fs);
+}
