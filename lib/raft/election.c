@@ -37,7 +37,10 @@ uint64_t vs_quorum_ns(const struct vshard_raft *r, const struct vs_group *g)
 
 uint64_t vs_lease_until(const struct vshard_raft *r, const struct vs_group *g)
 {
-    uint64_t lease = r->o.election_ns - r->o.election_ns / 1000000 * r->o.clock_drift_ppm - 1;
+    uint64_t whole = r->o.election_ns / 1000000, rest = r->o.election_ns % 1000000;
+    uint64_t drift =
+        whole * r->o.clock_drift_ppm + (rest * r->o.clock_drift_ppm + 999999) / 1000000;
+    uint64_t lease = r->o.election_ns - drift - 1;
 
     if (g->role != VSHARD_RAFT_LEADER || !vs_leads_firmly(g))
         return 0;

@@ -573,6 +573,24 @@ Test(raft_traps, trap_27_an_old_answer_does_not_confirm_a_new_read)
     stop(&t);
 }
 
+/* However short the silence is that a follower bears. */
+Test(raft_traps, a_lease_is_shorter_than_the_promise_by_what_clocks_may_differ)
+{
+    static const uint64_t election[] = { 2, 999, 900000, 1999999, 150 * MS + 999999 };
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    lead_firmly(&t);
+    t.raft->o.clock_drift_ppm = 100000;
+    for (size_t i = 0; i < VS_COUNT(election); i++) {
+        t.raft->o.election_ns = election[i];
+        cr_expect_lt(status(&t).lease_ns, t.now + election[i] - election[i] / 10, "%lu",
+                     (unsigned long)election[i]);
+        cr_expect_geq(status(&t).lease_ns, t.now, "%lu", (unsigned long)election[i]);
+    }
+    stop(&t);
+}
+
 Test(raft_traps, trap_28_the_lease_ends_when_a_hand_over_begins)
 {
     struct rig t;
