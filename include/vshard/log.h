@@ -170,7 +170,8 @@ enum { /* struct vshard_raft_effect.kind; which fields each sets stands beside i
                                    no more than byte_count beyond the first; answer FETCHED */
        VSHARD_RAFT_META = 8,    /* index, term, bytes: keep them with the snapshot just begun */
        VSHARD_RAFT_SNAPSHOT_READ = 9, /* node, index, offset: a piece of snapshot `index`, as large
-                                         as the host likes; answer CHUNK; ENOTFOUND: it is gone */
+                                         as the host likes, to 32 MiB; answer CHUNK; ENOTFOUND: it
+                                         is gone */
        VSHARD_RAFT_SNAPSHOT_WRITE = 10, /* index, offset, bytes; answer CHUNK_WRITTEN */
        VSHARD_RAFT_INSTALL = 11, /* index, term, bytes = META: make the snapshot written durable
                                     and current, and the log empty behind it; answer INSTALLED */

@@ -24,6 +24,7 @@ enum {
     VS_ENTRY_MAX = 16 << 20, /* bytes of data */
     VS_MESSAGE_MAX = 64 << 20,
     VS_APPEND_MAX = 32 << 20, /* bytes of entries in one append, where there is more than one */
+    VS_PIECE_MAX = 32 << 20,  /* bytes of a snapshot in one message, beside META */
     VS_SESSION_WINDOW = 64,
     VS_WORDS_MAX = 1024, /* bytes of an operator's statement */
     VS_EPOCH_SHIFT = 48, /* of a term: below it a count, above it the recovery epoch */
@@ -307,7 +308,7 @@ struct vs_group {
     uint64_t snapshot_index, snapshot_term, taken_index, taken_term;
     uint64_t install_index, install_term, install_incarnation, install_offset;
     uint64_t install_from; /* 0: it was of an epoch before */
-    uint64_t write_end; /* where the piece ends that the host is writing */
+    uint64_t write_end;    /* where the piece ends that the host is writing */
     struct vs_log log;
     struct vs_config *config; /* history since the snapshot; the last is in use */
     struct vs_peer *peer;

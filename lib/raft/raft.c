@@ -476,7 +476,8 @@ static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
         e->mode > (e->kind == VSHARD_RAFT_READ ? VSHARD_RAFT_READ_STALE : 0) ||
         (e->entry_count != 0 && e->kind != VSHARD_RAFT_PROPOSE && e->kind != VSHARD_RAFT_FETCHED))
         return VSHARD_EINVAL;
-    if (e->byte_count > VS_MESSAGE_MAX || (e->byte_count != 0 && e->bytes == NULL))
+    if (e->byte_count > (e->kind == VSHARD_RAFT_CHUNK ? VS_PIECE_MAX : VS_MESSAGE_MAX) ||
+        (e->byte_count != 0 && e->bytes == NULL))
         return VSHARD_EINVAL;
     vs_effects_begin(r);
     r->now = e->now_ns > r->now ? e->now_ns : r->now;

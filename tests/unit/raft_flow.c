@@ -644,6 +644,39 @@ Test(raft_flow, a_leader_tells_how_much_of_the_log_a_member_has)
     stop(&t);
 }
 
+Test(raft_flow, a_piece_that_no_message_can_carry_is_refused)
+{
+    struct vshard_raft_event piece = { .kind = VSHARD_RAFT_CHUNK, .node = 3 };
+    struct rig t;
+    uint64_t term, index;
+    void *bytes = calloc(1, VS_MESSAGE_MAX);
+
+    cr_assert_not_null(bytes);
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    apply_all(&t);
+    index = status(&t).applied;
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_SNAPSHOT });
+    step(&t, (struct vshard_raft_event){
+                 .kind = VSHARD_RAFT_COMPACT, .index = index, .offset = index });
+    say(&t, (struct vs_message){ .kind = VS_APPEND_REPLY,
+                                 .from = 3,
+                                 .term = term,
+                                 .index = index - 1,
+                                 .flags = VS_FLAG_REJECT,
+                                 .stamp = t.now });
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_SNAPSHOT_READ));
+    piece.index = index;
+    piece.bytes = bytes;
+    piece.byte_count = VS_MESSAGE_MAX;
+    cr_expect_eq(step(&t, piece), VSHARD_EINVAL);
+    piece.byte_count = VS_MESSAGE_MAX / 2;
+    cr_expect_eq(step(&t, piece), VSHARD_OK);
+    cr_expect_not_null(sent(&t, VS_CHUNK, 3));
+    free(bytes);
+    stop(&t);
+}
+
 /* ---- a snapshot, and what comes before it is written ---- */
 
 /* The last piece of a snapshot of entry 6, which is of term 3, from node 2; the host has yet
