@@ -237,7 +237,8 @@ VSHARD_API int vshard_wal_settle(struct vshard_wal *wal);
  *           is poisoned), ENOTSUP (read-only)
  * Full      When the segment after the current one cannot be made, entries and notes are
  *           refused, and the end of the current one is kept for the other kinds: votes,
- *           and cuts, marks and forgets, which free space. That what was taken before
+ *           and cuts, marks and forgets, which free space: what else keeps the oldest segment
+ *           is copied out of it, where there is room. That what was taken before
  *           fits in front of them is certain with pending_bytes <= segment_bytes / 4
  *           and without SPARSE. When that room is used up everything is refused
  * Thread    exclusive

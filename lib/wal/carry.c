@@ -17,7 +17,11 @@
  * as long as its leader lives. Only that is written again, without a reset and with few
  * segments already, but not more of it in a segment than an eighth. It says what is durable,
  * and of what is on its way only votes come before it: then the vote is left out, whose place
- * the new one takes. */
+ * the new one takes.
+ *
+ * Copies go with what is appended, and where storage is full nothing is, after the mark that
+ * is to free space. Then they are a batch of their own, if that lets go of the oldest
+ * segment: else they would only use up the room that is left. */
 #include "wal/log.h"
 
 enum { LOOK_AT = 4096 }; /* groups, for one batch */
@@ -145,6 +149,34 @@ static uint64_t wanted(const struct vshard_wal *w, const struct vs_wal_group *g,
     return state_bytes(g, oldest);
 }
 
+/* There are too many segments, or the oldest one is under another key. */
+static bool are_many(const struct vshard_wal *w)
+{
+    return w->index.segment_count > w->options.rewrite_above ||
+           w->index.segments[0].key.id != w->key_id;
+}
+
+bool vs_wal_leaves(const struct vshard_wal *w, uint64_t *bytes)
+{
+    const struct vs_wal_index *index = &w->index;
+    uint64_t segment;
+
+    *bytes = 0;
+    if (index->segment_count < 2 || (!are_many(w) && index->segment_count < FEW))
+        return false;
+    for (size_t i = 0; i < index->group_count; i++) {
+        const struct vs_wal_group *g = index->groups[i];
+        uint64_t own = wanted(w, g, are_many(w), &segment);
+
+        if (vs_wal_group_oldest(g) != index->segments[0].id)
+            continue;
+        if (own == 0 || own > w->options.rewrite_bytes)
+            return false;
+        *bytes += own;
+    }
+    return true;
+}
+
 uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body)
 {
     const struct vs_wal_index *index = &w->index;
@@ -154,8 +186,7 @@ uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body)
 
     if (index->segment_count == 0 || index->segments[0].live == 0)
         return 0;
-    many = index->segment_count > w->options.rewrite_above ||
-           index->segments[0].key.id != w->key_id;
+    many = are_many(w);
     if (!many && index->segment_count < FEW)
         return 0;
     oldest = index->segments[0].id;

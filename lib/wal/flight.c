@@ -119,12 +119,15 @@ static int seal(struct vshard_wal *w)
     return vs_seal(&s, body, plain, body);
 }
 
-/* Builds the next batch in w->sectors. ENOMEM leaves everything as it was. */
+/* Builds the next batch in w->sectors. ENOMEM leaves everything as it was. 1: there is nothing
+ * to write. */
 static int build(struct vshard_wal *w, const struct vs_wal_batch *b)
 {
     size_t bytes;
     int rc = gather(w, b);
 
+    if (rc == VSHARD_OK && w->head.records == 0)
+        return 1;
     if (rc == VSHARD_OK)
         rc = vs_wal_bytes_reserve(w, &w->sectors, sectors_at_most(w->body.count) * VS_WAL_SECTOR);
     if (rc == VSHARD_OK)
@@ -227,19 +230,41 @@ static void recycle(struct vshard_wal *w, struct vs_wal_batch *b)
     w->idle = b;
 }
 
+/* Whether a batch of nothing but copies has a place and gives one back. */
+static bool leave(struct vshard_wal *w)
+{
+    uint64_t bytes;
+
+    if (!w->tight || !w->may_leave || w->rotate || !w->current.open)
+        return false;
+    w->may_leave = 0;
+    w->copy_cursor = 0;
+    return vs_wal_leaves(w, &bytes) &&
+           sectors_at_most(bytes + w->options.rewrite_bytes) * VS_WAL_SECTOR <=
+               w->current.bytes - w->current.end;
+}
+
 static bool begin(struct vshard_wal *w)
 {
-    struct vs_wal_batch *b = w->first;
+    struct vs_wal_batch copies = { .seq = w->durable.seq + 1 }, *b = w->first;
     int rc;
 
-    if (b == NULL || w->status < 0 || w->in_flight)
+    if (w->status < 0 || w->in_flight)
         return false;
+    if (b == NULL) {
+        if (!leave(w))
+            return false;
+        b = &copies;
+    }
     VS_ASSERT(b->seq == w->durable.seq + 1);
     if (!find_room(w, sectors_at_most(b->urgent.count + b->bulk.count + w->options.rewrite_bytes) *
                           VS_WAL_SECTOR))
         return false;
     rc = build(w, b);
+    if (rc == 1)
+        return false;
     if (rc == VSHARD_ENOMEM) {
+        w->may_leave = 1;
         w->stats.status = rc; /* what poll() returns; tried again with the next one */
         return false;
     }
@@ -248,7 +273,8 @@ static bool begin(struct vshard_wal *w)
         return false;
     }
     w->in_flight = 1;
-    recycle(w, b);
+    if (b != &copies)
+        recycle(w, b);
     set_out(w);
     return true;
 }
@@ -321,6 +347,7 @@ static void land(struct vshard_wal *w)
     w->stats.records += w->head.records;
     w->stats.written_bytes += w->sectors.count;
     w->in_flight = 0;
+    w->may_leave = 1;
     w->flight.step = IDLE;
 }
 

@@ -150,6 +150,8 @@ struct vshard_wal {
     size_t copy_cursor;    /* among the groups, which of them to look at next */
     uint64_t copy_segment; /* whose groups those are */
     uint64_t copied;       /* bytes, since a segment was begun */
+    uint32_t may_leave;    /* tight: perhaps the oldest segment can be left without more appends */
+    uint32_t reserved;
 
     struct vshard_wal_stats stats;
 };
@@ -261,5 +263,8 @@ int vs_wal_run_visit(struct vs_wal_visit *v, const struct vs_wal_run *run);
 /* carry.c: adds groups that hold the oldest segment to a batch; returns how many
  * records. Never fails: what cannot be read stays where it is. */
 uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body);
+/* Whether nothing holds the oldest segment that could not be copied; then *bytes is how much
+ * that is. */
+bool vs_wal_leaves(const struct vshard_wal *w, uint64_t *bytes);
 
 #endif

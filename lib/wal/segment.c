@@ -398,6 +398,7 @@ static bool retire_next(struct vshard_wal *w)
     vs_wal_segment_path(w, w->index.segments[0].id, ".wal", t->path);
     vs_wal_spare_path(w, w->keeping, t->path_to);
     vs_wal_segment_drop(&w->index, 0);
+    w->may_leave = 1;
     w->polls_left = 0; /* there may be room now */
     w->stats.removed++;
     t->io.path = t->path;

@@ -61,7 +61,7 @@ void vs_wal_tight(struct vshard_wal *w)
 {
     if (!w->tight)
         vs_wal_event(w, VSHARD_LOG_WARN, "wal.tight", (int64_t)w->durable.seq, 0);
-    w->tight = 1;
+    w->tight = w->may_leave = 1;
     w->may_retry = 0;
 }
 

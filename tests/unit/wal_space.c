@@ -344,6 +344,46 @@ Test(wal_space, keeps_room_for_what_frees_room)
     fault_storage_destroy(fs);
 }
 
+/* What a group said once, and what others said that are silent, stands in the oldest segment; and
+ * when the disk is full nothing but the mark is written. */
+Test(wal_space, frees_room_by_a_mark_after_which_nothing_is_written)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_stats stats = { .size = sizeof stats };
+    struct writer w = { .seed = 1 };
+    struct vshard_wal_record r = {
+        .group = 1, .index = 1, .kind = VSHARD_WAL_ENTRY, .payload_bytes = 700
+    };
+    uint64_t durable = 0, named = 0;
+    int rc = VSHARD_OK;
+
+    model_init(&w.model);
+    open_log(&w, &o);
+    put(&w, 1, VSHARD_WAL_VOTE, 1, 0);
+    put(&w, 2, VSHARD_WAL_NOTE, 0, 40);
+    put(&w, 3, VSHARD_WAL_ENTRY, 1, 100);
+    fault_storage_capacity(fs, 1 << 20);
+    while (rc == VSHARD_OK) {
+        rc = model_append(&w.model, w.wal, &r, &named);
+        r.index += rc == VSHARD_OK;
+        vshard_wal_poll(w.wal, &durable);
+    }
+    cr_expect_eq(rc, VSHARD_ENOSPC);
+    cr_expect_eq(durable, named);
+    put(&w, 1, VSHARD_WAL_MARK, r.index - 1, 20);
+    for (int i = 0; i < 70; i++)
+        rc = vshard_wal_poll(w.wal, &durable);
+    cr_expect_eq(rc, VSHARD_OK, "%s", vshard_strerror(rc));
+    cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
+    cr_expect_gt(stats.removed, 10);
+    cr_expect_eq(stats.pending_bytes, 0);
+    check(&w, durable, "after");
+    cr_assert_eq(model_append(&w.model, w.wal, &r, &named), VSHARD_OK);
+    cr_assert_eq(vshard_wal_sync(w.wal, named), VSHARD_OK);
+    end_whole(&w, &o, fs, named);
+}
+
 /* A batch that LZ4 makes smaller is stored so, one that it does not is stored as it is. */
 Test(wal_space, packs_a_batch_where_that_saves_something)
 {
