@@ -281,6 +281,20 @@ def full_disk():
     c.end()
 
 
+def full_of_its_own_log():
+    small = f"{place}/narrow"
+    os.makedirs(small)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", small], stderr=subprocess.DEVNULL).returncode:
+        return "may not mount a small file system"
+    mounted.append(small)
+    c = Cluster("narrow", "--segment 256", nodes=1, dirs={1: f"{small}/1"})
+    # Ten keys, written again and again: the log is larger than the disk, its state is not.
+    for i in range(1000):
+        c.sure(1, *[f"put 0 0 key{i % 10} {os.urandom(1500).hex()}" for _ in range(2)])
+    expect(c.status(1)["snapshot"] != "0", "it took no snapshot")
+    c.end()
+
+
 def arguments():
     d = f"{place}/arguments"
     os.makedirs(d)
@@ -327,7 +341,7 @@ def arguments():
     c.end()
 
 
-CASES = [arguments, killed_leader, stopped_leader, lost_disk, strangers, sessions, sealed, full_disk]
+CASES = [arguments, killed_leader, stopped_leader, lost_disk, strangers, sessions, sealed, full_disk, full_of_its_own_log]
 
 bad = 0
 try:

@@ -12,7 +12,8 @@
  * reached.
  *
  * A full disk. An effect cannot be refused, so a PERSIST that the log does not take is
- * kept, in order, until it does. Clients' writes are refused meanwhile; reads go on. */
+ * kept, in order, until it does. Clients' writes are refused meanwhile; reads go on. A
+ * snapshot is taken, whose mark frees what the log holds of the entries before it. */
 #include "host.h"
 
 #include <errno.h>
@@ -29,7 +30,7 @@ enum { NODE_ITSELF = 0 };
 enum { SEGMENT_DEFAULT = 32 << 20 }; /* of the log */
 enum { RESULTS = 1 << 14, BATCH_MAX = 1024, BATCH_BYTES = 1 << 20, CHUNK = 256 << 10 };
 enum { TRAILING = 10000, BUSY_BYTES = 32 << 20 };
-enum { RETRY_MS = 100, WITNESS_MS = 1000, STOP_MS = 1000 };
+enum { RETRY_MS = 100, WITNESS_MS = 1000, STOP_MS = 1000, FULL_MS = 1000 };
 
 static const uint64_t millisecond = 1000000;
 
@@ -110,7 +111,7 @@ struct node {
     uint32_t role, successor;
     int wal_status;
     bool stepping, stopping;
-    uint64_t idle_since, witnessed;
+    uint64_t idle_since, witnessed, full_tried;
 
     struct pending *pending; /* a ring */
     size_t pending_first, pending_count, pending_cap;
@@ -450,8 +451,11 @@ static void mark(struct node *n, const struct snapshot *s, uint64_t through, uin
                                                   .term = term,
                                                   .payload = &m,
                                                   .payload_bytes = sizeof m };
-    rc = n->stuck != NULL ? VSHARD_EBUSY
-                          : vshard_wal_append(n->wal, record, count, &n->mark_barrier);
+    /* What waits for room comes behind the entries that a mark of our own covers, and may be
+     * among those that an installed snapshot does away with. */
+    rc = n->installing && n->stuck != NULL
+             ? VSHARD_EBUSY
+             : vshard_wal_append(n->wal, record, count, &n->mark_barrier);
     n->mark_wanted = later(rc); /* then housekeeping tries again */
     if (n->mark_wanted)
         n->mark_barrier = 0;
@@ -468,8 +472,8 @@ static void mark_snapshot(struct node *n)
         return;
     }
     n->compact_index = s->index > TRAILING ? s->index - TRAILING : 0;
-    if (vshard_raft_term(n->raft, GROUP, n->compact_index) == 0)
-        n->compact_index = s->index; /* the log begins later than that */
+    if (n->wal_status == VSHARD_ENOSPC || vshard_raft_term(n->raft, GROUP, n->compact_index) == 0)
+        n->compact_index = s->index; /* there is no room for more, or the log begins later */
     mark(n, s, n->compact_index, vshard_raft_term(n->raft, GROUP, n->compact_index));
 }
 
@@ -942,8 +946,13 @@ static bool poll_log(struct node *n)
 
 static void maybe_snapshot(struct node *n)
 {
-    if (n->taking == NULL && n->applied >= n->snapshot_index + n->o->snapshot_every)
-        step(n, event_of(VSHARD_RAFT_SNAPSHOT)); /* EBUSY: later */
+    bool full = n->wal_status == VSHARD_ENOSPC && n->applied > n->snapshot_index &&
+                uv_hrtime() - n->full_tried > FULL_MS * millisecond;
+
+    if (n->taking != NULL || (!full && n->applied < n->snapshot_index + n->o->snapshot_every))
+        return;
+    n->full_tried = uv_hrtime();
+    step(n, event_of(VSHARD_RAFT_SNAPSHOT)); /* EBUSY: later */
 }
 
 static void arm(struct node *n);
