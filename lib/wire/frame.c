@@ -240,7 +240,7 @@ int vs_frame_length(const struct vs_frame_codec *codec, const void *bytes, size_
     struct header h;
 
     *length = 0;
-    if (memcmp(from, magic, count < sizeof magic ? count : sizeof magic) != 0)
+    if (count > 0 && memcmp(from, magic, count < sizeof magic ? count : sizeof magic) != 0)
         return VSHARD_ECORRUPT;
     if (count > AT_VERSION &&
         (from[AT_VERSION] < version_min(codec) || from[AT_VERSION] > version_max(codec)))

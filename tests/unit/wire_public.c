@@ -229,8 +229,11 @@ Test(wire_public, refuses_misuse)
     struct vshard_wire_options o = { .size = sizeof o };
     struct vshard_frame f = { .size = sizeof f, .node = 2, .head_bytes = 1 };
     struct vshard_wire *w = codec(1, NULL, 0), *bad;
-    size_t n;
+    size_t n = 9;
 
+    cr_expect_eq(vshard_wire_length(w, NULL, 0, &n), VSHARD_OK);
+    cr_expect_eq(n, 0);
+    cr_expect_eq(vshard_wire_length(w, NULL, 1, &n), VSHARD_EINVAL);
     cr_expect_eq(vshard_wire_create(NULL, &bad), VSHARD_EINVAL);
     cr_expect_eq(vshard_wire_create(&o, NULL), VSHARD_EINVAL);
     cr_expect_eq(vshard_wire_create(&o, &bad), VSHARD_EINVAL); /* no node */
