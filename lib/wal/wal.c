@@ -32,6 +32,8 @@ static int settle_options(struct vshard_wal_options *o)
         return refuse(o, "key_id", o->key_id, 0);
     if (o->cipher > VSHARD_WAL_AES256_GCM)
         return refuse(o, "cipher", o->cipher, VSHARD_WAL_AES256_GCM);
+    if (o->reserved != 0)
+        return refuse(o, "reserved", o->reserved, 0);
     if ((o->flags & VSHARD_WAL_SEALED_ONLY) && o->key_id == 0 &&
         (o->flags & VSHARD_WAL_READ_ONLY) == 0)
         return refuse(o, "key_id", 0, 0);
@@ -121,13 +123,19 @@ static int create(struct vshard_wal_options *o, struct vshard_wal **out)
     return VSHARD_OK;
 }
 
+static int tell(struct vshard_wal_report *report, const struct vshard_wal_report *found)
+{
+    return vs_report_write(report, found, sizeof *found,
+                           VS_SIZE_THROUGH(struct vshard_wal_report, removed));
+}
+
 int vshard_wal_open(const struct vshard_wal_options *options, struct vshard_wal_report *report,
                     struct vshard_wal **wal)
 {
     struct vshard_wal_report found = { .size = sizeof found };
     struct vshard_wal_options o;
     struct vshard_wal *w = NULL;
-    int rc, told = VSHARD_OK;
+    int rc;
 
     if (wal == NULL)
         return VSHARD_EINVAL;
@@ -135,6 +143,8 @@ int vshard_wal_open(const struct vshard_wal_options *options, struct vshard_wal_
     rc = vs_options_read(&o, sizeof o, options, VS_SIZE_THROUGH(struct vshard_wal_options, hooks));
     if (rc == VSHARD_OK)
         rc = settle_options(&o);
+    if (rc == VSHARD_OK && report != NULL) /* before anything is made, cut or counted */
+        rc = tell(report, &found);
     if (rc == VSHARD_OK)
         rc = create(&o, &w);
     if (rc == VSHARD_OK)
@@ -146,10 +156,7 @@ int vshard_wal_open(const struct vshard_wal_options *options, struct vshard_wal_
     if (rc == VSHARD_OK)
         rc = vs_wal_recover(w, &found);
     if (report != NULL)
-        told = vs_report_write(report, &found, sizeof found,
-                               VS_SIZE_THROUGH(struct vshard_wal_report, removed));
-    if (rc == VSHARD_OK)
-        rc = told;
+        tell(report, &found);
     if (rc < 0) {
         if (w != NULL)
             w->status = rc; /* nothing is written on the way out */

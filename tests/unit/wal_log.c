@@ -471,9 +471,15 @@ Test(wal_log, refuses_what_its_contract_forbids)
     struct fault_storage *fs = disk(1);
     struct vshard_wal_options o = options(fs);
     struct vshard_wal_record r = { .group = 1, .index = 0, .kind = VSHARD_WAL_ENTRY };
+    struct vshard_wal_report report = { .size = 1 };
     struct vshard_wal *wal;
 
     cr_expect_eq(vshard_wal_open(NULL, NULL, &wal), VSHARD_EINVAL);
+    o.reserved = 1;
+    cr_expect_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_EINVAL);
+    o.reserved = 0;
+    cr_expect_eq(vshard_wal_open(&o, &report, &wal), VSHARD_EINVAL);
+    cr_expect_eq(fault_storage_count(fs, 0), 0, "nothing has been touched");
     o.segment_bytes = 1;
     cr_expect_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_EINVAL);
     o = options(fs);
