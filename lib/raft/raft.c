@@ -536,17 +536,44 @@ uint64_t vshard_raft_deadline_ns(const struct vshard_raft *r)
 
 /* ---- birth and death of a node ---- */
 
+static int refuse(const struct vshard_raft_options *o, const char *field, uint64_t value,
+                  uint64_t limit)
+{
+    return vs_refuse(o->logger, VSHARD_EINVAL, "raft.refused", field, (int64_t)value,
+                     (int64_t)limit);
+}
+
+/* Fields that must be set, and those that have a most. */
+static int check_options(const struct vshard_raft_options *o)
+{
+    const struct {
+        const char *field;
+        uint64_t value, least, most;
+    } rule[] = { { "node", o->node, 1, UINT64_MAX },
+                 { "incarnation", o->incarnation, 1, UINT64_MAX },
+                 { "boot", o->boot, 1, UINT64_MAX },
+                 { "max_inflight", o->max_inflight, 0, VS_FLIGHT_MAX },
+                 { "max_sessions", o->max_sessions, 0, 65536 },
+                 { "clock_drift_ppm", o->clock_drift_ppm, 0, 100000 },
+                 { "max_message", o->max_message, 0, VS_APPEND_MAX },
+                 { "max_entry", o->max_entry, 0, VS_ENTRY_MAX } };
+
+    for (size_t i = 0; i < VS_COUNT(rule); i++) {
+        if (rule[i].value < rule[i].least || rule[i].value > rule[i].most)
+            return refuse(o, rule[i].field, rule[i].value, rule[i].most);
+    }
+    return VSHARD_OK;
+}
+
 static int read_options(struct vshard_raft_options *o, const struct vshard_raft_options *from)
 {
     int rc =
         vs_options_read(o, sizeof *o, from, VS_SIZE_THROUGH(struct vshard_raft_options, idle_ns));
 
+    if (rc == VSHARD_OK)
+        rc = check_options(o);
     if (rc != VSHARD_OK)
         return rc;
-    if (o->node == 0 || o->incarnation == 0 || o->boot == 0 || o->max_inflight > VS_FLIGHT_MAX ||
-        o->max_sessions > 65536 || o->clock_drift_ppm > 100000 || o->max_message > VS_APPEND_MAX ||
-        o->max_entry > VS_ENTRY_MAX)
-        return VSHARD_EINVAL;
     if (o->max_inflight == 0)
         o->max_inflight = VS_FLIGHT_MAX;
     if (o->heartbeat_ns == 0)
@@ -576,10 +603,11 @@ static int read_options(struct vshard_raft_options *o, const struct vshard_raft_
     if (o->max_entry == 0)
         o->max_entry = VS_ENTRY_MAX;
     /* Heartbeats must fit into the silence a follower bears, with some to spare. */
-    return o->heartbeat_ns <= o->election_ns / 2 && o->election_max_ns >= o->election_ns &&
-                   o->election_max_ns >> 48 == 0
-               ? VSHARD_OK
-               : VSHARD_EINVAL;
+    if (o->heartbeat_ns > o->election_ns / 2)
+        return refuse(o, "heartbeat_ns", o->heartbeat_ns, o->election_ns / 2);
+    if (o->election_max_ns < o->election_ns || o->election_max_ns >> 48 != 0)
+        return refuse(o, "election_max_ns", o->election_max_ns, ((uint64_t)1 << 48) - 1);
+    return VSHARD_OK;
 }
 
 int vshard_raft_create(const struct vshard_raft_options *options, struct vshard_raft **raft)

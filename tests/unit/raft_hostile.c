@@ -3,6 +3,8 @@
  *
  * Method: one replica of three; a message that is right is changed in one field at a time, to
  * the values at the edges, over all kinds. */
+#include <stdio.h>
+
 #include "support/raft_rig.h"
 
 static uint64_t refused(const struct rig *t)
@@ -406,4 +408,40 @@ Test(raft_hostile, a_log_that_ends_before_what_was_committed_does_not_start)
     cr_assert_eq(vshard_raft_load(raft, 1, &e, 1), VSHARD_OK);
     cr_expect_eq(vshard_raft_start(raft, 1, MS), VSHARD_ECORRUPT);
     vshard_raft_destroy(raft);
+}
+
+static void note_field(void *ctx, uint32_t level, const char *name,
+                       const struct vshard_log_field *fields, size_t field_count)
+{
+    (void)level;
+    (void)name;
+    if (field_count > 0 && fields[0].text != NULL)
+        snprintf(ctx, 32, "%s", fields[0].text);
+}
+
+Test(raft_hostile, an_option_out_of_range_is_named)
+{
+    char field[32] = "";
+    const struct vshard_logger logger = { note_field, field };
+    const struct vshard_raft_options fine = {
+        .size = sizeof fine, .node = 1, .incarnation = 1, .boot = 1, .logger = &logger
+    };
+    struct vshard_raft_options o = fine;
+    struct vshard_raft *raft;
+
+    o.boot = 0;
+    cr_expect_eq(vshard_raft_create(&o, &raft), VSHARD_EINVAL);
+    cr_expect_str_eq(field, "boot");
+    o = fine;
+    o.max_entry = VS_ENTRY_MAX + 1;
+    cr_expect_eq(vshard_raft_create(&o, &raft), VSHARD_EINVAL);
+    cr_expect_str_eq(field, "max_entry");
+    o = fine;
+    o.election_ns = 50 * MS;
+    cr_expect_eq(vshard_raft_create(&o, &raft), VSHARD_EINVAL);
+    cr_expect_str_eq(field, "heartbeat_ns");
+    o = fine;
+    o.election_max_ns = MS;
+    cr_expect_eq(vshard_raft_create(&o, &raft), VSHARD_EINVAL);
+    cr_expect_str_eq(field, "election_max_ns");
 }
