@@ -135,7 +135,8 @@ struct vshard_wal {
     uint32_t cipher;    /* and how they are sealed, if they are */
     struct vs_wal_key super_key;
     uint64_t next_segment;
-    uint64_t retiring; /* the superblock has left every segment below this */
+    uint64_t retiring;                /* the superblock has left every segment below this */
+    struct vs_wal_super super_before; /* as it was before the write that is under way */
     /* Files of which segments may be made, bit by bit; what they hold is sealed with key_id. */
     uint32_t spares;
     uint32_t unwanted; /* others, which are to be removed */
@@ -151,7 +152,7 @@ struct vshard_wal {
     uint64_t copy_segment; /* whose groups those are */
     uint64_t copied;       /* bytes, since a segment was begun */
     uint32_t may_leave;    /* tight: perhaps the oldest segment can be left without more appends */
-    uint32_t reserved;
+    uint32_t keep_left;    /* polls until the superblock is tried again, which found no space */
 
     struct vshard_wal_stats stats;
 };

@@ -41,7 +41,8 @@ enum {
 
 /* ---- making ---- */
 
-enum { AHEAD = 16 }; /* the part of a spare that is always zeros behind a batch: one in so many */
+enum { PATIENCE = 8 }; /* polls */
+enum { AHEAD = 16 };   /* the part of a spare that is always zeros behind a batch: one in so many */
 
 /* A new segment is wanted now, or will be soon. */
 static bool making_wanted(const struct vshard_wal *w)
@@ -357,6 +358,9 @@ static bool begin_keeping(struct vshard_wal *w)
         return false;
     if (w->unwanted != 0)
         return remove_unwanted(w);
+    if (w->keep_left > 0)
+        return false;
+    w->super_before = w->super;
     needed = first_needed(w);
     if (needed > 0) {
         s = &w->index.segments[needed];
@@ -408,6 +412,18 @@ static bool retire_next(struct vshard_wal *w)
     return true;
 }
 
+/* There was no space for the superblock, of which the newest pair of slots is whole: the other
+ * is written again some time. */
+static void put_off(struct vshard_wal *w)
+{
+    w->super = w->super_before;
+    w->retiring = 0;
+    w->witness = 1;
+    w->keep_left = PATIENCE;
+    w->keeper.step = IDLE;
+    w->stats.refused_space++;
+}
+
 bool vs_wal_keeper_step(struct vshard_wal *w)
 {
     struct vs_wal_task *t = &w->keeper;
@@ -417,6 +433,10 @@ bool vs_wal_keeper_step(struct vshard_wal *w)
         return t->step == IDLE && begin_keeping(w);
     if (!vs_wal_ended(t, &status))
         return false;
+    if (status == VSHARD_ENOSPC && t->step == HEADING) {
+        put_off(w);
+        return false;
+    }
     if (status < 0 && t->step != REMOVING && t->step != DISCARDING) {
         vs_wal_poison(w, "superblock");
         return false;

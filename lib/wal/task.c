@@ -97,6 +97,7 @@ void vs_wal_pump(struct vshard_wal *w)
     w->may_make = w->polls_left == 0;
     w->may_retry = !w->tight || w->blocked || w->may_make;
     w->polls_left -= w->polls_left > 0;
+    w->keep_left -= w->keep_left > 0;
     while (moved) {
         moved = vs_wal_flight_step(w);
         moved |= vs_wal_maker_step(w);

@@ -344,6 +344,46 @@ Test(wal_space, keeps_room_for_what_frees_room)
     fault_storage_destroy(fs);
 }
 
+/* Where each write takes space, as on file systems that copy on write, that of the superblock
+ * may find none; it is no more than put off. */
+Test(wal_space, writes_the_superblock_again_that_found_no_space)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_stats stats = { .size = sizeof stats };
+    const struct fault_rule full = {
+        .k = 1, .ops = 1 << VSHARD_IO_WRITE, .how = FAULT_FOREVER, .status = VSHARD_ENOSPC
+    };
+    struct writer w = { .seed = 1 };
+    uint64_t durable = 0, writes;
+
+    model_init(&w.model);
+    open_log(&w, &o);
+    for (uint64_t i = 1; i < 200; i++) {
+        put(&w, 1, VSHARD_WAL_ENTRY, i, 700);
+        cr_assert_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    }
+    fault_storage_rule(fs, &full);
+    cr_expect_eq(vshard_wal_witness(w.wal), VSHARD_OK);
+    writes = fault_storage_count(fs, VSHARD_IO_WRITE);
+    for (int i = 0; i < 70; i++)
+        vshard_wal_poll(w.wal, &durable);
+    cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    cr_expect_leq(fault_storage_count(fs, VSHARD_IO_WRITE), writes + 20, "not at each poll");
+    fault_storage_heal(fs);
+    put(&w, 1, VSHARD_WAL_VOTE, 3, 0);
+    put(&w, 1, VSHARD_WAL_COMMIT, 3, 0);
+    put(&w, 1, VSHARD_WAL_MARK, 199, 0);
+    cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
+    cr_expect_eq(vshard_wal_sync(w.wal, stats.appended), VSHARD_OK);
+    for (int i = 0; i < 70; i++)
+        cr_expect_eq(vshard_wal_poll(w.wal, &durable), VSHARD_OK);
+    cr_assert_eq(vshard_wal_stats_read(w.wal, &stats), VSHARD_OK);
+    cr_expect_gt(stats.removed, 0);
+    check(&w, durable, "after");
+    end_whole(&w, &o, fs, durable);
+}
+
 /* What a group said once, and what others said that are silent, stands in the oldest segment; and
  * when the disk is full nothing but the mark is written. */
 Test(wal_space, frees_room_by_a_mark_after_which_nothing_is_written)
