@@ -463,6 +463,8 @@ void vs_wal_apply(struct vs_wal_index *index, const struct vs_wal_record *r,
         break;
     case VSHARD_WAL_MARK:
         drop_front(index, g, r->index);
+        if (g->run_count == 0) /* what comes next may have been there */
+            note_cut(g, where);
         g->mark_index = r->index;
         g->mark_term = r->term;
         vs_wal_blob_free(index, g->mark);

@@ -508,6 +508,45 @@ Test(wal_log, refuses_what_its_contract_forbids)
     fault_storage_destroy(fs);
 }
 
+static int count_entry(void *ctx, const struct vshard_wal_record *record,
+                       const struct vshard_wal_place *place)
+{
+    (void)place;
+    cr_expect_eq(record->term, 2);
+    ++*(int *)ctx;
+    return 0;
+}
+
+/* As when a replica is given a past anew behind a mark. */
+Test(wal_log, shows_nothing_that_a_mark_of_the_same_batch_has_dropped)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    const struct vshard_wal_record r[] = {
+        { .group = 1, .index = 5, .term = 1, .kind = VSHARD_WAL_ENTRY },
+        { .group = 1, .index = 10, .term = 1, .kind = VSHARD_WAL_MARK },
+        { .group = 1, .index = 5, .term = 2, .kind = VSHARD_WAL_ENTRY }
+    };
+    struct vshard_wal *wal;
+    uint64_t barrier;
+    int read = 0, replayed = 0;
+
+    cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    cr_assert_eq(vshard_wal_append(wal, r, 3, &barrier), VSHARD_OK);
+    cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+    for (int i = 0; i < 2; i++) {
+        read = replayed = 0;
+        vshard_wal_read(wal, 1, 5, &(struct vshard_wal_visitor){ count_entry, &read });
+        cr_expect_eq(read, 1, "%d", read);
+        vshard_wal_replay(wal, &(struct vshard_wal_visitor){ count_entry, &replayed });
+        cr_expect_eq(replayed, 1, "%d", replayed);
+        vshard_wal_close(wal);
+        cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+    }
+    vshard_wal_close(wal);
+    fault_storage_destroy(fs);
+}
+
 /* One entry more, of which a snapshot covers all but the last, and the entry before it durable. */
 static void stay_busy(struct vshard_wal *wal, struct fault_storage *fs, uint64_t index)
 {
