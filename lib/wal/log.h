@@ -153,6 +153,8 @@ struct vshard_wal {
     uint64_t copied;       /* bytes, since a segment was begun */
     uint32_t may_leave;    /* tight: perhaps the oldest segment can be left without more appends */
     uint32_t keep_left;    /* polls until the superblock is tried again, which found no space */
+    uint32_t signed_with;  /* the key of the superblock as it is durable */
+    uint32_t reserved;
 
     struct vshard_wal_stats stats;
 };

@@ -441,8 +441,10 @@ bool vs_wal_keeper_step(struct vshard_wal *w)
         vs_wal_poison(w, "superblock");
         return false;
     }
-    /* A witness need not be durable at once; a floor must. */
-    if (t->step == HEADING && w->retiring != 0) {
+    if (t->step == SYNCING)
+        w->signed_with = w->super.key_id;
+    /* A witness need not be durable at once; a floor must, and another key. */
+    if (t->step == HEADING && (w->retiring != 0 || w->signed_with != w->super.key_id)) {
         t->step = SYNCING;
         vs_wal_submit(t, VSHARD_IO_SYNC);
         return true;

@@ -25,7 +25,11 @@ int vs_wal_super_store(struct vshard_wal *w)
 
     if (rc == VSHARD_OK)
         rc = vs_io_write(&w->storage, w->super_file, at, w->super_bytes, 2 * VS_WAL_SUPER_SLOT);
-    return rc < 0 ? rc : vs_io_sync(&w->storage, w->super_file);
+    if (rc == VSHARD_OK)
+        rc = vs_io_sync(&w->storage, w->super_file);
+    if (rc == VSHARD_OK)
+        w->signed_with = w->super.key_id;
+    return rc;
 }
 
 /* ---- opening ---- */
@@ -159,8 +163,10 @@ static int pick_slot(struct vshard_wal *w, const unsigned char *slots)
                 best = i;
         }
         rc = authenticate(w, slots + best * VS_WAL_SUPER_SLOT, &super[best]);
-        if (rc == VSHARD_OK)
+        if (rc == VSHARD_OK) {
             w->super = super[best];
+            w->signed_with = w->super.key_id;
+        }
         if (rc != VSHARD_ECORRUPT)
             return rc;
         whole &= ~(1u << best);

@@ -275,7 +275,7 @@ int vshard_wal_stats_read(const struct vshard_wal *wal, struct vshard_wal_stats 
     s.segments = wal->index.segment_count;
     s.oldest = s.segments > 0 ? wal->index.segments[0].id : 0;
     s.cipher = wal->cipher;
-    s.other_keys = wal->super.key_id != wal->key_id;
+    s.other_keys = wal->signed_with != wal->key_id;
     s.other_keys += wal->unwanted != 0 || (wal->keeper.busy && wal->keeping_key != wal->key_id);
     for (size_t i = 0; i < wal->index.segment_count; i++)
         s.other_keys += wal->index.segments[i].key.id != wal->key_id;

@@ -443,6 +443,39 @@ Test(wal_seal, changes_keys_until_the_old_one_can_be_destroyed)
     end(&f);
 }
 
+/* Nothing but the superblock needs it: whoever destroys the old key when he is told that he
+ * may can open the log after a power cut. */
+Test(wal_seal, needs_the_old_key_until_the_new_superblock_is_durable)
+{
+    const struct fault_crash lose = { .flags = FAULT_CRASH_LOSE };
+    struct fault_storage *after;
+    struct vshard_wal_report r;
+    struct fixture f;
+    struct vshard_wal *wal;
+    int polls = 0;
+
+    if (!sealing())
+        return;
+    begin(&f);
+    cr_assert_eq(reopen(&f, &r), VSHARD_OK);
+    cr_assert_eq(vshard_wal_rotate(f.wal, 2), VSHARD_OK);
+    cr_expect_eq(stats_of(&f).other_keys, 1);
+    do
+        cr_assert_eq(vshard_wal_poll(f.wal, NULL), VSHARD_OK);
+    while (stats_of(&f).other_keys > 0 && ++polls < 5);
+    cr_expect_eq(stats_of(&f).other_keys, 0);
+    f.ring.known = 1u << 2;
+    after = fault_storage_after(f.fs, &lose);
+    f.options.key_id = 2;
+    f.options.storage = fault_storage_hook(after);
+    cr_expect_eq(vshard_wal_open(&f.options, NULL, &wal), VSHARD_OK);
+    vshard_wal_close(wal);
+    fault_storage_destroy(after);
+    f.options.storage = fault_storage_hook(f.fs);
+    f.ring.known = 0xe;
+    end(&f);
+}
+
 /* ---- who this log is ---- */
 
 Test(wal_seal, signs_what_a_replica_is_known_by)
