@@ -46,6 +46,11 @@ def found(cluster, nodes, *more, lines=''):
     return server
 
 
+def node_of(server, n):
+    said = map(ctl.words_of, (word.split(',') for word in test.must('nodes', server, 'nodes')))
+    return next(node for node in said if node['node'] == str(n))
+
+
 def come_back(cluster, n):
     """With an empty directory."""
     shutil.rmtree(os.path.join(cluster.folder, str(n)))
@@ -66,13 +71,17 @@ def altered(cluster, server):
     test.wait('no limit', 120, lambda: written(server, range(ROWS))[0])
     said(0, 'ok', 'replicas=2')
     test.wait('fewer replicas', 120, lambda: all(s['members'].count('+') == 1 for s in ctl.shards(server, 'words')))
-    test.say(cluster, (1, 2, 3), 'remove-node', 3, wanted='ok')
+    three = node_of(server, 3)['incarnation']
+    test.say(cluster, (1, 2, 3), 'remove-node', 3, int(three) + 1, status=1, wanted='older than what was asked for')
+    test.say(cluster, (1, 2, 3), 'remove-node', 3, 'x', status=2, wanted="INCARNATION is a number, not 'x'")
+    test.say(cluster, (1, 2, 3), 'remove-node', 3, three, wanted='ok')
     test.wait('a node less', 120, lambda: status(server)['nodes'] == '2')
     test.say(cluster, (1, 2, 3), 'remove-node', 9, status=1, wanted='not found')
     test.wait('shards that do without it', 120, lambda: test.settled(cluster, (1, 2)))
     cluster.kill(3)
     come_back(cluster, 3)
     test.wait('a node more', 120, lambda: status(server)['nodes'] == '3')  # who is asked hears of it a moment later
+    test.say(cluster, (1, 2, 3), 'remove-node', 3, three, status=1, wanted='older than what was asked for')
     said(0, 'ok', 'replicas=3')
     test.wait('more replicas', 120, lambda: all(s['members'].count('+') == 2 for s in ctl.shards(server, 'words')))
     for code, wanted, words in (

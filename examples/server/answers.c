@@ -122,8 +122,9 @@ void print_nodes(struct bytes *line, struct vshard_node *node)
 
     vshard_node_peers(node, p, VSHARD_NODES_MAX, &count);
     for (size_t i = 0; i < count; i++) {
-        bytes_print(line, " node=%" PRIu64 ",region=%" PRIu32 ",replicas=%" PRIu32, p[i].node,
-                    p[i].region, p[i].replicas);
+        bytes_print(
+            line, " node=%" PRIu64 ",incarnation=%" PRIu64 ",region=%" PRIu32 ",replicas=%" PRIu32,
+            p[i].node, p[i].incarnation, p[i].region, p[i].replicas);
         if (p[i].silence_ns != UINT64_MAX)
             bytes_print(line, ",silence_ms=%" PRIu64, p[i].silence_ns / 1000000);
         for (size_t k = 0; k < sizeof flags / sizeof *flags; k++)

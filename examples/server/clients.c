@@ -5,7 +5,7 @@
  *     alter TAG NAME FIELD=NUMBER...          ef_search, max_rows, replicas
  *     drop TAG NAME
  *     join TAG NODE                           this node asks that one for admission
- *     remove-node TAG NODE
+ *     remove-node TAG NODE [INCARNATION]      as nodes says it: if it has another, it stays
  *     lead TAG NAME SHARD NODE
  *     replace TAG NAME SHARD NODE TO
  *     primary TAG REGION

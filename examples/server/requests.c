@@ -196,23 +196,29 @@ static int drop(struct server *s, const struct request *r, uint64_t tag)
 
 /* ---- members ---- */
 
-static int admin_node(struct server *s, const struct request *r, uint32_t op, uint64_t tag)
+static int join(struct server *s, const struct request *r, uint64_t tag)
 {
-    const struct vshard_node_admin a = {
-        .size = sizeof a, .op = op, .tag = tag, .timeout_ns = WRITE_MS * MS, .node = number(r, 0)
-    };
+    const struct vshard_node_admin a = { .size = sizeof a,
+                                         .op = VSHARD_ADMIN_JOIN,
+                                         .tag = tag,
+                                         .timeout_ns = WRITE_MS * MS,
+                                         .node = number(r, 0) };
 
     return vshard_node_admin(s->node, server_now(), &a);
 }
 
-static int join(struct server *s, const struct request *r, uint64_t tag)
-{
-    return admin_node(s, r, VSHARD_ADMIN_JOIN, tag);
-}
-
 static int remove_node(struct server *s, const struct request *r, uint64_t tag)
 {
-    return admin_node(s, r, VSHARD_ADMIN_REMOVE_NODE, tag);
+    struct vshard_node_admin a = { .size = sizeof a,
+                                   .op = VSHARD_ADMIN_REMOVE_NODE,
+                                   .tag = tag,
+                                   .timeout_ns = WRITE_MS * MS,
+                                   .node = number(r, 0) };
+
+    if (r->word_count > 2 ||
+        (r->word_count == 2 && !number_read(r->words[1], UINT64_MAX, &a.incarnation)))
+        return wrong(s, "an incarnation is one number of 64 bits, not '%.64s'", r->words[1]);
+    return vshard_node_admin(s->node, server_now(), &a);
 }
 
 static int primary(struct server *s, const struct request *r, uint64_t tag)
@@ -500,7 +506,7 @@ static const struct kind {
     { "alter", false, "NAME FIELD=NUMBER ...", alter },
     { "drop", false, "NAME", drop },
     { "join", false, "node", join },
-    { "remove-node", false, "node", remove_node },
+    { "remove-node", false, "node ...", remove_node },
     { "lead", false, "NAME shard node", lead },
     { "replace", false, "NAME shard node to", replace },
     { "primary", false, "region", primary },

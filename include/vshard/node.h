@@ -274,7 +274,9 @@ enum {                               /* struct vshard_node_admin.op */
                                         counts on, it is no member any more, and may be switched
                                         off; 0 says that this has begun. What no other node can
                                         take it keeps, unless it does not answer or was given up
-                                        by RECOVER: then the shard has one replica less */
+                                        by RECOVER: then the shard has one replica less.
+                                        incarnation: who says it again, after EUNKNOWN say, does
+                                        not remove who has come back meanwhile: ESTALE */
        VSHARD_ADMIN_REPLACE = 5,     /* group, node: loses this replica; to: who gets it */
        VSHARD_ADMIN_LEAD = 6,        /* group, node: this member leads it from now on, whenever it
                                         is there and has all; 0 says that this is decided. EINVAL:
@@ -328,6 +330,8 @@ struct vshard_node_admin {
     uint32_t reserved;
     const uint64_t *lost;         /* [lost_count] */
     const void *reserved_pointer; /* NULL */
+    uint64_t incarnation;         /* REMOVE_NODE: the node's, as vshard_node_peers() says; default
+                                     that which this node knows when it is asked */
 };
 
 /* Changes the cluster, at any of its nodes. done() says 0 when this node knows the change;
@@ -340,7 +344,8 @@ struct vshard_node_admin {
  *
  * Returns   0: done() will tell; EINVAL, EVERSION, E2BIG, ENOMEM, EBUSY; or the status that has
  *           stopped this node. done: EEXIST, ENOTFOUND, EBUSY (fewer nodes than replicas),
- *           ENOSPC (this node's log is full), ENOTLEADER, EUNKNOWN, ETIMEDOUT
+ *           ESTALE (the node has another incarnation), ENOSPC (this node's log is full),
+ *           ENOTLEADER, EUNKNOWN, ETIMEDOUT
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_node_admin(struct vshard_node *node, uint64_t now_ns,

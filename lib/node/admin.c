@@ -318,6 +318,15 @@ static int lead(struct vshard_node *n, const struct vshard_node_admin *a, struct
     return VSHARD_OK;
 }
 
+/* As this node knows it: a command that is proposed again is about the same. 0, which none has,
+ * where it is not known. */
+static uint64_t present(const struct vshard_node *n, uint64_t node)
+{
+    const struct vs_meta_node *x = vs_cluster_node(&n->meta, node);
+
+    return x != NULL ? x->incarnation : 0;
+}
+
 int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, struct vs_out *o)
 {
     size_t length = a->name != NULL ? strlen(a->name) : 0;
@@ -341,7 +350,9 @@ int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, s
             return vs_node_refuse(n, VSHARD_EINVAL, "node", (int64_t)a->node, 0);
         n->join_peer = a->node;
         return VSHARD_OK;
-    case VSHARD_ADMIN_REMOVE_NODE: vs_cmd_node_remove(o, a->node); return VSHARD_OK;
+    case VSHARD_ADMIN_REMOVE_NODE:
+        vs_cmd_node_remove(o, a->node, a->incarnation != 0 ? a->incarnation : present(n, a->node));
+        return VSHARD_OK;
     case VSHARD_ADMIN_REPLACE: return replace(n, a, o);
     case VSHARD_ADMIN_LEAD: return lead(n, a, o);
     case VSHARD_ADMIN_PRIMARY: vs_cmd_primary(o, a->region); return VSHARD_OK;

@@ -136,7 +136,7 @@ void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation, uint32_t
                  uint32_t level);
 void vs_cmd_level(struct vs_out *o, uint32_t level);
 void vs_cmd_primary(struct vs_out *o, uint32_t region);
-void vs_cmd_node_remove(struct vs_out *o, uint64_t node);
+void vs_cmd_node_remove(struct vs_out *o, uint64_t node, uint64_t incarnation);
 void vs_cmd_create(struct vs_out *o, const struct vshard_collection *c, const uint64_t *nodes);
 void vs_cmd_drop(struct vs_out *o, const char *name);
 void vs_cmd_alter(struct vs_out *o, const struct vshard_collection *c);

@@ -13,7 +13,9 @@
  *     command   4 kind, then
  *     NODE      8 node, 8 incarnation, 4 region, 4 level: it is a member, from now on under
  *               this incarnation, and knows this level
- *     NODE_REMOVE  8 node: it goes; as long as it has replicas, it is marked as leaving
+ *     NODE_REMOVE  8 node, 8 incarnation: it goes, if it has that incarnation; as long as it has
+ *               replicas, it is marked as leaving. One that ends behind the node, as they did
+ *               before, means whichever incarnation it has
  *     CREATE    collection, [shards x replicas x 8] nodes
  *     DROP      text name
  *     ALTER     text name, 4 ef_search, 4 replicas, 8 max_rows: 0 leaves what is, and all ones
@@ -257,10 +259,11 @@ void vs_cmd_primary(struct vs_out *o, uint32_t region)
     vs_put32(o, region);
 }
 
-void vs_cmd_node_remove(struct vs_out *o, uint64_t node)
+void vs_cmd_node_remove(struct vs_out *o, uint64_t node, uint64_t incarnation)
 {
     vs_put32(o, VS_CMD_NODE_REMOVE);
     vs_put64(o, node);
+    vs_put64(o, incarnation);
 }
 
 void vs_cmd_create(struct vs_out *o, const struct vshard_collection *c, const uint64_t *nodes)
@@ -347,15 +350,22 @@ bool vs_cluster_holds(const struct vs_cluster *m, uint64_t node)
     return false;
 }
 
-/* A node that has replicas is only marked: they are moved, and then it is removed. */
+/* A node that has replicas is only marked: they are moved, and then it is removed. One that has
+ * come back with an empty directory meanwhile is not who was meant. */
 static int apply_node_remove(struct vs_cluster *m, struct vs_in *in)
 {
     uint64_t node = vs_take64(in);
+    bool any = in->left == 0;
+    uint64_t incarnation = any ? 0 : vs_take64(in);
     const struct vs_meta_node *x = vs_cluster_node(m, node);
     size_t at, behind;
 
+    if (in->status != VSHARD_OK)
+        return VSHARD_EINVAL;
     if (x == NULL)
         return VSHARD_ENOTFOUND;
+    if (!any && x->incarnation != incarnation)
+        return VSHARD_ESTALE;
     if (m->node_count == 1)
         return VSHARD_EBUSY;
     at = (size_t)(x - m->node);

@@ -640,7 +640,7 @@ static bool see_off(struct vshard_node *n)
     for (uint32_t i = 0; i < n->meta.node_count; i++) {
         if (!n->meta.leaving[i] || !may_leave(n, &n->meta.node[i]))
             continue;
-        vs_cmd_node_remove(&o, n->meta.node[i].node);
+        vs_cmd_node_remove(&o, n->meta.node[i].node, n->meta.node[i].incarnation);
         propose(n, &o);
         return true;
     }
