@@ -229,6 +229,26 @@ def sessions():
     c.end()
 
 
+def half_closed():
+    c = Cluster("half")
+    c.sure(0, "put 0 0 k v")
+
+    def answers(i, lines):
+        """Of who asks all at once, and then closes its half, as a pipe into nc does."""
+        with c.connect(i) as s:
+            s.settimeout(60)
+            s.sendall("".join(f"{k} {x}\n" for k, x in enumerate(lines)).encode() + b"a line that does not end")
+            s.shutdown(socket.SHUT_WR)
+            got = s.makefile().read().splitlines()
+        return got, sorted(int(x.split()[0]) for x in got) == list(range(len(lines)))
+    for lines in (["status"], ["put 0 0 k v"], ["get k"] * 500, [], ["put 0 0 k v", "get k", "status", "nonsense"] * 100,
+                  ["get k stale 60000"] * 1500 + ["put 0 0 k v"] * 4000):  # more than may be under way at once
+        for i in (1, 2, 3):
+            got, whole = answers(i, lines)
+            expect(whole, f"{len(got)} of {len(lines)} requests are answered to who has closed its half: {got[-3:]}")
+    c.end()
+
+
 def sealed():
     with open(f"{place}/key", "w") as f:
         f.write("ab" * 32 + "\n")
@@ -341,7 +361,7 @@ def arguments():
     c.end()
 
 
-CASES = [arguments, killed_leader, stopped_leader, lost_disk, strangers, sessions, sealed, full_disk, full_of_its_own_log]
+CASES = [arguments, killed_leader, stopped_leader, lost_disk, strangers, sessions, half_closed, sealed, full_disk, full_of_its_own_log]
 
 bad = 0
 try:

@@ -22,7 +22,8 @@
  * values up to 4,096, neither a space.
  *
  * Back-pressure: a client with too much under way is not read from until it has less,
- * and one that does not read its answers is cut off. */
+ * and one that does not read its answers is cut off. Who closes its half of the connection gets
+ * the answers that are under way, and then the end. */
 #include "host.h"
 
 #include <inttypes.h>
@@ -39,6 +40,7 @@ struct client {
     struct outlet out;
     uint32_t under_way; /* requests without an answer */
     bool paused, gone;
+    bool asked; /* all that it will ask for: it has closed its half */
     struct client *next;
 };
 
@@ -272,6 +274,10 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
     struct client *c = stream->data;
 
     (void)buffer;
+    if (count == UV_EOF) {
+        c->asked = true; /* turn() drops it when it has been answered */
+        return;
+    }
     if (count < 0) {
         drop(c);
         return;
@@ -300,6 +306,13 @@ static void on_connection(uv_stream_t *listener, int status)
         uv_tcp_nodelay(&c->tcp, 1);
 }
 
+/* It asks for no more, and has all its answers. */
+static bool is_done(const struct client *c)
+{
+    return c->asked && c->under_way == 0 && c->out.next.count == 0 && !c->out.busy &&
+           (c->in.count == 0 || memchr(c->in.at, '\n', c->in.count) == NULL);
+}
+
 /* Sends answers, and reads from whom there is room for more. */
 static void turn(struct client *c, bool busy)
 {
@@ -307,17 +320,17 @@ static void turn(struct client *c, bool busy)
 
     if (uv_is_closing((uv_handle_t *)&c->tcp))
         return;
-    if (outlet_flush(&c->out) != 0 || c->out.next.count + c->out.flying.count > UNREAD_MAX) {
+    if (outlet_flush(&c->out) != 0 || c->out.next.count + c->out.flying.count > UNREAD_MAX ||
+        is_done(c)) {
         drop(c);
         return;
     }
     if (pause && !c->paused)
         uv_read_stop((uv_stream_t *)&c->tcp);
-    if (!pause && c->paused) {
-        take_lines(c);
-        if (!uv_is_closing((uv_handle_t *)&c->tcp))
-            uv_read_start((uv_stream_t *)&c->tcp, on_room, on_read);
-    }
+    if (!pause)
+        take_lines(c); /* those that there was no room for */
+    if (!pause && c->paused && !c->asked && !uv_is_closing((uv_handle_t *)&c->tcp))
+        uv_read_start((uv_stream_t *)&c->tcp, on_room, on_read);
     c->paused = pause;
 }
 
