@@ -318,6 +318,8 @@ struct vs_replica {
     uint32_t digest_busy;
     uint32_t diverged; /* it is, and answers nothing until it was refilled */
     uint32_t refilling, refills;
+    uint64_t again_ns; /* it found no memory, and tries again then, */
+    uint32_t failures; /* later each time */
 
     uint32_t items;             /* of it, pushed and not yet finished */
     uint32_t raft_reads;        /* under way in the core */
@@ -609,6 +611,8 @@ void vs_replica_free(struct vshard_node *n, struct vs_replica *r);
 /* Loads what storage has of the group and starts it in the core: of a shard that has a snapshot
  * once an item has read that. */
 int vs_replica_start(struct vshard_node *n, struct vs_replica *r);
+/* It has found no memory for what must be done: that is tried again later, as again_ns says. */
+void vs_replica_wait(struct vshard_node *n, struct vs_replica *r, const char *event);
 void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
                       const struct vshard_raft_effect *e);
 void vs_replica_more(struct vshard_node *n,
@@ -644,8 +648,9 @@ void vs_incoming_path(const struct vshard_node *n, char path[4096], uint64_t gro
 /* It has diverged from the others: its state is made again from its snapshot and log. */
 void vs_replica_refill(struct vshard_node *n, struct vs_replica *r);
 void vs_replica_refilled(struct vshard_node *n, struct vs_replica *r, const struct vs_item *item);
-void vs_replica_requeue(struct vshard_node *n, struct vs_replica *r,
-                        const struct vshard_raft_entry *entries, uint32_t count);
+/* Returns 0 or ENOMEM: nothing is queued again. */
+int vs_replica_requeue(struct vshard_node *n, struct vs_replica *r,
+                       const struct vshard_raft_entry *entries, uint32_t count);
 int vs_item_run(struct vshard_node *n, struct vs_item *item); /* work.c: on any thread */
 /* The row of s->key, into s. */
 int vs_fetch_row(struct vs_serving *s, const struct vs_shard_plan *plan,

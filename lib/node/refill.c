@@ -7,6 +7,10 @@
  * it was. If it differs again, its snapshot is wrong, too, and it halts: its node must lose its
  * directory and join again.
  *
+ * It takes memory for all of that at once. Where there is not enough, what has been made of it goes
+ * again, and so does what is known to be wrong, whose room may be all that is missing; it is tried
+ * again later.
+ *
  * Which of two that differ is wrong: the one whose digest fewer replicas name, and among as
  * many, the one that does not lead. */
 #include "node/core.h"
@@ -45,18 +49,19 @@ void vs_replica_refill(struct vshard_node *n, struct vs_replica *r)
                       (int64_t)r->digest_index);
     r->diverged = 1;
     vs_replica_snapshot_drop(n, r);
-    if (!ready(r) || r->refilling || r->status != VSHARD_OK)
+    if (!ready(r) || r->refilling || r->status != VSHARD_OK || n->now < r->again_ns)
         return; /* what runs must end first */
     if (r->refills == 1) {
         vs_replica_halt(n, r, VSHARD_ECORRUPT);
         return;
     }
     item = vs_item_new(n, VS_ITEM_REFILL, r);
-    if (item == NULL)
+    if (item == NULL) {
+        vs_replica_wait(n, r, "node.refill");
         return;
+    }
     item->index = r->snapshot_index;
     r->refilling = 1;
-    r->refills++;
     vs_item_push(n, item);
 }
 
@@ -75,10 +80,16 @@ void vs_replica_refilled(struct vshard_node *n, struct vs_replica *r, const stru
     if (rc == VSHARD_OK && item->index + count != through)
         rc = VSHARD_ECORRUPT; /* the log does not have what was applied */
     if (rc == VSHARD_OK)
-        vs_replica_requeue(n, r, g.entry, count);
-    else
-        vs_replica_halt(n, r, rc);
+        rc = vs_replica_requeue(n, r, g.entry, count);
     vs_gathered_free(&g);
+    if (rc == VSHARD_ENOMEM) {
+        vs_replica_wait(n, r, "node.refill");
+        return;
+    }
+    if (rc != VSHARD_OK)
+        vs_replica_halt(n, r, rc);
+    r->refills++;
+    r->failures = 0;
     r->digest_index = r->digest = r->rest_index = 0;
     r->diverged = 0;
     vs_replica_more(n, r);

@@ -10,7 +10,7 @@
  * Not here: staging, which is stage.c; snapshots, frozen.c; the items themselves, work.c. */
 #include "node/core.h"
 
-enum { DIGEST_EVERY = 4096, REST_NS = 1000000000 };
+enum { DIGEST_EVERY = 4096, REST_NS = 1000000000, AGAIN_NS = 1000000000, AGAIN_MOST = 6 };
 
 /* ---- the table ---- */
 
@@ -107,17 +107,24 @@ static void entry_free(struct vshard_node *n, struct vs_entry *e)
     vs_free(n->allocator, e, sizeof *e + e->count);
 }
 
+static void drop_entries(struct vshard_node *n, struct vs_replica *r)
+{
+    while (r->entries != NULL) {
+        struct vs_entry *e = r->entries;
+
+        r->entries = e->next;
+        r->backlog -= e->count;
+        entry_free(n, e);
+    }
+    r->entries_end = &r->entries;
+}
+
 /* Of a replica that no item names. */
 void vs_replica_free(struct vshard_node *n, struct vs_replica *r)
 {
     uint32_t at = place_of(n, r->group);
 
-    while (r->entries != NULL) {
-        struct vs_entry *e = r->entries;
-
-        r->entries = e->next;
-        entry_free(n, e);
-    }
+    drop_entries(n, r);
     while (r->waiting != NULL) {
         struct vs_serving *s = r->waiting;
 
@@ -144,6 +151,15 @@ void vs_replica_halt(struct vshard_node *n, struct vs_replica *r, int status)
         vs_node_event(n, VSHARD_LOG_ERROR, "node.halted", r->group, vshard_strerror(status),
                       status);
     r->status = status;
+}
+
+/* After a second, and twice as long each time, up to about a minute. */
+void vs_replica_wait(struct vshard_node *n, struct vs_replica *r, const char *event)
+{
+    vs_node_event(n, VSHARD_LOG_WARN, event, r->group, vshard_strerror(VSHARD_ENOMEM),
+                  VSHARD_ENOMEM);
+    r->again_ns = n->now + ((uint64_t)AGAIN_NS << r->failures);
+    r->failures += r->failures < AGAIN_MOST;
 }
 
 uint64_t vs_replica_epoch(const struct vs_replica *r)
@@ -383,22 +399,26 @@ static int queue_entry(struct vshard_node *n, struct vs_replica *r,
 }
 
 /* Entries that were applied once stand before those that wait. */
-void vs_replica_requeue(struct vshard_node *n, struct vs_replica *r,
-                        const struct vshard_raft_entry *entries, uint32_t count)
+int vs_replica_requeue(struct vshard_node *n, struct vs_replica *r,
+                       const struct vshard_raft_entry *entries, uint32_t count)
 {
     struct vs_entry *behind = r->entries, **end = r->entries_end;
+    uint64_t since_snapshot = r->since_snapshot;
     int rc = VSHARD_OK;
 
     r->entries = NULL;
     r->entries_end = &r->entries;
     for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++)
         rc = queue_entry(n, r, &entries[i]);
+    if (rc != VSHARD_OK) {
+        drop_entries(n, r);
+        r->since_snapshot = since_snapshot;
+    }
     *r->entries_end = behind;
     if (behind != NULL)
         r->entries_end = end;
     vs_stage_again(r);
-    if (rc != VSHARD_OK)
-        vs_replica_halt(n, r, rc);
+    return rc;
 }
 
 static void apply_map(struct vshard_node *n, struct vs_replica *r,
@@ -471,7 +491,7 @@ void vs_replica_rest(struct vshard_node *n, struct vs_replica *r)
 {
     uint64_t at = atomic_load(&r->applied);
 
-    if (r->group == VS_META || !r->open || r->dropped || r->status != VSHARD_OK ||
+    if (r->group == VS_META || !r->open || r->dropped || r->status != VSHARD_OK || r->diverged ||
         r->entries != NULL || r->apply_busy)
         return;
     if (at != r->rest_index) {

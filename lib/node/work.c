@@ -373,6 +373,9 @@ static int refill(struct vshard_node *n, struct vs_item *item)
     char path[4096];
     int rc;
 
+    /* It answers nothing, and is wrong; both may be more than there is room for. */
+    vs_shard_destroy(r->shard);
+    r->shard = NULL;
     vs_snapshot_path(n, path, r->group, item->index);
     rc = item->index != 0 ? vs_shard_open(&r->plan, path, &shard, &meta, &meta_bytes)
                           : vs_shard_create(&r->plan, &shard);
