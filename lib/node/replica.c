@@ -667,7 +667,6 @@ static bool adopt_map(struct vshard_node *n, struct vs_replica *r)
         vs_node_fail(n, rc, "the map cannot be installed");
         return false;
     }
-    r->queued = r->acknowledged = r->taking_index;
     atomic_store(&r->applied, r->taking_index);
     n->meta_seen = 0;
     return true;
@@ -687,6 +686,7 @@ static void install_finished(struct vshard_node *n, struct vs_replica *r,
         return;
     }
     vs_node_event(n, VSHARD_LOG_INFO, "node.refilled", r->group, "to entry", (int64_t)item->index);
+    r->queued = r->acknowledged = item->index;
     if (r->group == VS_META && !adopt_map(n, r))
         return;
     if (r->group != VS_META) {

@@ -94,6 +94,31 @@ Test(node_refill, halts_a_replica_whose_snapshot_is_wrong_as_well)
     cluster_destroy(c);
 }
 
+/* A snapshot came, and nothing behind it: all that there is stands in it. */
+Test(node_refill, of_who_has_just_had_a_snapshot_from_another)
+{
+    struct vshard_node_options o = { .snapshot_bytes = 3000, .replace_ns = UINT64_MAX };
+    struct cluster *c = with_words(3, 3, 1, 3, &o);
+    uint64_t bad = cluster_leader(c, "words", 0) % 3 + 1, other = bad % 3 + 1;
+    const struct vs_replica *r;
+
+    cluster_kill(c, bad);
+    for (uint64_t i = 0; i < 6; i++)
+        written(c, other, 1, ROWS, 5 + i, 0);
+    cluster_run(c, 3000 * MS);
+    cr_assert_eq(cluster_start(c, bad), VSHARD_OK);
+    cluster_run(c, 500 * MS);
+    r = vs_replica_find(c->node[bad].node, 1);
+    cr_assert_eq(atomic_load(&r->applied), r->snapshot_index, "no snapshot came");
+    cr_assert_eq(look(c, bad).last, r->snapshot_index, "there is more than the snapshot");
+    spoil(c, bad);
+    cluster_run(c, 6000 * MS);
+    cr_expect_eq(look(c, bad).here, 1u);
+    cr_expect_eq(r->refills, 1u);
+    cr_expect_eq(look(c, bad).digest, look(c, other).digest);
+    cluster_destroy(c);
+}
+
 static void nobody_works(void *ctx, uint32_t what)
 {
     (void)ctx;
