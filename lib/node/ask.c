@@ -481,6 +481,7 @@ static bool ask_more(struct vshard_node *n, struct vs_request *q)
         p->bound = INFINITY;
         p->state = VS_PART_OPEN;
         p->asked_more = 1;
+        p->here = NULL; /* what was asked at first may go any time now */
         p->tried = p->attempts = 0;
         q->open_count++;
         asked++;

@@ -87,6 +87,44 @@ Test(node_effort, finds_all_of_them_where_they_lie_in_one_shard)
     cluster_destroy(c);
 }
 
+/* The one that answers last is asked for the rest elsewhere, since its replica here seems to be
+ * behind by then. What was served here is no more, and is told of no bound. */
+Test(node_effort, is_asked_of_another_when_the_replica_here_has_fallen_behind)
+{
+    struct cluster *c = with_words(3, 3, SHARDS, 3, NULL);
+    const float query[DIM] = { 0 };
+    const struct vshard_node_search s = { .size = sizeof s,
+                                          .k = K,
+                                          .tag = 4090,
+                                          .timeout_ns = 2000 * MS,
+                                          .collection = "words",
+                                          .query = query };
+    struct vshard_node *n = c->node[2].node;
+    struct vs_hint ahead = { .node = 3, .applied = 1000000 };
+    const struct vs_part *last;
+    uint64_t near = 0;
+
+    for (uint64_t key = 1; near < NEAR; key++) {
+        if (owner(key) >= SHARDS - 2)
+            write_at(c, key, 1 + (float)near++);
+    }
+    cr_assert_eq(vshard_node_search(n, c->now, &s), VSHARD_OK);
+    cr_assert_not_null(n->requests);
+    last = &n->requests->part[SHARDS - 1];
+    ahead.group = last->group;
+    vs_hint_put(n, &ahead);
+    for (int i = 0; i < 1000 && n->requests != NULL && !last->asked_more; i++)
+        vshard_node_tick(n, c->now += 1000);
+    cr_assert_not_null(n->requests, "nobody is asked for more");
+    cr_expect_eq(last->node, (uint64_t)3);
+    cr_expect_null(last->here, "it names what is gone");
+    cr_assert_not_null(cluster_wait(c, s.tag, 5000 * MS));
+    cr_expect_eq(c->answer[s.tag].hit_count, (uint32_t)K);
+    for (uint32_t i = 0; i < K; i++)
+        cr_expect_float_eq(c->answer[s.tag].hits[i].distance, (float)((i + 1) * (i + 1)), 1e-3f);
+    cluster_destroy(c);
+}
+
 /* Rows in clusters, so that shards have graphs worth walking. */
 static void point(float *to, uint64_t key, uint64_t *random)
 {
