@@ -10,8 +10,8 @@
  *     replace_ns to another.
  *
  *     GOSSIP  4 count, 4 level, [count x (8 group, 8 applied, 8 leader, 8 term, 8 digest's index,
- *             8 digest, 8 members who vote)]; of group 0 a digest's index of all ones says that
- *             the map's replica has halted
+ *             8 digest, 8 members who vote)]; a digest's index of all ones says that the replica
+ *             has halted, or is refilled: it answers nothing
  *
  * In a group that was recovered, who is to vote learns first, and votes when it has the log up to
  * where it was named: the vote of one that has parted never comes.
@@ -242,6 +242,23 @@ static bool may_come(struct vshard_node *n, const struct vs_meta_node *x)
            !vs_cluster_leaves(&n->meta, x->node) && !silent(n, x->node);
 }
 
+/* A replica that has halted, or is refilled, keeps the log as any other, and votes; but who leads
+ * takes writes and says that they are applied, which it cannot. */
+static bool idles(struct vshard_node *n, uint64_t group, uint64_t node)
+{
+    const struct vs_replica *r = vs_replica_find(n, group);
+    uint32_t hints;
+    const struct vs_hint *h = vs_hints_of(n, group, &hints);
+
+    if (node == n->node)
+        return r == NULL || r->status != VSHARD_OK || r->diverged;
+    for (uint32_t i = 0; i < hints; i++) {
+        if (h[i].node == node)
+            return h[i].digest_index == UINT64_MAX;
+    }
+    return false;
+}
+
 /* In a group that was recovered who comes learns first, and votes when it has shown that it
  * follows: one whose past has parted from the group's never does (lib/raft/epoch.c), and its vote
  * would be missing. In any other nobody's past can have. */
@@ -297,10 +314,10 @@ static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
         }
         missing += shall != votes;
         voters += votes;
-        to->member[to->count++] =
-            (struct vshard_raft_member){ x->node, x->incarnation,
-                                         votes ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER,
-                                         shard != NULL && i == 0 && !vs_peer_mapless(n, x->node) };
+        to->member[to->count++] = (struct vshard_raft_member){
+            x->node, x->incarnation, votes ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER,
+            shard != NULL && i == 0 && !vs_peer_mapless(n, x->node) && !idles(n, r->group, x->node)
+        };
     }
     if (missing != 0)
         stay(now, to);
@@ -351,15 +368,16 @@ static void hand_over(struct vshard_node *n, struct vs_replica *r)
     if (shard == NULL || shard->members[0].node == n->node || n->now < r->hand_over_ns)
         return;
     /* Not at once: who has just begun to lead has other things to do. */
-    if (r->hand_over_ns != 0 && vs_peer_follows(n, shard->members[0].node)) {
+    if (r->hand_over_ns != 0 && vs_peer_follows(n, shard->members[0].node) &&
+        !idles(n, r->group, shard->members[0].node)) {
         event.node = shard->members[0].node;
         vs_step(n, &event); /* whatever comes of it */
     }
     r->hand_over_ns = n->now + hand_over_every;
 }
 
-/* This node does not know the map any more, and would hold the group to an old one: another
- * leads it, if there is one who can. */
+/* This node does not know the map any more, and would hold the group to an old one, or its replica
+ * idles: another leads it, if there is one who can. */
 static void give_away(struct vshard_node *n, struct vs_replica *r)
 {
     struct vshard_raft_event event = vs_event(VSHARD_RAFT_TRANSFER, r->group);
@@ -372,7 +390,8 @@ static void give_away(struct vshard_node *n, struct vs_replica *r)
     for (uint32_t i = 0; i < now.count; i++) {
         event.node = now.member[i].node;
         if (event.node != n->node && (now.member[i].role & VSHARD_RAFT_VOTER) &&
-            vs_peer_follows(n, event.node) && vs_step(n, &event) == VSHARD_OK)
+            vs_peer_follows(n, event.node) && !idles(n, r->group, event.node) &&
+            vs_step(n, &event) == VSHARD_OK)
             return;
     }
 }
@@ -694,14 +713,13 @@ void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, st
 /* ---- gossip ---- */
 
 /* Up to where the digest is that others may compare theirs with; 0: there is none. What came of
- * entries that a recovery has made void differs, and is nobody's fault. Of the map's replica: all
- * ones, if it has halted. */
+ * entries that a recovery has made void differs, and is nobody's fault. All ones: it idles. */
 static uint64_t digest_told(struct vshard_node *n, const struct vs_replica *r)
 {
     struct vshard_raft_status s = { .size = sizeof s };
 
-    if (r->status != VSHARD_OK)
-        return r->group == VS_META ? UINT64_MAX : 0;
+    if (r->status != VSHARD_OK || r->diverged)
+        return UINT64_MAX;
     if (vs_replica_epoch(r) != 0 &&
         (vshard_raft_inspect(n->raft, r->group, &s) != VSHARD_OK || s.superseded))
         return 0;
@@ -788,7 +806,10 @@ void vs_steward_time(struct vshard_node *n)
             continue;
         }
         configure(n, r);
-        hand_over(n, r);
+        if (idles(n, r->group, n->node))
+            give_away(n, r);
+        else
+            hand_over(n, r);
     }
     if (vs_leads_map(n))
         lead_map(n);

@@ -1,0 +1,94 @@
+/* node_halted.c - a replica that has halted, or makes its state again, leads nobody.
+ *
+ * Method: each member in turn is the one that leads, by an operator's word, and then its replica
+ * halts, or finds no memory to refill itself; as a fault would do it, by hand. Writes must go on
+ * soon, and go on for long: leadership must not come back to who cannot apply them. */
+#include <criterion/criterion.h>
+
+#include "node/core.h"
+#include "support/cluster_ask.h"
+
+enum { ROWS = 20 };
+
+static struct cluster *with_leader(uint32_t turn, uint64_t *leader)
+{
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX };
+    struct cluster *c = with_words(3, 3, 1, 3, &o);
+    struct vshard_node_admin lead = { .op = VSHARD_ADMIN_LEAD, .group = 1, .node = turn };
+
+    cr_assert_eq(administer(c, turn % 3 + 1, lead), VSHARD_OK);
+    cluster_run(c, 6000 * MS);
+    *leader = cluster_leader(c, "words", 0);
+    cr_assert_eq(*leader, (uint64_t)turn);
+    written(c, turn % 3 + 1, 1, ROWS, 5, 0);
+    return c;
+}
+
+/* For twenty seconds, by way of each node, the one that idles too. */
+static void expect_writes(struct cluster *c, uint64_t idle)
+{
+    const struct vshard_node_write more = { .timeout_ns = 3000 * MS };
+
+    for (uint64_t i = 0; i < 40; i++) {
+        uint64_t tag = write_rows(c, 1 + i % 3, 1, ROWS, 10 + i, &more);
+        struct cluster_answer *a = cluster_wait(c, tag, 4000 * MS);
+
+        cr_assert_not_null(a);
+        cr_assert_eq(a->status, VSHARD_OK, "write %d: %s", (int)i, vshard_strerror(a->status));
+        cluster_run(c, 500 * MS);
+        cr_expect_neq(cluster_leader(c, "words", 0), idle, "after write %d", (int)i);
+    }
+    expect_rows(c, idle % 3 + 1, 1, ROWS, 49);
+}
+
+Test(node_halted, leads_no_more)
+{
+    for (uint32_t turn = 1; turn <= 3; turn++) {
+        uint64_t leader;
+        struct cluster *c = with_leader(turn, &leader);
+        struct vshard_node *n = c->node[leader].node;
+
+        vs_replica_halt(n, vs_replica_find(n, 1), VSHARD_ECORRUPT);
+        expect_writes(c, leader);
+        cluster_destroy(c);
+    }
+}
+
+Test(node_halted, leads_no_more_while_it_is_refilled)
+{
+    for (uint32_t turn = 1; turn <= 3; turn++) {
+        uint64_t leader;
+        struct cluster *c = with_leader(turn, &leader);
+        struct vshard_node *n = c->node[leader].node;
+        struct vs_replica *r = vs_replica_find(n, 1);
+
+        r->diverged = 1;
+        r->again_ns = c->now + 22000 * MS; /* as if there were no memory until then */
+        expect_writes(c, leader);
+        cluster_run(c, 15000 * MS);
+        cr_expect_eq(r->refills, 1u);
+        cr_expect_eq(cluster_leader(c, "words", 0), leader, "it leads again");
+        expect_rows(c, leader, 1, ROWS, 49);
+        cluster_destroy(c);
+    }
+}
+
+/* Only it has all that was committed: it must lead until another has that, too. */
+Test(node_halted, leads_until_another_can)
+{
+    uint64_t leader, behind, dead;
+    struct cluster *c = with_leader(1, &leader);
+    struct vshard_node *n = c->node[leader].node;
+
+    behind = leader % 3 + 1;
+    dead = behind % 3 + 1;
+    c->node[behind].side = 1;
+    written(c, leader, 1, ROWS, 6, 0);
+    vs_replica_halt(n, vs_replica_find(n, 1), VSHARD_ECORRUPT);
+    cluster_kill(c, dead);
+    c->node[behind].side = 0;
+    written(c, behind, 1, ROWS, 7, 0);
+    cr_expect_eq(cluster_leader(c, "words", 0), behind);
+    expect_rows(c, behind, 1, ROWS, 7);
+    cluster_destroy(c);
+}
