@@ -819,6 +819,8 @@ const struct vshard_raft_member *vs_member_find(const struct vs_members *m, uint
 /* ---- hosted.c: the map, where the host keeps it ---- */
 
 bool vs_hosted(const struct vshard_node *n);
+/* What was in `from` is the node's map now; nothing is left there. */
+void vs_map_adopt(struct vshard_node *n, struct vs_cluster *from);
 /* Whether this node does what the map's leader does. */
 bool vs_leads_map(struct vshard_node *n);
 /* Whether a change may be proposed: the map is known, and no other change is under way. */

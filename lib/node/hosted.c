@@ -129,8 +129,7 @@ int vs_hosted_take(struct vs_cluster *m, struct vshard_key cluster, const void *
 
 /* ---- the map of a node ---- */
 
-/* What was in `from` is the node's map now; nothing is left there. */
-static void adopt(struct vshard_node *n, struct vs_cluster *from)
+void vs_map_adopt(struct vshard_node *n, struct vs_cluster *from)
 {
     vs_cluster_fini(&n->meta);
     n->meta = *from;
@@ -177,7 +176,7 @@ int vs_hosted_given(struct vshard_node *n, const void *bytes, size_t count)
     if (rc == VSHARD_OK) {
         n->hosted.given = 1;
         if (m->applied > n->meta.applied)
-            adopt(n, m);
+            vs_map_adopt(n, m);
     }
     vs_cluster_fini(m);
     vs_free(n->allocator, m, sizeof *m);
@@ -274,7 +273,7 @@ int vs_hosted_put(struct vshard_node *n, uint64_t version, int status)
         return VSHARD_ENOTFOUND;
     /* A newer one may have been given meanwhile. */
     if ((status == VSHARD_OK || TRAP(71)) && h->version > n->meta.applied)
-        adopt(n, &h->next);
+        vs_map_adopt(n, &h->next);
     vs_cluster_fini(&h->next);
     vs_out_free(&h->bytes);
     h->version = 0;

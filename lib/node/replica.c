@@ -169,7 +169,8 @@ uint64_t vs_replica_epoch(const struct vs_replica *r)
 
 /* ---- starting ---- */
 
-static int load_meta(struct vshard_node *n, const char *base, void **meta, size_t *meta_bytes)
+static int load_meta(struct vshard_node *n, const char *base, struct vs_cluster *to, void **meta,
+                     size_t *meta_bytes)
 {
     char path[4096];
     void *bytes;
@@ -197,7 +198,7 @@ static int load_meta(struct vshard_node *n, const char *base, void **meta, size_
     if (rc == VSHARD_OK) {
         *meta_bytes = head;
         memcpy(*meta, vs_take_bytes(&in, head), head);
-        rc = vs_cluster_decode(&n->meta, &in);
+        rc = vs_cluster_decode(to, &in);
     }
     vs_free(n->allocator, bytes, count);
     return rc;
@@ -237,7 +238,7 @@ static int use_snapshot(struct vshard_node *n, struct vs_replica *r, struct vsha
         return VSHARD_OK;
     if (r->group == VS_META) {
         vs_snapshot_path(n, path, r->group, r->snapshot_index);
-        rc = load_meta(n, path, meta, meta_bytes);
+        rc = load_meta(n, path, &n->meta, meta, meta_bytes);
     }
     if (rc == VSHARD_ENOTFOUND)
         rc = VSHARD_ECORRUPT; /* the log names it */
@@ -652,32 +653,41 @@ static void snapshot_finished(struct vshard_node *n, struct vs_replica *r,
     vs_mark(n, r, r->compact_index, vshard_raft_term(n->raft, r->group, r->compact_index));
 }
 
-/* The map is the control thread's, so it is read here. */
-static bool adopt_map(struct vshard_node *n, struct vs_replica *r)
+/* The map is the control thread's, so it is read here; into another one, which takes its place
+ * when it is whole. */
+static int adopt_map(struct vshard_node *n, struct vs_replica *r)
 {
+    struct vs_cluster *m = vs_alloc(n->allocator, sizeof *m);
     char path[4096];
     void *meta = NULL;
     size_t meta_bytes = 0;
     int rc;
 
+    if (m == NULL)
+        return VSHARD_ENOMEM;
+    vs_cluster_init(m, n->allocator, n->logger);
+    m->known = n->level;
     vs_snapshot_path(n, path, r->group, r->taking_index);
-    rc = load_meta(n, path, &meta, &meta_bytes);
+    rc = load_meta(n, path, m, &meta, &meta_bytes);
     vs_free(n->allocator, meta, meta_bytes);
-    if (rc != VSHARD_OK) {
+    if (rc == VSHARD_OK)
+        vs_map_adopt(n, m);
+    vs_cluster_fini(m);
+    vs_free(n->allocator, m, sizeof *m);
+    if (rc != VSHARD_OK && rc != VSHARD_ENOMEM)
         vs_node_fail(n, rc, "the map cannot be installed");
-        return false;
-    }
-    atomic_store(&r->applied, r->taking_index);
-    n->meta_seen = 0;
-    return true;
+    return rc;
 }
 
 static void install_finished(struct vshard_node *n, struct vs_replica *r,
                              const struct vs_item *item)
 {
-    if (item->status != VSHARD_OK) {
-        vs_node_event(n, VSHARD_LOG_WARN, "node.install", r->group, vshard_strerror(item->status),
-                      item->status);
+    int rc = item->status;
+
+    if (rc == VSHARD_OK && r->group == VS_META)
+        rc = adopt_map(n, r);
+    if (rc != VSHARD_OK) {
+        vs_node_event(n, VSHARD_LOG_WARN, "node.install", r->group, vshard_strerror(rc), rc);
         vs_replica_untaken(n, r);
         vs_todo_push(n, (struct vs_todo){ .kind = VSHARD_RAFT_INSTALLED,
                                           .group = r->group,
@@ -687,8 +697,6 @@ static void install_finished(struct vshard_node *n, struct vs_replica *r,
     }
     vs_node_event(n, VSHARD_LOG_INFO, "node.refilled", r->group, "to entry", (int64_t)item->index);
     r->queued = r->acknowledged = item->index;
-    if (r->group == VS_META && !adopt_map(n, r))
-        return;
     if (r->group != VS_META) {
         vs_stage_again(r);
         applied(n, r);

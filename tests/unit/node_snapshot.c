@@ -1,8 +1,8 @@
 /* node_snapshot.c - a snapshot on its way to a replica that is far behind, while something fails.
  *
  * Method: one of three nodes is down while so much is written that the others forget the entries
- * it needs. When it comes back, a storage request of it fails, or large allocations of all nodes do,
- * while the snapshot is under way: what is lost is asked for again, and it arrives. */
+ * it needs. When it comes back, a storage request of it fails, or large allocations of all nodes
+ * do, while the snapshot is under way: what is lost is asked for again, and it arrives. */
 #include <criterion/criterion.h>
 
 #include "node/core.h"
@@ -35,15 +35,20 @@ static void write_heavy(struct cluster *c, uint64_t salt)
     cr_assert(a != NULL && a->status == VSHARD_OK);
 }
 
-static struct cluster *begin(const struct vshard_allocator *memory)
+static struct cluster *begin_with(const struct vshard_allocator *memory, uint64_t snapshot_bytes)
 {
-    struct vshard_node_options o = { .snapshot_bytes = 1000000,
+    struct vshard_node_options o = { .snapshot_bytes = snapshot_bytes,
                                      .replace_ns = UINT64_MAX,
                                      .allocator = memory };
     struct cluster *c = with_words(3, 3, 1, 3, &o);
 
     c->spread_ns = 2 * MS;
     return c;
+}
+
+static struct cluster *begin(const struct vshard_allocator *memory)
+{
+    return begin_with(memory, 1000000);
 }
 
 /* Node 3 is up again, and the first piece has come. */
@@ -89,6 +94,107 @@ Test(node_snapshot, arrives_though_a_piece_cannot_be_written)
         cr_expect_eq(c->node[3].node->failed, VSHARD_OK);
         cluster_destroy(c);
     }
+}
+
+/* ---- its last step ---- */
+
+/* So many changes of the map that node 3 gets it whole. */
+static void change_map(struct cluster *c)
+{
+    static struct vshard_attribute attributes[VSHARD_ATTRIBUTES_MAX];
+    const struct vshard_collection spec = { .size = sizeof spec,
+                                            .dim = 2,
+                                            .replicas = 2,
+                                            .attribute_count = VSHARD_ATTRIBUTES_MAX,
+                                            .attributes = attributes,
+                                            .name = "passing" };
+
+    for (uint32_t i = 0; i < VSHARD_ATTRIBUTES_MAX; i++) {
+        attributes[i].type = VSHARD_ATTRIBUTE_INT64;
+        snprintf(attributes[i].name, sizeof attributes[i].name, "a%u", i);
+    }
+    for (int i = 0; i < 110; i++) {
+        int rc = administer(
+            c, 1, (struct vshard_node_admin){ .op = VSHARD_ADMIN_CREATE, .collection = &spec });
+
+        cr_assert_eq(rc, VSHARD_OK, "%d: %s", i, vshard_strerror(rc));
+        cr_assert_eq(
+            administer(c, 1,
+                       (struct vshard_node_admin){ .op = VSHARD_ADMIN_DROP, .name = "passing" }),
+            VSHARD_OK);
+    }
+}
+
+/* Node 3 is about to install a snapshot of that group; false: it will not. */
+static bool about_to_install(struct cluster *c, uint64_t group)
+{
+    for (int t = 0; t < 200000; t++) {
+        const struct vs_replica *r = vs_replica_find(c->node[3].node, group);
+
+        if (r != NULL && r->installing)
+            return true;
+        cluster_run(c, 20000);
+    }
+    return false;
+}
+
+/* Each allocation of node 3 fails once, of the first ones, and then fewer and fewer, from the
+ * moment on that it is installed; the last k fails none. */
+static void install_each(uint64_t group, void (*fall)(struct cluster *c))
+{
+    uint64_t k, failures = 1;
+
+    for (k = 1; failures != 0; k += 1 + k / 8) {
+        struct fault_alloc memory;
+        struct cluster *c;
+
+        fault_alloc_init(&memory);
+        c = begin_with(NULL, 3000);
+        cluster_kill(c, 3);
+        cluster_run(c, 1000 * MS);
+        fall(c);
+        c->options.allocator = &memory.hook; /* of node 3 alone */
+        cr_assert_eq(cluster_start(c, 3), VSHARD_OK);
+        cr_assert(about_to_install(c, group), "no snapshot comes");
+        fault_alloc_fail(&memory, k, FAULT_ONCE);
+        for (int t = 0; t < 2000 && vs_replica_find(c->node[3].node, group)->installing; t++)
+            cluster_run(c, 20000);
+        failures = memory.failures;
+        fault_alloc_fail(&memory, 0, FAULT_ONCE);
+        cluster_run(c, 3000 * MS);
+        for (uint64_t id = 1; id <= 3; id++)
+            cr_assert_eq(c->node[id].node->failed, VSHARD_OK, "k=%d: node %d", (int)k, (int)id);
+        cr_assert_eq(vs_replica_find(c->node[3].node, group)->status, VSHARD_OK, "k=%d", (int)k);
+        cr_assert_eq(c->node[3].node->meta.applied, c->node[1].node->meta.applied, "k=%d", (int)k);
+        cr_assert(arrived(c, 20000 * MS), "k=%d", (int)k);
+        cluster_destroy(c);
+        cr_assert_null(fault_alloc_verdict(&memory), "k=%d: %s", (int)k,
+                       fault_alloc_verdict(&memory));
+        fault_alloc_fini(&memory);
+    }
+    cr_expect_gt(k, (uint64_t)5);
+}
+
+static void write_little(struct cluster *c)
+{
+    for (uint64_t i = 0; i < 3; i++)
+        written(c, 1, 1, ROWS, i, 0);
+}
+
+static void change_and_write(struct cluster *c)
+{
+    change_map(c);
+    written(c, 1, 1, ROWS, 7, 0);
+}
+
+Test(node_snapshot, of_the_map_is_installed_though_memory_fails)
+{
+    install_each(VS_META, change_and_write);
+}
+
+Test(node_snapshot, of_a_shard_is_installed_though_memory_fails)
+{
+    install_each(1, write_little);
 }
 
 /* For half a second there is not enough for all copies of a piece, or for none, and for what is
