@@ -235,7 +235,9 @@ struct vshard_raft_options {
                                        leases do not hold; default 150 ms. Who starts as the only
                                        member campaigns at once */
     uint64_t disk_stall_ns;         /* a leader whose storage is silent this long steps down,
-                                       where there are other voters; default 4 election_ns */
+                                       where there are other voters; default 4 election_ns. What is
+                                       longer than election_ns from one event to the next counts as
+                                       that: then the process was held up, and not its disk */
     uint64_t request_ns;            /* forwarded requests give up after; default 10 election_ns */
     uint64_t max_message;           /* bytes of entries in one append, to 32 MiB; default 256 KiB */
     uint64_t max_inflight_bytes;    /* to one replica; default 4 MiB */

@@ -339,7 +339,7 @@ struct vs_group {
 struct vs_pending { /* a PERSIST whose barrier is not reached */
     uint64_t seq;
     uint64_t last; /* the group's log is durable to here with it; 0: says nothing */
-    uint64_t since_ns;
+    uint64_t since_ns; /* by ran_ns */
     struct vs_group *group;
     uint32_t vote_only, reserved; /* it holds no entries, and takes none away */
 };
@@ -351,6 +351,7 @@ struct vshard_raft {
     const struct vshard_allocator *allocator;
     const struct vshard_logger *logger;
     uint64_t now;
+    uint64_t ran_ns; /* how much of the time until now this process was seen to run */
     uint64_t seq, durable_seq;
     uint64_t step_id;
     uint64_t id_floor; /* groups that were closed have used ids up to this */

@@ -175,9 +175,9 @@ uint64_t vshard_raft_digest(const struct vshard_raft *r)
 
     if (r == NULL)
         return 0;
-    d = digest_words((uint64_t[]){ r->now, r->seq, r->durable_seq, r->beat_at, r->since_ns,
-                                   r->group_count, r->poisoned, r->id_floor },
-                     8, r->o.node);
+    d = digest_words((uint64_t[]){ r->now, r->ran_ns, r->seq, r->durable_seq, r->beat_at,
+                                   r->since_ns, r->group_count, r->poisoned, r->id_floor },
+                     9, r->o.node);
     for (uint32_t i = 0; i < r->link_count; i++)
         d = digest_link(&r->link[i], d);
     for (uint32_t i = 0; i < r->pending_count; i++)

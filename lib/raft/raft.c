@@ -33,7 +33,18 @@ bool vs_stalled(const struct vshard_raft *r)
 {
     /* 34: a leader whose disk hangs must not hold the others off with heartbeats. */
     return r->pending_count != 0 && !TRAP(34) &&
-           r->now - r->pending[r->pending_head].since_ns > r->o.disk_stall_ns;
+           r->ran_ns - r->pending[r->pending_head].since_ns > r->o.disk_stall_ns;
+}
+
+/* A node that leads is called at each heartbeat, whatever its disk does. What is longer than an
+ * election from one call to the next is this process that was held up, and says nothing of the
+ * disk: if that does hang, the calls that follow will tell. */
+static void time_passes(struct vshard_raft *r, uint64_t now)
+{
+    uint64_t ns = now > r->now ? now - r->now : 0;
+
+    r->now += ns;
+    r->ran_ns += ns < r->o.election_ns ? ns : r->o.election_ns;
 }
 
 /* Groups whose time has come; the rest stay due, and the host calls again at once:
@@ -64,8 +75,7 @@ static bool replaceable(const struct vshard_raft *r, const struct vs_group *g)
         c = &g->config[--at];
         for (uint32_t i = 0; i < c->count; i++) {
             if ((c->member[i].role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING)) &&
-                (c->member[i].node != r->o.node ||
-                 c->member[i].incarnation != r->o.incarnation))
+                (c->member[i].node != r->o.node || c->member[i].incarnation != r->o.incarnation))
                 return true;
         }
     } while (at != 0 && c->index > g->commit);
@@ -480,7 +490,7 @@ static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
         (e->byte_count != 0 && e->bytes == NULL))
         return VSHARD_EINVAL;
     vs_effects_begin(r);
-    r->now = e->now_ns > r->now ? e->now_ns : r->now;
+    time_passes(r, e->now_ns);
     switch (e->kind) {
     case VSHARD_RAFT_TIME: return on_time(r);
     case VSHARD_RAFT_MESSAGE: return on_message(r, e);
@@ -495,7 +505,7 @@ static int take_event(struct vshard_raft *r, const struct vshard_raft_event *e)
 int vshard_raft_step(struct vshard_raft *r, const struct vshard_raft_event *event)
 {
     struct vshard_raft_event copy;
-    uint64_t was;
+    uint64_t was, ran;
     int rc;
 
     if (r == NULL || event == NULL)
@@ -508,9 +518,12 @@ int vshard_raft_step(struct vshard_raft *r, const struct vshard_raft_event *even
         event = &copy;
     }
     was = r->now;
+    ran = r->ran_ns;
     rc = take_event(r, event);
-    if (rc == VSHARD_ENOMEM)
+    if (rc == VSHARD_ENOMEM) {
         r->now = was;
+        r->ran_ns = ran;
+    }
     return rc;
 }
 

@@ -318,7 +318,7 @@ static void persist(struct vshard_raft *r, struct vs_group *g)
     } else if (g->cut == 0)
         e->flags = VSHARD_RAFT_VOTE_ONLY;
     r->pending[r->pending_head + r->pending_count++] =
-        (struct vs_pending){ r->seq, g->log.last, r->now, g, e->flags & VSHARD_RAFT_VOTE_ONLY, 0 };
+        (struct vs_pending){ r->seq, g->log.last, r->ran_ns, g, e->flags & VSHARD_RAFT_VOTE_ONLY, 0 };
     VS_ASSERT(r->pending_head + r->pending_count <= r->pending_cap);
 }
 

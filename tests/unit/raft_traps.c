@@ -747,6 +747,77 @@ Test(raft_traps, trap_34_a_leader_whose_disk_hangs_lets_go)
     stop(&t);
 }
 
+/* Heartbeats and their answers stutter, so that silence is borne for longer than a disk's is. */
+static uint64_t lead_patiently(struct rig *t)
+{
+    uint64_t term = lead_firmly(t);
+
+    for (int i = 0; i < 24; i++) {
+        time_passes(t, i % 2 ? 20 * MS : 280 * MS);
+        beat_reply(t, 2, term, 0);
+        beat_reply(t, 3, term, 0);
+        persisted(t);
+    }
+    cr_assert_eq(status(t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    return term;
+}
+
+/* Steps until it leads no more, each with answers of all. */
+static int steps_until_it_lets_go(struct rig *t, uint64_t term, uint64_t ns)
+{
+    int steps = 0;
+
+    while (status(t).role == VSHARD_RAFT_LEADER && steps < 1000) {
+        beat_reply(t, 2, term, 0);
+        beat_reply(t, 3, term, 0);
+        time_passes(t, ns);
+        steps++;
+    }
+    return steps;
+}
+
+/* The process stood still for longer than a disk may, with something under way. */
+Test(raft_traps, a_leader_that_was_held_up_does_not_blame_its_disk)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead_patiently(&t);
+    propose(&t, 1);
+    time_passes(&t, 700 * MS);
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    persisted(&t);
+    for (int i = 0; i < 30; i++) {
+        beat_reply(&t, 2, term, 0);
+        beat_reply(&t, 3, term, 0);
+        time_passes(&t, 30 * MS);
+    }
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    stop(&t);
+}
+
+/* However it is called, a disk that does hang costs the lead. */
+Test(raft_traps, a_leader_that_was_held_up_lets_go_when_its_disk_hangs_as_well)
+{
+    const uint64_t gap[] = { 10, 30, 100, 150, 200, 500 };
+
+    for (size_t i = 0; i < VS_COUNT(gap); i++) {
+        uint64_t counted = gap[i] < 150 ? gap[i] : 150, most = (600 - 150) / counted + 2;
+        struct rig t;
+        uint64_t term;
+        int steps;
+
+        boot(&t, 1, 0, "");
+        term = lead_patiently(&t);
+        propose(&t, 1);
+        time_passes(&t, 700 * MS);
+        steps = steps_until_it_lets_go(&t, term, gap[i] * MS);
+        cr_expect(steps > 0 && steps <= (int)most, "%d ms: %d steps", (int)gap[i], steps);
+        stop(&t);
+    }
+}
+
 Test(raft_traps, trap_35_a_restarted_replica_stands_in_time)
 {
     struct rig t;
