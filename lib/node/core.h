@@ -611,6 +611,9 @@ void vs_replica_free(struct vshard_node *n, struct vs_replica *r);
 /* Loads what storage has of the group and starts it in the core: of a shard that has a snapshot
  * once an item has read that. */
 int vs_replica_start(struct vshard_node *n, struct vs_replica *r);
+/* Does so, if that is still to be done, and again where it found no memory: what the try before has
+ * left goes first. */
+void vs_replica_begin(struct vshard_node *n, struct vs_replica *r);
 /* It has found no memory for what must be done: that is tried again later, as again_ns says. */
 void vs_replica_wait(struct vshard_node *n, struct vs_replica *r, const char *event);
 void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,

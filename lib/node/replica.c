@@ -337,6 +337,7 @@ static int start(struct vshard_node *n, struct vs_replica *r, void **meta, size_
     if (rc != VSHARD_OK)
         return rc;
     r->open = 1;
+    r->failures = 0;
     vs_take_effects(n);
     return VSHARD_OK;
 }
@@ -363,6 +364,14 @@ int vs_replica_start(struct vshard_node *n, struct vs_replica *r)
     return rc;
 }
 
+static void begun(struct vshard_node *n, struct vs_replica *r, int rc)
+{
+    if (rc == VSHARD_ENOMEM)
+        vs_replica_wait(n, r, "node.open");
+    else if (rc != VSHARD_OK)
+        vs_replica_halt(n, r, rc);
+}
+
 /* Its snapshot has been read. */
 static void open_finished(struct vshard_node *n, struct vs_replica *r, struct vs_item *item)
 {
@@ -372,8 +381,23 @@ static void open_finished(struct vshard_node *n, struct vs_replica *r, struct vs
         return;
     if (rc == VSHARD_OK)
         rc = start(n, r, &item->bytes, &item->count);
-    if (rc != VSHARD_OK)
-        vs_replica_halt(n, r, rc);
+    begun(n, r, rc);
+}
+
+void vs_replica_begin(struct vshard_node *n, struct vs_replica *r)
+{
+    int rc;
+
+    if (r->open || r->dropped || r->items != 0 || r->status != VSHARD_OK || n->now < r->again_ns)
+        return;
+    rc = vshard_raft_close(n->raft, r->group);
+    vs_take_effects(n);
+    if (rc != VSHARD_ENOMEM) {
+        vs_shard_destroy(r->shard);
+        r->shard = NULL;
+        rc = vs_replica_start(n, r);
+    }
+    begun(n, r, rc);
 }
 
 /* ---- applying ---- */

@@ -64,13 +64,10 @@ static void open_replica(struct vshard_node *n, const struct vs_collection *c, u
     struct vs_replica *r;
     int rc = vs_replica_add(n, c->shard[number].group, c, number, &r);
 
-    if (rc != VSHARD_OK) {
+    if (rc == VSHARD_OK)
+        vs_replica_begin(n, r);
+    else
         n->meta_seen = 0; /* at a later turn */
-        return;
-    }
-    rc = vs_replica_start(n, r);
-    if (rc != VSHARD_OK)
-        vs_replica_halt(n, r, rc);
 }
 
 static void open_all(struct vshard_node *n)
@@ -314,10 +311,11 @@ static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
         }
         missing += shall != votes;
         voters += votes;
-        to->member[to->count++] = (struct vshard_raft_member){
-            x->node, x->incarnation, votes ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER,
-            shard != NULL && i == 0 && !vs_peer_mapless(n, x->node) && !idles(n, r->group, x->node)
-        };
+        to->member[to->count++] =
+            (struct vshard_raft_member){ x->node, x->incarnation,
+                                         votes ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER,
+                                         shard != NULL && i == 0 && !vs_peer_mapless(n, x->node) &&
+                                             (count == 1 || !idles(n, r->group, x->node)) };
     }
     if (missing != 0)
         stay(now, to);
@@ -795,6 +793,7 @@ void vs_steward_time(struct vshard_node *n)
     for (uint32_t i = 0; i < n->replica_count; i++) {
         struct vs_replica *r = n->replica[i];
 
+        vs_replica_begin(n, r);
         vs_replica_rest(n, r);
         vs_replica_refill(n, r);
         if (!r->open || r->role != VSHARD_RAFT_LEADER) {

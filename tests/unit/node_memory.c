@@ -1,9 +1,10 @@
 /* node_memory.c - a replica that finds no memory for what it must do, and goes on when there is
  * some again.
  *
- * Method: a node of its own refills a replica that is said to have diverged, with each allocation
- * failing in turn, and then with all of them failing for a while. It must report that, try again,
- * later each time, and come to the same digest; nothing may halt, and nothing may leak. */
+ * Method: a node of its own refills a replica that is said to have diverged, or opens one that it
+ * has a snapshot of, or none, with each allocation failing in turn, and then with all of them
+ * failing for a while. It must report that, try again, later each time, and come to the same
+ * digest; nothing may halt, and nothing may leak. */
 #include <criterion/criterion.h>
 
 #include "node/core.h"
@@ -18,6 +19,7 @@ struct lone {
     struct fault_storage *fs;
     struct vshard_node *node;
     uint64_t now;
+    uint64_t snapshot_bytes;
     int status; /* of the last answer; 1: it has not come */
     uint32_t waits;
 };
@@ -33,7 +35,8 @@ static void on_event(void *ctx, uint32_t level, const char *name,
     (void)level;
     (void)fields;
     (void)field_count;
-    ((struct lone *)ctx)->waits += strcmp(name, "node.refill") == 0;
+    ((struct lone *)ctx)->waits +=
+        strcmp(name, "node.refill") == 0 || strcmp(name, "node.open") == 0;
 }
 
 static int open_node(struct lone *l)
@@ -46,7 +49,7 @@ static int open_node(struct lone *l)
                                            .node = 1,
                                            .path = "home",
                                            .host = &host,
-                                           .snapshot_bytes = 2500,
+                                           .snapshot_bytes = l->snapshot_bytes,
                                            .segment_bytes = 65536,
                                            .allocator = &l->memory.hook,
                                            .logger = &logger,
@@ -118,10 +121,11 @@ static int fetch_word(struct lone *l, uint64_t key)
     return answered(l, vshard_node_fetch(l->node, l->now, &f));
 }
 
-/* A shard with a snapshot and entries behind it. */
-static void begin(struct lone *l, uint32_t family)
+static void begin_with(struct lone *l, uint32_t family, uint64_t snapshot_bytes)
 {
-    *l = (struct lone){ .fs = fault_storage_create(1), .now = 1000 * MS };
+    *l = (struct lone){ .fs = fault_storage_create(1),
+                        .now = 1000 * MS,
+                        .snapshot_bytes = snapshot_bytes };
     fault_alloc_init(&l->memory);
     fault_storage_mkdir(l->fs, "home");
     fault_storage_refuse_maps(l->fs, 1);
@@ -133,6 +137,12 @@ static void begin(struct lone *l, uint32_t family)
         run(l, 50 * MS);
     }
     run(l, 2500 * MS); /* and it has told its digest */
+}
+
+/* A shard with a snapshot and entries behind it. */
+static void begin(struct lone *l, uint32_t family)
+{
+    begin_with(l, family, 2500);
 }
 
 static void end(struct lone *l, uint64_t k)
@@ -230,4 +240,61 @@ Test(node_memory, that_is_missing_for_long_is_asked_for_more_and_more_seldom)
     expect_refilled(&l, digest, 0);
     cr_expect_eq(write_words(&l, 0, 6), VSHARD_OK);
     end(&l, 0);
+}
+
+/* ---- opening ---- */
+
+/* False if the node could not be opened: then there is nothing to wait for. */
+static bool open_with(struct lone *l, uint64_t k, uint64_t *failures)
+{
+    int rc;
+
+    vshard_node_close(l->node);
+    l->node = NULL;
+    l->waits = 0;
+    fault_alloc_fail(&l->memory, k, FAULT_ONCE);
+    rc = open_node(l);
+    if (rc == VSHARD_OK)
+        run(l, 300 * MS);
+    *failures = l->memory.failures;
+    fault_alloc_fail(&l->memory, 0, FAULT_ONCE);
+    return rc == VSHARD_OK && l->node->failed == VSHARD_OK;
+}
+
+static void expect_opened(struct lone *l, uint64_t digest, uint64_t k)
+{
+    run(l, 4000 * MS);
+    cr_assert_eq(words(l)->status, VSHARD_OK, "k=%d: it has halted: %s", (int)k,
+                 vshard_strerror(words(l)->status));
+    cr_assert_eq(words(l)->digest, digest, "k=%d: its state is another", (int)k);
+    cr_assert_eq(fetch_word(l, 1), VSHARD_OK, "k=%d", (int)k);
+    cr_assert_eq(write_words(l, 0, 6), VSHARD_OK, "k=%d", (int)k);
+}
+
+static void open_each(uint64_t snapshot_bytes)
+{
+    uint64_t failures = 1, waited = 0;
+
+    for (uint64_t k = 1; failures != 0; k++) {
+        struct lone l;
+        uint64_t digest;
+
+        begin_with(&l, VSHARD_FAMILY_FLAT, snapshot_bytes);
+        digest = words(&l)->digest;
+        if (open_with(&l, k, &failures))
+            expect_opened(&l, digest, k);
+        waited += l.waits;
+        end(&l, k);
+    }
+    cr_expect_gt(waited, (uint64_t)10, "it has hardly ever waited: %d times", (int)waited);
+}
+
+Test(node_memory, that_is_missing_when_a_snapshot_is_opened_makes_it_wait_and_try_again)
+{
+    open_each(2500);
+}
+
+Test(node_memory, that_is_missing_when_a_log_is_opened_makes_it_wait_and_try_again)
+{
+    open_each(1 << 20);
 }
