@@ -99,7 +99,8 @@ struct vshard_node_done {
     uint32_t kind;   /* VSHARD_NODE_WRITE .. */
     uint64_t tag;    /* as it was given */
     int32_t status;  /* 0, or why there is no answer; of a search that some shards answered, 0 */
-    uint32_t limits; /* SEARCH: VSHARD_LIMIT_* that cut a shard's search */
+    uint32_t limits; /* SEARCH: VSHARD_LIMIT_* that cut a shard's search; DEADLINE also where a shard
+                        has answered, and was to say whether it has more of the nearest */
     uint32_t shards; /* asked, or written to */
     uint32_t shards_answered; /* of them; fewer: the answer is partial */
     uint32_t hit_count;

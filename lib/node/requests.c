@@ -110,17 +110,22 @@ void vs_request_part_done(struct vshard_node *n, struct vs_request *q, struct vs
 /* ---- time ---- */
 
 /* What an end without all answers comes to: of a search, what there is, unless all was
- * asked for. Else the reason that the last attempt gave. */
-static int late(const struct vs_request *q)
+ * asked for. Else the reason that the last attempt gave. A shard that was asked for the rest has
+ * answered, but not all. */
+static int late(struct vs_request *q)
 {
     int status = VSHARD_ETIMEDOUT;
 
+    for (uint32_t i = 0; i < q->part_count; i++) {
+        const struct vs_part *p = &q->part[i];
+
+        if (p->state == VS_PART_OPEN && p->status == VSHARD_ESTALE)
+            status = VSHARD_ESTALE;
+        if (p->state == VS_PART_OPEN && p->asked_more)
+            q->limits |= VSHARD_LIMIT_DEADLINE;
+    }
     if (q->kind == VSHARD_NODE_SEARCH && q->answered != 0 && !(q->flags & VSHARD_NODE_WHOLE))
         return VSHARD_OK;
-    for (uint32_t i = 0; i < q->part_count; i++) {
-        if (q->part[i].state == VS_PART_OPEN && q->part[i].status == VSHARD_ESTALE)
-            status = VSHARD_ESTALE;
-    }
     return status;
 }
 

@@ -169,6 +169,7 @@ static void on_done(void *ctx, const struct vshard_node_done *d)
     a->shards = d->shards;
     a->shards_answered = d->shards_answered;
     a->hedges = d->hedges;
+    a->limits = d->limits;
     a->version = d->version;
     a->rows = d->rows;
     a->distances = d->distances;

@@ -33,7 +33,7 @@ struct cluster_answer {
     uint64_t tag, at_ns;
     uint32_t kind, times; /* times: how often it was answered; 0: not yet */
     int32_t status;
-    uint32_t shards, shards_answered, hit_count, position_count, hedges;
+    uint32_t shards, shards_answered, hit_count, position_count, hedges, limits;
     uint64_t version, rows, distances;
     struct vshard_merge_hit hits[CLUSTER_HITS];
     struct vshard_position positions[CLUSTER_POSITIONS];

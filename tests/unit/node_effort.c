@@ -87,6 +87,48 @@ Test(node_effort, finds_all_of_them_where_they_lie_in_one_shard)
     cluster_destroy(c);
 }
 
+/* What it had more of it cannot say in time: the answer says that it was cut short. */
+Test(node_effort, that_is_asked_for_in_vain_is_told)
+{
+    struct cluster *c = with_words(3, 3, SHARDS, 1, NULL);
+    const float query[DIM] = { 0 };
+    struct vshard_node_search s = { .size = sizeof s,
+                                    .k = K,
+                                    .tag = 4090,
+                                    .timeout_ns = 300 * MS,
+                                    .collection = "words",
+                                    .query = query };
+    uint64_t holder = cluster_leader(c, "words", 3), at = holder % 3 + 1, near = 0;
+    const struct vs_part *part;
+    struct vshard_node *n = c->node[at].node;
+
+    for (uint64_t key = 1; near < NEAR; key++) {
+        bool chosen = owner(key) == 3;
+
+        write_at(c, key, chosen ? 1 + (float)near : 100 + (float)key);
+        near += chosen;
+    }
+    for (int whole = 0; whole < 2; whole++) {
+        s.tag++;
+        s.flags = whole ? VSHARD_NODE_WHOLE : 0;
+        cr_assert_eq(vshard_node_search(n, c->now, &s), VSHARD_OK);
+        part = &n->requests->part[3];
+        for (int i = 0; i < 10000 && n->requests != NULL && !part->asked_more; i++)
+            cluster_run(c, 2000);
+        cr_assert_not_null(n->requests, "it is not asked for more");
+        c->node[holder].paused_until = c->now + 1000 * MS;
+        cr_assert_not_null(cluster_wait(c, s.tag, 2000 * MS));
+        cr_expect_eq(c->answer[s.tag].status, whole ? VSHARD_ETIMEDOUT : VSHARD_OK);
+        cr_expect(whole || (c->answer[s.tag].limits & VSHARD_LIMIT_DEADLINE));
+        cluster_run(c, 2000 * MS);
+    }
+    s.tag++;
+    cr_assert_eq(vshard_node_search(n, c->now, &s), VSHARD_OK);
+    cr_assert_not_null(cluster_wait(c, s.tag, 2000 * MS));
+    cr_expect_eq(c->answer[s.tag].limits, 0u, "in time nothing is cut");
+    cluster_destroy(c);
+}
+
 /* The one that answers last is asked for the rest elsewhere, since its replica here seems to be
  * behind by then. What was served here is no more, and is told of no bound. */
 Test(node_effort, is_asked_of_another_when_the_replica_here_has_fallen_behind)
