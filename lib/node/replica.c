@@ -496,13 +496,15 @@ void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
 
 /* Replicas take their digests at the same positions, so that they can be compared: at
  * multiples of DIGEST_EVERY, and where a log has come to rest. Nothing is applied before
- * it is taken. True if one was asked for. */
+ * it is taken; what could not be taken then is of no position any more. True if one was asked
+ * for. */
 static bool take_digest(struct vshard_node *n, struct vs_replica *r, bool idle)
 {
     uint64_t at = atomic_load(&r->applied);
     struct vs_item *item;
 
-    if (r->digest_busy || at == 0 || at <= r->digest_index || (at % DIGEST_EVERY != 0 && !idle))
+    if (r->digest_busy || r->row != 0 || at == 0 || at <= r->digest_index ||
+        (at % DIGEST_EVERY != 0 && !idle))
         return false;
     item = vs_item_new(n, VS_ITEM_DIGEST, r);
     if (item == NULL)
