@@ -670,6 +670,10 @@ static void chunk_finished(struct vshard_node *n, struct vs_replica *r, const st
 static void snapshot_finished(struct vshard_node *n, struct vs_replica *r,
                               const struct vs_item *item)
 {
+    if (r->diverged) { /* and so has what was saved, perhaps */
+        vs_replica_untaken(n, r);
+        return;
+    }
     if (item->status != VSHARD_OK) {
         vs_node_event(n, VSHARD_LOG_WARN, "node.snapshot", r->group, vshard_strerror(item->status),
                       item->status);

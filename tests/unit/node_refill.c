@@ -125,6 +125,43 @@ static void nobody_works(void *ctx, uint32_t what)
     (void)what;
 }
 
+/* It is being saved when that is found out. What it saves is wrong, and must not take the place of
+ * the snapshot and the log that are right. */
+Test(node_refill, does_not_begin_with_what_it_saved_meanwhile)
+{
+    struct vshard_node_options o = { .snapshot_bytes = 3000, .replace_ns = UINT64_MAX };
+    struct cluster *c = with_words(3, 3, 1, 3, &o);
+    uint64_t leader = cluster_leader(c, "words", 0), bad = leader % 3 + 1, before;
+    struct vshard_node *n = c->node[bad].node;
+    struct vs_replica *r = vs_replica_find(n, 1);
+
+    written(c, leader, 1, ROWS, 5, 0);
+    cluster_run(c, 1000 * MS);
+    before = r->snapshot_index;
+    n->host.wake = nobody_works;
+    n->o.workers = 1;
+    for (int i = 0; i < 2000 && (r->taking_index == 0 || r->snapshot != NULL); i++) {
+        if (i % 100 == 0)
+            write_rows(c, leader, 1, ROWS, 6, NULL);
+        cluster_run(c, MS);
+        if (r->taking_index == 0 || r->snapshot != NULL)
+            vshard_node_work(n);
+    }
+    cr_assert_neq(r->taking_index, (uint64_t)0);
+    cr_assert_eq(r->snapshot_index, before, "it is saved already");
+    spoil(c, bad);
+    r->diverged = 1; /* as digests would have it */
+    n->o.workers = 0;
+    cluster_run(c, 4000 * MS);
+    rest(c, 7);
+    cr_expect_eq(r->refills, 1u);
+    for (uint64_t id = 1; id <= 3; id++) {
+        cr_expect_eq(look(c, id).here, 1u, "node %d", (int)id);
+        cr_expect_eq(look(c, id).digest, look(c, leader).digest, "node %d", (int)id);
+    }
+    cluster_destroy(c);
+}
+
 /* Whenever its worker is done with something there is something else to do. */
 Test(node_refill, does_not_wait_for_a_moment_without_writes)
 {
