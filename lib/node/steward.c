@@ -170,14 +170,17 @@ static uint64_t settled_members(struct vshard_node *n, const struct vs_replica *
     return bits;
 }
 
-/* A leader has said that the group goes on without this replica. */
+/* A leader has said that the group goes on without this replica; not before it was a member, as in
+ * a frame that is late: the leader's own replica reflects what has made it one. */
 static bool released(const struct vshard_node *n, const struct vs_replica *r)
 {
+    struct vshard_raft_status s = { .size = sizeof s };
     uint32_t hints;
     const struct vs_hint *h = vs_hints_of(n, r->group, &hints);
 
+    vshard_raft_inspect(n->raft, r->group, &s);
     for (uint32_t i = 0; i < hints; i++) {
-        if (h[i].leader == h[i].node && h[i].term >= r->term &&
+        if (h[i].leader == h[i].node && h[i].term >= r->term && h[i].applied >= s.config &&
             !is_among(h[i].members, n->node, n->incarnation))
             return true;
     }

@@ -206,3 +206,51 @@ Test(node_drop, keeps_what_was_promised_by_one_that_was_not_opened)
     cr_expect_eq(about.vote_term, term);
     cluster_destroy(m.c);
 }
+
+/* What a leader said before this replica was a member comes late, when the map does not name it any
+ * more and its group still counts on it. */
+Test(node_drop, is_not_for_what_was_said_before_it_was_a_member)
+{
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX };
+    struct cluster *c = with_words(5, 5, 1, 3, &o);
+    uint64_t leader = cluster_leader(c, "words", 0), spare = 0, left = 0;
+    struct vshard_shard_status s;
+    const struct vs_replica *r;
+    struct vs_hint late = { .group = 1, .node = leader, .leader = leader };
+    size_t count;
+
+    written(c, leader, 1, 20, 5, 0);
+    cr_assert_eq(vshard_node_shards(c->node[leader].node, "words", &s, 1, &count), VSHARD_OK);
+    for (uint32_t i = 0; i < s.member_count; i++) {
+        if (s.members[i] == leader || left != 0)
+            late.members |= vs_member_bits(s.members[i], 1);
+        else
+            left = s.members[i];
+    }
+    for (uint64_t id = 1; id <= 5; id++)
+        spare = id != s.members[0] && id != s.members[1] && id != s.members[2] ? id : spare;
+    for (uint32_t i = 0; i < s.member_count; i++) { /* so that its group cannot go on without it */
+        if (s.members[i] != left)
+            c->node[s.members[i]].paused_until = c->now + 20000 * MS;
+    }
+    cluster_run(c, 2000 * MS);
+    cr_assert_eq(administer(c, spare,
+                            (struct vshard_node_admin){ .op = VSHARD_ADMIN_REPLACE,
+                                                        .group = 1,
+                                                        .node = left,
+                                                        .to = spare,
+                                                        .timeout_ns = 7000 * MS }),
+                 VSHARD_OK);
+    cluster_run(c, 500 * MS);
+    r = vs_replica_find(c->node[left].node, 1);
+    cr_assert(r != NULL && !r->dropped, "its group counts on it");
+    late.term = r->term;
+    vs_hint_put(c->node[left].node, &late);
+    cluster_run(c, 500 * MS);
+    cr_assert_not_null(vs_replica_find(c->node[left].node, 1), "what it has acknowledged is gone");
+    cr_expect(!r->dropped);
+    cluster_run(c, 30000 * MS);
+    cr_expect_null(vs_replica_find(c->node[left].node, 1), "it goes in the end");
+    expect_rows(c, spare, 1, 20, 5);
+    cluster_destroy(c);
+}
