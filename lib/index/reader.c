@@ -111,14 +111,6 @@ void vs_reader_leave(struct vs_reader *r)
     atomic_store_explicit(&r->busy, 0, memory_order_release);
 }
 
-bool vs_row_visible(const struct vshard_index *x, uint32_t slot, uint32_t position)
-{
-    uint32_t word = atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire);
-    uint32_t state = word & VS_ROW_MASK, since = word >> VS_ROW_BITS;
-
-    return state == VS_ROW_LIVE ? since <= position : state != VS_ROW_FREE && since > position;
-}
-
 /* The slot that holds this id for a reader at this position, or VS_SLOT_NONE. */
 uint32_t vs_find_visible(const struct vshard_index *x, uint64_t id, uint32_t position)
 {

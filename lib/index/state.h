@@ -401,6 +401,15 @@ static inline uint32_t vs_row_state(const struct vshard_index *x, uint32_t slot)
     return atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire) & VS_ROW_MASK;
 }
 
+/* Whether a reader who began at this position sees the row (reader.c). */
+static inline bool vs_row_visible(const struct vshard_index *x, uint32_t slot, uint32_t position)
+{
+    uint32_t word = atomic_load_explicit(&vs_row_at(x, slot)->state, memory_order_acquire);
+    uint32_t state = word & VS_ROW_MASK, since = word >> VS_ROW_BITS;
+
+    return state == VS_ROW_LIVE ? since <= position : state != VS_ROW_FREE && since > position;
+}
+
 /* The next live row of a sample of at most `most` from all over the index: the slots are cut into
  * so many runs, and of each its first live row is taken. `at` is 0 before the first; VS_SLOT_NONE
  * after the last. */
@@ -662,7 +671,6 @@ void vs_readers_fini(struct vshard_index *x);
 int vs_reader_enter(struct vshard_index *x, struct vs_reader **out);
 void vs_reader_renew(struct vshard_index *x, struct vs_reader *r);
 void vs_reader_leave(struct vs_reader *r);
-bool vs_row_visible(const struct vshard_index *x, uint32_t slot, uint32_t position);
 uint32_t vs_find_visible(const struct vshard_index *x, uint64_t id, uint32_t position);
 void vs_row_born(struct vshard_index *x, uint32_t slot);
 void vs_row_settle(struct vshard_index *x, uint32_t slot);
