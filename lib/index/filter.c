@@ -31,7 +31,9 @@ enum {
     DENSE_ONE_IN = 32,    /* and where more bits are set, these will do */
     PIECE = 32,           /* words counted at once, */
     PIECES = 16,          /* and of these, so many */
-    BATCH = 32            /* ids looked up at once */
+    BATCH = 256,          /* ids looked up at once, */
+    FEW = 2,              /* and of a word of bits, taken without a look at how many there are, */
+    SPARSE_ONE_IN = 11    /* unless so few words have any */
 };
 
 static bool bit_of(const uint64_t *words, uint64_t at)
@@ -231,20 +233,37 @@ static uint64_t bits_at(const struct vshard_filter *g, uint64_t word)
     return left < 64 ? g->bits[word] & ((1ull << left) - 1) : g->bits[word];
 }
 
+/* Appends the ids of a word's bits, for which there is room for 64 and FEW. How many there are
+ * cannot be predicted, and to be wrong costs more than to take few in any case. */
+static uint32_t take_ids(uint64_t word, uint64_t first, uint64_t *ids, uint32_t count)
+{
+    for (uint32_t i = 0; i < FEW; i++) {
+        ids[count] = first + (uint64_t)__builtin_ctzll(word | 1ull << 63);
+        count += word != 0;
+        word &= word - 1;
+    }
+    for (; word != 0; word &= word - 1)
+        ids[count++] = first + (uint64_t)__builtin_ctzll(word);
+    return count;
+}
+
 static int list_bits(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s)
 {
-    uint64_t ids[BATCH];
+    uint64_t ids[BATCH], words = (f->given.count + 63) / 64;
+    bool sparse = f->set < words / SPARSE_ONE_IN;
     uint32_t count = 0;
     int rc = list_begin(x, f, s, f->set);
 
-    for (uint64_t i = 0; rc == VSHARD_OK && i * 64 < f->given.count; i++) {
-        for (uint64_t word = bits_at(&f->given, i); word != 0; word &= word - 1) {
-            ids[count++] = i * 64 + (uint64_t)__builtin_ctzll(word);
-            if (count == BATCH) {
-                mark_ids(x, f, s, ids, count);
-                count = 0;
-            }
+    for (uint64_t i = 0; rc == VSHARD_OK && i < words; i++) {
+        uint64_t word = bits_at(&f->given, i);
+
+        if (sparse && word == 0)
+            continue;
+        if (count > BATCH - 64 - FEW) {
+            mark_ids(x, f, s, ids, count);
+            count = 0;
         }
+        count = take_ids(word, i * 64, ids, count);
     }
     if (rc == VSHARD_OK) {
         mark_ids(x, f, s, ids, count);
