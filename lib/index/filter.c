@@ -446,12 +446,14 @@ int vs_filter_measure(struct vshard_index *x, struct vs_filter *f, struct vs_scr
     return rc;
 }
 
-/* Leaves in a walk's pool the rows that may be answered. */
+/* Leaves in a walk's pool the rows of its beam that may be answered. */
 void vs_filter_pool(const struct vshard_index *x, struct vs_walk *w)
 {
-    struct vs_pool *pool = &w->scratch->pool;
+    struct vs_pool *pool = w->aside ? &w->scratch->ranked : &w->scratch->pool;
     uint32_t kept = 0;
 
+    if (w->aside)
+        vs_walk_narrow(x, w);
     for (uint32_t i = 0; i < pool->count; i++) {
         uint32_t slot = pool->slots[i] & ~VS_POOL_EXPANDED;
 
@@ -467,4 +469,9 @@ void vs_filter_pool(const struct vshard_index *x, struct vs_walk *w)
         kept += vs_filter_allows(x, w->filter, slot, w->scratch->position);
     }
     pool->count = kept;
+    if (!w->aside)
+        return;
+    w->scratch->pool.count = w->scratch->pool.next = 0;
+    w->scratch->pool.cap = w->width;
+    x->kernel.pool_push(&w->scratch->pool, pool->keys, pool->slots, kept);
 }

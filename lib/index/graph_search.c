@@ -30,20 +30,26 @@
  *   - several walks take turns, so that what one has requested arrives while the
  *     others compute. Each walk does what it would do alone.
  *
+ * Under a filter only the nearest fifth of a beam is followed, and only that is kept sorted: to
+ * keep a wide beam sorted takes a third of a walk. The others are kept aside in the order they
+ * came, and narrowed to as many as the beam holds when there is no more room, and at the end. So it
+ * is the beam that there would be if all of it were sorted, row for row.
+ *
  * It starts at the nearest of the entry rows, which are scanned. */
 #include "index/state.h"
 
 #include <math.h>
 
 enum {
-    STEP_MAX = 4,  /* rows whose edges are followed in one step */
-    STEP_IN = 8,   /* one more for so many in the beam */
-    IDLE_IN = 3,   /* of the beam, what is followed in vain before a bound ends a walk, */
-    IDLE_MIN = 4,  /* and at least so many */
-    STARTS = 4,    /* entry rows the walk begins with */
-    LINE = 64,     /* bytes of a cache line */
-    GROUP = 8,     /* rows whose exact distances are computed at once, after the first k */
-    CODE_LINES = 8 /* of a row: the rest follows in order, and the machine sees that */
+    STEP_MAX = 4,   /* rows whose edges are followed in one step */
+    STEP_IN = 8,    /* one more for so many in the beam */
+    IDLE_IN = 3,    /* of the beam, what is followed in vain before a bound ends a walk, */
+    IDLE_MIN = 4,   /* and at least so many */
+    STARTS = 4,     /* entry rows the walk begins with */
+    ASIDE_MIN = 64, /* rows of a beam that are not followed: fewer are kept sorted, too */
+    LINE = 64,      /* bytes of a cache line */
+    GROUP = 8,      /* rows whose exact distances are computed at once, after the first k */
+    CODE_LINES = 8  /* of a row: the rest follows in order, and the machine sees that */
 };
 
 /* Into the second level of cache: that has room for more requests at once than the first,
@@ -122,19 +128,20 @@ static bool next_nearest(struct vs_pool *pool, uint32_t follow, uint32_t *slot)
 }
 
 /* Rows that are followed in one step. */
-static uint32_t step_of(const struct vs_pool *pool)
+static uint32_t step_of(const struct vs_walk *w)
 {
-    uint32_t rows = 1 + pool->cap / STEP_IN;
+    uint32_t rows = 1 + w->width / STEP_IN;
 
     return rows < STEP_MAX ? rows : STEP_MAX;
 }
 
 /* Requests the edges of the rows that the next step will most likely follow. */
-static void look_ahead(const struct vshard_index *x, const struct vs_pool *pool)
+static void look_ahead(const struct vshard_index *x, const struct vs_walk *w)
 {
+    const struct vs_pool *pool = &w->scratch->pool;
     uint32_t found = 0;
 
-    for (uint32_t i = pool->next; i < pool->count && found < step_of(pool); i++) {
+    for (uint32_t i = pool->next; i < pool->count && found < step_of(w); i++) {
         if (!(pool->slots[i] & VS_POOL_EXPANDED)) {
             prefetch(vs_column_at(&x->edges, pool->slots[i]), x->edges.stride);
             found++;
@@ -203,9 +210,81 @@ static uint32_t keep_unseen(struct vs_scratch *s, struct vs_pool *p)
     return kept;
 }
 
-/* Offers the nearest of the entry rows. */
-static int start(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s)
+/* ---- rows that are met, and will not be followed ---- */
+
+/* The pool that a walk needs room for: what is kept aside is more than it will need, so that it
+ * is seldom narrowed. */
+uint32_t vs_walk_room(const struct vshard_index *x, uint32_t width, uint32_t follow)
 {
+    return follow != 0 && follow + ASIDE_MIN <= width ? 2 * width + STEP_MAX * x->degree : width;
+}
+
+/* A number that is exceeded by all keys kept aside but for as many as the beam holds; or, where
+ * equal ones do not let it be, the least that is exceeded by fewer. There are more keys than
+ * that. It is sought from the farthest row on that may be followed. */
+static int32_t nth_key(const struct vshard_index *x, const struct vs_walk *w)
+{
+    const struct vs_pool *aside = &w->scratch->ranked, *pool = &w->scratch->pool;
+    int64_t low = (int64_t)INT32_MIN - 1, high = (int64_t)w->most + 1;
+    int64_t at = pool->keys[pool->count - 1];
+    int64_t reach = (at - pool->keys[0]) / 4 + 1;
+
+    while (high - low > 1) {
+        size_t count = x->kernel.count_keys((int32_t)at, aside->keys, aside->count);
+
+        if (count == w->width)
+            return (int32_t)at;
+        if (count > w->width)
+            high = at;
+        else
+            low = at;
+        at = count < w->width && reach < high - low ? low + reach : low + (high - low) / 2;
+        reach *= 2;
+    }
+    return (int32_t)high;
+}
+
+/* Leaves aside the nearest, as many as the beam holds; of equal ones those that came first. */
+void vs_walk_narrow(const struct vshard_index *x, struct vs_walk *w)
+{
+    struct vs_pool *aside = &w->scratch->ranked;
+    int32_t most;
+
+    if (aside->count <= w->width)
+        return;
+    most = nth_key(x, w);
+    aside->count = (uint32_t)x->kernel.keep_keys(most, aside->keys, aside->slots, aside->count,
+                                                 aside->keys, aside->slots);
+    for (uint32_t i = aside->count; aside->count > w->width;) {
+        if (aside->keys[--i] != most)
+            continue;
+        aside->count--;
+        memmove(aside->keys + i, aside->keys + i + 1, (aside->count - i) * sizeof *aside->keys);
+        memmove(aside->slots + i, aside->slots + i + 1, (aside->count - i) * sizeof *aside->slots);
+    }
+    w->most = most > INT32_MIN ? most - 1 : most;
+}
+
+/* Offers rows that were met to the pool, and keeps them aside. */
+static void offer(const struct vshard_index *x, struct vs_walk *w, const int32_t *keys,
+                  const uint32_t *slots, uint32_t count)
+{
+    struct vs_pool *aside = &w->scratch->ranked;
+
+    x->kernel.pool_push(&w->scratch->pool, keys, slots, count);
+    if (!w->aside)
+        return;
+    if (aside->count + count > w->scratch->pool_cap)
+        vs_walk_narrow(x, w);
+    aside->count += (uint32_t)x->kernel.keep_keys(
+        w->most, keys, slots, count, aside->keys + aside->count, aside->slots + aside->count);
+}
+
+/* Offers the nearest of the entry rows. */
+static int start(const struct vshard_index *x, struct vs_walk *w)
+{
+    const struct vs_query *q = &w->query;
+    struct vs_scratch *s = w->scratch;
     uint32_t entries = atomic_load_explicit(&x->entry_count, memory_order_acquire);
     int32_t keys[STARTS + 16];
     uint32_t slots[STARTS + 16];
@@ -227,7 +306,7 @@ static int start(const struct vshard_index *x, const struct vs_query *q, struct 
             count = leave_out(s, count, q->without - 1);
         x->kernel.pool_push(&nearest, s->keys, s->slots, count);
     }
-    x->kernel.pool_push(&s->pool, keys, slots, keep_unseen(s, &nearest));
+    offer(x, w, keys, slots, keep_unseen(s, &nearest));
     return VSHARD_OK;
 }
 
@@ -250,7 +329,7 @@ static float farthest_key(const struct vshard_index *x, const struct vs_walk *w)
 static bool is_passed(struct vs_walk *w)
 {
     const struct vs_pool *p = &w->scratch->pool;
-    uint32_t next = p->next, enough = p->cap / IDLE_IN > IDLE_MIN ? p->cap / IDLE_IN : IDLE_MIN;
+    uint32_t next = p->next, enough = w->width / IDLE_IN > IDLE_MIN ? w->width / IDLE_IN : IDLE_MIN;
 
     if (p->count != 0 && p->keys[0] < w->nearest) {
         w->nearest = p->keys[0];
@@ -267,17 +346,20 @@ static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
 {
     struct vs_scratch *s = w->scratch;
 
-    VS_ASSERT(ef <= s->pool_cap);
+    VS_ASSERT(vs_walk_room(x, ef, w->follow) <= s->pool_cap);
     vs_visited_clear(x, s);
     if (w->query.without != 0)
         s->visited[(w->query.without - 1) / 64] |= 1ull << (w->query.without - 1) % 64;
-    s->pool.count = s->pool.next = 0;
-    s->pool.cap = ef;
+    w->width = ef;
+    w->aside = vs_walk_room(x, ef, w->follow) > ef && !w->bounded; /* is_passed() looks at all */
+    w->most = INT32_MAX;
+    s->pool.count = s->pool.next = s->ranked.count = 0;
+    s->pool.cap = w->aside ? w->follow : ef;
     w->cut = w->passed = false;
     w->farthest_key = w->bounded ? farthest_key(x, w) : INFINITY;
     w->nearest = INT32_MAX;
     w->idle = 0;
-    w->status = start(x, &w->query, s);
+    w->status = start(x, w);
     w->gathered = 0;
     w->ended = w->status < 0;
 }
@@ -286,7 +368,7 @@ static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
 static void advance(const struct vshard_index *x, struct vs_walk *w)
 {
     struct vs_scratch *s = w->scratch;
-    uint32_t slot, hops = 0, step = step_of(&s->pool);
+    uint32_t slot, hops = 0, step = step_of(w);
 
     w->gathered = 0;
     while (hops < step && next_nearest(&s->pool, w->follow, &slot)) {
@@ -308,8 +390,8 @@ static void score(const struct vshard_index *x, struct vs_walk *w)
     struct vs_scratch *s = w->scratch;
 
     walk_keys(x, &w->query, s, w->gathered);
-    x->kernel.pool_push(&s->pool, s->keys, s->slots, w->gathered);
-    look_ahead(x, &s->pool);
+    offer(x, w, s->keys, s->slots, w->gathered);
+    look_ahead(x, w);
     w->cut = w->limits && vs_limits_cut(w->limits, s->distance_count - w->counted, w->gathered);
     w->passed = w->farthest_key < INFINITY && is_passed(w);
     w->ended = w->cut || w->passed;

@@ -63,10 +63,10 @@ static int search_wider(struct vshard_index *x, struct vs_walk *w, struct vs_req
         ef = 2 * ef > VSHARD_EF_MAX ? VSHARD_EF_MAX : 2 * ef;
         if (w->filter != NULL && (top->count == 0 || vs_filter_scans(x, w->filter, ef)))
             break;
-        rc = vs_scratch_reserve(x, w->scratch, vs_walk_width(x, ef), 0);
+        w->follow = (uint32_t)((double)want->follow * ef / want->ef);
+        rc = vs_scratch_reserve(x, w->scratch, vs_walk_room(x, vs_walk_width(x, ef), w->follow), 0);
         if (rc < 0)
             return rc;
-        w->follow = (uint32_t)((double)want->follow * ef / want->ef);
         vs_graph_walk(x, w, 1, vs_walk_width(x, ef));
         if (w->status < 0)
             return w->status;
@@ -142,7 +142,8 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
         walks[i].by_codes = by_codes;
         walks[i].bounded = (want->flags & VSHARD_SEARCH_WITHIN) != 0;
         walks[i].farthest = want->farthest;
-        rc = vs_scratch_reserve(x, &r->scratch[i], want->width, (uint32_t)want->k);
+        rc = vs_scratch_reserve(x, &r->scratch[i], vs_walk_room(x, want->width, want->follow),
+                                (uint32_t)want->k);
         if (rc == VSHARD_OK)
             rc = vs_query_check(x, queries + i * bytes, by_codes, &r->scratch[i], &walks[i].query);
     }

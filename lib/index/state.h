@@ -122,7 +122,8 @@ struct vs_scratch {
     uint32_t visited_slots; /* that have one; newer ones are passed over */
     uint32_t moved_from;    /* 0, or slots from here on lead to others (shrink.c) */
     struct vs_pool pool;
-    struct vs_pool ranked; /* the pool again, by code; with room for as many */
+    struct vs_pool ranked; /* the pool again, by code; with room for as many. Before, of a walk
+                              that follows some of its beam: rows met, in no order */
     uint32_t pool_cap;     /* room in each */
     uint32_t list_cap;     /* room in the next three */
     uint32_t *slots;
@@ -370,6 +371,9 @@ struct vs_walk {
     struct vs_limits *limits;   /* NULL: none */
     uint64_t counted;           /* distances of the scratch when this walk began */
     uint32_t follow;            /* edges of only so many, the nearest, are followed; 0: of all */
+    uint32_t width;             /* of the beam */
+    bool aside;                 /* what is not followed is not in the pool, but kept aside */
+    int32_t most;               /* greatest key that may still come to the beam */
     bool by_codes;              /* the query has a code, and rows may be ruled out by theirs */
     bool bounded;               /* no row farther than `farthest` is wanted: */
     float farthest;
@@ -757,6 +761,8 @@ int vs_limits_status(const struct vs_limits *l);
 
 /* graph_search.c */
 void vs_visited_clear(const struct vshard_index *x, struct vs_scratch *s);
+uint32_t vs_walk_room(const struct vshard_index *x, uint32_t width, uint32_t follow);
+void vs_walk_narrow(const struct vshard_index *x, struct vs_walk *w);
 void vs_walk_request(const struct vs_column *column, struct vs_scratch *s, uint32_t count);
 float vs_key_limit(const struct vshard_index *x, float distance);
 void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t count,

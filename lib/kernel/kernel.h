@@ -132,6 +132,13 @@ struct vs_kernel {
     void (*pool_push)(struct vs_pool *pool, const int32_t *keys, const uint32_t *slots,
                       size_t count);
 
+    /* How many keys are at most `most`; and those candidates whose keys are, in order, to the
+     * front of other arrays, which may be the same: returns how many. Nothing is written
+     * behind them. */
+    size_t (*count_keys)(int32_t most, const int32_t *keys, size_t count);
+    size_t (*keep_keys)(int32_t most, const int32_t *keys, const uint32_t *slots, size_t count,
+                        int32_t *out_keys, uint32_t *out_slots);
+
     /* Puts VS_PANEL_ROWS rows of bytes, any alignment, into a panel of
      * [(dim + 3) / 4][VS_PANEL_ROWS][4] bytes, each XORed with `flip`; elements behind
      * the last count as 0 before that. */

@@ -46,6 +46,29 @@ static void scalar_push(struct vs_pool *pool, const int32_t *keys, const uint32_
     }
 }
 
+static size_t scalar_count(int32_t most, const int32_t *keys, size_t count)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < count; i++)
+        n += keys[i] <= most;
+    return n;
+}
+
+static size_t scalar_keep(int32_t most, const int32_t *keys, const uint32_t *slots, size_t count,
+                          int32_t *out_keys, uint32_t *out_slots)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        if (keys[i] > most)
+            continue;
+        out_keys[n] = keys[i];
+        out_slots[n++] = slots[i];
+    }
+    return n;
+}
+
 #if defined(__x86_64__) || defined(__aarch64__)
 
 /* The keys of the pool that are <= key. Halves until a window of 64 is left:
@@ -261,6 +284,17 @@ AVX2 static void avx2_push(struct vs_pool *pool, const int32_t *keys, const uint
     }
 }
 
+AVX2 static size_t avx2_count(int32_t most, const int32_t *keys, size_t count)
+{
+    const __m256i x = _mm256_set1_epi32(most);
+    size_t i = 0, above = 0;
+
+    for (; i + 8 <= count; i += 8)
+        above += (size_t)__builtin_popcount((uint32_t)_mm256_movemask_ps(
+            _mm256_castsi256_ps(_mm256_cmpgt_epi32(avx2_load(keys + i), x))));
+    return i - above + scalar_count(most, keys + i, count - i);
+}
+
 /* ---- AVX-512: sixteen at a time, put together by expanding ---- */
 
 struct avx512_group {
@@ -381,6 +415,41 @@ AVX512 static void avx512_push(struct vs_pool *pool, const int32_t *keys, const 
     }
 }
 
+AVX512 static size_t avx512_count(int32_t most, const int32_t *keys, size_t count)
+{
+    const __m512i x = _mm512_set1_epi32(most);
+    size_t n = 0;
+
+    for (size_t i = 0; i < count; i += 16) {
+        const __mmask16 m = first_floats(count - i);
+        n += (size_t)__builtin_popcount(
+            _mm512_mask_cmple_epi32_mask(m, _mm512_maskz_loadu_epi32(m, keys + i), x));
+    }
+    return n;
+}
+
+AVX512 static size_t avx512_keep(int32_t most, const int32_t *keys, const uint32_t *slots,
+                                 size_t count, int32_t *out_keys, uint32_t *out_slots)
+{
+    const __m512i x = _mm512_set1_epi32(most);
+    size_t n = 0;
+
+    for (size_t i = 0; i < count; i += 16) {
+        const __mmask16 m = first_floats(count - i);
+        __m512i k = _mm512_maskz_loadu_epi32(m, keys + i),
+                s = _mm512_maskz_loadu_epi32(m, slots + i);
+        __mmask16 in = _mm512_mask_cmple_epi32_mask(m, k, x);
+        size_t kept = (size_t)__builtin_popcount(in);
+
+        _mm512_mask_storeu_epi32(out_keys + n, first_floats(kept),
+                                 _mm512_maskz_compress_epi32(in, k));
+        _mm512_mask_storeu_epi32(out_slots + n, first_floats(kept),
+                                 _mm512_maskz_compress_epi32(in, s));
+        n += kept;
+    }
+    return n;
+}
+
 #endif /* x86-64 */
 
 #if defined(__aarch64__)
@@ -443,6 +512,17 @@ static void neon_push(struct vs_pool *pool, const int32_t *keys, const uint32_t 
     }
 }
 
+static size_t neon_count(int32_t most, const int32_t *keys, size_t count)
+{
+    const int32x4_t x = vdupq_n_s32(most);
+    uint32x4_t n = vdupq_n_u32(0);
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4) /* each that is at most so much counts -1 */
+        n = vsubq_u32(n, vcleq_s32(vld1q_s32(keys + i), x));
+    return vaddvq_u32(n) + scalar_count(most, keys + i, count - i);
+}
+
 #endif /* aarch64 */
 
 uint32_t vs_kernel_pick_pool(struct vs_kernel *kernel, uint32_t cpu)
@@ -450,19 +530,23 @@ uint32_t vs_kernel_pick_pool(struct vs_kernel *kernel, uint32_t cpu)
     static const struct {
         uint32_t needs;
         void (*push)(struct vs_pool *, const int32_t *, const uint32_t *, size_t);
+        size_t (*count)(int32_t, const int32_t *, size_t);
+        size_t (*keep)(int32_t, const int32_t *, const uint32_t *, size_t, int32_t *, uint32_t *);
     } variants[] = {
 #if defined(__x86_64__)
-        { VSHARD_CPU_AVX512, avx512_push },
-        { VSHARD_CPU_AVX2, avx2_push },
+        { VSHARD_CPU_AVX512, avx512_push, avx512_count, avx512_keep },
+        { VSHARD_CPU_AVX2, avx2_push, avx2_count, scalar_keep },
 #elif defined(__aarch64__)
-        { VSHARD_CPU_NEON, neon_push },
+        { VSHARD_CPU_NEON, neon_push, neon_count, scalar_keep },
 #endif
-        { 0, scalar_push },
+        { 0, scalar_push, scalar_count, scalar_keep },
     };
     size_t i = 0;
 
     while ((cpu & variants[i].needs) != variants[i].needs)
         i++; /* the last row needs nothing */
     kernel->pool_push = variants[i].push;
+    kernel->count_keys = variants[i].count;
+    kernel->keep_keys = variants[i].keep;
     return variants[i].needs;
 }

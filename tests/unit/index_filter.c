@@ -372,6 +372,80 @@ Test(index_filter, no_answer_is_farther_than_the_most_that_is_wanted)
     }
 }
 
+static int by_key(const void *a, const void *b)
+{
+    const int32_t *x = a, *y = b;
+
+    return (*x > *y) - (*x < *y);
+}
+
+/* Whether the beam of a walk holds the nearest of all rows that the walk marked as met. Returns
+ * whether what it does not follow was kept aside. */
+static bool expect_nearest(struct vshard_index *x, const void *query, uint32_t width,
+                           uint32_t follow)
+{
+    static int32_t met[N];
+    struct vs_scratch s = { .position = atomic_load(&x->position) };
+    struct vs_walk w = { .scratch = &s, .follow = follow };
+    const struct vs_pool *beam;
+    uint32_t count = 0;
+
+    cr_assert_eq(vs_scratch_reserve(x, &s, vs_walk_room(x, width, follow), K), 0);
+    cr_assert_eq(vs_query_check(x, query, true, &s, &w.query), 0);
+    vs_graph_walk(x, &w, 1, width);
+    cr_assert_eq(w.status, 0);
+    for (uint32_t slot = 0; slot < s.visited_slots; slot++) {
+        if (s.visited[slot / 64] >> slot % 64 & 1)
+            met[count++] = vs_key_of(x, &w.query, slot);
+    }
+    qsort(met, count, sizeof *met, by_key);
+    if (w.aside) {
+        vs_walk_narrow(x, &w);
+        qsort(s.ranked.keys, s.ranked.count, sizeof *s.ranked.keys, by_key);
+    }
+    beam = w.aside ? &s.ranked : &s.pool;
+    cr_assert_eq(beam->count, count < width ? count : width, "%u of %u, %u met", beam->count, width,
+                 count);
+    cr_assert(memcmp(beam->keys, met, beam->count * sizeof *met) == 0, "width %u of %u met", width,
+              count);
+    vs_scratch_fini(x, &s);
+    return w.aside;
+}
+
+/* Of rows with few values many are equally near, also where a beam ends. */
+static void make_equal(struct stage *t, uint32_t element)
+{
+    unsigned char *bytes = t->vectors;
+    float *floats = t->vectors;
+
+    for (size_t i = 0; i < (N + QUERIES) * D; i++) {
+        if (element == VSHARD_ELEMENT_F32)
+            floats[i] = floats[i] < 0 ? -1.0f : 1.0f;
+        else
+            bytes[i] &= 3;
+    }
+    add_rows(t->x, t->ids, t->vectors, N);
+}
+
+Test(index_filter, a_beam_holds_the_nearest_of_all_rows_that_were_met)
+{
+    static const uint32_t widths[] = { 40, 70, 200, 500, 900 }, follows[] = { 30, 5, 120, 300, 30 };
+    static struct stage t;
+
+    for (uint32_t at = 0; at < 8; at++) {
+        uint32_t element = at & 1 ? VSHARD_ELEMENT_U8 : VSHARD_ELEMENT_F32, aside = 0;
+
+        begin(&t, 0, at & 2 ? VSHARD_METRIC_COSINE : VSHARD_METRIC_L2SQ, element);
+        if (at & 4)
+            make_equal(&t, element);
+        for (uint32_t i = 0; i < VS_COUNT(widths) * QUERIES; i++)
+            aside += expect_nearest(t.x, query_at(&t, i % QUERIES), widths[i / QUERIES],
+                                    follows[i / QUERIES]);
+        cr_expect_eq(aside, 4 * QUERIES);
+        end(&t);
+    }
+}
+
 Test(index_filter, nothing_is_allocated_after_the_first_search)
 {
     static struct stage t;

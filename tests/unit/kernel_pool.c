@@ -160,6 +160,63 @@ Test(kernel_pool, keeps_what_the_model_keeps_in_every_order)
     }
 }
 
+/* In arrays that end at an unreadable page, from one to others and in place. */
+static void keep(const struct variant *v, int32_t most, const int32_t *keys, const uint32_t *slots,
+                 size_t count)
+{
+    struct walled wk = walled_make(count * 4), ws = walled_make(count * 4);
+    int32_t *k = (int32_t *)(void *)wk.end - count, want[OFFERED];
+    uint32_t *s = (uint32_t *)(void *)ws.end - count, names[OFFERED];
+    size_t kept = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        want[kept] = keys[i];
+        names[kept] = slots[i];
+        kept += keys[i] <= most;
+    }
+    memcpy(k, keys, count * sizeof *k);
+    memcpy(s, slots, count * sizeof *s);
+    cr_assert_eq(v->kernel.count_keys(most, k, count), kept, "%s cpu=%x", v->kernel.name, v->cpu);
+    for (int in_place = 0; in_place < 2; in_place++) {
+        struct walled ok = walled_make(kept * 4), os = walled_make(kept * 4);
+        int32_t *out_keys = in_place ? k : (int32_t *)(void *)ok.end - kept;
+        uint32_t *out_slots = in_place ? s : (uint32_t *)(void *)os.end - kept;
+
+        cr_assert_eq(v->kernel.keep_keys(most, k, s, count, out_keys, out_slots), kept);
+        cr_assert(memcmp(out_keys, want, kept * sizeof *want) == 0 &&
+                      memcmp(out_slots, names, kept * sizeof *names) == 0,
+                  "%s cpu=%x: %zu of %zu", v->kernel.name, v->cpu, kept, count);
+        walled_free(&ok);
+        walled_free(&os);
+    }
+    walled_free(&wk);
+    walled_free(&ws);
+}
+
+Test(kernel_pool, counts_and_keeps_keys_that_are_at_most_so_great)
+{
+    static const size_t counts[] = { 0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, OFFERED };
+    struct variant v[VARIANTS_MAX];
+    size_t variants = variants_make(v);
+    uint64_t seed = 5;
+    int32_t keys[OFFERED];
+    uint32_t slots[OFFERED];
+
+    for (int shape = 0; shape < SHAPES; shape++) {
+        for (size_t i = 0; i < OFFERED; i++) {
+            keys[i] = key_of(shape, i, &seed);
+            slots[i] = (uint32_t)random_bits(&seed);
+        }
+        for (size_t i = 0; i < variants; i++) {
+            for (size_t c = 0; c < sizeof counts / sizeof counts[0]; c++) {
+                keep(&v[i], keys[counts[c] / 2], keys, slots, counts[c]);
+                keep(&v[i], INT32_MIN, keys, slots, counts[c]);
+                keep(&v[i], INT32_MAX, keys, slots, counts[c]);
+            }
+        }
+    }
+}
+
 Test(kernel_pool, a_pool_without_room_stays_empty)
 {
     struct variant v[VARIANTS_MAX];
