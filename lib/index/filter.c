@@ -19,8 +19,7 @@
  * edges at once (ACORN-1: Patel et al. 2024); they were two to ten times as slow at equal
  * recall, and where no allowed row is near the query they ended anywhere. And a narrow beam beside
  * which allowed rows are kept as they are met: to ask about all rows met that are near enough
- * costs more than to keep them; so does keeping all met in no order, and choosing the nearest at
- * the end (bench/RESULTS.md). */
+ * costs more than to keep them (bench/RESULTS.md). */
 #include "index/state.h"
 
 enum {

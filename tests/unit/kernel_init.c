@@ -20,7 +20,7 @@ Test(kernel_init, fills_in_every_function_for_every_subset_of_bits)
                       k.l2sq_i8_many && k.dot_u8_many && k.dot_i8_many && k.l2sq_code_many &&
                       k.dot_code_many && k.l2sq_u4_many && k.l1_u8_many && k.l1_i8_many &&
                       k.l1_f32_many && k.hamming_many && k.encode && k.find_unfit && k.pool_push &&
-                      k.name,
+                      k.count_keys && k.keep_keys && k.name,
                   "cpu=%x", cpu);
         memset(&again, 0xff, sizeof again);
         vs_kernel_init(&again, cpu);
