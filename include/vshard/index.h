@@ -119,11 +119,11 @@ struct vshard_index_options {
  * trained.
  *
  * Codes have one scale for all dimensions and all rows. Where that does not tell near rows
- * apart, as where one feature reaches 30 times as far as the others, or some rows are a
- * hundred times as long, a graph over floats under L2SQ, COSINE and L1 is built and walked on
- * the vectors instead, and codes.coarse is logged as a warning: recall is as of other data,
- * there are no codes (code_bytes of the stats is 0), a search takes several times as long,
- * and so does a load. This is measured on up to 1,024 rows when the graph begins, and when
+ * apart, as where one feature reaches 30 times as far as the others, some rows are a
+ * hundred times as long, or clusters are a ten thousandth as wide as they lie apart, a graph over
+ * floats under L2SQ, COSINE and L1 is built and walked on the vectors instead, and codes.coarse is
+ * logged as a warning: recall is as of other data, there are no codes (code_bytes of the stats is
+ * 0), a search takes several times as long, and so does a load. This is measured on up to 1,024 rows when the graph begins, and when
  * codes are made anew. It does not help, so that features are to be scaled first, or a flat index
  * taken:
  *   - a lean index, which has only codes, and is warned about

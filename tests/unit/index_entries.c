@@ -179,7 +179,7 @@ Test(index_entries, heirs_have_room_beside_entries_that_come)
 
     cr_assert_eq(count, ENTRIES);
     gone = realloc(gone, REPLACED * sizeof *gone);
-    for (at = 1; count < REPLACED && at < rows; at += 5) {
+    for (at = 1; count < REPLACED && at < rows; at += 3) {
         bool there = false;
 
         for (uint32_t i = 0; i < ENTRIES; i++)

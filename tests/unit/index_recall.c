@@ -549,3 +549,87 @@ Test(index_recall, of_rows_nearer_than_a_code_can_tell_grows_with_the_beam)
         free(ids);
     }
 }
+
+/* Row i of clusters in turns, so that the first rows have few of each. */
+static float *draw_tight(uint64_t *seed, uint32_t count, uint32_t dim, uint32_t clusters,
+                         double apart)
+{
+    float *v = malloc((size_t)count * dim * sizeof *v);
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t place = i % clusters + 1;
+
+        for (uint32_t j = 0; j < dim; j++)
+            v[i * dim + j] = (float)(apart * random_normal(&place) + random_normal(seed));
+    }
+    return v;
+}
+
+static void expect_tight_found(const struct set *s, uint32_t clusters, double apart)
+{
+    struct vshard_index_options o = small_options(s->dim, s->metric, VSHARD_ELEMENT_F32);
+    uint64_t seed = 9, *ids = number_ids(0, s->rows);
+    float *all = draw_tight(&seed, s->rows + s->queries, s->dim, clusters, apart);
+    struct set asked = *s;
+    struct vshard_index *x;
+    double found;
+
+    o.m = 16;
+    o.ef_construction = o.ef_search = 100;
+    x = make_index(&o);
+    split_queries(&asked, all);
+    for (uint32_t i = 0; i < s->rows; i += 500)
+        add_rows(x, ids + i, all + (size_t)i * s->dim, 500);
+    found = recall(&asked, x, 0);
+    printf("index_recall: %s, %u tight clusters %g apart: %.4f\n", s->name, clusters, apart,
+           found);
+    cr_expect_geq(found, 0.96, "%s: recall@10 %.4f of %u clusters %g apart", s->name, found,
+                  clusters, apart);
+    expect_clean(x, "tight clusters");
+    vshard_index_destroy(x);
+    free(all);
+    free(ids);
+}
+
+/* Codes are the same, or nearly, for all rows of a cluster, and of each there are but few among
+ * those that codes are judged by: they were kept among the nearest whatever their order, and 0.25
+ * of the nearest were found. */
+Test(index_recall, of_clusters_whose_rows_codes_cannot_tell_apart)
+{
+    static const uint32_t metrics[] = { VSHARD_METRIC_L2SQ, VSHARD_METRIC_L1 };
+
+    for (size_t i = 0; i < VS_COUNT(metrics); i++) {
+        struct set s = { .name = metric_names[metrics[i]],
+                         .metric = metrics[i],
+                         .dim = 8,
+                         .rows = 8000,
+                         .queries = 100 };
+
+        expect_tight_found(&s, 20, 10000);
+        expect_tight_found(&s, 20, 100);
+        expect_tight_found(&s, 20, 30);
+        s.rows = 2 * s.rows;
+        expect_tight_found(&s, 40, 10000);
+    }
+}
+
+/* They need not be told apart. */
+Test(index_recall, rows_that_differ_by_rounding_alone_are_walked_by_codes)
+{
+    enum { ROWS = 600, DIM = 16 };
+
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
+        struct vshard_index_options o = small_options(DIM, metric, VSHARD_ELEMENT_F32);
+        uint64_t seed = 10, *ids = number_ids(0, ROWS);
+        float *v = malloc(ROWS * DIM * sizeof *v);
+        struct vshard_index *x = make_index(&o);
+
+        for (size_t i = 0; i < ROWS * DIM; i++)
+            v[i] = i / DIM % 2 ? v[i - DIM] * 1.0000001f : (float)random_normal(&seed);
+        add_rows(x, ids, v, ROWS);
+        cr_expect_eq(x->by_vectors, 0, "%s", metric_names[metric]);
+        vshard_index_destroy(x);
+        free(v);
+        free(ids);
+    }
+}
