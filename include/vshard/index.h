@@ -123,9 +123,9 @@ struct vshard_index_options {
  * hundred times as long, or clusters are a ten thousandth as wide as they lie apart, a graph over
  * floats under L2SQ, COSINE and L1 is built and walked on the vectors instead, and codes.coarse is
  * logged as a warning: recall is as of other data, there are no codes (code_bytes of the stats is
- * 0), a search takes several times as long, and so does a load. This is measured on up to 1,024 rows when the graph begins, and when
- * codes are made anew. It does not help, so that features are to be scaled first, or a flat index
- * taken:
+ * 0), a search takes several times as long, and so does a load. This is measured on up to 1,024
+ * rows when the graph begins, and when codes are made anew. It does not help, so that features are
+ * to be scaled first, or a flat index taken:
  *   - a lean index, which has only codes, and is warned about
  *   - under IP, and 8-bit elements under COSINE and IP, which are not looked at.
  *     vshard_index_calibrate() tells what is found
@@ -651,22 +651,29 @@ VSHARD_API int vshard_index_stats(struct vshard_index *index, struct vshard_inde
 
 /* What rows take. */
 struct vshard_index_estimate {
-    uint32_t size;         /* bytes in this struct; required */
-    uint32_t reserved;     /* 0 */
-    uint64_t rows_bytes;   /* [out] of rows, codes, edges, ids and values: what max_bytes
-                              limits. Keywords are to be added: 136 to 152 bytes each, once
-                              there are some thousand different ones */
-    uint64_t memory_bytes; /* [out] these, and what the index and its own buffers take */
-    uint64_t file_bytes;   /* [out] of the file that is saved then */
+    uint32_t size;             /* bytes in this struct; required */
+    uint32_t reserved;         /* 0 */
+    uint64_t rows_bytes;       /* [out] of rows, codes, edges, ids and values: what max_bytes
+                                  limits. Keywords are to be added: 136 to 152 bytes each, once
+                                  there are some thousand different ones */
+    uint64_t memory_bytes;     /* [out] these, and what the index and its own buffers take */
+    uint64_t file_bytes;       /* [out] of the file that is saved then */
+    uint64_t least_rows_bytes; /* [out] likewise, of a graph whose rows turn out to be such that */
+    uint64_t least_memory_bytes; /* [out] codes and sketches do not serve, as far as its options */
+    uint64_t least_file_bytes;   /* [out] leave that to the rows; else the same as above */
 };
 
 /* Says what an index of these options takes with so many rows, added by one call; added
  * by many, memory has up to an eighth in reserve, unless max_bytes is given. Searches add
  * their buffers, an eighth of a byte a row and some 10 KB for each thread at once and
  * each of four queries; a call that adds rows takes more until it returns (vshard_index_add()).
- * Right to 5 % from 10,000 rows on, where codes and sketches serve: that is up to the rows, and
- * without them (vshard_index_create()) a graph takes up to a quarter less. max_bytes is compared
- * with what is said here until the graph begins.
+ * Right to 5 % from 10,000 rows on, where both numbers of a pair are the same: of a flat index, and
+ * of a graph over bits, under IP, over 8-bit elements of up to 64 dimensions or, under L2SQ, more
+ * than 256, or under L1, and of a lean one of up to 64 dimensions or under L1. Elsewhere rows
+ * decide whether codes and sketches serve (vshard_index_create()), when the graph begins. Where
+ * both do, as of words, sentences and descriptors of images, it is the greater number, to 5 %;
+ * where neither does, the least; and in between where codes alone do. max_bytes is compared with
+ * the greater until the graph begins.
  *
  *   options   as for vshard_index_create()
  *   count     rows, up to VSHARD_ROWS_MAX

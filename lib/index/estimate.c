@@ -1,8 +1,10 @@
 /* estimate.c - what rows take, in memory and on disk, before they are there.
  *
  * All of it follows from the layout of the columns, so it is the same on every replica:
- * one refuses what the others refuse. Buffers that calls need while they run depend on
- * threads and are not counted, but for those that a load leaves behind. */
+ * one refuses what the others refuse. But whether codes and sketches serve is found out from the
+ * rows (vectors.c, sketch.c), and there are no columns of what does not: so what a graph takes is
+ * known as the most and the least, and limited by the most. Buffers that calls need while they run
+ * depend on threads and are not counted, but for those that a load leaves behind. */
 #include "index/image.h"
 
 static uint64_t column_after(const struct vs_column *c, uint64_t rows)
@@ -45,13 +47,63 @@ static uint64_t file_bytes(struct vshard_index *x, uint64_t slots, bool graph)
     return layout.end;
 }
 
+struct taken {
+    uint64_t rows, memory, file;
+};
+
+/* Room for candidates that adding the rows leaves in a scratch. */
+static uint32_t pool_after(const struct vshard_index *x, uint64_t count, bool graph)
+{
+    uint32_t build = graph ? vs_build_pool(x) : 0;
+    uint32_t bulk = graph && vs_bulk_suits(x, count - x->train_rows) ? vs_bulk_pool(x) : 0;
+
+    return bulk > build ? bulk : build;
+}
+
+static struct taken take(struct vshard_index *x, uint64_t count, bool graph, uint64_t others)
+{
+    struct taken t = { .rows = vs_rows_bytes(x, count, count, graph) };
+
+    t.memory = others + t.rows;
+    t.file = file_bytes(x, count, graph);
+    return t;
+}
+
+/* What may turn out not to serve goes. */
+static void drop_most(struct vshard_index *x)
+{
+    if (vs_walks_by_vectors(x))
+        vs_walk_by_vectors(x);
+    else
+        vs_walk_by_codes(x);
+}
+
+static void estimate_rows(struct vshard_index *x, uint64_t count, struct vshard_index_estimate *out)
+{
+    bool graph = x->family == VSHARD_FAMILY_HNSW && count >= x->train_rows;
+    struct vshard_index_stats empty = { .size = sizeof empty };
+    struct taken most, least;
+    uint64_t others;
+
+    vshard_index_stats(x, &empty);
+    others = empty.heap_bytes +
+             x->strand_count * WALKS * vs_scratch_bytes(x, count, pool_after(x, count, graph));
+    most = take(x, count, graph, others);
+    drop_most(x);
+    least = take(x, count, graph, others);
+    out->rows_bytes = most.rows;
+    out->memory_bytes = most.memory;
+    out->file_bytes = most.file;
+    out->least_rows_bytes = least.rows;
+    out->least_memory_bytes = least.memory;
+    out->least_file_bytes = least.file;
+}
+
 int vshard_index_estimate(const struct vshard_index_options *options, uint64_t count,
                           struct vshard_index_estimate *estimate)
 {
     struct vshard_index_estimate out = { 0 };
-    struct vshard_index_stats empty = { .size = sizeof empty };
     struct vshard_index *x;
-    bool graph;
     int rc = vshard_index_create(options, &x);
 
     if (rc < 0)
@@ -60,13 +112,9 @@ int vshard_index_estimate(const struct vshard_index_options *options, uint64_t c
         rc = vs_refuse(x->logger, VSHARD_E2BIG, "estimate.refused", "count",
                        count > INT64_MAX ? INT64_MAX : (int64_t)count, VSHARD_ROWS_MAX);
     if (rc == VSHARD_OK) {
-        graph = x->family == VSHARD_FAMILY_HNSW && count >= x->train_rows;
-        vshard_index_stats(x, &empty);
-        out.rows_bytes = vs_rows_bytes(x, count, count, graph);
-        out.memory_bytes = empty.heap_bytes + out.rows_bytes +
-                           x->strand_count * WALKS * vs_scratch_bytes(x, count);
-        out.file_bytes = file_bytes(x, count, graph);
-        if (vs_report_write(estimate, &out, sizeof out, sizeof out) < 0)
+        estimate_rows(x, count, &out);
+        if (vs_report_write(estimate, &out, sizeof out,
+                            VS_SIZE_THROUGH(struct vshard_index_estimate, file_bytes)) < 0)
             rc = vs_refuse(x->logger, VSHARD_EINVAL, "estimate.refused", "estimate.size",
                            estimate ? estimate->size : 0, sizeof out);
     }

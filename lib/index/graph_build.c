@@ -114,14 +114,19 @@ static int reserve_links(struct vshard_index *x, uint32_t batch)
     return VSHARD_ENOMEM;
 }
 
+/* Candidates of one task. */
+uint32_t vs_build_pool(const struct vshard_index *x)
+{
+    return x->ef_construction > 4 * x->degree ? x->ef_construction : 4 * x->degree;
+}
+
 /* Gets all memory that linking `rows` rows needs, after the columns were reserved. */
 int vs_build_reserve(struct vshard_index *x, uint64_t rows)
 {
-    uint32_t pool = x->ef_construction > 4 * x->degree ? x->ef_construction : 4 * x->degree;
     uint32_t batch = rows < BATCH_MIN ? BATCH_MIN : rows < BATCH_MAX ? (uint32_t)rows : BATCH_MAX;
     int rc = reserve_links(x, batch);
 
-    return rc < 0 ? rc : vs_strands_reserve(x, pool);
+    return rc < 0 ? rc : vs_strands_reserve(x, vs_build_pool(x));
 }
 
 /* Keeps what single rows need: the buffers of a large load would otherwise stay for

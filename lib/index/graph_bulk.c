@@ -46,6 +46,12 @@ static uint32_t beam(const struct vshard_index *x)
     return ef < BEAM_MIN ? BEAM_MIN : ef;
 }
 
+/* Candidates of one task. */
+uint32_t vs_bulk_pool(const struct vshard_index *x)
+{
+    return VS_LEAVES_FOUND + beam(x) + x->degree;
+}
+
 static size_t strand_bytes(const struct vs_bulk *b)
 {
     return VS_LEAF_MAX * b->stride;
@@ -134,7 +140,7 @@ int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out)
     b->ins = vs_alloc(a, b->ins_cap * sizeof *b->ins);
     b->sources = vs_alloc(a, b->cap * vs_kept_edges(x) * sizeof *b->sources);
     b->identity = vs_alloc(a, VS_LEAF_MAX * sizeof *b->identity);
-    if (vs_strands_reserve(x, VS_LEAVES_FOUND + beam(x) + x->degree) < 0) {
+    if (vs_strands_reserve(x, vs_bulk_pool(x)) < 0) {
         vs_bulk_end(x, b);
         *out = NULL;
         return VSHARD_ENOMEM;

@@ -132,17 +132,17 @@ int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t po
     return rc;
 }
 
-/* About what the scratch of a task that builds takes, once there are so many slots. */
-size_t vs_scratch_bytes(const struct vshard_index *x, uint64_t slots)
+/* About what the scratch of a task takes that adds rows, once there are so many slots. */
+size_t vs_scratch_bytes(const struct vshard_index *x, uint64_t slots, uint32_t pool_cap)
 {
     size_t visited = (size_t)vs_extents_for(slots) * (VS_EXTENT_ROWS / 8);
     size_t lists =
         list_cap(x) * (sizeof(uint32_t) + sizeof(void *) + sizeof(int32_t) + sizeof(float));
     size_t decoded = vs_is_lean(x) ? DECODED * x->dim * sizeof(float) : 0;
 
-    return visited + visited / 8 + lists + decoded + SKETCH_DIMS +
+    return sizeof(struct vs_scratch) + visited + visited / 8 + lists + decoded + SKETCH_DIMS +
            x->quantizer.code_dim * sizeof(float) + code_room(x) +
-           4 * (x->ef_construction + POOL_SPARE) * sizeof(int32_t);
+           (pool_cap > 0 ? 4 * (pool_cap + POOL_SPARE) * sizeof(int32_t) : 0);
 }
 
 /* Marks of as many slots as there may be, none set. */

@@ -663,7 +663,7 @@ int vs_scratch_reserve(struct vshard_index *x, struct vs_scratch *s, uint32_t po
 int vs_scratch_marks(struct vshard_index *x, struct vs_scratch *s);
 int vs_scratch_list(struct vshard_index *x, struct vs_scratch *s, uint32_t cap);
 int vs_scratch_sets(struct vshard_index *x, struct vs_scratch *s, uint32_t cap);
-size_t vs_scratch_bytes(const struct vshard_index *x, uint64_t slots);
+size_t vs_scratch_bytes(const struct vshard_index *x, uint64_t slots, uint32_t pool_cap);
 void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s);
 bool vs_nearer(const struct vs_candidate *a, const struct vs_candidate *b);
 void vs_top_offer(struct vs_top *top, struct vs_candidate c);
@@ -830,12 +830,14 @@ void vs_islands_enter(struct vshard_index *x, struct vs_islands *g, const uint32
 /* graph_bulk.c */
 struct vs_bulk;
 bool vs_bulk_suits(const struct vshard_index *x, uint64_t count);
+uint32_t vs_bulk_pool(const struct vshard_index *x);
 int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out);
 void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b);
 void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, struct vs_islands *islands,
                   const uint32_t *slots, uint32_t count);
 
 /* graph_build.c */
+uint32_t vs_build_pool(const struct vshard_index *x);
 int vs_build_reserve(struct vshard_index *x, uint64_t rows);
 void vs_build_trim(struct vshard_index *x);
 void vs_build_fini(struct vshard_index *x);

@@ -1,8 +1,10 @@
 /* index_estimate.c - what rows take is said before they are there, and can be limited.
  *
  * Method: for each layout an estimate is compared with what the index, and the file that
- * it saves, then take. A limit equal to the estimate must let exactly so many rows in; one
- * byte less must refuse all of them, say so by name and number, and change nothing. */
+ * it saves, then take; and for each kind of elements, metric, dimension and profile, over rows that
+ * codes and sketches serve and others, told apart by the private header index/state.h. A limit
+ * equal to the estimate must let exactly so many rows in; one byte less must refuse all of them,
+ * say so by name and number, and change nothing. */
 #include <criterion/criterion.h>
 
 #include <math.h>
@@ -32,6 +34,14 @@ static const struct layout layouts[] = {
     { "with attributes", 32, VSHARD_FAMILY_HNSW, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, 0, 8, 3 },
     { "flat bits", 64, VSHARD_FAMILY_FLAT, VSHARD_METRIC_HAMMING, VSHARD_ELEMENT_BITS, 0, 0, 0 },
 };
+
+/* An executor of any width, on one thread. */
+static void run_here(void *ctx, uint32_t count, void (*task)(void *arg, uint32_t i), void *arg)
+{
+    (void)ctx;
+    for (uint32_t i = 0; i < count; i++)
+        task(arg, i);
+}
 
 static struct vshard_index_options options_of(const struct layout *l)
 {
@@ -96,6 +106,166 @@ Test(index_estimate, is_right_to_five_percent)
         free(vectors);
         free(ids);
     }
+}
+
+/* ---- where the rows decide ---- */
+
+enum { DECIDING = 2500 };
+
+static const uint32_t dims[] = { 1, 72, 264 };
+static const char *const kinds[] = { "numbers", "one far feature", "tight clusters" };
+
+static bool is_bytes(uint32_t element)
+{
+    return element == VSHARD_ELEMENT_U8 || element == VSHARD_ELEMENT_I8;
+}
+
+/* What of this kind tells more than numbers do. */
+static bool tells(const struct vshard_index_options *o, int kind)
+{
+    if (kind == 0)
+        return true;
+    if (o->metric == VSHARD_METRIC_IP)
+        return false;
+    return o->element == VSHARD_ELEMENT_F32 ||
+           (kind == 2 && is_bytes(o->element) && o->metric != VSHARD_METRIC_L1);
+}
+
+/* Elements of one of the kinds. */
+static void *draw_kind(const struct vshard_index_options *o, int kind)
+{
+    uint64_t seed = 2;
+    size_t dim = o->element == VSHARD_ELEMENT_BITS ? o->dim / 8 : o->dim;
+    void *all = draw_vectors(&seed, o->element, DECIDING, dim);
+    float *v = all;
+    unsigned char *bytes = all;
+
+    for (size_t i = 0; i < DECIDING * dim; i++) {
+        uint64_t place = i / dim % 10 * dim + i % dim + 1;
+
+        if (o->element == VSHARD_ELEMENT_F32 && kind == 1)
+            v[i] *= i % dim == 0 ? 1000.0f : 1.0f;
+        else if (o->element == VSHARD_ELEMENT_F32 && kind == 2)
+            v[i] = random_float(&place) + v[i] / 30;
+        else if (is_bytes(o->element) && kind == 2)
+            bytes[i] = (unsigned char)(random_below(&place, 100) + bytes[i] % 4);
+        if (o->element != VSHARD_ELEMENT_F32) /* a cosine is of what is not 0 */
+            bytes[i * element_bytes(o->element)] |= 1;
+    }
+    return all;
+}
+
+/* Within 5 % of the one or the other, where it is known which; else between them. */
+static void expect_between(const char *name, const char *what, uint64_t most, uint64_t least,
+                           uint64_t is, int all)
+{
+    double slack = 0.05 * (double)is;
+
+    cr_expect(least <= most, "%s: %s is %llu at most, %llu at least", name, what,
+              (unsigned long long)most, (unsigned long long)least);
+    if (all >= 0 || most == least) {
+        expect_near(name, what, all == 0 ? least : most, is);
+        return;
+    }
+    cr_expect((double)is <= (double)most + slack && (double)is >= (double)least - slack,
+              "%s: %s is %llu, estimated %llu to %llu", name, what, (unsigned long long)is,
+              (unsigned long long)least, (unsigned long long)most);
+}
+
+/* 1: it has codes and sketches if it may; 0: it has none of what it may lack; else -1. */
+static int has_all(const struct vshard_index *x)
+{
+    if (x->by_vectors)
+        return 0;
+    if (x->sketches.stride == vs_sketch_bytes(x))
+        return 1;
+    return vs_walks_by_vectors(x) ? -1 : 0;
+}
+
+static void expect_kind(struct vshard_index_options *o, int kind, uint32_t seen[3])
+{
+    struct vshard_index_estimate e = { .size = sizeof e };
+    struct vshard_index_stats s = { .size = sizeof s };
+    struct fault_storage *fs = fault_storage_create(1);
+    uint64_t *ids = number_ids(0, DECIDING);
+    void *vectors = draw_kind(o, kind);
+    struct vshard_index *x;
+    char name[120];
+    int all;
+
+    snprintf(name, sizeof name, "%s %u, %s, %s, %s", element_names[o->element], o->dim,
+             metric_names[o->metric], o->profile ? "lean" : "default", kinds[kind]);
+    o->storage = fault_storage_hook(fs);
+    cr_assert_eq(vshard_index_estimate(o, DECIDING, &e), 0);
+    x = make_index(o);
+    cr_assert_eq(vshard_index_add(x, ids, vectors, DECIDING), 0);
+    cr_assert_eq(vshard_index_stats(x, &s), 0);
+    all = has_all(x);
+    seen[1 + all]++;
+    expect_between(name, "memory", e.memory_bytes, e.least_memory_bytes, s.heap_bytes, all);
+    expect_between(name, "file", e.file_bytes, e.least_file_bytes, saved_bytes(x, fs), all);
+    cr_expect((e.rows_bytes == e.least_rows_bytes) == (e.memory_bytes == e.least_memory_bytes));
+    vshard_index_destroy(x);
+    fault_storage_destroy(fs);
+    free(vectors);
+    free(ids);
+}
+
+Test(index_estimate, is_right_for_what_the_rows_decide)
+{
+    uint32_t seen[3] = { 0 }; /* of each that has_all() says, and 1 */
+
+    for (uint32_t at = 0; at < ELEMENTS * METRICS * VS_COUNT(dims); at++) {
+        uint32_t element = at % ELEMENTS, metric = at / ELEMENTS % METRICS;
+        uint32_t dim = dims[at / ELEMENTS / METRICS];
+
+        for (int kind = 0; combine(metric, element) && kind < 3; kind++) {
+            struct vshard_index_options o = small_options(dim, metric, element);
+
+            o.ef_construction = 8;
+            if (element == VSHARD_ELEMENT_BITS)
+                o.dim = (dim + 7) / 8 * 8;
+            if (!tells(&o, kind))
+                continue;
+            expect_kind(&o, kind, seen);
+            if (element == VSHARD_ELEMENT_F32) {
+                o.profile = VSHARD_PROFILE_LEAN;
+                expect_kind(&o, kind, seen);
+            }
+        }
+    }
+    cr_expect(seen[0] > 0 && seen[1] > 0 && seen[2] > 0, "%u between, %u least, %u most", seen[0],
+              seen[1], seen[2]);
+}
+
+Test(index_estimate, counts_the_buffers_of_every_thread)
+{
+    static const uint32_t widths[] = { 2, 16, 64 };
+
+    for (size_t i = 0; i < VS_COUNT(widths); i++) {
+        struct vshard_executor many = { run_here, NULL, widths[i], 0 };
+        struct vshard_index_options o = small_options(20, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+        uint32_t seen[3] = { 0 };
+
+        o.executor = &many;
+        expect_kind(&o, 0, seen);
+        o.m = 64;
+        expect_kind(&o, 0, seen);
+    }
+}
+
+/* As a caller that was built before there were these numbers. */
+Test(index_estimate, knows_a_caller_of_the_first_release)
+{
+    struct vshard_index_options o = options_of(&layouts[0]);
+    struct vshard_index_estimate e = { .size = sizeof e }, old;
+
+    memset(&old, 0xaa, sizeof old);
+    old.size = VS_SIZE_THROUGH(struct vshard_index_estimate, file_bytes);
+    cr_assert_eq(vshard_index_estimate(&o, N, &e), 0);
+    cr_assert_eq(vshard_index_estimate(&o, N, &old), 0);
+    cr_expect_eq(old.file_bytes, e.file_bytes);
+    cr_expect_eq(old.least_rows_bytes, 0xaaaaaaaaaaaaaaaau, "nothing behind it is touched");
 }
 
 Test(index_estimate, a_limit_lets_in_what_was_estimated_and_not_a_byte_more)
