@@ -82,7 +82,9 @@ struct vshard_index_options {
     uint32_t train_rows;      /* HNSW: rows scanned exactly until a graph is built over
                                  them, 256..65536; default 2048 */
     uint32_t flags;           /* none yet; 0 */
-    uint64_t seed;            /* equal calls with equal seeds build equal indexes */
+    uint64_t seed;            /* equal calls with equal seeds build equal indexes. Where others
+                                 choose the ids, one that they do not know keeps them from
+                                 choosing such as are slow to look up, or all begin searches */
     const struct vshard_allocator *allocator; /* copied; default: the machine's, see below */
     const struct vshard_logger *logger;       /* copied; default: silence */
     const struct vshard_executor *executor;   /* copied; default: the calling thread */

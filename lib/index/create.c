@@ -131,7 +131,7 @@ static void lay_out(struct vshard_index *x)
     for (size_t i = 0; i < VS_COLUMNS; i++)
         columns[i]->tight = x->max_bytes > 0;
     x->traversal = vs_elements_are_codes(x) ? &x->elements : &x->codes;
-    vs_idmap_init(&x->ids, &x->rows);
+    vs_idmap_init(&x->ids, &x->rows, x->seed);
 }
 
 /* Makes an empty index of options that were read. */

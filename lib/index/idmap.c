@@ -5,10 +5,11 @@
  * entries on average (Knuth, volume 3, 6.4, linear probing). */
 enum { CAP_MIN = 64, LOAD_OF = 4, LOAD_MOST = 3 };
 
-void vs_idmap_init(struct vs_idmap *map, const struct vs_column *rows)
+void vs_idmap_init(struct vs_idmap *map, const struct vs_column *rows, uint64_t seed)
 {
     memset(map, 0, sizeof *map);
     map->rows = rows;
+    map->seed = seed;
 }
 
 void vs_idtable_free(struct vs_idtable *table, const struct vshard_allocator *a)
@@ -41,11 +42,17 @@ static void set_entry(struct vs_idtable *table, uint64_t at, uint32_t slot)
     atomic_store_explicit(&table->slots[at], slot, memory_order_release);
 }
 
+/* Where an id would be if it were alone. */
+static uint64_t home_of(const struct vs_idmap *map, const struct vs_idtable *table, uint64_t id)
+{
+    return vs_mix64(id ^ map->seed) & (table->cap - 1);
+}
+
 /* The entry that holds the id, or the empty one where it would go; and what is in it. */
 static uint64_t probe(const struct vs_idmap *map, const struct vs_idtable *table, uint64_t id,
                       uint32_t *slot)
 {
-    uint64_t mask = table->cap - 1, at = vs_mix64(id) & mask;
+    uint64_t mask = table->cap - 1, at = home_of(map, table, id);
 
     while ((*slot = entry(table, at)) != VS_SLOT_NONE && row_id(map, *slot) != id)
         at = (at + 1) & mask;
@@ -122,13 +129,13 @@ void vs_idmap_prefetch(const struct vs_idmap *map, uint64_t id)
     const struct vs_idtable *table = vs_idmap_table(map);
 
     if (table != NULL)
-        __builtin_prefetch(&table->slots[vs_mix64(id) & (table->cap - 1)], 0, 3);
+        __builtin_prefetch(&table->slots[home_of(map, table, id)], 0, 3);
 }
 
 void vs_idmap_prefetch_row(const struct vs_idmap *map, uint64_t id)
 {
     const struct vs_idtable *table = vs_idmap_table(map);
-    uint32_t slot = table ? entry(table, vs_mix64(id) & (table->cap - 1)) : VS_SLOT_NONE;
+    uint32_t slot = table ? entry(table, home_of(map, table, id)) : VS_SLOT_NONE;
 
     if (slot != VS_SLOT_NONE)
         __builtin_prefetch(vs_column_at(map->rows, slot), 0, 3);
@@ -160,7 +167,7 @@ static void close_hole(struct vs_idmap *map, struct vs_idtable *table, uint64_t 
 
     for (uint64_t at = (hole + 1) & mask; (slot = entry(table, at)) != VS_SLOT_NONE;
          at = (at + 1) & mask) {
-        uint64_t home = vs_mix64(row_id(map, slot)) & mask;
+        uint64_t home = home_of(map, table, row_id(map, slot));
 
         if (((at - home) & mask) >= ((at - hole) & mask)) {
             set_entry(table, hole, slot);

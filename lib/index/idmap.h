@@ -1,6 +1,7 @@
 /* idmap.h - from the caller's id to the slot that holds the vector.
  *
- * A hash table of slots only, 4 bytes an entry: the id itself stands in the row.
+ * A hash table of slots only, 4 bytes an entry: the id itself stands in the row. The hash takes
+ * the index's seed, so that who does not know it cannot choose ids that fall on one place.
  * Linear probing; removal shifts the followers back, so there are no tombstones and
  * a table never gets slower with age. Its layout depends on its history, so digests
  * and files speak of rows and never of the table.
@@ -41,6 +42,7 @@ struct vs_idmap {
     uint64_t count;
     _Atomic uint64_t bytes; /* of the table, for whoever may not look at it */
     _Atomic uint32_t turn;  /* odd while entries are being moved */
+    uint64_t seed;
     const struct vs_column *rows;
 };
 
@@ -65,7 +67,7 @@ static inline uint64_t vs_idmap_cap(const struct vs_idmap *map)
 /* And those that `count` ids in all need; never fewer than it has. */
 uint64_t vs_idmap_cap_for(const struct vs_idmap *map, uint64_t count);
 
-void vs_idmap_init(struct vs_idmap *map, const struct vs_column *rows);
+void vs_idmap_init(struct vs_idmap *map, const struct vs_column *rows, uint64_t seed);
 void vs_idmap_fini(struct vs_idmap *map, const struct vshard_allocator *a);
 
 /* Makes room for `count` ids in all. On failure the map is as it was. *old is the table

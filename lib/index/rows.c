@@ -122,7 +122,7 @@ static int find_last(struct vshard_index *x, struct plan *p, size_t count)
         return VSHARD_ENOMEM;
     memset(table, 0xff, cap * sizeof *table);
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t at = vs_mix64(p->ids[i]) & mask;
+        uint64_t at = vs_mix64(p->ids[i] ^ x->seed) & mask;
 
         p->order[i] = i;
         while (table[at] != VS_SLOT_NONE && p->ids[table[at]] != p->ids[i])
