@@ -487,7 +487,7 @@ static void find_scale(struct vshard_index *x, struct vs_training *t)
     float half;
 
     while (next(x, t, &c)) {
-        if (row++ % step != 0)
+        if (vs_mix64(row++) % step != 0) /* by chance: rows may be of two kinds in turns */
             continue;
         code_vector(x, c.elements, c.inverse_length, t->vector);
         for (size_t i = 0; i < z->code_dim && t->sample_count < t->sample_cap; i++)

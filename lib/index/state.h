@@ -415,16 +415,21 @@ static inline bool vs_row_visible(const struct vshard_index *x, uint32_t slot, u
 }
 
 /* The next live row of a sample of at most `most` from all over the index: the slots are cut into
- * so many runs, and of each its first live row is taken. `at` is 0 before the first; VS_SLOT_NONE
- * after the last. */
+ * so many runs, and of each one live row is taken, from a place on that a hash says. (The first of
+ * each run would be of one kind where rows of two kinds come in turns.) `at` is 0 before the first;
+ * VS_SLOT_NONE after the last. */
 static inline uint32_t vs_sample_next(const struct vshard_index *x, uint32_t most, uint32_t *at)
 {
     uint64_t slots = atomic_load(&x->slot_count), count = slots < most ? slots : most;
 
     while (*at < count) {
-        uint32_t slot = (uint32_t)(*at * slots / count), end = (uint32_t)(++*at * slots / count);
+        uint32_t first = (uint32_t)(*at * slots / count);
+        uint32_t run = (uint32_t)((*at + 1) * slots / count) - first;
+        uint32_t from = (uint32_t)(vs_mix64(++*at) % run);
 
-        for (; slot < end; slot++) {
+        for (uint32_t i = 0; i < run; i++) {
+            uint32_t slot = first + (from + i) % run;
+
             if (vs_row_state(x, slot) == VS_ROW_LIVE)
                 return slot;
         }
