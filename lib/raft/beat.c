@@ -10,10 +10,14 @@
 
 size_t vs_beats_bytes(const struct vshard_raft *r)
 {
+    bool wakes = vs_links_silent(r);
     size_t bytes = 0;
 
     for (uint32_t i = 0; i < r->led_count; i++)
         bytes += (size_t)vs_config_now(r->led[i])->count * VS_BEAT_BYTES;
+    /* And of groups that wake before these are sent, because somebody has fallen silent. */
+    for (uint32_t i = 0; wakes && i < r->link_count; i++)
+        bytes += (size_t)r->link[i].led * VS_BEAT_BYTES;
     return bytes + r->link_count * (size_t)VS_MESSAGE_HEAD;
 }
 

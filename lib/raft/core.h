@@ -488,6 +488,7 @@ int vs_link_reserve(struct vshard_raft *r, uint32_t more);
 uint32_t vs_link_add(struct vshard_raft *r, uint64_t node);
 struct vs_link *vs_link_find(const struct vshard_raft *r, uint64_t node);
 bool vs_link_heard(struct vshard_raft *r, const struct vs_message *m);
+bool vs_links_silent(const struct vshard_raft *r);
 void vs_links_watch(struct vshard_raft *r);
 uint64_t vs_link_patience(const struct vshard_raft *r, const struct vs_link *l);
 uint64_t vs_group_patience(const struct vshard_raft *r, const struct vs_group *g);

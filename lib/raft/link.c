@@ -165,13 +165,28 @@ bool vs_link_heard(struct vshard_raft *r, const struct vs_message *m)
     return true;
 }
 
+static bool silent(const struct vshard_raft *r, const struct vs_link *l)
+{
+    return l->up && r->now >= vs_later(l->heard_ns, vs_link_patience(r, l));
+}
+
+/* Will vs_links_watch() find anybody? */
+bool vs_links_silent(const struct vshard_raft *r)
+{
+    for (uint32_t i = 0; i < r->link_count; i++) {
+        if (silent(r, &r->link[i]))
+            return true;
+    }
+    return false;
+}
+
 /* With each beat: who has not been heard for too long? */
 void vs_links_watch(struct vshard_raft *r)
 {
     for (uint32_t i = 0; i < r->link_count; i++) {
         struct vs_link *l = &r->link[i];
 
-        if (!l->up || r->now < vs_later(l->heard_ns, vs_link_patience(r, l)))
+        if (!silent(r, l))
             continue;
         l->up = 0;
         if (!TRAP(42))

@@ -464,6 +464,43 @@ Test(raft_sleep, a_group_asleep_takes_less_than_two_kibibytes)
     fault_alloc_fini(&memory);
 }
 
+/* All of a node's groups lead here, sleep, and have this node and another for members, which
+ * falls silent. */
+Test(raft_sleep, there_is_room_for_the_lines_of_all_that_wake_at_once)
+{
+    enum { GROUPS = 300 };
+    struct rig t = { .now = 1000 * MS };
+    struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 1 };
+
+    cr_assert_eq(vshard_raft_create(&o, &t.raft), VSHARD_OK);
+    for (uint64_t g = 1; g <= GROUPS; g++) {
+        struct vshard_raft_boot b = {
+            .size = sizeof b, .group = g, .members = three, .member_count = 2
+        };
+
+        cr_assert_eq(vshard_raft_open(t.raft, &b), VSHARD_OK);
+        cr_assert_eq(vshard_raft_start(t.raft, g, t.now), VSHARD_OK);
+        drain(&t);
+    }
+    persisted(&t);
+    for (uint64_t g = 1; g <= GROUPS; g++) {
+        struct vs_group *group = vs_group_find(t.raft, g);
+
+        group->role = VSHARD_RAFT_LEADER;
+        group->leader = 1;
+        vs_lead(t.raft, group, true);
+        vs_sleep(t.raft, group);
+    }
+    frame(&t, VS_BEAT_REPLIES, 2, 0, NULL);
+    for (uint64_t g = 1; g <= GROUPS; g++)
+        vs_sleep(t.raft, vs_group_find(t.raft, g)); /* the first frame woke them */
+    vs_relax(t.raft);
+    time_passes(&t, 1000 * MS);
+    cr_assert_not_null(sent(&t, VS_BEATS, 2));
+    cr_expect_eq(sent(&t, VS_BEATS, 2)->count, GROUPS);
+    stop(&t);
+}
+
 /* ---- how long silence is borne ---- */
 
 /* How long after the last beat a follower asks for votes, at the earliest of many. */
