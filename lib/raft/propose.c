@@ -343,7 +343,8 @@ void vs_hand_out(struct vshard_raft *r, struct vs_group *g)
         for (uint32_t k = 0; (x->flags & VSHARD_RAFT_EXPIRED) && k < g->proposal_count; k++) {
             struct vs_request *q = &g->proposal[g->proposal_head + k];
             if (q->index >= i) {
-                q->status = VSHARD_ESTALE;
+                if (q->term == x->term) /* else it is of a leader between or before */
+                    q->status = VSHARD_ESTALE;
                 break;
             }
         }

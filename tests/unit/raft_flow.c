@@ -595,6 +595,39 @@ Test(raft_flow, each_request_of_a_leader_is_answered_once)
     stop(&t);
 }
 
+/* An entry of a client whose session nobody knows: it is refused when applied. */
+static void entry_of_no_session(struct rig *t, struct vs_message m)
+{
+    struct vshard_raft_entry e = {
+        .index = m.index + 1, .term = m.term, .session = 77, .sequence = 1, .data = "x", .count = 1
+    };
+    unsigned char body[64];
+
+    vs_entry_encode(body, &e);
+    m.kind = VS_APPEND;
+    m.count = 1;
+    deliver(t, m, body, vs_entry_bytes(1));
+}
+
+Test(raft_flow, what_became_of_an_earlier_leaders_entry_is_no_answer_to_a_later_request)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    entry_of_no_session(&t, (struct vs_message){ .from = 2, .term = 2, .index = 1, .log_term = 1 });
+    term = lead(&t);
+    propose(&t, 5);
+    persisted(&t);
+    acknowledge(&t, 2, term, status(&t).last);
+    cr_assert_eq(status(&t).commit, 4u);
+    apply_all(&t);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->tag, 5u);
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_OK);
+    stop(&t);
+}
+
 /* ---- what it says of itself ---- */
 
 Test(raft_flow, status_tells_whether_the_configuration_is_committed)
