@@ -525,6 +525,7 @@ void vs_hand_out(struct vshard_raft *r, struct vs_group *g);
 void vs_answer(struct vshard_raft *r, struct vs_group *g);
 void vs_requests_expire(struct vshard_raft *r, struct vs_group *g);
 void vs_requests_drop(struct vshard_raft *r, struct vs_group *g);
+void vs_proposals_overtaken(struct vshard_raft *r, struct vs_group *g);
 void vs_name_successor(struct vshard_raft *r, struct vs_group *g);
 void vs_hand_over(struct vshard_raft *r, struct vs_group *g);
 struct vs_request *vs_request_push(struct vs_group *g, uint32_t kind, uint64_t tag);

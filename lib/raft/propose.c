@@ -279,6 +279,15 @@ void vs_requests_drop(struct vshard_raft *r, struct vs_group *g)
     g->request_count = kept;
 }
 
+/* A snapshot stands where entries were committed and not applied: how they ended, as repeated or
+ * expired, it does not say, and the host has not seen them. */
+void vs_proposals_overtaken(struct vshard_raft *r, struct vs_group *g)
+{
+    for (; g->proposal_count != 0; g->proposal_head++, g->proposal_count--)
+        end(r, g, &g->proposal[g->proposal_head], VSHARD_EUNKNOWN);
+    g->proposal_head = 0;
+}
+
 void vs_requests_expire(struct vshard_raft *r, struct vs_group *g)
 {
     uint32_t kept = 0;

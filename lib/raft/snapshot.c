@@ -357,6 +357,7 @@ int vs_on_installed(struct vshard_raft *r, struct vs_group *g, const struct vsha
     g->verified = g->install_from != 0 ? g->install_index : 0;
     g->cut = g->install_index + 1;
     g->log_seq = r->seq + 1;
+    vs_proposals_overtaken(r, g);
     vs_meta_adopt(r, g, g->install, g->install_index);
     vs_free(r->allocator, g->meta, g->meta_bytes);
     g->meta = g->install;

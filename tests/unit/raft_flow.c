@@ -789,4 +789,28 @@ Test(raft_flow, who_leads_installs_no_snapshot)
     stop(&t);
 }
 
+/* Its entries were committed, and the snapshot does not say what they did. */
+Test(raft_flow, a_request_that_a_snapshot_has_overtaken_ends_unknown)
+{
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead(&t);
+    propose(&t, 5);
+    acknowledge(&t, 2, term, status(&t).last);
+    acknowledge(&t, 3, term, status(&t).last);
+    apply_all(&t);
+    cr_assert_eq(status(&t).commit, 3u);
+    cr_assert_eq(status(&t).applied, 1u, "its own disk is slow");
+    last_piece(&t);
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE), "it may still see");
+    piece_is_written(&t);
+    cr_assert_eq(status(&t).applied, 6u);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->tag, 5u);
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EUNKNOWN);
+    stop(&t);
+}
+
 /* ---- in doubt ---- */
