@@ -287,6 +287,7 @@ struct vs_group {
     uint64_t id;
     uint64_t term, vote, leader;
     uint64_t leader_incarnation;
+    uint64_t vote_incarnation; /* of another node voted for; 0: an earlier process voted */
     uint64_t commit, handed, applied, durable;
     uint64_t verified;  /* follower: our log equals the leader's to here */
     uint64_t hard_seq;  /* barrier of the last term or vote */

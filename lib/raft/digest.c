@@ -82,7 +82,7 @@ static uint64_t digest_state(const struct vs_group *g)
                               g->told_term,   g->told_leader,
                               g->told_role,   g->told_members,
                               g->proof_index, g->proof_ns,
-                              g->void_tail };
+                              g->void_tail,   g->vote_incarnation };
 
     return digest_words(word, VS_COUNT(word), 0);
 }

@@ -125,7 +125,7 @@ void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term
         if (vs_epoch(term) != vs_epoch(g->term))
             g->proof_index = g->install_from = 0; /* of another past, perhaps */
         g->term = term;
-        g->vote = 0;
+        g->vote = g->vote_incarnation = 0;
         g->verified = 0;
         vs_dirty(r, g);
     } else if (TRAP(12)) {
@@ -245,6 +245,7 @@ static void elect_with(struct vshard_raft *r, struct vs_group *g, uint32_t flags
     g->role = VSHARD_RAFT_CANDIDATE;
     g->term++;
     g->vote = r->o.node;
+    g->vote_incarnation = 0;
     g->leader = 0;
     g->verified = 0;
     if (!TRAP(13))
@@ -383,11 +384,14 @@ void vs_on_vote(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
     }
     if (m->term > g->term)
         vs_become_follower(r, g, m->term, 0);
-    if (g->role > VSHARD_RAFT_PRECANDIDATE || (g->vote != 0 && g->vote != m->from) || !good ||
-        g->leader != 0) {
+    /* What was voted for by an earlier process may have been another incarnation of that node. */
+    if (g->role > VSHARD_RAFT_PRECANDIDATE || !good || g->leader != 0 ||
+        (g->vote != 0 &&
+         (g->vote != m->from || (g->vote_incarnation != m->from_incarnation && !TRAP(16))))) {
         reply.flags = VS_FLAG_REJECT;
     } else if (g->vote == 0) {
         g->vote = m->from;
+        g->vote_incarnation = m->from_incarnation;
         vs_dirty(r, g);
         vs_election_reset(r, g);
     }

@@ -279,6 +279,35 @@ Test(raft_traps, trap_16_a_wiped_disk_has_no_vote)
     stop(&t);
 }
 
+/* Node 3 asks for a vote as this incarnation of it; the status of the answer. */
+static uint32_t asked_by(struct rig *t, uint64_t incarnation)
+{
+    say(t, (struct vs_message){ .kind = VS_VOTE,
+                                .flags = VS_FLAG_TRANSFER,
+                                .from = 3,
+                                .from_incarnation = incarnation,
+                                .term = 4,
+                                .index = 9,
+                                .log_term = 3 });
+    cr_assert_not_null(sent(t, VS_VOTE_REPLY, 3));
+    return sent(t, VS_VOTE_REPLY, 3)->flags & VS_FLAG_REJECT;
+}
+
+/* Both could lead the term with it: what the first has sent may still be on its way. */
+Test(raft_traps, a_vote_is_for_one_incarnation)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    cr_expect_eq(asked_by(&t, 3), 0u);
+    cr_expect_eq(asked_by(&t, 3), 0u, "the same, again");
+    cr_expect_neq(asked_by(&t, 33), 0u);
+    stop(&t);
+    boot(&t, 4, 3, "");
+    cr_expect_neq(asked_by(&t, 33), 0u, "storage does not say which it was");
+    stop(&t);
+}
+
 /* The answer to its question, for an entry that the leader has made for it. */
 static void make_sure(struct rig *t, uint64_t term, uint64_t index)
 {
