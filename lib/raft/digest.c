@@ -130,9 +130,10 @@ static uint64_t digest_work(const struct vs_group *g, uint64_t seed)
 
 static uint64_t digest_group(const struct vs_group *g)
 {
+    const unsigned char *bytes = g->log.bytes ? g->log.bytes + g->log.byte_head : NULL;
     uint64_t d = digest_work(g, digest_state(g));
 
-    d = vs_checksum(g->log.bytes + g->log.byte_head, g->log.byte_tail - g->log.byte_head, d);
+    d = vs_checksum(bytes, g->log.byte_tail - g->log.byte_head, d);
     d = vs_checksum(g->meta, g->meta_bytes, d);
     d = vs_checksum(g->taken, g->taken_bytes, d);
     d = vs_checksum(g->install, g->install_bytes, d);
