@@ -318,6 +318,7 @@ struct vs_replica {
     uint32_t digest_busy;
     uint32_t diverged; /* it is, and answers nothing until it was refilled */
     uint32_t refilling, refills;
+    uint32_t unproven; /* refilled, and no other's digest has agreed since */
     uint64_t again_ns; /* it found no memory, and tries again then, */
     uint32_t failures; /* later each time */
 
@@ -642,7 +643,7 @@ void vs_replica_marked(struct vshard_node *n, struct vs_replica *r);
 void vs_replica_snapshot(struct vshard_node *n, struct vs_replica *r); /* if it is time */
 void vs_replica_stands(struct vshard_node *n, struct vs_replica *r);   /* where it does, perhaps */
 void vs_replica_snapshot_drop(struct vshard_node *n, struct vs_replica *r); /* if it waits */
-void vs_replica_untaken(struct vshard_node *n, struct vs_replica *r); /* it failed */
+void vs_replica_untaken(struct vshard_node *n, struct vs_replica *r);       /* it failed */
 void vs_replica_files_remove(struct vshard_node *n, struct vs_replica *r);
 /* Removes files of snapshots that the log does not name; before any replica is begun. */
 void vs_snapshots_sweep(struct vshard_node *n);

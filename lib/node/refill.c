@@ -4,8 +4,9 @@
  * of memory, say. So the state is thrown away and made again from the newest snapshot of
  * this replica and the entries behind it, which are in the write-ahead log. Until these wait
  * to be applied, it answers nothing; then who asks for no freshness may get what is older than
- * it was. If it differs again, its snapshot is wrong, too, and it halts: its node must lose its
- * directory and join again.
+ * it was. If it differs at once again, its snapshot is wrong, too, and it halts: its node must lose
+ * its directory and join again. Once another has agreed with it, what goes wrong later is another
+ * fault.
  *
  * It takes memory for all of that at once. Where there is not enough, what has been made of it goes
  * again, and so does what is known to be wrong, whose room may be all that is missing; it is tried
@@ -15,7 +16,9 @@
  * many, the one that does not lead. */
 #include "node/core.h"
 
-static int compare(const struct vshard_node *n, const struct vs_replica *r)
+enum verdict { UNKNOWN, AGREES, DIFFERS };
+
+static enum verdict compare(const struct vshard_node *n, const struct vs_replica *r)
 {
     uint32_t hints, same = 1, other = 0;
     const struct vs_hint *h = vs_hints_of(n, r->group, &hints);
@@ -29,7 +32,9 @@ static int compare(const struct vshard_node *n, const struct vs_replica *r)
         other += h[i].digest != r->digest;
         leader_differs |= h[i].digest != r->digest && h[i].node == r->leader;
     }
-    return other > same || (other == same && leader_differs);
+    if (other > same || (other == same && leader_differs))
+        return DIFFERS;
+    return same > 1 && other == 0 ? AGREES : UNKNOWN;
 }
 
 static bool ready(const struct vs_replica *r)
@@ -40,9 +45,12 @@ static bool ready(const struct vs_replica *r)
 /* Called now and then as long as the replica has diverged. */
 void vs_replica_refill(struct vshard_node *n, struct vs_replica *r)
 {
+    enum verdict verdict = r->diverged ? DIFFERS : r->digest_index == 0 ? UNKNOWN : compare(n, r);
     struct vs_item *item;
 
-    if (!r->diverged && (r->digest_index == 0 || !compare(n, r)))
+    if (verdict == AGREES)
+        r->unproven = 0;
+    if (verdict != DIFFERS)
         return;
     if (!r->diverged)
         vs_node_event(n, VSHARD_LOG_ERROR, "node.diverged", r->group, "at entry",
@@ -51,7 +59,7 @@ void vs_replica_refill(struct vshard_node *n, struct vs_replica *r)
     vs_replica_snapshot_drop(n, r);
     if (!ready(r) || r->refilling || r->status != VSHARD_OK || n->now < r->again_ns)
         return; /* what runs must end first */
-    if (r->refills == 1) {
+    if (r->unproven) {
         vs_replica_halt(n, r, VSHARD_ECORRUPT);
         return;
     }
@@ -89,6 +97,7 @@ void vs_replica_refilled(struct vshard_node *n, struct vs_replica *r, const stru
     if (rc != VSHARD_OK)
         vs_replica_halt(n, r, rc);
     r->refills++;
+    r->unproven = 1;
     r->failures = 0;
     r->digest_index = r->digest = r->rest_index = 0;
     r->diverged = 0;

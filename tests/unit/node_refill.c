@@ -73,6 +73,28 @@ Test(node_refill, brings_back_who_has_diverged)
     cluster_destroy(c);
 }
 
+/* Whoever has agreed with the others since has a fault of its own each time. */
+Test(node_refill, brings_back_who_diverges_again_later)
+{
+    struct cluster *c = with_words(3, 3, 1, 3, NULL);
+    uint64_t bad;
+
+    written(c, 1, 1, ROWS, 5, 0);
+    cluster_run(c, 300 * MS);
+    bad = cluster_leader(c, "words", 0) % 3 + 1;
+    for (uint32_t fault = 1; fault <= 3; fault++) {
+        spoil(c, bad);
+        rest(c, 6);
+        rest(c, 7);
+        rest(c, 8);
+        cr_expect_eq(look(c, bad).here, 1u, "fault %u", fault);
+        cr_expect_eq(vs_replica_find(c->node[bad].node, 1)->refills, fault);
+    }
+    for (uint64_t id = 1; id <= 3; id++)
+        cr_expect_eq(look(c, id).digest, look(c, bad).digest, "node %d", (int)id);
+    cluster_destroy(c);
+}
+
 Test(node_refill, halts_a_replica_whose_snapshot_is_wrong_as_well)
 {
     struct vshard_node_options o = { .snapshot_bytes = 3000 };
