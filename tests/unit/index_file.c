@@ -416,7 +416,7 @@ Test(index_file, no_flipped_byte_changes_an_answer_of_a_small_file)
         flip_every_byte(&kinds[i], 1, 5, 6);
 }
 
-Test(index_file, no_flipped_byte_changes_an_answer_where_there_are_attributes, .timeout = 120)
+Test(index_file, no_flipped_byte_changes_an_answer_where_there_are_attributes, .timeout = 600)
 {
     flip_every_byte(&kinds[PLAIN_KINDS], 1, 5, 6);
     flip_every_byte(&kinds[PLAIN_KINDS + 1], 1, 5, 6);
@@ -574,14 +574,14 @@ static void forge_each_field(const struct kind *kind)
     end(&f);
 }
 
-Test(index_file, no_forged_header_does_harm, .timeout = 120)
+Test(index_file, no_forged_header_does_harm, .timeout = 600)
 {
     for (size_t i = 0; i < VS_COUNT(kinds); i++)
         forge_each_field(&kinds[i]);
 }
 
 /* One to four words anywhere in the sections, checksums made right. */
-Test(index_file, no_forged_section_does_harm, .timeout = 120)
+Test(index_file, no_forged_section_does_harm, .timeout = 600)
 {
     uint32_t opened = 0, tried = 0;
 
