@@ -159,14 +159,18 @@ static bool are_many(const struct vshard_wal *w)
 bool vs_wal_leaves(const struct vshard_wal *w, uint64_t *bytes)
 {
     const struct vs_wal_index *index = &w->index;
+    bool many;
     uint64_t segment;
 
     *bytes = 0;
-    if (index->segment_count < 2 || (!are_many(w) && index->segment_count < FEW))
+    if (index->segment_count < 2)
+        return false;
+    many = are_many(w);
+    if (!many && index->segment_count < FEW)
         return false;
     for (size_t i = 0; i < index->group_count; i++) {
         const struct vs_wal_group *g = index->groups[i];
-        uint64_t own = wanted(w, g, are_many(w), &segment);
+        uint64_t own = wanted(w, g, many, &segment);
 
         if (vs_wal_group_oldest(g) != index->segments[0].id)
             continue;
