@@ -95,7 +95,7 @@ static uint32_t read_near(const struct vs_islands *g, uint32_t slot, uint32_t to
 
     for (uint32_t i = 0; i < count; i++) {
         to[kept] = to[i];
-        kept += near[i / 64] >> (i % 64) & 1;
+        kept += (uint32_t)(near[i / 64] >> (i % 64) & 1);
     }
     return kept;
 }
