@@ -1,4 +1,4 @@
-/* sanitized.h - whether a sanitizer that slows things down watches: a test of threads then does
+/* sanitized.h - whether a sanitizer that slows things down watches: a test then does
  * less, and says nothing about time. Under ThreadSanitizer a second is a minute, and under the
  * others several. */
 #ifndef SUPPORT_SANITIZED_H

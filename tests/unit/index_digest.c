@@ -13,6 +13,7 @@
 #include "support/fault_storage.h"
 #include "support/index_data.h"
 #include "support/pool.h"
+#include "support/sanitized.h"
 
 enum { N = 3600, D = 19, D_SKETCHES = 66, D_AXES = 300, STEPS = 15 };
 
@@ -187,8 +188,9 @@ Test(index_digest, does_not_depend_on_the_number_of_threads)
     }
 }
 
-/* From no bits to all, one more at a time. That each function is the same in every subset
- * of them is what the kernels' own tests prove. */
+/* From no bits to all, one more at a time; under a sanitizer, which takes ten times as long, none
+ * and all. That each function is the same in every subset of them is what the kernels' own tests
+ * prove. */
 static void play_on_each_cpu(uint32_t metric, uint32_t element, uint32_t dim)
 {
     static const uint32_t bits[] = { VSHARD_CPU_SSE2,    VSHARD_CPU_NEON,   VSHARD_CPU_AVX2,
@@ -201,7 +203,7 @@ static void play_on_each_cpu(uint32_t metric, uint32_t element, uint32_t dim)
 
         then.cpu = cpu;
         then.threads = 3;
-        if (i == 0 || (bits[i - 1] & all))
+        if (i == 0 || ((bits[i - 1] & all) && (!SANITIZED || i == VS_COUNT(bits))))
             expect_equal(&first, then);
         if (i < VS_COUNT(bits))
             cpu |= bits[i] & all;
