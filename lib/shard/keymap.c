@@ -49,9 +49,9 @@ void vs_guard_write_end(struct vs_guard *g)
 
 /* ---- rows ---- */
 
-static uint64_t hash(struct vshard_key key)
+static uint64_t hash(uint64_t seed, struct vshard_key key)
 {
-    return vs_mix64(key.hi ^ vs_mix64(key.lo));
+    return vs_mix64(key.hi ^ vs_mix64(key.lo ^ seed));
 }
 
 static bool same(struct vshard_key a, struct vshard_key b)
@@ -59,9 +59,9 @@ static bool same(struct vshard_key a, struct vshard_key b)
     return a.hi == b.hi && a.lo == b.lo;
 }
 
-void vs_keymap_init(struct vs_keymap *m, const struct vshard_allocator *a)
+void vs_keymap_init(struct vs_keymap *m, const struct vshard_allocator *a, uint64_t seed)
 {
-    *m = (struct vs_keymap){ .allocator = a };
+    *m = (struct vs_keymap){ .allocator = a, .seed = seed };
 }
 
 static size_t table_bytes(const struct vs_keymap *m)
@@ -75,16 +75,15 @@ void vs_keymap_fini(struct vs_keymap *m)
         vs_free(m->allocator, m->row[i].payload, m->row[i].payload_bytes);
     vs_free(m->allocator, m->row, m->cap * sizeof *m->row);
     vs_free(m->allocator, m->table, table_bytes(m));
-    vs_keymap_init(m, m->allocator);
+    vs_keymap_init(m, m->allocator, m->seed);
 }
 
-static void table_put(uint32_t *table, uint32_t mask, struct vshard_key key, uint32_t row)
+/* `at`: the hash of its key. */
+static void table_put(uint32_t *table, uint32_t mask, uint64_t at, uint32_t row)
 {
-    uint64_t i = hash(key);
-
-    while (table[i & mask] != 0)
-        i++;
-    table[i & mask] = row + 1;
+    while (table[at & mask] != 0)
+        at++;
+    table[at & mask] = row + 1;
 }
 
 static int grow_table(struct vs_keymap *m, uint32_t rows)
@@ -101,7 +100,7 @@ static int grow_table(struct vs_keymap *m, uint32_t rows)
         return VSHARD_ENOMEM;
     for (uint32_t i = 0; i < m->count; i++) {
         if (m->row[i].state != VS_ROW_FREE)
-            table_put(table, (uint32_t)(size - 1), m->row[i].key, i);
+            table_put(table, (uint32_t)(size - 1), hash(m->seed, m->row[i].key), i);
     }
     vs_free(m->allocator, m->table, table_bytes(m));
     m->table = table;
@@ -144,7 +143,7 @@ uint32_t vs_keymap_find(const struct vs_keymap *m, struct vshard_key key)
 {
     if (m->table == NULL)
         return VS_NO_ROW;
-    for (uint64_t i = hash(key);; i++) {
+    for (uint64_t i = hash(m->seed, key);; i++) {
         uint32_t at = m->table[i & m->mask];
 
         if (at == 0)
@@ -161,7 +160,7 @@ uint32_t vs_keymap_place(struct vs_keymap *m, struct vshard_key key)
     if (m->free != 0)
         m->free = (uint32_t)m->row[row].version;
     m->row[row] = (struct vs_row){ .key = key, .state = VS_ROW_LIVE };
-    table_put(m->table, m->mask, key, row);
+    table_put(m->table, m->mask, hash(m->seed, key), row);
     m->live++;
     return row;
 }
@@ -169,12 +168,12 @@ uint32_t vs_keymap_place(struct vs_keymap *m, struct vshard_key key)
 /* Backward shift: what stood behind a place that is empty now moves up if it may. */
 static void table_remove(struct vs_keymap *m, struct vshard_key key, uint32_t row)
 {
-    uint64_t hole = hash(key);
+    uint64_t hole = hash(m->seed, key);
 
     while (m->table[hole & m->mask] != row + 1)
         hole++;
     for (uint64_t i = hole + 1; m->table[i & m->mask] != 0; i++) {
-        uint64_t home = hash(m->row[m->table[i & m->mask] - 1].key);
+        uint64_t home = hash(m->seed, m->row[m->table[i & m->mask] - 1].key);
 
         if (((i - home) & m->mask) < ((i - hole) & m->mask))
             continue;
@@ -215,7 +214,7 @@ int vs_keymap_adopt(struct vs_keymap *m, uint32_t row)
         return VSHARD_OK;
     if (vs_keymap_find(m, r->key) != VS_NO_ROW)
         return VSHARD_ECORRUPT;
-    table_put(m->table, m->mask, r->key, row);
+    table_put(m->table, m->mask, hash(m->seed, r->key), row);
     if (r->state == VS_ROW_TOMBSTONE)
         m->tombstones++;
     else
@@ -254,14 +253,14 @@ static void requests_free(const struct vs_requests *r)
 void vs_requests_fini(struct vs_requests *r)
 {
     requests_free(r);
-    *r = (struct vs_requests){ .allocator = r->allocator };
+    *r = (struct vs_requests){ .allocator = r->allocator, .seed = r->seed };
 }
 
 static uint32_t place_of(const struct vs_requests *r, struct vshard_key id)
 {
     uint32_t mask = 2 * r->cap - 1;
 
-    for (uint64_t i = hash(id);; i++) {
+    for (uint64_t i = hash(r->seed, id);; i++) {
         uint32_t at = r->table[i & mask];
 
         if (at == 0 || same(r->ring[at - 1], id))
@@ -301,7 +300,7 @@ static void forget(struct vs_requests *r, struct vshard_key id)
     uint32_t mask = 2 * r->cap - 1, hole = place_of(r, id);
 
     for (uint32_t i = hole + 1; r->table[i & mask] != 0; i++) {
-        uint32_t home = (uint32_t)hash(r->ring[r->table[i & mask] - 1]);
+        uint32_t home = (uint32_t)hash(r->seed, r->ring[r->table[i & mask] - 1]);
 
         if (((i - home) & mask) < ((i - hole) & mask))
             continue;

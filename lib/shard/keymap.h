@@ -40,11 +40,12 @@ struct vs_keymap {
     uint32_t count, cap, mask;
     uint32_t free; /* row + 1 */
     uint64_t live, tombstones;
+    uint64_t seed; /* of the hash, so that who does not know it cannot choose keys that are slow */
 };
 
 #define VS_NO_ROW UINT32_MAX
 
-void vs_keymap_init(struct vs_keymap *m, const struct vshard_allocator *a);
+void vs_keymap_init(struct vs_keymap *m, const struct vshard_allocator *a, uint64_t seed);
 void vs_keymap_fini(struct vs_keymap *m);
 /* Room for so many more rows, so that placing them cannot fail. Returns 0, ENOMEM, E2BIG. */
 int vs_keymap_reserve(struct vs_keymap *m, uint32_t more);
@@ -67,6 +68,7 @@ struct vs_requests {
     uint32_t *table;           /* place in the ring + 1; 0 is empty; [2 cap] */
     uint32_t count, cap, head; /* head: where the next goes once the ring is full */
     uint32_t reserved;
+    uint64_t seed; /* likewise */
 };
 
 void vs_requests_fini(struct vs_requests *r);

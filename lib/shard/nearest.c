@@ -277,7 +277,7 @@ int vs_shard_search(struct vs_shard *s, const struct vs_shard_query *q,
     int rc = VSHARD_OK;
 
     *answer = (struct vs_shard_answer){ .rows = vs_shard_rows(s) };
-    vs_keymap_init(&h.mine, h.allocator);
+    vs_keymap_init(&h.mine, h.allocator, s->plan.seed);
     h.staged = s->tail != NULL ? atomic_load(&s->tail->applied) : 0;
     answer->position = atomic_load(&s->applied);
     answer->position = h.staged > answer->position ? h.staged : answer->position;

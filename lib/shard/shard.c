@@ -30,9 +30,9 @@ static int make_index(struct vs_shard *s)
 void vs_shard_init(struct vs_shard *s, const struct vs_shard_plan *plan)
 {
     s->plan = *plan;
-    s->requests.allocator = plan->allocator;
-    vs_keymap_init(&s->map, plan->allocator);
-    vs_keymap_init(&s->asked, plan->allocator);
+    s->requests = (struct vs_requests){ .allocator = plan->allocator, .seed = plan->seed };
+    vs_keymap_init(&s->map, plan->allocator, plan->seed);
+    vs_keymap_init(&s->asked, plan->allocator, plan->seed);
 }
 
 int vs_shard_create(const struct vs_shard_plan *plan, struct vs_shard **shard)

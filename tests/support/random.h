@@ -72,4 +72,14 @@ static inline void random_shuffle(uint64_t *state, uint32_t *items, size_t count
     }
 }
 
+/* The number whose vs_mix64() this is: who knows a hash can choose what falls on one place. */
+static inline uint64_t random_unmix(uint64_t x)
+{
+    x ^= x >> 33;
+    x *= 0x9cb4b2f8129337dbu;
+    x ^= x >> 33;
+    x *= 0x4f74430c22a54005u;
+    return x ^ (x >> 33);
+}
+
 #endif

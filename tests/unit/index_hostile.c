@@ -10,18 +10,9 @@
 
 #include "index/state.h"
 #include "support/index_data.h"
+#include "support/random.h"
 
 enum { D = 2, ROWS = 4000, VALUES = 40000, TIMES = 50 };
-
-/* The number whose hash this is: vs_mix64() backwards. */
-static uint64_t unmix(uint64_t x)
-{
-    x ^= x >> 33;
-    x *= 0x9cb4b2f8129337dbu;
-    x ^= x >> 33;
-    x *= 0x4f74430c22a54005u;
-    return x ^ (x >> 33);
-}
 
 static uint64_t longest_run(const struct vs_idmap *map)
 {
@@ -41,7 +32,7 @@ Test(index_hostile, ids_that_fall_on_one_place_are_not_known_without_the_seed)
     void *vectors = draw_vectors(&seed, VSHARD_ELEMENT_F32, ROWS, D);
 
     for (uint64_t i = 0; i < ROWS; i++)
-        ids[i] = unmix(i << 32);
+        ids[i] = random_unmix(i << 32);
     cr_assert_eq(vs_mix64(ids[7]), 7ull << 32);
     for (uint64_t known = 0; known < 2; known++) {
         struct vshard_index_options o = small_options(D, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
