@@ -316,6 +316,7 @@ static int open_all(struct vshard_node *n)
     n->next_request = n->boot << 40;
     n->hedge_credit = 200; /* ten second requests before any has been earned */
     n->serve_at = VS_NEVER;
+    n->kept_group = VS_META + 1;
     n->opened = rc == VSHARD_OK;
     if (rc == VSHARD_OK)
         rc = vs_replica_start(n, map);

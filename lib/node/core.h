@@ -277,8 +277,9 @@ struct vs_replica {
     uint32_t collection, number; /* number of the shard */
     uint32_t open;               /* the core has the group */
     uint32_t dropped;            /* it takes part no more: its collection is gone, say, */
-    uint32_t forgotten;          /* and the log has forgotten it */
+    uint32_t forgotten;          /* and the log forgets it, */
     uint32_t reserved;
+    uint64_t forget_barrier; /* when this is durable */
     struct vs_shard_plan plan;
     struct vs_shard *shard; /* NULL: of the map */
     int32_t status;         /* what has halted it, or 0 */
@@ -509,6 +510,7 @@ struct vshard_node {
     uint64_t told_durable; /* the core knows of */
     int32_t wal_status;
     uint32_t opened;
+    uint64_t wal_durable; /* of the log's barriers, when it was looked at last */
     uint64_t idle_since, witnessed;
     struct vshard_wal_record *record; /* room to build in */
     unsigned char *record_head;
@@ -541,6 +543,7 @@ struct vshard_node {
     uint32_t hint_count, hint_cap;
     uint32_t meta_seen; /* collections and members were looked at for map `meta_at` */
     uint64_t meta_at;
+    uint64_t kept_group; /* groups in the log before it have been opened, or are gone */
     uint64_t gossip_at, steward_at;
     uint64_t serve_at; /* no read that waits for its replica runs out before */
     uint64_t join_at, join_peer;
@@ -572,8 +575,11 @@ void vs_send_message(struct vshard_node *n, const struct vshard_raft_effect *e);
 bool vs_poll_log(struct vshard_node *n);
 /* Whether something new may be logged: 0, EBUSY, ENOSPC. */
 int vs_log_room(const struct vshard_node *n);
-/* The log forgets a group that is closed. False: it has no room for that yet. */
-bool vs_persist_forget(struct vshard_node *n, const struct vs_replica *r);
+/* The log forgets a group that is closed, as of r->forget_barrier. False: it has no room for that
+ * yet. */
+bool vs_persist_forget(struct vshard_node *n, struct vs_replica *r);
+/* Likewise all of a group that the map does not name any more, and that is not open. */
+bool vs_persist_gone(struct vshard_node *n, uint64_t group);
 /* Writes down how far the group is committed, if nothing else has. */
 void vs_persist_commit(struct vshard_node *n, struct vs_replica *r);
 int vs_mark(struct vshard_node *n, struct vs_replica *r, uint64_t through, uint64_t term);

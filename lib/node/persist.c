@@ -228,7 +228,7 @@ static void stuck_forget(struct vshard_node *n, uint64_t group)
     }
 }
 
-bool vs_persist_forget(struct vshard_node *n, const struct vs_replica *r)
+bool vs_persist_forget(struct vshard_node *n, struct vs_replica *r)
 {
     /* Of a group that lives on, what it has promised is kept: it may be named again, and must
      * not vote twice, nor be born again as a founder. */
@@ -239,7 +239,14 @@ bool vs_persist_forget(struct vshard_node *n, const struct vs_replica *r)
     size_t count = vs_cluster_group(&n->meta, r->group, NULL) != NULL ? 2 : 1;
 
     stuck_forget(n, r->group);
-    return vshard_wal_append(n->wal, records, count, NULL) == VSHARD_OK;
+    return vshard_wal_append(n->wal, records, count, &r->forget_barrier) == VSHARD_OK;
+}
+
+bool vs_persist_gone(struct vshard_node *n, uint64_t group)
+{
+    const struct vshard_wal_record record = { .group = group, .kind = VSHARD_WAL_FORGET };
+
+    return vshard_wal_append(n->wal, &record, 1, NULL) == VSHARD_OK;
 }
 
 int vs_log_room(const struct vshard_node *n)
@@ -345,6 +352,7 @@ static int poll(struct vshard_node *n, uint64_t *durable)
     else if (rc != n->wal_status)
         vs_node_event(n, VSHARD_LOG_WARN, "node.log", 0, vshard_strerror(rc), rc);
     n->wal_status = rc;
+    n->wal_durable = *durable;
     return rc;
 }
 

@@ -83,6 +83,55 @@ static void open_all(struct vshard_node *n)
     }
 }
 
+/* Nothing will be asked for it any more. */
+static bool bury(struct vshard_node *n, uint64_t group)
+{
+    struct vs_replica gone = { .group = group };
+    struct vshard_wal_group about = { .size = sizeof about };
+
+    if (vshard_wal_find(n->wal, group, &about) == VSHARD_OK && about.mark_bytes == 16)
+        gone.snapshot_index = vs_load64(about.mark);
+    if (!vs_persist_gone(n, group))
+        return false;
+    vs_replica_files_remove(n, &gone);
+    return true;
+}
+
+/* A group of which the log has something since before this node was opened. Though the map may not
+ * name this node in it any more, the group may count on it. False: at a later turn. */
+static bool open_kept(struct vshard_node *n, uint64_t group)
+{
+    struct vshard_wal_group about = { .size = sizeof about };
+    const struct vs_collection *c;
+
+    if (vs_replica_find(n, group) != NULL || vshard_wal_find(n->wal, group, &about) != VSHARD_OK)
+        return true;
+    if (vs_cluster_group(&n->meta, group, &c) == NULL)
+        return bury(n, group);
+    if (about.mark_index == 0 && about.last_term == 0)
+        return true; /* it has promised something once */
+    open_replica(n, c, (uint32_t)(group - c->shard[0].group));
+    return vs_replica_find(n, group) != NULL;
+}
+
+/* Groups are numbered as they come: of those that the map has not got to it will tell. */
+static void open_all_kept(struct vshard_node *n)
+{
+    uint64_t group;
+    size_t count;
+
+    while (n->kept_group != VS_NEVER) {
+        if (vshard_wal_groups(n->wal, n->kept_group, &group, 1, &count) != VSHARD_OK)
+            return;
+        if (count == 0)
+            n->kept_group = VS_NEVER;
+        else if (group >= n->meta.next_group || !open_kept(n, group))
+            return;
+        else
+            n->kept_group = group + 1;
+    }
+}
+
 /* Whether the group's configuration, as far as this node knows for sure, counts on it. */
 static bool configured(struct vshard_node *n, uint64_t group)
 {
@@ -120,17 +169,21 @@ static void part(struct vshard_node *n, struct vs_replica *r)
 
 static void drop(struct vshard_node *n, struct vs_replica *r)
 {
+    bool forgotten;
+
     if (!r->dropped)
         part(n, r);
     if (r->dropped && !r->forgotten)
         r->forgotten = vs_persist_forget(n, r);
     if (!r->dropped || r->items != 0)
         return; /* when its items are done */
+    forgotten = r->forgotten && r->forget_barrier <= n->wal_durable;
     /* Nobody will look for files of a group that is gone, and the log may need their room. */
-    if (r->forgotten || vs_cluster_group(&n->meta, r->group, NULL) == NULL)
+    if (forgotten || vs_cluster_group(&n->meta, r->group, NULL) == NULL)
         vs_replica_files_remove(n, r);
-    if (!r->forgotten)
-        return; /* when there is room */
+    /* Until then the log still shows the group to who would open it again. */
+    if (!forgotten)
+        return; /* when there is room, and it is durable */
     vs_replica_free(n, r);
     n->meta_seen = 0; /* it may have been named again meanwhile */
 }
@@ -211,6 +264,7 @@ void vs_steward_map(struct vshard_node *n)
         vs_peer_meet(n, n->meta.node[i].node);
     vs_hints_prune(n);
     open_all(n);
+    open_all_kept(n);
     vs_admin_known(n);
     n->steward_at = n->now;
 }
@@ -790,6 +844,7 @@ void vs_steward_time(struct vshard_node *n)
     if (n->now < n->steward_at)
         return;
     n->steward_at = n->now + STEWARD_NS;
+    open_all_kept(n);
     drop_all(n);
     vs_certain(n);
     vs_persist_commit(n, n->replica[0]); /* who starts again then knows the map at once */

@@ -1,5 +1,5 @@
-/* node_drop.c - replicas that go in the middle of something: while they are saved, and before
- * they have been opened.
+/* node_drop.c - replicas that go in the middle of something: while they are saved, before they
+ * have been opened, when their node is started again, and while the log forgets them.
  *
  * Method: one replica's items of work are held back, its shard is given to another node and
  * back, and the items go on at moments that are chosen. In the end the replica must be there
@@ -253,4 +253,138 @@ Test(node_drop, is_not_for_what_was_said_before_it_was_a_member)
     cr_expect_null(vs_replica_find(c->node[left].node, 1), "it goes in the end");
     expect_rows(c, spare, 1, 20, 5);
     cluster_destroy(c);
+}
+
+/* The others are held up, so that their group can decide nothing; the map names another in place
+ * of this one, which knows it. */
+static struct move prepare_counted_on(uint64_t others[2])
+{
+    struct move m = prepare();
+    struct vshard_shard_status s = look(&m, 1);
+    struct vshard_node_admin a = {
+        .op = VSHARD_ADMIN_REPLACE, .group = m.group, .node = m.from, .to = m.to
+    };
+
+    snapshot(&m);
+    cluster_run(m.c, 1000 * MS);
+    others[0] = cluster_leader(m.c, "words", 0);
+    for (uint32_t i = 0; i < s.member_count; i++) {
+        if (s.members[i] != m.from && s.members[i] != others[0])
+            others[1] = s.members[i];
+    }
+    for (int i = 0; i < 2; i++)
+        m.c->node[others[i]].paused_until = m.c->now + 3600000 * MS;
+    cluster_run(m.c, 2000 * MS);
+    cr_assert_eq(administer(m.c, m.to, a), VSHARD_OK);
+    cluster_run(m.c, 1000 * MS);
+    cr_assert_neq(look(&m, m.from).members[0], m.from);
+    cr_assert(replica(&m) != NULL && !replica(&m)->dropped, "its group counts on it");
+    return m;
+}
+
+static void go_on(const struct move *m, uint64_t id)
+{
+    m->c->node[id].paused_until = 0;
+}
+
+/* It has acknowledged what one of the others is lost with. */
+Test(node_drop, waits_for_who_is_started_again_and_is_counted_on)
+{
+    uint64_t others[2];
+    struct move m = prepare_counted_on(others);
+
+    cluster_kill(m.c, m.from);
+    cr_assert_eq(cluster_start(m.c, m.from), VSHARD_OK);
+    cluster_run(m.c, 500 * MS);
+    cr_assert_not_null(replica(&m), "what it has is no use to its group");
+    cluster_kill(m.c, others[1]);
+    go_on(&m, others[0]);
+    cluster_run(m.c, 15000 * MS);
+    expect_rows(m.c, m.to, 1, ROWS, 5);
+    cr_expect_null(replica(&m), "it goes in the end");
+    cluster_destroy(m.c);
+}
+
+static struct vshard_wal_group logged(const struct move *m)
+{
+    struct vshard_wal_group about = { .size = sizeof about };
+    int rc = vshard_wal_find(m->c->node[m->from].node->wal, m->group, &about);
+
+    cr_assert(rc == VSHARD_OK || rc == VSHARD_ENOTFOUND);
+    return about;
+}
+
+Test(node_drop, of_one_that_was_down_meanwhile_leaves_nothing_behind)
+{
+    uint64_t others[2], index;
+    struct move m = prepare_counted_on(others);
+
+    index = replica(&m)->snapshot_index;
+    cr_assert(has_file(&m, index));
+    cluster_kill(m.c, m.from);
+    go_on(&m, others[0]);
+    go_on(&m, others[1]);
+    cluster_run(m.c, 8000 * MS);
+    cr_assert_eq(cluster_start(m.c, m.from), VSHARD_OK);
+    cr_assert_gt(logged(&m).mark_index, (uint64_t)0);
+    cluster_run(m.c, 5000 * MS);
+    cr_expect_null(replica(&m));
+    cr_expect(!has_file(&m, index));
+    cr_expect_eq(logged(&m).mark_index, (uint64_t)0, "the log keeps it for ever");
+    cr_expect_gt(logged(&m).vote_term, (uint64_t)0, "but for what it has promised");
+    expect_rows(m.c, m.from, 1, ROWS, 5);
+    cluster_destroy(m.c);
+}
+
+/* As if power had failed before the log had forgotten it. */
+Test(node_drop, with_its_collection_is_made_up_for)
+{
+    struct move m = prepare();
+    const struct vshard_node_admin drop = { .op = VSHARD_ADMIN_DROP, .name = "words" };
+    static const unsigned char head[VS_ENTRY_HEAD_BYTES];
+    const struct vshard_wal_record record = { .group = m.group,
+                                              .kind = VSHARD_WAL_ENTRY,
+                                              .index = 1,
+                                              .term = 1,
+                                              .payload = head,
+                                              .payload_bytes = sizeof head };
+    uint64_t barrier;
+
+    cr_assert_eq(administer(m.c, 1, drop), VSHARD_OK);
+    cluster_run(m.c, 2000 * MS);
+    cr_assert_eq(logged(&m).last_term, (uint64_t)0);
+    cr_assert_eq(vshard_wal_append(m.c->node[m.from].node->wal, &record, 1, &barrier), VSHARD_OK);
+    cr_assert_eq(vshard_wal_sync(m.c->node[m.from].node->wal, barrier), VSHARD_OK);
+    cluster_kill(m.c, m.from);
+    cr_assert_eq(cluster_start(m.c, m.from), VSHARD_OK);
+    cluster_run(m.c, 2000 * MS);
+    cr_expect_eq(logged(&m).last_term, (uint64_t)0, "the log keeps it for ever");
+    cluster_destroy(m.c);
+}
+
+/* As long as the log still shows it, it would be opened again as it was, if it were named again;
+ * and then the log would forget it. */
+Test(node_drop, is_over_when_the_log_has_forgotten)
+{
+    uint64_t others[2], index;
+    struct move m = prepare_counted_on(others);
+    struct cluster_node *n = &m.c->node[m.from];
+
+    index = replica(&m)->snapshot_index;
+    fault_storage_defer(n->disk, 1);
+    n->disk_at = UINT64_MAX;
+    go_on(&m, others[0]);
+    go_on(&m, others[1]);
+    cluster_run(m.c, 8000 * MS);
+    cr_assert(replica(&m) != NULL && replica(&m)->dropped && replica(&m)->forgotten);
+    cr_expect(has_file(&m, index), "the log names it");
+    cr_expect_gt(logged(&m).mark_index, (uint64_t)0);
+    fault_storage_defer(n->disk, 0);
+    fault_storage_drain(n->disk);
+    n->disk_at = 0;
+    cluster_run(m.c, 1000 * MS);
+    cr_expect_null(replica(&m));
+    cr_expect(!has_file(&m, index));
+    cr_expect_eq(logged(&m).mark_index, (uint64_t)0);
+    cluster_destroy(m.c);
 }
