@@ -99,7 +99,7 @@ uint64_t vs_applied_known(struct vshard_node *n, uint64_t group)
 static uint64_t cost(struct vshard_node *n, const struct vs_request *q, uint64_t group,
                      uint64_t node)
 {
-    const struct vs_replica *r = vs_replica_find(n, group);
+    struct vs_replica *r = vs_replica_find(n, group);
     const struct vs_peer *p = peer_of(n, node);
     const struct vs_hint *h;
     uint64_t best = vs_applied_known(n, group), ns, applied;
@@ -107,8 +107,7 @@ static uint64_t cost(struct vshard_node *n, const struct vs_request *q, uint64_t
 
     if (p == NULL || silent(n, node))
         return VS_NEVER / 4;
-    if (node == n->node &&
-        (r == NULL || r->status != VSHARD_OK || !r->open || r->dropped || r->diverged))
+    if (node == n->node && !vs_serves(n, r))
         return VS_NEVER / 2;
     h = vs_hints_of(n, group, &hints);
     applied = node == n->node ? vs_replica_searchable(r) : 0;

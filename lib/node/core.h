@@ -320,6 +320,9 @@ struct vs_replica {
     uint32_t diverged; /* it is, and answers nothing until it was refilled */
     uint32_t refilling, refills;
     uint32_t unproven; /* refilled, and no other's digest has agreed since */
+    uint32_t comes;    /* it was no member when it was opened, and does not reflect yet what made
+                          it one */
+    uint64_t whole_at; /* it has reflected so much once, and answers nothing before it does again */
     uint64_t again_ns; /* it found no memory, and tries again then, */
     uint32_t failures; /* later each time */
 
@@ -630,6 +633,8 @@ void vs_replica_more(struct vshard_node *n,
 void vs_replica_rest(struct vshard_node *n,
                      struct vs_replica *r); /* nothing was applied, perhaps */
 void vs_replica_halt(struct vshard_node *n, struct vs_replica *r, int status);
+/* Whether the entry that made it a member, if one has, is among those up to `at`. */
+bool vs_replica_came(struct vshard_node *n, const struct vs_replica *r, uint64_t at);
 /* An item of it is finished; frees it. */
 void vs_replica_finished(struct vshard_node *n, struct vs_item *item);
 void vs_replica_meta_effect(struct vshard_node *n, struct vs_replica *r,
@@ -754,7 +759,8 @@ void vs_read_over(struct vshard_node *n, struct vs_part *p);
 /* A read that was asked here is served here, too, from now on; and is not any more. */
 void vs_read_here(struct vshard_node *n, struct vs_serving *s);
 void vs_read_gone(struct vshard_node *n, const struct vs_serving *s);
-bool vs_serves(const struct vs_replica *r); /* it may be read; NULL may not */
+/* It may be read; NULL may not. */
+bool vs_serves(struct vshard_node *n, struct vs_replica *r);
 void vs_serve_read(struct vshard_node *n, uint64_t origin, struct vs_in *in);
 void vs_serve_cancel(struct vshard_node *n, uint64_t origin, uint64_t request);
 void vs_serve_done(struct vshard_node *n, struct vs_item *item);

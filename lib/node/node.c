@@ -392,7 +392,7 @@ int vshard_node_export(struct vshard_node *n, uint64_t now_ns,
     if (rc != VSHARD_OK)
         return rc;
     r = vs_replica_find(n, c->shard[e.shard].group);
-    if (!vs_serves(r))
+    if (!vs_serves(n, r))
         return vs_node_refuse(n, VSHARD_ENOTFOUND, "shard", e.shard, 0);
     q = vs_request_new(n, VSHARD_NODE_EXPORT, e.tag,
                        e.timeout_ns != 0 ? e.timeout_ns : n->o.write_ns, 1);

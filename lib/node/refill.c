@@ -2,11 +2,10 @@
  *
  * Its log is right, as every replica's is: what went wrong is what came of it, by a fault
  * of memory, say. So the state is thrown away and made again from the newest snapshot of
- * this replica and the entries behind it, which are in the write-ahead log. Until these wait
- * to be applied, it answers nothing; then who asks for no freshness may get what is older than
- * it was. If it differs at once again, its snapshot is wrong, too, and it halts: its node must lose
- * its directory and join again. Once another has agreed with it, what goes wrong later is another
- * fault.
+ * this replica and the entries behind it, which are in the write-ahead log. Until it is where it
+ * was, it answers nothing. If it differs at once again, its snapshot is wrong, too, and it halts:
+ * another takes its place on a spare node, or its node must lose its directory and join again. Once
+ * another has agreed with it, what goes wrong later is another fault.
  *
  * It takes memory for all of that at once. Where there is not enough, what has been made of it goes
  * again, and so does what is known to be wrong, whose room may be all that is missing; it is tried
@@ -101,5 +100,6 @@ void vs_replica_refilled(struct vshard_node *n, struct vs_replica *r, const stru
     r->failures = 0;
     r->digest_index = r->digest = r->rest_index = 0;
     r->diverged = 0;
+    r->whole_at = through;
     vs_replica_more(n, r);
 }

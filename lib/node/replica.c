@@ -167,6 +167,16 @@ uint64_t vs_replica_epoch(const struct vs_replica *r)
     return r->term >> 48;
 }
 
+bool vs_replica_came(struct vshard_node *n, const struct vs_replica *r, uint64_t at)
+{
+    struct vshard_raft_status s = { .size = sizeof s };
+    struct vs_members now = { .count = 0 };
+
+    return vshard_raft_members(n->raft, r->group, now.member, &now.count) == VSHARD_OK &&
+           vs_member_find(&now, n->node, n->incarnation) != NULL &&
+           vshard_raft_inspect(n->raft, r->group, &s) == VSHARD_OK && at >= s.config;
+}
+
 /* ---- starting ---- */
 
 static int load_meta(struct vshard_node *n, const char *base, struct vs_cluster *to, void **meta,
@@ -338,6 +348,7 @@ static int start(struct vshard_node *n, struct vs_replica *r, void **meta, size_
         return rc;
     r->open = 1;
     r->failures = 0;
+    r->comes = !vs_replica_came(n, r, VS_NEVER);
     vs_take_effects(n);
     return VSHARD_OK;
 }

@@ -95,10 +95,20 @@ static void answer(struct vshard_node *n, struct vs_serving *s, int status, uint
 
 /* ---- from a frame ---- */
 
-bool vs_serves(const struct vs_replica *r)
+/* Who comes has nothing at first, and who makes its state again little. That is no answer, not even
+ * for who asks for no freshness: others have it all. */
+static bool is_whole(struct vshard_node *n, struct vs_replica *r)
+{
+    uint64_t at = vs_replica_searchable(r);
+
+    r->comes = r->comes && !vs_replica_came(n, r, at);
+    return !r->comes && at >= r->whole_at;
+}
+
+bool vs_serves(struct vshard_node *n, struct vs_replica *r)
 {
     return r != NULL && r->group != VS_META && r->status == VSHARD_OK && r->open && !r->dropped &&
-           !r->diverged && !r->refilling;
+           !r->diverged && !r->refilling && is_whole(n, r);
 }
 
 static int take_query(struct vshard_node *n, struct vs_serving *s, struct vs_in *in)
@@ -237,7 +247,7 @@ void vs_serve_read(struct vshard_node *n, uint64_t origin, struct vs_in *in)
     a.part = vs_take32(in);
     if (in->status != VSHARD_OK)
         return;
-    if (!vs_serves(r)) {
+    if (!vs_serves(n, r)) {
         reply(n, &a, VSHARD_ENOTSUP, NULL);
         return;
     }
