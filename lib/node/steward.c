@@ -13,8 +13,9 @@
  *             8 digest, 8 members who vote)]; a digest's index of all ones says that the replica
  *             has halted, or is refilled: it answers nothing
  *
- * In a group that was recovered, who is to vote learns first, and votes when it has the log up to
- * where it was named: the vote of one that has parted never comes.
+ * Who is to vote learns first, and votes when it has the log up to where it was named, if writes
+ * would wait for it else; and in a group that was recovered, where the vote of one that has parted
+ * never comes.
  *
  * A replica that the map does not name any more goes only when the group does not count on
  * it: when its own configuration says so, or a leader tells that a configuration without it
@@ -313,20 +314,54 @@ static bool idles(struct vshard_node *n, uint64_t group, uint64_t node)
     return false;
 }
 
-/* In a group that was recovered who comes learns first, and votes when it has shown that it
- * follows: one whose past has parted from the group's never does (lib/raft/epoch.c), and its vote
- * would be missing. In any other nobody's past can have. */
-static bool may_vote(struct vshard_node *n, uint64_t group, const struct vs_meta_node *x,
-                     const struct vshard_raft_member *now)
-{
-    struct vshard_raft_status s = { .size = sizeof s };
+/* Who a group shall have, as the map has it. */
+struct named {
+    const struct vs_meta_node *node;
+    uint32_t count;
+    uint32_t shall_vote, follow; /* so many; and of them, so many have the log, and are there */
+    bool at_once;                /* who comes votes at once */
+};
 
-    if (now != NULL && (now->role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING)))
-        return true;
-    if (vshard_raft_inspect(n->raft, group, &s) != VSHARD_OK)
-        return false;
-    return s.epoch == 0 ||
-           (now != NULL && vshard_raft_match(n->raft, group, x->node, x->incarnation) >= s.config);
+static bool shall_vote(const struct vshard_node *n, uint64_t group, const struct vs_meta_node *x,
+                       uint32_t voters)
+{
+    return vs_cluster_votes(&n->meta, x->node) && (group != VS_META || voters < VS_META_VOTERS);
+}
+
+static bool follows(struct vshard_node *n, uint64_t group, const struct vs_meta_node *x,
+                    const struct vshard_raft_status *s)
+{
+    return vshard_raft_match(n->raft, group, x->node, x->incarnation) >= s->config;
+}
+
+/* Who comes votes at once where most of those who shall vote follow: then nobody waits for it, and
+ * a second loss while it catches up stops nothing for longer than that. Else it learns first, or
+ * writes would wait until all that there is has been sent to it. In a group that was recovered it
+ * always does: one whose past has parted from the group's (lib/raft/epoch.c) never follows, and its
+ * vote would be missing. In any other nobody's past can have. */
+static struct named find_named(struct vshard_node *n, uint64_t group,
+                               const struct vshard_raft_status *s)
+{
+    const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, group, NULL);
+    struct named m = { .count = 0 };
+
+    if (shard != NULL)
+        m = (struct named){ .node = shard->members, .count = shard->member_count };
+    else if (group == VS_META)
+        m = (struct named){ .node = n->meta.node, .count = n->meta.node_count };
+    for (uint32_t i = 0; i < m.count; i++) {
+        bool shall = shall_vote(n, group, &m.node[i], m.shall_vote);
+
+        m.shall_vote += shall;
+        m.follow += shall && !silent(n, m.node[i].node) && follows(n, group, &m.node[i], s);
+    }
+    m.at_once = s->epoch == 0 && m.follow > m.shall_vote / 2;
+    return m;
+}
+
+static bool is_voter(const struct vshard_raft_member *m)
+{
+    return m != NULL && (m->role & (VSHARD_RAFT_VOTER | VSHARD_RAFT_OUTGOING));
 }
 
 /* Those who are there already, but for whose node is back under another incarnation. */
@@ -342,25 +377,37 @@ static void stay(const struct vs_members *now, struct vs_members *to)
     }
 }
 
+/* Who votes and is to learn goes on to vote. */
+static void keep_votes(const struct vs_members *now, struct vs_members *to)
+{
+    for (uint32_t i = 0; i < to->count; i++) {
+        const struct vshard_raft_member *m =
+            vs_member_find(now, to->member[i].node, to->member[i].incarnation);
+
+        if (m != NULL && (m->role & VSHARD_RAFT_VOTER))
+            to->member[i].role = VSHARD_RAFT_VOTER;
+    }
+}
+
 /* What the map names, as far as it can be had; and until all of it can be had, those who are
- * there already stay. */
+ * there already stay, and vote until most of those do who shall. */
 static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
                         const struct vs_members *now, struct vs_members *to)
 {
-    const struct vs_meta_shard *shard = vs_cluster_group(&n->meta, r->group, NULL);
-    const struct vs_meta_node *named = shard != NULL ? shard->members : n->meta.node;
+    struct vshard_raft_status s = { .size = sizeof s };
     uint32_t voters = 0, missing = 0;
-    uint32_t count = shard != NULL         ? shard->member_count
-                     : r->group == VS_META ? n->meta.node_count
-                                           : 0;
+    struct named named;
 
     to->count = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct vs_meta_node *x = &named[i];
+    if (vshard_raft_inspect(n->raft, r->group, &s) != VSHARD_OK)
+        return;
+    named = find_named(n, r->group, &s);
+    for (uint32_t i = 0; i < named.count; i++) {
+        const struct vs_meta_node *x = &named.node[i];
         const struct vshard_raft_member *m = vs_member_find(now, x->node, x->incarnation);
-        bool shall =
-            vs_cluster_votes(&n->meta, x->node) && (shard != NULL || voters < VS_META_VOTERS);
-        bool votes = shall && may_vote(n, r->group, x, m);
+        bool shall = shall_vote(n, r->group, x, voters);
+        bool votes =
+            shall && (named.at_once || is_voter(m) || (m != NULL && follows(n, r->group, x, &s)));
 
         if (m == NULL && !may_come(n, x)) {
             missing++;
@@ -368,14 +415,16 @@ static void find_wanted(struct vshard_node *n, const struct vs_replica *r,
         }
         missing += shall != votes;
         voters += votes;
-        to->member[to->count++] =
-            (struct vshard_raft_member){ x->node, x->incarnation,
-                                         votes ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER,
-                                         shard != NULL && i == 0 && !vs_peer_mapless(n, x->node) &&
-                                             (count == 1 || !idles(n, r->group, x->node)) };
+        to->member[to->count++] = (struct vshard_raft_member){
+            x->node, x->incarnation, votes ? VSHARD_RAFT_VOTER : VSHARD_RAFT_LEARNER,
+            r->group != VS_META && i == 0 && !vs_peer_mapless(n, x->node) &&
+                (named.count == 1 || !idles(n, r->group, x->node))
+        };
     }
     if (missing != 0)
         stay(now, to);
+    if (named.shall_vote != 0 && voters <= named.shall_vote / 2)
+        keep_votes(now, to);
     /* After a recovery in another region, until that is made the primary one. */
     for (uint32_t i = voters = 0; i < to->count; i++)
         voters += to->member[i].role == VSHARD_RAFT_VOTER;
