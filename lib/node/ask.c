@@ -234,9 +234,14 @@ static void put_read(struct vshard_node *n, const struct vs_request *q, struct v
 void vs_read_ask(struct vshard_node *n, struct vs_request *q, struct vs_part *p)
 {
     struct vs_out o = { .allocator = n->allocator };
-    uint64_t node = choose(n, q, p);
     struct vs_peer *peer;
+    uint64_t node;
 
+    if (q->deadline_ns <= n->now) { /* it ends in this turn, with what there is */
+        vs_requests_by(n, q->deadline_ns);
+        return;
+    }
+    node = choose(n, q, p);
     if (node == 0) { /* all were tried: from the beginning, a little later */
         p->tried = 0;
         p->again_ns = n->now + AGAIN_NS;
@@ -352,24 +357,35 @@ static void drop_hits(struct vs_part *p, const struct vshard_allocator *a)
     p->found = 0;
 }
 
+/* The bound without the lists of shards that are asked again. */
+static int merge_again(struct vs_request *q)
+{
+    int rc = VSHARD_OK;
+
+    vshard_merger_reset(q->merger);
+    for (uint32_t i = 0; rc == VSHARD_OK && i < q->part_count; i++) {
+        if (q->part[i].state == VS_PART_DONE)
+            rc = vshard_merger_push(q->merger, q->part[i].hits, q->part[i].found);
+    }
+    return rc;
+}
+
 /* A list is kept by its part, and pushed for the sake of the bound: a shard that is asked
- * again gives another list in the place of the first. */
+ * again gives another list in the place of the first, which stands until it is there. */
 static bool take_hits(struct vs_request *q, struct vs_part *p, struct vs_in *in,
                       const struct vshard_allocator *a)
 {
     uint32_t count = vs_take32(in);
-    struct vshard_merge_hit *hits;
+    struct vshard_merge_hit *hits = NULL;
     const unsigned char *at;
 
     vs_take32(in);
     at = count <= VSHARD_MERGE_K_MAX ? vs_take_bytes(in, 32 * (size_t)count) : NULL;
     if (at == NULL)
         return false;
-    drop_hits(p, a);
-    if (count == 0)
-        return true;
-    hits = vs_alloc(a, count * sizeof *hits);
-    if (hits == NULL)
+    if (count != 0)
+        hits = vs_alloc(a, count * sizeof *hits);
+    if (count != 0 && hits == NULL)
         return false;
     for (uint32_t i = 0; i < count; i++, at += 32) {
         uint32_t bits = vs_load32(at + 24);
@@ -379,9 +395,15 @@ static bool take_hits(struct vs_request *q, struct vs_part *p, struct vs_in *in,
                                              .shard = p->shard };
         memcpy(&hits[i].distance, &bits, sizeof bits);
     }
+    if (count != 0 && vshard_merger_push(q->merger, hits, count) != VSHARD_OK) {
+        vs_free(a, hits, count * sizeof *hits);
+        merge_again(q); /* some of them count, until then */
+        return false;
+    }
+    drop_hits(p, a);
     p->hits = hits;
     p->found = count;
-    return vshard_merger_push(q->merger, hits, count) == VSHARD_OK;
+    return true;
 }
 
 uint32_t vs_value_bytes(uint32_t type)
@@ -452,19 +474,6 @@ static bool may_have_more(const struct vs_request *q, const struct vs_part *p)
     if (p->bound < bound)
         return true;
     return p->k < q->k && p->found == p->k && p->hits[p->found - 1].distance <= bound;
-}
-
-/* The bound without the lists of shards that are asked again. */
-static int merge_again(struct vs_request *q)
-{
-    int rc = VSHARD_OK;
-
-    vshard_merger_reset(q->merger);
-    for (uint32_t i = 0; rc == VSHARD_OK && i < q->part_count; i++) {
-        if (q->part[i].state == VS_PART_DONE)
-            rc = vshard_merger_push(q->merger, q->part[i].hits, q->part[i].found);
-    }
-    return rc;
 }
 
 static bool ask_more(struct vshard_node *n, struct vs_request *q)

@@ -161,3 +161,107 @@ Test(node_reads, count_nobody_as_busy_who_is_asked_for_nothing)
     }
     cluster_destroy(c);
 }
+
+static bool somebody_waits(const struct cluster *c)
+{
+    for (uint64_t id = 1; id <= 3; id++) {
+        const struct vs_replica *r = vs_replica_find(c->node[id].node, 1);
+
+        if (r != NULL && r->waiting != NULL)
+            return true;
+    }
+    return false;
+}
+
+/* Who asked is held up, and hears too late that a replica cannot answer. */
+Test(node_reads, are_not_asked_again_when_their_time_is_up)
+{
+    struct cluster *c = with_words(3, 3, 1, 2, NULL);
+    const struct vshard_position never = { .group = 1, .index = 1u << 30 };
+    const struct vshard_node_search q = { .consistency = VSHARD_READ_POSITIONS,
+                                          .position_count = 1,
+                                          .positions = &never,
+                                          .timeout_ns = 50 * MS };
+    struct vshard_shard_status s;
+    uint64_t outside = 0, tag;
+    size_t count;
+
+    written(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
+    cluster_run(c, 300 * MS);
+    vshard_node_shards(c->node[1].node, "words", &s, 1, &count);
+    for (uint64_t id = 1; id <= 3; id++)
+        outside = id != s.members[0] && id != s.members[1] ? id : outside;
+    for (uint32_t i = 0; i < 2; i++) /* each says that it is none */
+        vs_replica_find(c->node[s.members[i]].node, 1)->diverged = 1;
+    tag = search_begin(c, outside, 1, 5, &q);
+    c->node[outside].paused_until = c->now + 80 * MS;
+    cluster_run(c, 20 * MS);
+    for (uint32_t i = 0; i < 2; i++)
+        vs_replica_find(c->node[s.members[i]].node, 1)->diverged = 0;
+    cluster_run(c, 500 * MS);
+    cr_expect_eq(c->answer[tag].times, 1u);
+    cr_expect(!somebody_waits(c), "a read has no end");
+    cluster_destroy(c);
+}
+
+/* ---- answers that are none ---- */
+
+enum { SHARDS = 2, K = 10 };
+
+/* What a shard has answered, but that a peer has spoilt it: the last hit stands first. */
+static void answer_spoilt(struct vshard_node *n, struct vs_request *q, uint32_t part)
+{
+    struct vs_out o = { .allocator = NULL };
+    struct vs_in in;
+
+    vs_put64(&o, q->id);
+    vs_put32(&o, part);
+    vs_put32(&o, 0);
+    vs_put64(&o, q->part[part].group);
+    vs_put64(&o, 5); /* position */
+    vs_put64(&o, 0); /* epoch, limits */
+    vs_put64(&o, 0);
+    vs_put64(&o, ROWS);
+    vs_put32(&o, 2);
+    vs_put32(&o, 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        vs_put_key(&o, (struct vshard_key){ 9, i });
+        vs_put64(&o, 1);
+        vs_put_float(&o, i == 0 ? 1e-6f : 0.0f);
+        vs_put32(&o, 0);
+    }
+    in = (struct vs_in){ .at = o.at, .left = o.count };
+    vs_read_reply(n, q->part[part].node, &in);
+    vs_out_free(&o);
+}
+
+Test(node_reads, take_nothing_of_an_answer_that_is_none)
+{
+    struct cluster *c = with_words(3, 3, SHARDS, 1, NULL);
+    uint64_t outside = 0, tag;
+    struct vshard_node_search q = { .k = K, .timeout_ns = 400 * MS };
+    const struct cluster_answer *a;
+    struct vshard_shard_status s[SHARDS];
+    size_t count;
+
+    written(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
+    cluster_run(c, 1000 * MS);
+    vshard_node_shards(c->node[1].node, "words", s, SHARDS, &count);
+    for (uint64_t id = 1; id <= 3; id++)
+        outside = id != s[0].members[0] && id != s[1].members[0] ? id : outside;
+    cr_assert_neq(outside, (uint64_t)0);
+    for (uint32_t lost = 0; lost < 2; lost++) {
+        c->node[s[1].members[0]].side = lost; /* its right answer comes, or does not */
+        cluster_run(c, 10 * MS);
+        tag = search_begin(c, outside, 1, 5, &q);
+        answer_spoilt(c->node[outside].node, c->node[outside].node->requests, 1);
+        a = cluster_wait(c, tag, 1000 * MS);
+        cr_assert_not_null(a);
+        cr_assert_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
+        cr_expect_eq(a->shards_answered, lost ? 1u : 2u);
+        cr_expect_eq(a->hit_count, (uint32_t)K);
+        for (uint32_t i = 0; i < a->hit_count; i++)
+            cr_expect_eq(a->hits[i].key.hi, (uint64_t)0, "hit %d", (int)i);
+    }
+    cluster_destroy(c);
+}
