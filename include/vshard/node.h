@@ -539,7 +539,7 @@ struct vshard_node_export {
  * Returns   0: done() will tell; EINVAL, EVERSION, ENOTFOUND (collection; or there is no replica
  *           here), ENOMEM, EBUSY; or the status that has stopped this node. done: 0; ETIMEDOUT
  *           (the file may come yet); ESTALE, ENOTLEADER: not within the timeout, as of a read;
- *           ECANCELED; and what storage says
+ *           ENOTSUP: the replica has gone meanwhile; ECANCELED; and what storage says
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_node_export(struct vshard_node *node, uint64_t now_ns,

@@ -766,6 +766,8 @@ void vs_serve_cancel(struct vshard_node *n, uint64_t origin, uint64_t request);
 void vs_serve_done(struct vshard_node *n, struct vs_item *item);
 void vs_serve_read_done(struct vshard_node *n, struct vs_serving *s, int status, uint64_t index);
 void vs_serve_ready(struct vshard_node *n, struct vs_replica *r);
+/* A replica that serves nobody any more lets go of those who wait for it. */
+void vs_serve_leave(struct vshard_node *n, struct vs_replica *r);
 void vs_serve_time(struct vshard_node *n);
 void vs_serving_free(struct vshard_node *n, struct vs_serving *s);
 void vs_put_row(struct vs_out *o, const struct vs_serving *s);

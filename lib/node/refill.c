@@ -55,6 +55,7 @@ void vs_replica_refill(struct vshard_node *n, struct vs_replica *r)
         vs_node_event(n, VSHARD_LOG_ERROR, "node.diverged", r->group, "at entry",
                       (int64_t)r->digest_index);
     r->diverged = 1;
+    vs_serve_leave(n, r);
     vs_replica_snapshot_drop(n, r);
     if (!ready(r) || r->refilling || r->status != VSHARD_OK || n->now < r->again_ns)
         return; /* what runs must end first */

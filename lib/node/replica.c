@@ -151,6 +151,7 @@ void vs_replica_halt(struct vshard_node *n, struct vs_replica *r, int status)
         vs_node_event(n, VSHARD_LOG_ERROR, "node.halted", r->group, vshard_strerror(status),
                       status);
     r->status = status;
+    vs_serve_leave(n, r);
 }
 
 /* After a second, and twice as long each time, up to about a minute. */

@@ -307,6 +307,17 @@ void vs_serve_ready(struct vshard_node *n, struct vs_replica *r)
     }
 }
 
+/* Others are asked, while there is time. */
+void vs_serve_leave(struct vshard_node *n, struct vs_replica *r)
+{
+    while (r->waiting != NULL) {
+        struct vs_serving *s = r->waiting;
+
+        r->waiting = s->next;
+        answer(n, s, VSHARD_ENOTSUP, 0);
+    }
+}
+
 /* Those for whom it is too late say that this replica is behind. */
 static void give_up(struct vshard_node *n, struct vs_replica *r)
 {

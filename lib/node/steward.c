@@ -166,6 +166,7 @@ static void part(struct vshard_node *n, struct vs_replica *r)
     r->open = 0;
     r->role = VSHARD_RAFT_FOLLOWER;
     r->leader = 0;
+    vs_serve_leave(n, r);
 }
 
 static void drop(struct vshard_node *n, struct vs_replica *r)

@@ -204,6 +204,35 @@ Test(node_reads, are_not_asked_again_when_their_time_is_up)
     cluster_destroy(c);
 }
 
+/* It waits at a replica that goes, where it could have waited at another. */
+Test(node_reads, are_asked_of_another_when_a_replica_goes)
+{
+    struct cluster *c = with_words(3, 3, 1, 3, NULL);
+    uint64_t cut = follower(c), tag;
+    const struct cluster_answer *w, *a;
+    struct vshard_node_search mine = { .consistency = VSHARD_READ_POSITIONS,
+                                       .timeout_ns = 400 * MS,
+                                       .position_count = 1 };
+
+    written(c, 1, 1, ROWS, 5, VSHARD_WRITE_APPLIED);
+    cluster_run(c, 300 * MS);
+    c->node[cut].side = 1;
+    w = written(c, other(c, cut), 1, ROWS, 6, 0);
+    mine.positions = w->positions;
+    for (uint64_t id = 1; id <= 3; id++) /* no other is asked beside it */
+        c->node[id].node->o.hedge_ns = UINT64_MAX;
+    tag = search_begin(c, cut, 1, 6, &mine);
+    cr_assert_not_null(vs_replica_find(c->node[cut].node, 1)->waiting);
+    vs_replica_halt(c->node[cut].node, vs_replica_find(c->node[cut].node, 1), VSHARD_ECORRUPT);
+    c->node[cut].side = 0;
+    a = cluster_wait(c, tag, 1000 * MS);
+    cr_assert_not_null(a);
+    cr_expect_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
+    cr_expect_eq(a->hit_count, 3u);
+    cr_expect_null(vs_replica_find(c->node[cut].node, 1)->waiting);
+    cluster_destroy(c);
+}
+
 /* ---- answers that are none ---- */
 
 enum { SHARDS = 2, K = 10 };
