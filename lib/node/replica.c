@@ -482,6 +482,25 @@ static void apply_map(struct vshard_node *n, struct vs_replica *r,
         n, (struct vs_todo){ .kind = VSHARD_RAFT_APPLIED, .group = r->group, .index = e->index });
 }
 
+static void acknowledge(struct vshard_node *n, struct vs_replica *r)
+{
+    r->acknowledged = r->queued;
+    vs_todo_push(
+        n, (struct vs_todo){ .kind = VSHARD_RAFT_APPLIED, .group = r->group, .index = r->queued });
+}
+
+/* One that has halted applies nothing any more; what it is given is let go, here and in the core,
+ * which would keep it for ever. */
+static void pass_over(struct vshard_node *n, struct vs_replica *r)
+{
+    if (!r->apply_busy && !r->stage_busy) {
+        drop_entries(n, r);
+        vs_stage_again(r);
+    }
+    if (r->acknowledged < r->queued)
+        acknowledge(n, r);
+}
+
 void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
                       const struct vshard_raft_effect *e)
 {
@@ -491,6 +510,11 @@ void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
         apply_map(n, r, e);
         return;
     }
+    if (r->status != VSHARD_OK) {
+        r->queued = e->index;
+        pass_over(n, r);
+        return;
+    }
     for (uint32_t i = 0; rc == VSHARD_OK && i < e->entry_count; i++)
         rc = queue_entry(n, r, &e->entries[i]);
     if (rc != VSHARD_OK) {
@@ -498,11 +522,8 @@ void vs_replica_apply(struct vshard_node *n, struct vs_replica *r,
         return;
     }
     r->queued = e->index;
-    if (r->backlog <= n->o.backlog_bytes) {
-        r->acknowledged = e->index;
-        vs_todo_push(n, (struct vs_todo){
-                            .kind = VSHARD_RAFT_APPLIED, .group = r->group, .index = e->index });
-    }
+    if (r->backlog <= n->o.backlog_bytes)
+        acknowledge(n, r);
     vs_replica_more(n, r);
 }
 
@@ -530,6 +551,8 @@ void vs_replica_rest(struct vshard_node *n, struct vs_replica *r)
 {
     uint64_t at = atomic_load(&r->applied);
 
+    if (r->group != VS_META && r->open && !r->dropped && r->status != VSHARD_OK)
+        pass_over(n, r);
     if (r->group == VS_META || !r->open || r->dropped || r->status != VSHARD_OK || r->diverged ||
         r->entries != NULL || r->apply_busy)
         return;
@@ -615,11 +638,8 @@ static void applied(struct vshard_node *n, struct vs_replica *r)
         r->backlog -= e->count;
         entry_free(n, e);
     }
-    if (r->acknowledged < r->queued && r->backlog <= n->o.backlog_bytes) {
-        r->acknowledged = r->queued;
-        vs_todo_push(n, (struct vs_todo){
-                            .kind = VSHARD_RAFT_APPLIED, .group = r->group, .index = r->queued });
-    }
+    if (r->acknowledged < r->queued && r->backlog <= n->o.backlog_bytes)
+        acknowledge(n, r);
     vs_serve_ready(n, r);
     vs_write_parked(n, r);
 }

@@ -1,4 +1,5 @@
-/* node_halted.c - a replica that has halted, or makes its state again, leads nobody.
+/* node_halted.c - a replica that has halted, or makes its state again, leads nobody; and one that
+ * stays so is lost.
  *
  * Method: each member in turn is the one that leads, by an operator's word, and then its replica
  * halts, or finds no memory to refill itself; as a fault would do it, by hand. Writes must go on
@@ -7,6 +8,7 @@
 
 #include "node/core.h"
 #include "support/cluster_ask.h"
+#include "support/fault_alloc.h"
 
 enum { ROWS = 20 };
 
@@ -91,4 +93,33 @@ Test(node_halted, leads_until_another_can)
     cr_expect_eq(cluster_leader(c, "words", 0), behind);
     expect_rows(c, behind, 1, ROWS, 7);
     cluster_destroy(c);
+}
+
+/* What it is given it can do nothing with: it must not keep it. */
+Test(node_halted, keeps_in_memory_nothing_of_what_comes)
+{
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX,
+                                     .backlog_bytes = 100000,
+                                     .snapshot_bytes = 100000 };
+    struct fault_alloc memory;
+    struct cluster *c;
+    uint64_t leader, idle, before;
+
+    fault_alloc_init(&memory);
+    o.allocator = &memory.hook;
+    c = with_words(3, 3, 1, 3, &o);
+    written(c, 1, 1, 1000, 5, 0);
+    leader = cluster_leader(c, "words", 0);
+    idle = leader % 3 + 1;
+    vs_replica_halt(c->node[idle].node, vs_replica_find(c->node[idle].node, 1), VSHARD_ECORRUPT);
+    for (uint64_t i = 0; i < 30; i++)
+        written(c, leader, 1, 1000, 6 + i, 0);
+    cluster_run(c, 2000 * MS);
+    before = memory.bytes;
+    for (uint64_t i = 0; i < 200; i++) /* of some 70 KB each */
+        written(c, leader, 1, 1000, 6 + i, 0);
+    cluster_run(c, 2000 * MS);
+    cr_expect_lt(memory.bytes, before + 8000000u, "%d bytes more", (int)(memory.bytes - before));
+    cluster_destroy(c);
+    fault_alloc_fini(&memory);
 }
