@@ -445,6 +445,7 @@ struct vs_ending { /* a request whose answer is due */
 struct vs_peer { /* what is known of a node */
     uint64_t node, incarnation;
     uint64_t heard_ns, first_ns; /* 0: never */
+    uint64_t gossip, gossip_of;  /* the number of its last gossip, and of which incarnation */
     uint64_t latency_ns;         /* of its answers, smoothed, */
     uint64_t spread_ns;          /* and how far they lie from that */
     uint32_t outstanding;
@@ -548,6 +549,7 @@ struct vshard_node {
     uint64_t meta_at;
     uint64_t kept_group; /* groups in the log before it have been opened, or are gone */
     uint64_t gossip_at, steward_at;
+    uint64_t gossips;  /* sent, beginning anew above those of earlier boots */
     uint64_t serve_at; /* no read that waits for its replica runs out before */
     uint64_t join_at, join_peer;
     uint32_t steward_busy, steward_step;
@@ -726,7 +728,10 @@ bool vs_peer_here(struct vshard_node *n, uint64_t node);
 /* What is known of a group's replicas elsewhere, [*count]. */
 const struct vs_hint *vs_hints_of(const struct vshard_node *n, uint64_t group, uint32_t *count);
 void vs_hint_put(struct vshard_node *n, const struct vs_hint *hint);
-void vs_hints_prune(struct vshard_node *n); /* of groups that the map does not name */
+/* Of what the map does not name: nodes and groups. */
+void vs_hints_prune(struct vshard_node *n);
+/* All that a node has said. */
+void vs_hints_forget(struct vshard_node *n, uint64_t node);
 
 /* ---- requests.c ---- */
 
@@ -819,7 +824,7 @@ void vs_recover_done(struct vshard_node *n, struct vs_proposal *p,
 void vs_steward_map(struct vshard_node *n); /* the map may have changed */
 void vs_steward_time(struct vshard_node *n);
 void vs_steward_proposed(struct vshard_node *n, int status);
-void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in);
+void vs_gossip_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, struct vs_in *in);
 void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, struct vs_in *in);
 uint64_t vs_leader_of(struct vshard_node *n, uint64_t group);
 /* Five of 64 bits: a set is the bits of all its members. Who misses one is no member; who has

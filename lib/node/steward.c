@@ -9,9 +9,10 @@
  *     that are written down, and gives the replicas of a node that has been silent for
  *     replace_ns to another.
  *
- *     GOSSIP  4 count, 4 level, [count x (8 group, 8 applied, 8 leader, 8 term, 8 digest's index,
- *             8 digest, 8 members who vote)]; a digest's index of all ones says that the replica
- *             has halted, or is refilled: it answers nothing
+ *     GOSSIP  4 count, 4 level, 8 number, [count x (8 group, 8 applied, 8 leader, 8 term,
+ *             8 digest's index, 8 digest, 8 members who vote)]; numbers of one sender rise, and
+ *             what comes late is of no use; a digest's index of all ones says that the replica
+ *             answers nothing: it has halted, if the digest is 1, or is refilled
  *
  * Who is to vote learns first, and votes when it has the log up to where it was named, if writes
  * would wait for it else; and in a group that was recovered, where the vote of one that has parted
@@ -838,6 +839,7 @@ static void gossip(struct vshard_node *n)
 
     vs_put32(&o, 0);
     vs_put32(&o, n->level);
+    vs_put64(&o, ++n->gossips);
     for (uint32_t i = 0; i < n->replica_count; i++) {
         const struct vs_replica *r = n->replica[i];
 
@@ -860,13 +862,31 @@ static void gossip(struct vshard_node *n)
     vs_out_free(&o);
 }
 
-void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in)
+/* What was said before something that has come already, or by another who had its number, is old.
+ */
+static bool is_new(struct vshard_node *n, struct vs_peer *p, uint64_t incarnation, uint64_t number)
+{
+    if (p->gossip_of == incarnation && number <= p->gossip)
+        return false;
+    if (p->gossip_of != incarnation)
+        vs_hints_forget(n, p->node);
+    p->gossip_of = incarnation;
+    p->gossip = number;
+    return true;
+}
+
+void vs_gossip_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, struct vs_in *in)
 {
     uint32_t count = vs_take32(in), level = vs_take32(in);
+    uint64_t number = vs_take64(in);
+    const struct vs_meta_node *x = vs_cluster_node(&n->meta, from);
     struct vs_peer *p = vs_peer_find(n, from);
 
-    if (p != NULL && in->status == VSHARD_OK)
-        p->level = level;
+    if (p == NULL || in->status != VSHARD_OK || !is_new(n, p, incarnation, number))
+        return;
+    p->level = level;
+    if (x == NULL || x->incarnation != incarnation) /* it has no say in what members do */
+        return;
     for (uint32_t i = 0; i < count && in->status == VSHARD_OK; i++) {
         struct vs_hint got = { .node = from };
 
@@ -877,7 +897,7 @@ void vs_gossip_take(struct vshard_node *n, uint64_t from, struct vs_in *in)
         got.digest_index = vs_take64(in);
         got.digest = vs_take64(in);
         got.members = vs_take64(in);
-        if (p != NULL && got.group == VS_META && in->status == VSHARD_OK)
+        if (got.group == VS_META && in->status == VSHARD_OK)
             p->mapless = got.digest_index == UINT64_MAX;
         if (in->status != VSHARD_OK || vs_cluster_group(&n->meta, got.group, NULL) == NULL)
             continue;

@@ -327,7 +327,19 @@ void vs_hints_prune(struct vshard_node *n)
     uint32_t kept = 0;
 
     for (uint32_t i = 0; i < n->hint_count; i++) {
-        if (vs_cluster_group(&n->meta, n->hint[i].group, NULL) != NULL)
+        if (vs_cluster_group(&n->meta, n->hint[i].group, NULL) != NULL &&
+            vs_cluster_node(&n->meta, n->hint[i].node) != NULL)
+            n->hint[kept++] = n->hint[i];
+    }
+    n->hint_count = kept;
+}
+
+void vs_hints_forget(struct vshard_node *n, uint64_t node)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < n->hint_count; i++) {
+        if (n->hint[i].node != node)
             n->hint[kept++] = n->hint[i];
     }
     n->hint_count = kept;
@@ -359,7 +371,7 @@ void vs_receive(struct vshard_node *n, const struct vshard_frame *f)
     case VS_FRAME_READ_REPLY: vs_read_reply(n, f->node, &in); break;
     case VS_FRAME_WRITE: vs_serve_write(n, f->node, &in); break;
     case VS_FRAME_WRITE_REPLY: vs_write_reply(n, f->node, &in); break;
-    case VS_FRAME_GOSSIP: vs_gossip_take(n, f->node, &in); break;
+    case VS_FRAME_GOSSIP: vs_gossip_take(n, f->node, f->incarnation, &in); break;
     case VS_FRAME_JOIN: vs_join_take(n, f->node, f->incarnation, &in); break;
     case VS_FRAME_CANCEL: vs_serve_cancel(n, f->node, vs_take64(&in)); break;
     default: n->frames_refused++; /* of a later version, perhaps */
