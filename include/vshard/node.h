@@ -161,8 +161,9 @@ struct vshard_node_options {
     uint64_t write_ns;   /* likewise of writes and admin; default 5 s */
     uint64_t hedge_ns;   /* a shard's answer is waited for at least so long before another replica
                             is asked, too; UINT64_MAX: never; default 5 ms */
-    uint64_t replace_ns; /* a node that is silent for so long loses its replicas to a spare one;
-                            default 60 s; UINT64_MAX: never */
+    uint64_t replace_ns; /* a node that is silent for so long loses its replicas to a spare one, and
+                            one whose replica has halted for so long loses that; default 60 s;
+                            UINT64_MAX: never */
     uint64_t snapshot_bytes; /* of entries between two snapshots of a shard; default 64 MiB */
     uint64_t backlog_bytes;  /* of entries that are durable and not applied; beyond it writes are
                                 refused with EBUSY; default 64 MiB */

@@ -283,6 +283,7 @@ struct vs_replica {
     struct vs_shard_plan plan;
     struct vs_shard *shard; /* NULL: of the map */
     int32_t status;         /* what has halted it, or 0 */
+    uint64_t halted_ns;     /* when */
     uint32_t role;
     uint64_t leader, term, vote, commit; /* as last persisted; leader and role as last told */
 
@@ -457,6 +458,7 @@ struct vs_peer { /* what is known of a node */
 struct vs_hint { /* what another node says of its replica */
     uint64_t node, group, applied, leader, term, digest_index, digest;
     uint64_t members; /* bits of each, by vs_member_bits(), where it leads and they are settled */
+    uint64_t heard_ns, halted_ns; /* when; and when that it has halted, for the first time, or 0 */
 };
 
 /* hosted.c: the map, where the host keeps it. */

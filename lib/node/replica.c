@@ -147,9 +147,11 @@ void vs_replica_free(struct vshard_node *n, struct vs_replica *r)
 
 void vs_replica_halt(struct vshard_node *n, struct vs_replica *r, int status)
 {
-    if (r->status == VSHARD_OK)
+    if (r->status == VSHARD_OK) {
         vs_node_event(n, VSHARD_LOG_ERROR, "node.halted", r->group, vshard_strerror(status),
                       status);
+        r->halted_ns = n->now;
+    }
     r->status = status;
     vs_serve_leave(n, r);
 }

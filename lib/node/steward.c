@@ -26,6 +26,7 @@
 #include "node/core.h"
 
 enum { STEWARD_NS = 100000000 };
+enum { HALTED = 1 }; /* in place of a digest */
 
 static const uint64_t hand_over_every = 5000000000; /* ns */
 
@@ -629,15 +630,60 @@ static bool give_up(struct vshard_node *n, const struct vs_meta_shard *shard, ui
     return true;
 }
 
+/* When it was first heard that the replica which this is about has halted; 0: it has not. */
+static uint64_t halted_since(const struct vshard_node *n, const struct vs_hint *got)
+{
+    uint32_t hints;
+    const struct vs_hint *h = vs_hints_of(n, got->group, &hints);
+
+    if (got->digest_index != UINT64_MAX || got->digest != HALTED)
+        return 0;
+    for (uint32_t i = 0; i < hints; i++) {
+        if (h[i].node == got->node && h[i].halted_ns != 0)
+            return h[i].halted_ns;
+    }
+    return n->now;
+}
+
+/* For how long a replica has halted, in ns. */
+static uint64_t halted_for(const struct vshard_node *n, uint64_t group, uint64_t node)
+{
+    const struct vs_replica *r = vs_replica_find(n, group);
+    uint64_t since = node == n->node && r != NULL ? r->halted_ns : 0;
+    uint32_t hints;
+    const struct vs_hint *h = vs_hints_of(n, group, &hints);
+
+    for (uint32_t i = 0; i < hints; i++) { /* else it has gone meanwhile, and may be another */
+        if (h[i].node == node && n->now - h[i].heard_ns <= 4 * n->o.election_ns)
+            since = h[i].halted_ns;
+    }
+    return since != 0 ? n->now - since : 0;
+}
+
+/* The member whose replica has halted, and for long. What halts two is in the log, and would halt
+ * others: then there is none. */
+static uint32_t find_halted(struct vshard_node *n, const struct vs_meta_shard *shard)
+{
+    uint32_t count = 0, at = shard->member_count;
+
+    for (uint32_t i = 0; i < shard->member_count; i++) {
+        uint64_t ns = halted_for(n, shard->group, shard->members[i].node);
+
+        count += ns != 0;
+        at = ns > n->o.replace_ns ? i : at;
+    }
+    return count == 1 ? at : shard->member_count;
+}
+
 /* One member at a time: one that came back under another incarnation, or one whose node is
- * gone or leaves. Only while most of those are there that count, which after a recovery are
- * fewer than the map names: else nothing can be decided. */
+ * gone or leaves, or whose replica has halted. Only while most of those are there that count, which
+ * after a recovery are fewer than the map names: else nothing can be decided. */
 static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
 {
     struct vs_meta_node members[VSHARD_REPLICAS_MAX + 1];
     struct vs_out o = { .allocator = n->allocator };
     const uint64_t counted = counted_members(n, shard->group);
-    uint32_t alive = 0, count = 0, at = shard->member_count;
+    uint32_t alive = 0, count = 0, at = find_halted(n, shard);
     const struct vs_meta_node *x;
 
     memcpy(members, shard->members, sizeof members);
@@ -843,7 +889,7 @@ static void gossip(struct vshard_node *n)
     for (uint32_t i = 0; i < n->replica_count; i++) {
         const struct vs_replica *r = n->replica[i];
 
-        if (!r->open || r->dropped)
+        if (r->dropped || (!r->open && r->status == VSHARD_OK))
             continue;
         count++;
         vs_put64(&o, r->group);
@@ -851,7 +897,7 @@ static void gossip(struct vshard_node *n)
         vs_put64(&o, r->leader);
         vs_put64(&o, r->term);
         vs_put64(&o, digest_told(n, r));
-        vs_put64(&o, r->digest);
+        vs_put64(&o, r->status != VSHARD_OK ? HALTED : r->diverged ? 0 : r->digest);
         vs_put64(&o, settled_members(n, r));
     }
     if (o.status == VSHARD_OK) {
@@ -901,6 +947,8 @@ void vs_gossip_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, 
             p->mapless = got.digest_index == UINT64_MAX;
         if (in->status != VSHARD_OK || vs_cluster_group(&n->meta, got.group, NULL) == NULL)
             continue;
+        got.heard_ns = n->now;
+        got.halted_ns = halted_since(n, &got);
         vs_hint_put(n, &got);
     }
 }

@@ -123,3 +123,60 @@ Test(node_halted, keeps_in_memory_nothing_of_what_comes)
     cluster_destroy(c);
     fault_alloc_fini(&memory);
 }
+
+static bool names(struct cluster *c, uint64_t at, uint64_t node)
+{
+    struct vshard_shard_status s;
+    size_t count;
+
+    cr_assert_eq(vshard_node_shards(c->node[at].node, "words", &s, 1, &count), VSHARD_OK);
+    for (uint32_t i = 0; i < s.member_count; i++) {
+        if (s.members[i] == node)
+            return true;
+    }
+    return false;
+}
+
+/* Its node is there and well; but this replica is lost. */
+Test(node_halted, for_long_is_replaced_on_a_spare_node)
+{
+    struct vshard_node_options o = { .replace_ns = 3000 * MS };
+
+    for (uint32_t turn = 0; turn < 3; turn++) {
+        struct cluster *c = with_words(4, 4, 1, 3, &o);
+        struct vshard_shard_status s;
+        uint64_t idle, at;
+        size_t count;
+
+        vshard_node_shards(c->node[1].node, "words", &s, 1, &count);
+        written(c, 1, 1, ROWS, 5, 0);
+        idle = s.members[turn];
+        at = idle % 4 + 1;
+        vs_replica_halt(c->node[idle].node, vs_replica_find(c->node[idle].node, 1),
+                        VSHARD_ECORRUPT);
+        cluster_run(c, 2000 * MS);
+        cr_expect(names(c, at, idle), "it was not waited for");
+        cluster_run(c, 10000 * MS);
+        cr_expect(!names(c, at, idle));
+        cr_expect_null(vs_replica_find(c->node[idle].node, 1));
+        expect_rows(c, at, 1, ROWS, 5);
+        cluster_destroy(c);
+    }
+}
+
+/* What halts two of three is in the log, and would halt whoever came in their place. */
+Test(node_halted, together_with_another_is_not_replaced)
+{
+    struct vshard_node_options o = { .replace_ns = 3000 * MS };
+    struct cluster *c = with_words(4, 4, 1, 3, &o);
+    struct vshard_shard_status s;
+    size_t count;
+
+    vshard_node_shards(c->node[1].node, "words", &s, 1, &count);
+    for (uint32_t i = 0; i < 2; i++)
+        vs_replica_halt(c->node[s.members[i]].node, vs_replica_find(c->node[s.members[i]].node, 1),
+                        VSHARD_ECORRUPT);
+    cluster_run(c, 10000 * MS);
+    cr_expect(names(c, 1, s.members[0]) && names(c, 1, s.members[1]));
+    cluster_destroy(c);
+}
