@@ -660,7 +660,7 @@ void vs_replica_stands(struct vshard_node *n, struct vs_replica *r);   /* where 
 void vs_replica_snapshot_drop(struct vshard_node *n, struct vs_replica *r); /* if it waits */
 void vs_replica_untaken(struct vshard_node *n, struct vs_replica *r);       /* it failed */
 void vs_replica_files_remove(struct vshard_node *n, struct vs_replica *r);
-/* Removes files of snapshots that the log does not name; before any replica is begun. */
+/* Removes files of snapshots that the log does not name, and that no replica is at. */
 void vs_snapshots_sweep(struct vshard_node *n);
 void vs_snapshot_path(const struct vshard_node *n, char path[4096], uint64_t group, uint64_t index);
 void vs_incoming_path(const struct vshard_node *n, char path[4096], uint64_t group);

@@ -129,7 +129,8 @@ void vs_certain(struct vshard_node *n)
     /* The log is settled when the last of its groups is, and the map names all of them. Where
      * the host keeps it, it has no group. */
     if ((vs_hosted(n) && !n->hosted.given) || !n->unsettled || !n->meta_seen ||
-        vshard_raft_inspect(n->raft, VS_META, &map) != VSHARD_OK || n->meta.applied < map.commit)
+        vshard_raft_inspect(n->raft, VS_META, &map) != VSHARD_OK ||
+        atomic_load(&n->replica[0]->applied) < map.commit)
         return;
     for (uint32_t i = vs_hosted(n); i < n->replica_count; i++) {
         struct vshard_raft_status s = { .size = sizeof s };
@@ -140,10 +141,12 @@ void vs_certain(struct vshard_node *n)
             return;
     }
     rc = vshard_wal_settle(n->wal);
-    if (rc != VSHARD_OK)
+    if (rc != VSHARD_OK) {
         vs_node_fail(n, rc, "settle");
-    else
-        n->unsettled = 0;
+        return;
+    }
+    n->unsettled = 0;
+    vs_snapshots_sweep(n);
 }
 
 static void effect(struct vshard_node *n, const struct vshard_raft_effect *e)

@@ -8,7 +8,8 @@
  * durable the log marks it, and when the mark is durable the core forgets the entries
  * and the files of the one before are removed. A crash at any point finds the files that
  * the log names, and may find others, of a save that was under way or of a snapshot that another
- * had followed: these are removed when the node is opened.
+ * had followed: these are removed when the node is opened, or as soon as it is settled what its log
+ * names.
  *
  * On its way it is one run of bytes: of a shard 8 bytes of the rows file, 8 of the index
  * file, and both files; of the map its file. What arrives is written beside, and
@@ -211,6 +212,17 @@ static bool marked(struct vshard_node *n, uint64_t group, uint64_t index)
     return rc != VSHARD_OK || about.mark_bytes != 16 || vs_load64(about.mark) == index;
 }
 
+/* Whether it is being made, or received, by a replica that has begun since. */
+static bool under_way(const struct vshard_node *n, uint64_t group, uint64_t index)
+{
+    const struct vs_replica *r = vs_replica_find(n, group);
+
+    if (r == NULL)
+        return false;
+    return index != 0 ? index == r->taking_index || index == r->snapshot_index
+                      : r->incoming != 0 || r->installing;
+}
+
 static int sweep_names(void *ctx, const char *names, size_t bytes)
 {
     struct vshard_node *n = ctx;
@@ -220,7 +232,8 @@ static int sweep_names(void *ctx, const char *names, size_t bytes)
     for (size_t at = 0; at < bytes; at += strlen(names + at) + 1) {
         bool whole = strstr(names + at, ".tmp") == NULL;
 
-        if (!parse_name(names + at, &group, &index) || (whole && marked(n, group, index)))
+        if (!parse_name(names + at, &group, &index) || (whole && marked(n, group, index)) ||
+            under_way(n, group, index))
             continue;
         snprintf(path, sizeof path, "%s/%s", n->path, names + at);
         vs_io_remove(&n->storage, path);
@@ -228,7 +241,8 @@ static int sweep_names(void *ctx, const char *names, size_t bytes)
     return VSHARD_OK;
 }
 
-/* What cannot be removed now is tried at the next opening. */
+/* When the node is opened, or else when its log is settled. What cannot be removed now is tried at
+ * the next opening. */
 void vs_snapshots_sweep(struct vshard_node *n)
 {
     if (!n->unsettled) /* else the log may have lost a mark */

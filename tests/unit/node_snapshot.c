@@ -219,3 +219,67 @@ Test(node_snapshot, arrives_though_there_is_no_memory_for_a_while)
     cluster_destroy(c);
     fault_alloc_fini(&memory);
 }
+
+static bool there(struct cluster *c, const char *path)
+{
+    size_t bytes;
+
+    return fault_storage_bytes(c->node[3].disk, path, &bytes) != NULL;
+}
+
+/* The last batch of the log of node 3 is damaged, as when it was never written whole. */
+static void damage_the_end(struct cluster *c)
+{
+    char names[4096], last[4200] = "", path[4200];
+    size_t bytes = sizeof names, count = 0;
+    const unsigned char *log;
+
+    cr_assert_eq(vs_io_list(fault_storage_hook(c->node[3].disk), "home", names, &bytes), VSHARD_OK);
+    for (size_t at = 0; at < bytes; at += strlen(names + at) + 1) {
+        snprintf(path, sizeof path, "home/%s", names + at);
+        if (strstr(path, ".wal") != NULL && strcmp(path, last) > 0)
+            strcpy(last, path);
+    }
+    log = fault_storage_bytes(c->node[3].disk, last, &count);
+    while (count > 0 && log[count - 1] == 0)
+        count--;
+    cr_assert_gt(count, (size_t)100);
+    fault_storage_flip(c->node[3].disk, last, 8 * (uint64_t)(count - 50));
+}
+
+/* After a crash in the middle of a save where the log ends is not certain at times, and it may have
+ * named what is there. */
+Test(node_snapshot, of_which_nothing_came_is_removed_when_the_log_is_settled)
+{
+    static const char *const left[] = { "home/g1-7f.rows", "home/g1-7f.index.tmp",
+                                        "home/g1-in.index", "home/g0-7f.map" };
+    struct cluster *c = begin(NULL);
+
+    write_heavy(c, 1);
+    cluster_kill(c, 3);
+    damage_the_end(c);
+    for (size_t i = 0; i < VS_COUNT(left); i++)
+        fault_storage_put(c->node[3].disk, left[i], "?", 1);
+    cr_assert_eq(cluster_start(c, 3), VSHARD_OK);
+    cr_assert_eq(c->node[3].node->unsettled, 1u, "the end of its log is certain");
+    for (size_t i = 0; i < VS_COUNT(left); i++)
+        cr_expect(there(c, left[i]), "%s", left[i]);
+    for (int t = 0; t < 200 && c->node[3].node->unsettled; t++)
+        cluster_run(c, 100 * MS);
+    cr_assert_eq(c->node[3].node->unsettled, 0u);
+    for (size_t i = 0; i < VS_COUNT(left); i++)
+        cr_expect(!there(c, left[i]), "%s", left[i]);
+    expect_rows(c, 3, 1, ROWS, 1);
+    cluster_destroy(c);
+}
+
+/* One that is on its way when the log is settled is not taken for such. */
+Test(node_snapshot, arrives_though_the_log_is_settled_meanwhile)
+{
+    struct cluster *c = begin(NULL);
+
+    fall_behind(c);
+    vs_snapshots_sweep(c->node[3].node);
+    cr_expect(arrived(c, 20000 * MS));
+    cluster_destroy(c);
+}
