@@ -394,6 +394,7 @@ struct vshard_raft_status {
     uint32_t superseded;   /* 1: has met `epoch` and has no entry of it: elects nobody */
     uint32_t term_durable; /* 1: `term`, its epoch and the vote are on this node's disk */
     uint64_t config;       /* index of the configuration in use: committed once `commit` is there */
+    uint64_t held_bytes;   /* of entries in memory: all that are not applied, and some that are */
 };
 
 /* Says where a group stands.

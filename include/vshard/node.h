@@ -165,8 +165,9 @@ struct vshard_node_options {
                             one whose replica has halted for so long loses that; default 60 s;
                             UINT64_MAX: never */
     uint64_t snapshot_bytes; /* of entries between two snapshots of a shard; default 64 MiB */
-    uint64_t backlog_bytes;  /* of entries that are durable and not applied; beyond it writes are
-                                refused with EBUSY; default 64 MiB */
+    uint64_t backlog_bytes;  /* of a shard's entries that are durable and not applied; beyond it a
+                                leader refuses writes with EBUSY, and beyond twice that a replica
+                                is sent no more; default 64 MiB */
     uint64_t segment_bytes;  /* of the write-ahead log; default 32 MiB, 64 KiB..1 GiB */
     uint64_t cache_bytes;    /* for answers to searches that are asked again, with the same bytes
                                 and parameters. One is given again until this node hears that a

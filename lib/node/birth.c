@@ -296,6 +296,7 @@ static int make_core(struct vshard_node *n)
                                            .election_ns = n->o.election_ns,
                                            .idle_ns = n->o.idle_ns,
                                            .max_entry = vs_entry_limit(n),
+                                           .max_cache_bytes = VS_CORE_CACHE,
                                            .allocator = n->allocator,
                                            .logger = n->logger };
 

@@ -23,6 +23,7 @@
 enum { VS_META = 0 };        /* the group of the map, */
 enum { VS_META_VOTERS = 5 }; /* and how many of its members vote, at most */
 enum { VS_GOSSIP_NS = 100000000 };
+enum { VS_CORE_CACHE = 256 << 10 }; /* bytes of a group's applied entries that the core keeps */
 
 /* ---- talk.c: messages as bytes ---- */
 

@@ -14,6 +14,8 @@
  * it answers, and an answer nobody waits for is dropped. */
 #include "node/core.h"
 
+enum { BARE = 128 }; /* bytes of a message of the core that brings no entries */
+
 /* ---- bytes ---- */
 
 static bool reserve(struct vs_out *o, size_t more)
@@ -347,10 +349,24 @@ void vs_hints_forget(struct vshard_node *n, uint64_t node)
 
 /* ---- what arrives ---- */
 
+/* A replica that does not keep up with what it applies takes no more entries into memory. To its
+ * leader they are lost on the way: they come again, or a snapshot does. */
+static bool has_room(const struct vshard_node *n, uint64_t group)
+{
+    const struct vs_replica *r = vs_replica_find(n, group);
+    struct vshard_raft_status s = { .size = sizeof s };
+
+    return r == NULL || r->acknowledged == r->queued ||
+           vshard_raft_inspect(n->raft, group, &s) != VSHARD_OK ||
+           s.held_bytes <= n->o.backlog_bytes + VS_CORE_CACHE;
+}
+
 static void take_message(struct vshard_node *n, const struct vshard_frame *f)
 {
     struct vshard_raft_event event = vs_event(VSHARD_RAFT_MESSAGE, 0);
 
+    if (f->head_bytes > BARE && !has_room(n, f->group))
+        return;
     event.bytes = f->head;
     event.byte_count = f->head_bytes;
     vs_step(n, &event); /* what it refuses, it counts */

@@ -481,6 +481,7 @@ int vshard_raft_inspect(const struct vshard_raft *r, uint64_t group,
     s.superseded = vs_superseded(g);
     s.term_durable = vs_promised(r, g);
     s.config = vs_config_now(g)->index;
+    s.held_bytes = g->log.byte_tail - g->log.byte_head;
     return vs_report_write(status, &s, sizeof s,
                            VS_SIZE_THROUGH(struct vshard_raft_status, term_durable));
 }

@@ -342,3 +342,54 @@ Test(node_memory, that_is_missing_for_a_digest_leaves_none_of_half_an_entry)
     cr_expect(r->digest_index != BORDER || r->digest == right, "of half an entry");
     end(&l, 0);
 }
+
+/* ---- a replica that does not keep up ---- */
+
+static void nobody_works(void *ctx, uint32_t what)
+{
+    (void)ctx;
+    (void)what;
+}
+
+enum { HEAVY_ROWS = 1000, BACKLOG = 200000 };
+
+Test(node_memory, of_a_replica_that_does_not_keep_up_is_bounded)
+{
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX,
+                                     .backlog_bytes = BACKLOG,
+                                     .snapshot_bytes = BACKLOG };
+    struct fault_alloc memory;
+    struct cluster *c;
+    struct vshard_shard_status s;
+    uint64_t leader, slow, before;
+    struct vshard_node *n;
+    size_t count;
+
+    fault_alloc_init(&memory);
+    o.allocator = &memory.hook;
+    c = with_words(3, 3, 1, 3, &o);
+    leader = cluster_leader(c, "words", 0);
+    slow = leader % 3 + 1;
+    for (uint64_t i = 0; i < 30; i++)
+        written(c, leader, 1, HEAVY_ROWS, i, 0);
+    cluster_run(c, 1000 * MS);
+    n = c->node[slow].node;
+    n->host.wake = nobody_works; /* as if it had a worker, who does nothing */
+    n->o.workers = 1;
+    before = memory.bytes;
+    for (uint64_t i = 0; i < 150; i++) /* of some 70 KB each */
+        written(c, leader, 1, HEAVY_ROWS, i, 0);
+    cluster_run(c, 1000 * MS);
+    cr_expect_lt(memory.bytes, before + 12u * BACKLOG, "%d bytes more",
+                 (int)(memory.bytes - before));
+    n->o.workers = 0;
+    cluster_run(c, 5000 * MS);
+    cr_assert_eq(vshard_node_shards(n, "words", &s, 1, &count), VSHARD_OK);
+    cr_expect_eq(s.here, 1u);
+    cr_expect_eq(s.applied, s.committed);
+    cr_expect_eq(s.rows, (uint64_t)HEAVY_ROWS);
+    expect_rows(c, slow, 1, 50, 149);
+    cluster_destroy(c);
+    cr_assert_null(fault_alloc_verdict(&memory), "%s", fault_alloc_verdict(&memory));
+    fault_alloc_fini(&memory);
+}
