@@ -456,9 +456,12 @@ struct vs_peer { /* what is known of a node */
     uint32_t reserved;
 };
 
+enum { VS_HINT_HALTED = 1, VS_HINT_UNPROVEN = 2 };
+
 struct vs_hint { /* what another node says of its replica */
     uint64_t node, group, applied, leader, term, digest_index, digest;
     uint64_t members; /* bits of each, by vs_member_bits(), where it leads and they are settled */
+    uint64_t flags;   /* VS_HINT_* */
     uint64_t heard_ns, halted_ns; /* when; and when that it has halted, for the first time, or 0 */
 };
 

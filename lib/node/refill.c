@@ -11,8 +11,9 @@
  * again, and so does what is known to be wrong, whose room may be all that is missing; it is tried
  * again later.
  *
- * Which of two that differ is wrong: the one whose digest fewer replicas name, and among as
- * many, the one that does not lead. */
+ * Which of two that differ is wrong: the one whose digest fewer replicas name. Among as many nobody
+ * can tell: first the one that does not lead makes its state again, then, if they still differ, the
+ * one that does. If they differ then, too, the one that does not lead halts. */
 #include "node/core.h"
 
 enum verdict { UNKNOWN, AGREES, DIFFERS };
@@ -21,7 +22,7 @@ static enum verdict compare(const struct vshard_node *n, const struct vs_replica
 {
     uint32_t hints, same = 1, other = 0;
     const struct vs_hint *h = vs_hints_of(n, r->group, &hints);
-    bool leader_differs = false;
+    bool mine = false; /* it is my turn */
 
     for (uint32_t i = 0; i < hints; i++) {
         /* Of another recovery epoch it may be of other entries. */
@@ -29,9 +30,14 @@ static enum verdict compare(const struct vshard_node *n, const struct vs_replica
             continue;
         same += h[i].digest == r->digest;
         other += h[i].digest != r->digest;
-        leader_differs |= h[i].digest != r->digest && h[i].node == r->leader;
+        if (h[i].digest == r->digest)
+            continue;
+        if (r->role == VSHARD_RAFT_LEADER)
+            mine |= !r->unproven && (h[i].flags & VS_HINT_UNPROVEN);
+        else if (h[i].node == r->leader)
+            mine |= !r->unproven || (h[i].flags & VS_HINT_UNPROVEN);
     }
-    if (other > same || (other == same && leader_differs))
+    if (other > same || (other == same && mine))
         return DIFFERS;
     return same > 1 && other == 0 ? AGREES : UNKNOWN;
 }

@@ -10,9 +10,9 @@
  *     replace_ns to another.
  *
  *     GOSSIP  4 count, 4 level, 8 number, [count x (8 group, 8 applied, 8 leader, 8 term,
- *             8 digest's index, 8 digest, 8 members who vote)]; numbers of one sender rise, and
- *             what comes late is of no use; a digest's index of all ones says that the replica
- *             answers nothing: it has halted, if the digest is 1, or is refilled
+ *             8 digest's index, 8 digest, 8 members who vote, 8 flags: VS_HINT_*)]; numbers of
+ *             one sender rise, and what comes late is of no use; a digest's index of all ones says
+ *             that the replica answers nothing: it has halted, or is refilled
  *
  * Who is to vote learns first, and votes when it has the log up to where it was named, if writes
  * would wait for it else; and in a group that was recovered, where the vote of one that has parted
@@ -26,7 +26,6 @@
 #include "node/core.h"
 
 enum { STEWARD_NS = 100000000 };
-enum { HALTED = 1 }; /* in place of a digest */
 
 static const uint64_t hand_over_every = 5000000000; /* ns */
 
@@ -301,7 +300,9 @@ static bool may_come(struct vshard_node *n, const struct vs_meta_node *x)
 }
 
 /* A replica that has halted, or is refilled, keeps the log as any other, and votes; but who leads
- * takes writes and says that they are applied, which it cannot. */
+ * takes writes and says that they are applied, which it cannot. Nor shall one lead that was
+ * refilled, and differs still: whoever leads then is asked to make its state again, too (refill.c).
+ */
 static bool idles(struct vshard_node *n, uint64_t group, uint64_t node)
 {
     const struct vs_replica *r = vs_replica_find(n, group);
@@ -312,7 +313,7 @@ static bool idles(struct vshard_node *n, uint64_t group, uint64_t node)
         return r == NULL || r->status != VSHARD_OK || r->diverged;
     for (uint32_t i = 0; i < hints; i++) {
         if (h[i].node == node)
-            return h[i].digest_index == UINT64_MAX;
+            return h[i].digest_index == UINT64_MAX || (h[i].flags & VS_HINT_UNPROVEN);
     }
     return false;
 }
@@ -636,7 +637,7 @@ static uint64_t halted_since(const struct vshard_node *n, const struct vs_hint *
     uint32_t hints;
     const struct vs_hint *h = vs_hints_of(n, got->group, &hints);
 
-    if (got->digest_index != UINT64_MAX || got->digest != HALTED)
+    if (!(got->flags & VS_HINT_HALTED))
         return 0;
     for (uint32_t i = 0; i < hints; i++) {
         if (h[i].node == got->node && h[i].halted_ns != 0)
@@ -897,8 +898,10 @@ static void gossip(struct vshard_node *n)
         vs_put64(&o, r->leader);
         vs_put64(&o, r->term);
         vs_put64(&o, digest_told(n, r));
-        vs_put64(&o, r->status != VSHARD_OK ? HALTED : r->diverged ? 0 : r->digest);
+        vs_put64(&o, r->digest);
         vs_put64(&o, settled_members(n, r));
+        vs_put64(&o, (r->status != VSHARD_OK ? VS_HINT_HALTED : 0) |
+                         (r->unproven ? VS_HINT_UNPROVEN : 0));
     }
     if (o.status == VSHARD_OK) {
         vs_store32(o.at, count);
@@ -943,6 +946,7 @@ void vs_gossip_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, 
         got.digest_index = vs_take64(in);
         got.digest = vs_take64(in);
         got.members = vs_take64(in);
+        got.flags = vs_take64(in);
         if (got.group == VS_META && in->status == VSHARD_OK)
             p->mapless = got.digest_index == UINT64_MAX;
         if (in->status != VSHARD_OK || vs_cluster_group(&n->meta, got.group, NULL) == NULL)

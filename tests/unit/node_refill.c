@@ -95,6 +95,60 @@ Test(node_refill, brings_back_who_diverges_again_later)
     cluster_destroy(c);
 }
 
+/* Of two nobody can tell by the digests which is wrong, and it may be the one that leads. */
+Test(node_refill, of_one_of_two_is_of_who_is_wrong)
+{
+    for (int leads = 0; leads < 2; leads++) {
+        struct vshard_node_options o = { .replace_ns = UINT64_MAX };
+        struct cluster *c = with_words(3, 3, 1, 2, &o);
+        struct vshard_shard_status s = look(c, 1);
+        uint64_t leader = cluster_leader(c, "words", 0);
+        uint64_t other = s.members[0] != leader ? s.members[0] : s.members[1];
+        float right[DIM];
+
+        written(c, 1, 1, ROWS, 5, 0);
+        cluster_run(c, 300 * MS);
+        spoil(c, leads ? leader : other);
+        rest(c, 6);
+        rest(c, 7);
+        rest(c, 8);
+        vector_of(right, 7, 5);
+        for (int i = 0; i < 2; i++) {
+            const struct vs_replica *r = vs_replica_find(c->node[s.members[i]].node, 1);
+            const struct vshard_node_fetch any = { .timeout_ns = 1000 * MS };
+
+            cr_expect_eq(look(c, s.members[i]).here, 1u);
+            cr_expect_eq(look(c, s.members[i]).digest, look(c, leader).digest);
+            cr_expect_eq(r->unproven, 0u);
+            cr_expect_arr_eq(fetch(c, s.members[i], 7, &any)->vector, right, sizeof right);
+        }
+        cluster_destroy(c);
+    }
+}
+
+/* It differs still when both have made their states again. */
+Test(node_refill, of_one_of_two_halts_who_does_not_lead_in_the_end)
+{
+    struct vshard_node_options o = { .snapshot_bytes = 3000, .replace_ns = UINT64_MAX };
+    struct cluster *c = with_words(3, 3, 1, 2, &o);
+    struct vshard_shard_status s = look(c, 1);
+    uint64_t leader = cluster_leader(c, "words", 0);
+    uint64_t bad = s.members[0] != leader ? s.members[0] : s.members[1];
+
+    written(c, 1, 1, ROWS, 5, 0);
+    cluster_run(c, 300 * MS);
+    spoil(c, bad);
+    for (uint64_t i = 0; i < 6; i++)
+        written(c, 1, 100 + i, 30, i, 0);
+    for (uint64_t i = 0; i < 6; i++)
+        rest(c, 6 + i);
+    cr_expect_eq(look(c, bad).here, 2u);
+    cr_expect_eq(look(c, leader).here, 1u);
+    cr_expect_eq(cluster_leader(c, "words", 0), leader);
+    cr_expect_eq(search(c, leader, 1, 8, NULL)->status, VSHARD_OK);
+    cluster_destroy(c);
+}
+
 Test(node_refill, halts_a_replica_whose_snapshot_is_wrong_as_well)
 {
     struct vshard_node_options o = { .snapshot_bytes = 3000 };
