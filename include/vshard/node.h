@@ -162,8 +162,8 @@ struct vshard_node_options {
     uint64_t hedge_ns;   /* a shard's answer is waited for at least so long before another replica
                             is asked, too; UINT64_MAX: never; default 5 ms */
     uint64_t replace_ns; /* a node that is silent for so long loses its replicas to a spare one, and
-                            one whose replica has halted for so long loses that; default 60 s;
-                            UINT64_MAX: never */
+                            its vote about the map, if there are five others; and one whose replica
+                            has halted for so long loses that; default 60 s; UINT64_MAX: never */
     uint64_t snapshot_bytes; /* of entries between two snapshots of a shard; default 64 MiB */
     uint64_t backlog_bytes;  /* of a shard's entries that are durable and not applied; beyond it a
                                 leader refuses writes with EBUSY, and beyond twice that a replica

@@ -326,10 +326,29 @@ struct named {
     bool at_once;                /* who comes votes at once */
 };
 
-static bool shall_vote(const struct vshard_node *n, uint64_t group, const struct vs_meta_node *x,
+/* It would have lost its replicas by now. */
+static bool is_gone(struct vshard_node *n, uint64_t node)
+{
+    return n->o.replace_ns != VS_NEVER && !vs_peer_alive(n, node, n->o.replace_ns);
+}
+
+/* Whether enough others could vote about the map in place of one that is gone. */
+static bool has_spares(struct vshard_node *n)
+{
+    uint32_t there = 0;
+
+    for (uint32_t i = 0; i < n->meta.node_count; i++)
+        there += n->meta.region[i] == n->meta.primary && !is_gone(n, n->meta.node[i].node);
+    return there >= VS_META_VOTERS;
+}
+
+/* Of the map's group the first that are there. */
+static bool shall_vote(struct vshard_node *n, uint64_t group, const struct vs_meta_node *x,
                        uint32_t voters)
 {
-    return vs_cluster_votes(&n->meta, x->node) && (group != VS_META || voters < VS_META_VOTERS);
+    if (!vs_cluster_votes(&n->meta, x->node))
+        return false;
+    return group != VS_META || (voters < VS_META_VOTERS && !(is_gone(n, x->node) && has_spares(n)));
 }
 
 static bool follows(struct vshard_node *n, uint64_t group, const struct vs_meta_node *x,
@@ -701,8 +720,7 @@ static bool replace_in(struct vshard_node *n, const struct vs_meta_shard *shard)
             alive += !silent(n, members[i].node);
             count++;
         }
-        if (vs_cluster_leaves(&n->meta, members[i].node) ||
-            (n->o.replace_ns != VS_NEVER && !vs_peer_alive(n, members[i].node, n->o.replace_ns)))
+        if (vs_cluster_leaves(&n->meta, members[i].node) || is_gone(n, members[i].node))
             at = i;
     }
     if (at == shard->member_count || alive <= count / 2)

@@ -254,6 +254,37 @@ Test(node_cluster, admits_a_node_and_gives_it_what_a_lost_one_had)
     cluster_destroy(c);
 }
 
+/* Five vote about the map, the first at first; those that are lost one after the other are most of
+ * these in the end. */
+Test(node_cluster, goes_on_without_the_first_voters_if_there_are_others)
+{
+    struct vshard_node_options o = { .replace_ns = 2000 * MS };
+    struct cluster *c = cluster_create(7, 7, 1, &o);
+    struct vshard_peer_status p[CLUSTER_NODES];
+    struct cluster_answer *a;
+    size_t count;
+
+    cluster_run(c, 2000 * MS);
+    for (uint64_t id = 1; id <= 4; id++) {
+        cluster_kill(c, id);
+        cluster_run(c, 5000 * MS);
+    }
+    a = create(c, 6, 2, 3);
+    cr_assert_not_null(a);
+    cr_expect_eq(a->status, VSHARD_OK, "%s", vshard_strerror(a->status));
+    cluster_run(c, 1000 * MS);
+    written(c, 7, 1, 20, 5, 0);
+    for (uint64_t id = 1; id <= 4; id++)
+        cr_assert_eq(cluster_start(c, id), VSHARD_OK);
+    cluster_run(c, 5000 * MS);
+    cr_assert_eq(vshard_node_peers(c->node[1].node, p, CLUSTER_NODES, &count), VSHARD_OK);
+    cr_assert_eq(count, (size_t)7);
+    for (size_t i = 0; i < count; i++)
+        cr_expect_eq((p[i].flags & VSHARD_PEER_VOTES) != 0, i < 5, "node %d", (int)p[i].node);
+    expect_rows(c, 1, 1, 20, 5);
+    cluster_destroy(c);
+}
+
 Test(node_cluster, moves_what_a_node_has_before_it_leaves)
 {
     struct vshard_node_options o = { .replace_ns = UINT64_MAX };
