@@ -26,6 +26,7 @@
 #include "node/core.h"
 
 enum { STEWARD_NS = 100000000 };
+enum { HALTED_SNAPSHOTS = 16 }; /* what a halted replica may log, in snapshot_bytes */
 
 static const uint64_t hand_over_every = 5000000000; /* ns */
 
@@ -151,23 +152,42 @@ static bool configured(struct vshard_node *n, uint64_t group)
     return s.commit != s.last; /* what leaves it out may yet be undone */
 }
 
-/* It takes part no more. */
-static void part(struct vshard_node *n, struct vs_replica *r)
+/* It takes part no more. False: at a later turn. */
+static bool shut(struct vshard_node *n, struct vs_replica *r)
 {
-    int rc;
+    int rc = vshard_raft_close(n->raft, r->group);
 
-    r->dropped = 1;
-    rc = vshard_raft_close(n->raft, r->group);
     vs_take_effects(n);
-    if (rc == VSHARD_ENOMEM) { /* at a later turn */
-        r->dropped = 0;
-        return;
-    }
-    vs_node_event(n, VSHARD_LOG_INFO, "node.dropped", r->group, "replica", 0);
+    if (rc == VSHARD_ENOMEM)
+        return false;
     r->open = 0;
     r->role = VSHARD_RAFT_FOLLOWER;
     r->leader = 0;
     vs_serve_leave(n, r);
+    return true;
+}
+
+static void part(struct vshard_node *n, struct vs_replica *r)
+{
+    r->dropped = 1;
+    r->dropped = shut(n, r);
+    if (r->dropped)
+        vs_node_event(n, VSHARD_LOG_INFO, "node.dropped", r->group, "replica", 0);
+}
+
+/* One that has halted keeps the log of its group, and votes; but it takes no snapshots, so its log
+ * grows for ever. Before that is a burden to all others here, it is as if it were not there. */
+static void unburden(struct vshard_node *n, struct vs_replica *r)
+{
+    struct vshard_wal_group about = { .size = sizeof about };
+
+    if (r->group == VS_META || r->status == VSHARD_OK || !r->open || r->dropped ||
+        vshard_wal_find(n->wal, r->group, &about) != VSHARD_OK ||
+        about.bytes / HALTED_SNAPSHOTS <= n->o.snapshot_bytes)
+        return;
+    if (shut(n, r))
+        vs_node_event(n, VSHARD_LOG_ERROR, "node.silenced", r->group, "bytes of its log",
+                      (int64_t)about.bytes);
 }
 
 static void drop(struct vshard_node *n, struct vs_replica *r)
@@ -994,6 +1014,7 @@ void vs_steward_time(struct vshard_node *n)
         vs_replica_begin(n, r);
         vs_replica_rest(n, r);
         vs_replica_refill(n, r);
+        unburden(n, r);
         if (!r->open || r->role != VSHARD_RAFT_LEADER) {
             r->hand_over_ns = 0;
             continue;

@@ -180,3 +180,38 @@ Test(node_halted, together_with_another_is_not_replaced)
     cr_expect(names(c, 1, s.members[0]) && names(c, 1, s.members[1]));
     cluster_destroy(c);
 }
+
+static uint64_t logged(struct cluster *c, uint64_t at)
+{
+    struct vshard_wal_group about = { .size = sizeof about };
+
+    cr_assert_eq(vshard_wal_find(c->node[at].node->wal, 1, &about), VSHARD_OK);
+    return about.bytes;
+}
+
+/* No snapshot makes room in its log, and its log is that of all replicas of its node. */
+Test(node_halted, does_not_fill_the_disk_of_its_node)
+{
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX, .snapshot_bytes = 3000 };
+    struct cluster *c = with_words(3, 3, 1, 3, &o);
+    uint64_t leader = cluster_leader(c, "words", 0), idle = leader % 3 + 1, most;
+
+    written(c, leader, 1, ROWS, 5, 0);
+    vs_replica_halt(c->node[idle].node, vs_replica_find(c->node[idle].node, 1), VSHARD_ECORRUPT);
+    for (uint64_t i = 0; i < 60; i++)
+        written(c, leader, 1, ROWS, 6 + i, 0);
+    cluster_run(c, 500 * MS);
+    most = logged(c, idle);
+    cr_expect_gt(most, 16u * 3000u);
+    for (uint64_t i = 0; i < 100; i++)
+        written(c, leader, 1, ROWS, 66 + i, 0);
+    cluster_run(c, 500 * MS);
+    cr_expect_eq(logged(c, idle), most);
+    expect_rows(c, leader, 1, ROWS, 165);
+    cluster_kill(c, idle); /* the fault was one of its memory: it comes back */
+    cr_assert_eq(cluster_start(c, idle), VSHARD_OK);
+    cluster_run(c, 3000 * MS);
+    cr_expect_lt(logged(c, idle), 16u * 3000u);
+    expect_rows(c, idle, 1, ROWS, 165);
+    cluster_destroy(c);
+}
