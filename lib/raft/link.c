@@ -268,7 +268,7 @@ void vs_sleep_ready(struct vshard_raft *r)
 {
     for (uint32_t i = 0; i < r->led_count;) {
         struct vs_group *g = r->led[i];
-        bool ready = vs_drowsy(r, g);
+        bool ready = g->mark != r->step_id && vs_drowsy(r, g);
 
         for (uint32_t k = 0; ready && k < vs_config_now(g)->count; k++)
             ready = vs_is_self(r, &g->peer[k]) || g->peer[k].asleep || !r->link[g->peer[k].link].up;

@@ -120,9 +120,11 @@ static int on_time(struct vshard_raft *r)
     if (rc != VSHARD_OK)
         return rc;
 
+    r->step_id++;
     for (uint32_t i = 0; i < due.count; i++) {
         struct vs_group *g = due.group[i];
 
+        g->mark = r->step_id; /* what it sends may lie in its log: it does not fall asleep now */
         vs_group_begin(r, g);
         if (stalled)
             vs_become_follower(r, g, g->term, 0);

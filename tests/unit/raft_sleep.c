@@ -464,6 +464,58 @@ Test(raft_sleep, a_group_asleep_takes_less_than_two_kibibytes)
     fault_alloc_fini(&memory);
 }
 
+/* What a step sends points into the log, from which a group that sleeps has all room taken. Here
+ * a leader is served and falls asleep in one step, while a learner that is down still lacks
+ * entries that may be under way to it. */
+Test(raft_sleep, what_the_step_sends_outlives_falling_asleep)
+{
+    static const struct vshard_raft_member learns[] = { { 1, 1, VSHARD_RAFT_VOTER, 0 },
+                                                        { 2, 2, VSHARD_RAFT_LEARNER, 0 } };
+    enum { ENTRIES = 14 }; /* four a step go out, of which there are three before the last */
+    struct vshard_raft_entry e[ENTRIES];
+    struct fault_alloc memory;
+    struct vshard_raft_options o = { .size = sizeof o,
+                                     .node = 1,
+                                     .incarnation = 1,
+                                     .boot = 1,
+                                     .max_message = 1,
+                                     .idle_ns = 1,
+                                     .allocator = &memory.hook };
+    struct vshard_raft_boot b = {
+        .size = sizeof b, .group = 1, .members = learns, .member_count = 2
+    };
+    struct rig t = { .now = 1000 * MS };
+    size_t sent_in_the_end = 0;
+
+    fault_alloc_init(&memory);
+    cr_assert_eq(vshard_raft_create(&o, &t.raft), VSHARD_OK);
+    cr_assert_eq(vshard_raft_open(t.raft, &b), VSHARD_OK);
+    cr_assert_eq(vshard_raft_start(t.raft, 1, t.now), VSHARD_OK);
+    drain(&t);
+    persisted(&t);
+    campaign(&t);
+    persisted(&t);
+    cr_assert_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    persisted(&t);
+    apply_all(&t);
+    acknowledge(&t, 2, status(&t).term, status(&t).last);
+    for (size_t i = 0; i < ENTRIES; i++)
+        e[i] = (struct vshard_raft_entry){ .data = "zzzzzzzz", .count = 8 };
+    step(&t, (struct vshard_raft_event){
+                 .kind = VSHARD_RAFT_PROPOSE, .tag = 1, .entries = e, .entry_count = ENTRIES });
+    persisted(&t);
+    apply_all(&t);
+    time_passes(&t, 400 * MS);
+    for (size_t i = 0; i < t.sends; i++)
+        sent_in_the_end += t.sent[i].kind == VS_APPEND && t.sent[i].count == 1;
+    cr_expect_gt(sent_in_the_end, 0u, "drain() has read what they hold");
+    time_passes(&t, BEAT_MS * MS);
+    cr_expect_eq(status(&t).asleep, 1u);
+    stop(&t);
+    cr_expect_null(fault_alloc_verdict(&memory));
+    fault_alloc_fini(&memory);
+}
+
 /* All of a node's groups lead here, sleep, and have this node and another for members, which
  * falls silent. */
 Test(raft_sleep, there_is_room_for_the_lines_of_all_that_wake_at_once)
