@@ -216,6 +216,7 @@ struct vs_peer {
     uint64_t forward_seen;
     uint64_t forward_boot; /* of the process that sent them */
     uint64_t since;        /* leader: the entry that made it a member, if in this term; else 0 */
+    uint64_t since_ns;     /* likewise, when: answers to what was sent before say nothing of it */
     uint64_t boot;         /* of the process that answered last */
     uint64_t sure_boot, sure_term, sure_index; /* the entry made for it in this term, certain.c */
     uint64_t chunk_index;                      /* of the snapshot on its way */
@@ -308,8 +309,9 @@ struct vs_group {
     uint64_t next_id; /* of what is asked of other nodes; never used again by this process */
     uint64_t snapshot_index, snapshot_term, taken_index, taken_term;
     uint64_t install_index, install_term, install_incarnation, install_offset;
-    uint64_t install_from; /* 0: it was of an epoch before */
-    uint64_t write_end;    /* where the piece ends that the host is writing */
+    uint64_t install_from;  /* 0: it was of an epoch before */
+    uint64_t install_stamp; /* of the last piece, if it came in this term, by the sender's clock */
+    uint64_t write_end;     /* where the piece ends that the host is writing */
     struct vs_log log;
     struct vs_config *config; /* history since the snapshot; the last is in use */
     struct vs_peer *peer;

@@ -40,7 +40,8 @@ static uint64_t digest_peer(const struct vs_peer *p, uint64_t seed)
                               p->flight_count, (uint64_t)(int64_t)p->vote,
                               p->state,        p->paused,
                               p->fetching,     p->reading,
-                              p->asleep,       p->uncertain };
+                              p->asleep,       p->uncertain,
+                              p->since_ns };
 
     return digest_flight(p, digest_words(word, VS_COUNT(word), seed));
 }
@@ -116,6 +117,7 @@ static uint64_t digest_work(const struct vs_group *g, uint64_t seed)
                               g->install_from,
                               g->install_incarnation,
                               g->install_offset,
+                              g->install_stamp,
                               g->write_end,
                               g->writing,
                               g->write_last,

@@ -126,7 +126,7 @@ void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term
             g->proof_index = g->install_from = 0; /* of another past, perhaps */
         g->term = term;
         g->vote = g->vote_incarnation = 0;
-        g->verified = 0;
+        g->verified = g->install_stamp = 0;
         vs_dirty(r, g);
     } else if (TRAP(12)) {
         g->vote = 0;
@@ -247,7 +247,7 @@ static void elect_with(struct vshard_raft *r, struct vs_group *g, uint32_t flags
     g->vote = r->o.node;
     g->vote_incarnation = 0;
     g->leader = 0;
-    g->verified = 0;
+    g->verified = g->install_stamp = 0;
     if (!TRAP(13))
         vs_dirty(r, g);
     vs_requests_drop(r, g);

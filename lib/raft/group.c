@@ -37,6 +37,7 @@ void vs_peers_follow(struct vshard_raft *r, struct vs_group *g)
                                        .incarnation = c->member[i].incarnation,
                                        .next = g->log.last + 1,
                                        .since = c->index,
+                                       .since_ns = r->now,
                                        .link = vs_link_add(r, c->member[i].node) };
         for (uint32_t k = 0; k < rows; k++) {
             if (old[k].node == c->member[i].node && old[k].incarnation == c->member[i].incarnation)

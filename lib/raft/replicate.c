@@ -8,6 +8,10 @@
  * is not above the hint's term, so that each exchange skips at least a whole term
  * (raft thesis, section 5.3, and its refinement in etcd).
  *
+ * One that was removed, and comes back in the same term, may have been told to forget what it
+ * had (its node's store is the host's to empty). So nothing counts that answers what it was sent
+ * before: it began anew, and so does what the leader knows of it.
+ *
  * Losses are noticed by heartbeats: the answer to one says how much of this
  * leader's log has been received; if that is less than what was sent before the
  * heartbeat was, something is gone, and the leader probes again. */
@@ -469,8 +473,8 @@ void vs_on_append_reply(struct vshard_raft *r, struct vs_group *g, const struct 
         return;
     }
     if (g->role != VSHARD_RAFT_LEADER || m->term != g->term || p == NULL ||
-        m->index > g->log.last || m->stamp > r->now || m->round > g->round ||
-        !vs_same_process(p, m->boot))
+        m->index > g->log.last || m->stamp > r->now || m->stamp < p->since_ns ||
+        m->round > g->round || !vs_same_process(p, m->boot))
         return;
     note_answer(p, m->flags, m->stamp, m->round);
     if (m->flags & VS_FLAG_REJECT) {
@@ -539,7 +543,7 @@ void vs_on_beat_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
         return;
     }
     if (g->role != VSHARD_RAFT_LEADER || b->term != g->term || p == NULL || m->stamp > r->now ||
-        b->round > g->round || (b->flags & VS_FLAG_REJECT) || g->asleep ||
+        m->stamp < p->since_ns || b->round > g->round || (b->flags & VS_FLAG_REJECT) || g->asleep ||
         !vs_same_process(p, m->boot))
         return;
     note_answer(p, b->flags, m->stamp, b->round);

@@ -163,14 +163,16 @@ static void reply_chunk(struct vshard_raft *r, struct vs_group *g, uint64_t stam
     vs_send(r, g, &m, 0);
 }
 
+/* `stamp`: of what this answers, of the leader of this term; 0: of nothing. */
 static void reply_have(struct vshard_raft *r, struct vs_group *g, uint64_t to, uint64_t incarnation,
-                       uint64_t index)
+                       uint64_t index, uint64_t stamp)
 {
     struct vs_message m = { .kind = VS_APPEND_REPLY,
                             .to = to,
                             .to_incarnation = incarnation,
                             .term = g->term,
-                            .index = index };
+                            .index = index,
+                            .stamp = stamp };
 
     vs_send(r, g, &m, index > g->durable ? g->log_seq : 0);
 }
@@ -195,6 +197,7 @@ static void write_piece(struct vshard_raft *r, struct vs_group *g, const struct 
     e->bytes = copy;
     e->byte_count = bytes;
     g->writing = 1;
+    g->install_stamp = m->stamp;
     g->write_end = m->hint + bytes;
     g->write_last = (m->flags & VS_FLAG_LAST) != 0;
 }
@@ -204,13 +207,13 @@ static bool obsolete(struct vshard_raft *r, struct vs_group *g, const struct vs_
     if (TRAP(25))
         return false;
     if (m->index <= g->commit) {
-        reply_have(r, g, m->from, m->from_incarnation, m->index);
+        reply_have(r, g, m->from, m->from_incarnation, m->index, m->stamp);
         return true;
     }
     if (vs_log_term(&g->log, m->index) == m->log_term) {
         g->commit = m->index;
         g->verified = m->index > g->verified ? m->index : g->verified;
-        reply_have(r, g, m->from, m->from_incarnation, m->index);
+        reply_have(r, g, m->from, m->from_incarnation, m->index, m->stamp);
         return true;
     }
     return false;
@@ -370,6 +373,6 @@ int vs_on_installed(struct vshard_raft *r, struct vs_group *g, const struct vsha
     g->taken_index = 0;
     end_install(r, g);
     if (g->leader != 0 && g->install_from != 0)
-        reply_have(r, g, g->leader, g->leader_incarnation, g->commit);
+        reply_have(r, g, g->leader, g->leader_incarnation, g->commit, g->install_stamp);
     return VSHARD_OK;
 }

@@ -814,3 +814,141 @@ Test(raft_flow, a_request_that_a_snapshot_has_overtaken_ends_unknown)
 }
 
 /* ---- in doubt ---- */
+
+/* ---- a member that was removed, and is one again ---- */
+
+/* Node 1 leads, and has had all of its log acknowledged by both others; then node 3 is removed,
+ * and named again, its log forgotten. Returns the clock at the last answer it gave as a member. */
+static uint64_t remove_and_name_again(struct rig *t, uint64_t *term, uint64_t *had)
+{
+    struct vshard_raft_event change = { .kind = VSHARD_RAFT_CONFIGURE, .members = three };
+    uint64_t then;
+
+    boot(t, 1, 0, "1111");
+    *term = lead_firmly(t);
+    *had = status(t).last;
+    then = t->now;
+    for (change.member_count = 2; change.member_count <= 3; change.member_count++) {
+        t->now += MS;
+        acknowledge(t, 2, *term, status(t).last);
+        apply_all(t);
+        cr_assert_eq(step(t, change), VSHARD_OK);
+        cr_assert_null(effect(t, VSHARD_RAFT_DONE));
+        persisted(t);
+        acknowledge(t, 2, *term, status(t).last);
+    }
+    cr_assert_eq(status(t).member_count, 3);
+    t->now += MS;
+    return then;
+}
+
+/* Of all that the leader has sent, node 3 takes nothing, as it has nothing. */
+static bool goes_back_to_the_start(struct rig *t, uint64_t term)
+{
+    struct vs_message no = {
+        .kind = VS_APPEND_REPLY, .from = 3, .term = term, .flags = VS_FLAG_REJECT
+    };
+    uint64_t next = status(t).last;
+
+    for (int i = 0; i < 40 && next != 0; i++) {
+        time_passes(t, 30 * MS);
+        beat_reply(t, 2, term, t->beat.round);
+        beat_reply(t, 3, term, t->beat.round);
+        next = sent(t, VS_APPEND, 3) != NULL ? sent(t, VS_APPEND, 3)->index : next;
+        no.index = next;
+        no.stamp = t->now;
+        if (next != 0)
+            say(t, no);
+        next = sent(t, VS_APPEND, 3) != NULL ? sent(t, VS_APPEND, 3)->index : next;
+    }
+    return next == 0;
+}
+
+Test(raft_flow, an_answer_from_before_a_member_was_removed_says_nothing_of_it_now)
+{
+    struct rig t;
+    uint64_t term, had, then = remove_and_name_again(&t, &term, &had);
+
+    say(&t, (struct vs_message){
+                .kind = VS_APPEND_REPLY, .from = 3, .term = term, .index = had, .stamp = then });
+    cr_expect_eq(vshard_raft_match(t.raft, 1, 3, 3), 0u);
+    cr_expect(goes_back_to_the_start(&t, term));
+    stop(&t);
+}
+
+Test(raft_flow, nor_does_the_answer_to_a_beat)
+{
+    struct rig t;
+    uint64_t term, had, then = remove_and_name_again(&t, &term, &had);
+    unsigned char line[VS_BEAT_BYTES];
+
+    vs_beat_encode(
+        line, &(struct vs_beat){
+                  .group = 1, .term = term, .received = had, .commit = had, .to_incarnation = 1 });
+    deliver(&t,
+            (struct vs_message){ .kind = VS_BEAT_REPLIES, .from = 3, .stamp = then, .count = 1 },
+            line, sizeof line);
+    cr_expect_eq(vshard_raft_match(t.raft, 1, 3, 3), 0u);
+    cr_expect(goes_back_to_the_start(&t, term));
+    stop(&t);
+}
+
+/* What it says of a snapshot that it was sent since then counts at once. */
+Test(raft_flow, a_member_that_is_named_again_is_believed_when_it_has_the_snapshot)
+{
+    struct vshard_raft_event chunk = { .kind = VSHARD_RAFT_CHUNK, .node = 3 };
+    const struct vshard_raft_effect *e;
+    const struct vs_message *piece;
+    struct rig t;
+    uint64_t term, had, at;
+
+    remove_and_name_again(&t, &term, &had);
+    apply_all(&t);
+    at = status(&t).applied;
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_SNAPSHOT });
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_COMPACT, .index = at, .offset = at });
+    say(&t, (struct vs_message){ .kind = VS_APPEND_REPLY,
+                                 .from = 3,
+                                 .term = term,
+                                 .index = at,
+                                 .flags = VS_FLAG_REJECT,
+                                 .stamp = t.now });
+    e = effect(&t, VSHARD_RAFT_SNAPSHOT_READ);
+    cr_assert_not_null(e);
+    chunk.index = e->index;
+    chunk.bytes = "s";
+    chunk.byte_count = 1;
+    chunk.flags = VSHARD_RAFT_LAST;
+    step(&t, chunk);
+    piece = sent(&t, VS_CHUNK, 3);
+    cr_assert_not_null(piece);
+    say(&t, (struct vs_message){ .kind = VS_APPEND_REPLY,
+                                 .from = 3,
+                                 .term = term,
+                                 .index = piece->index,
+                                 .stamp = piece->stamp });
+    cr_expect_eq(vshard_raft_match(t.raft, 1, 3, 3), at);
+    stop(&t);
+}
+
+/* The other end of it: which piece it answers, as long as who sent that leads. */
+Test(raft_flow, who_has_installed_a_snapshot_says_which_piece_was_the_last)
+{
+    for (uint32_t later = 0; later < 2; later++) {
+        struct rig t;
+        uint64_t stamp;
+
+        boot(&t, 2, 0, "");
+        last_piece(&t);
+        stamp = t.now;
+        time_passes(&t, MS);
+        if (later)
+            append(&t, (struct vs_message){ .from = 2, .term = 4, .index = 1, .log_term = 1 }, 4,
+                   0);
+        piece_is_written(&t);
+        cr_assert_not_null(sent(&t, VS_APPEND_REPLY, 2));
+        cr_expect_eq(sent(&t, VS_APPEND_REPLY, 2)->index, 6u);
+        cr_expect_eq(sent(&t, VS_APPEND_REPLY, 2)->stamp, later ? 0u : stamp);
+        stop(&t);
+    }
+}
