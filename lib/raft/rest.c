@@ -258,7 +258,8 @@ void vs_done(struct vshard_raft *r, const struct vs_group *g, const struct vs_re
     e->index = status == VSHARD_OK || status == VSHARD_ESTALE ? q->index : 0;
     e->term = g->term;
     e->node = g->leader;
-    if (status == VSHARD_OK && q->stamp != 0)
+    if (status == VSHARD_OK &&
+        (q->stamp != 0 || q->kind == VS_REQUEST_READ || q->kind == VS_REQUEST_ASK))
         e->age_ns = r->now - q->stamp;
 }
 

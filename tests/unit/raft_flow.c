@@ -952,3 +952,33 @@ Test(raft_flow, who_has_installed_a_snapshot_says_which_piece_was_the_last)
         stop(&t);
     }
 }
+
+/* ---- from the first instant on ---- */
+
+Test(raft_flow, a_clock_may_begin_at_zero)
+{
+    struct vshard_raft_boot b = {
+        .size = sizeof b, .group = 1, .members = three, .member_count = 1
+    };
+    struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 1 };
+    struct rig t = { .now = 0 };
+
+    cr_assert_eq(vshard_raft_create(&o, &t.raft), VSHARD_OK);
+    cr_assert_eq(vshard_raft_open(t.raft, &b), VSHARD_OK);
+    cr_assert_eq(vshard_raft_start(t.raft, 1, t.now), VSHARD_OK);
+    drain(&t);
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_TIME });
+    persisted(&t);
+    cr_assert_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    read_now(&t, VSHARD_RAFT_READ_INDEX); /* nothing is committed yet */
+    cr_assert_null(effect(&t, VSHARD_RAFT_DONE));
+    t.now = 70 * MS;
+    persisted(&t);
+    if (effect(&t, VSHARD_RAFT_DONE) == NULL)
+        step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_APPLIED,
+                                             .index = vs_group_find(t.raft, 1)->handed });
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_OK);
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->age_ns, 70 * MS);
+    stop(&t);
+}
