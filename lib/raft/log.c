@@ -311,31 +311,48 @@ void vs_log_reset(struct vs_log *log, uint64_t index, uint64_t term)
     log->byte_head = log->byte_tail = 0;
 }
 
+/* How many runs begin at or before an entry; nearly always all. */
+static uint32_t runs_through(const struct vs_log *log, uint64_t index)
+{
+    uint32_t low = 0, high = log->run_count;
+
+    if (high != 0 && log->run[high - 1].first <= index)
+        return high;
+    while (low < high) {
+        uint32_t mid = low + (high - low) / 2;
+        if (log->run[mid].first <= index)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low;
+}
+
 uint64_t vs_log_term(const struct vs_log *log, uint64_t index)
 {
+    uint32_t runs;
+
     if (index == log->base)
         return log->base_term;
     if (index < log->base || index > log->last)
         return 0;
-    for (uint32_t i = log->run_count; i-- > 0;) {
-        if (log->run[i].first <= index)
-            return log->run[i].term;
-    }
-    return 0;
+    runs = runs_through(log, index);
+    return runs != 0 ? log->run[runs - 1].term : 0;
 }
 
 uint64_t vs_log_back(const struct vs_log *log, uint64_t index, uint64_t term)
 {
     uint64_t at = index < log->last ? index : log->last;
+    uint32_t low = 0, all = runs_through(log, at), high = all;
 
-    for (uint32_t i = log->run_count; i-- > 0;) {
-        if (log->run[i].first > at)
-            continue;
-        if (log->run[i].term <= term)
-            return at;
-        at = log->run[i].first - 1;
+    while (low < high) { /* terms rise as indexes do */
+        uint32_t mid = low + (high - low) / 2;
+        if (log->run[mid].term <= term)
+            low = mid + 1;
+        else
+            high = mid;
     }
-    return at;
+    return low < all ? log->run[low].first - 1 : at;
 }
 
 struct vshard_raft_entry *vs_log_at(const struct vs_log *log, uint64_t index)
