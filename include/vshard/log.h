@@ -322,7 +322,8 @@ VSHARD_API int vshard_raft_open(struct vshard_raft *raft, const struct vshard_ra
 VSHARD_API int vshard_raft_load(struct vshard_raft *raft, uint64_t group,
                                 const struct vshard_raft_entry *entries, size_t count);
 
-/* Starts an opened group. Effects may follow.
+/* Starts an opened group. Effects may follow; a PERSIST with `cut`, for one, where the host had
+ * not emptied its log behind a snapshot before it ended.
  *
  * Returns   0, ENOTFOUND, EINVAL (it has started), EBUSY (effects are waiting), ECORRUPT
  *           (applied or commit is past the log), ENOMEM

@@ -373,6 +373,9 @@ int vshard_raft_start(struct vshard_raft *r, uint64_t group, uint64_t now_ns)
         g->cut = 1;
         g->log_seq = r->seq + 1;
         vs_dirty(r, g);
+    } else if (g->void_tail) { /* storage has it yet, and would show it again */
+        g->cut = g->log.last + 1;
+        g->log_seq = r->seq + 1;
     }
     if (g->uncertain && !TRAP(17))
         vs_certain_begin(r, g);

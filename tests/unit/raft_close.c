@@ -1,7 +1,8 @@
 /* raft_close.c - a group is closed at a node that has others.
  *
  * Method: one replica of three leads, has requests under way and barriers not reached, and
- * is closed; the node must answer what was asked and go on with its other groups. */
+ * is closed; the node must answer what was asked and go on with its other groups. And what a
+ * group is opened with and told first. */
 #include "support/raft_rig.h"
 
 static void open_other(struct rig *t, uint64_t group)
@@ -114,6 +115,53 @@ Test(raft_close, believes_no_answer_to_a_group_that_was_closed)
     cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
     cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->tag, (uint64_t)6);
     stop(&t);
+}
+
+/* The host crashed between making a snapshot current and emptying the log behind it. What the log
+ * has there is of another past, and storage must hear that it is gone. */
+Test(raft_close, a_tail_of_another_past_is_cut_in_storage_too)
+{
+    for (uint64_t tail = 2; tail <= 3; tail++) { /* terms of the entries that were not removed */
+        struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 1 };
+        unsigned char meta[16 + VS_CONFIG_BYTES];
+        struct vshard_raft_boot b = { .size = sizeof b,
+                                      .group = 1,
+                                      .term = 3,
+                                      .applied = 4,
+                                      .snapshot_index = 4,
+                                      .snapshot_term = 3,
+                                      .meta = meta };
+        const struct vshard_raft_effect *e;
+        struct vs_config c;
+        struct rig t = { .now = 1000 * MS };
+        size_t n;
+
+        cr_assert_eq(vs_config_change(NULL, three, 3, &c), VSHARD_OK);
+        n = vs_config_encode(&c, meta + 8);
+        vs_store32(meta, (uint32_t)n);
+        vs_store32(meta + 4, 0);
+        b.meta_count = 8 + n;
+        cr_assert_eq(vshard_raft_create(&o, &t.raft), VSHARD_OK);
+        cr_assert_eq(vshard_raft_open(t.raft, &b), VSHARD_OK);
+        for (uint64_t i = 3; i <= 6; i++) {
+            const struct vshard_raft_entry x = {
+                .index = i, .term = tail, .data = "y", .count = 1
+            };
+
+            cr_assert_eq(vshard_raft_load(t.raft, 1, &x, 1), VSHARD_OK);
+        }
+        cr_assert_eq(vshard_raft_start(t.raft, 1, t.now), VSHARD_OK);
+        drain(&t);
+        e = effect(&t, VSHARD_RAFT_PERSIST);
+        cr_assert_eq(e != NULL, tail == 2);
+        cr_expect_eq(status(&t).last, tail == 2 ? 4u : 6u);
+        if (e != NULL) {
+            cr_expect_eq(e->cut, 5u);
+            cr_expect_eq(e->entry_count, 0u);
+            cr_expect_eq(e->term, 3u);
+        }
+        stop(&t);
+    }
 }
 
 Test(raft_close, waits_until_effects_are_taken)
