@@ -326,7 +326,7 @@ VSHARD_API int vshard_raft_load(struct vshard_raft *raft, uint64_t group,
  * not emptied its log behind a snapshot before it ended.
  *
  * Returns   0, ENOTFOUND, EINVAL (it has started), EBUSY (effects are waiting), ECORRUPT
- *           (applied or commit is past the log), ENOMEM
+ *           (applied or commit is past the log), EIO (after PERSIST_FAILED), ENOMEM
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_raft_start(struct vshard_raft *raft, uint64_t group, uint64_t now_ns);

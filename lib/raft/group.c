@@ -344,6 +344,8 @@ int vshard_raft_start(struct vshard_raft *r, uint64_t group, uint64_t now_ns)
         return VSHARD_EINVAL;
     if (r->effect_taken < r->effect_count)
         return VSHARD_EBUSY;
+    if (r->poisoned || g->stopped)
+        return VSHARD_EIO;
     if (g->applied > g->log.last || g->commit > g->log.last)
         return VSHARD_ECORRUPT;
     rc = vs_group_reserve(r, g, 0, 0);

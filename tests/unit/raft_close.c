@@ -164,6 +164,26 @@ Test(raft_close, a_tail_of_another_past_is_cut_in_storage_too)
     }
 }
 
+Test(raft_close, nothing_starts_where_storage_has_failed)
+{
+    struct vshard_raft_boot b = {
+        .size = sizeof b, .group = 2, .members = three, .member_count = 3
+    };
+    struct rig t;
+
+    boot(&t, 2, 0, "12");
+    cr_assert_eq(vshard_raft_open(t.raft, &b), VSHARD_OK);
+    cr_assert_eq(step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_PERSIST_FAILED }),
+                 VSHARD_OK);
+    cr_expect_eq(vshard_raft_start(t.raft, 2, t.now), VSHARD_EIO);
+    b.group = 3;
+    cr_expect_eq(vshard_raft_open(t.raft, &b), VSHARD_OK);
+    cr_expect_eq(vshard_raft_start(t.raft, 3, t.now), VSHARD_EIO);
+    cr_expect_null(vshard_raft_next(t.raft));
+    cr_expect_eq(vshard_raft_close(t.raft, 2), VSHARD_OK);
+    stop(&t);
+}
+
 Test(raft_close, waits_until_effects_are_taken)
 {
     struct vshard_raft_event time = { .size = sizeof time,
