@@ -104,6 +104,8 @@
  *
  * Integers are little-endian. XXH3 finds accidents, not forgeries. Unknown versions,
  * flags and kinds are refused with VSHARD_EVERSION: the file is newer, not damaged.
+ * Numbers that count (barriers, segments, generations, starts) stay below 2^63: no log has
+ * come further, and the next one is always there.
  *
  * Not here: what a sequence of sectors means (recover.c), what records mean
  * (groups.c), when anything is written (flight.c). */
@@ -264,7 +266,7 @@ int vs_wal_head_read(const unsigned char *from, struct vs_wal_head *head)
     head->raw = vs_load32(from + 68);
     head->records = vs_load32(from + 72);
     if (head->stored > VS_WAL_BATCH_MAX || head->raw > VS_WAL_BATCH_MAX ||
-        head->records > head->raw / VS_WAL_RECORD)
+        head->records > head->raw / VS_WAL_RECORD || head->seq == 0 || head->seq >> 63)
         return VSHARD_ECORRUPT;
     return VSHARD_OK;
 }
@@ -361,6 +363,8 @@ int vs_wal_super_signed(const unsigned char *from, const struct vs_wal_key *key)
 
 int vs_wal_super_read(const unsigned char *from, struct vs_wal_super *super)
 {
+    uint64_t numbers;
+
     if (memcmp(from, super_magic, sizeof super_magic) != 0 ||
         vs_load64(from + SMALL_CHECKSUM) != vs_checksum(from, SMALL_CHECKSUM, 0))
         return VSHARD_ECORRUPT;
@@ -378,7 +382,9 @@ int vs_wal_super_read(const unsigned char *from, struct vs_wal_super *super)
     super->key_id = vs_load32(from + 128);
     super->reserved = 0;
     memcpy(super->check, from + 136, sizeof super->check);
-    return VSHARD_OK;
+    numbers = super->generation | super->durable.seq | super->floor.seq | super->floor.segment |
+              super->next_segment | super->boot;
+    return numbers >> 63 == 0 ? VSHARD_OK : VSHARD_ECORRUPT;
 }
 
 size_t vs_wal_record_bytes(uint64_t payload_bytes)

@@ -72,7 +72,7 @@ static bool parse_name(const char *name, uint64_t *segment)
             return false;
     }
     *segment = v;
-    return v != 0 && strcmp(name, ".wal") == 0;
+    return v != 0 && v >> 63 == 0 && strcmp(name, ".wal") == 0;
 }
 
 /* The bit of a spare that has that name; 0: none has. */
@@ -118,7 +118,7 @@ static int check_records(const struct vs_wal_found *f)
         rc = vs_wal_record_read(f->body, f->head.raw, &at, &r);
         if (rc < 0)
             return rc;
-        if (r.kind == VSHARD_WAL_ENTRY && r.index == 0)
+        if (r.kind == VSHARD_WAL_ENTRY && (r.index == 0 || r.index == UINT64_MAX))
             return VSHARD_ECORRUPT;
     }
     return count == f->head.records ? VSHARD_OK : VSHARD_ECORRUPT;
