@@ -132,6 +132,7 @@ struct node {
     uint64_t snapshot_index, snapshot_term, compact_index;
     uint64_t mark_barrier; /* of the log: durable then; 0 for none */
     bool installing, mark_wanted;
+    bool settle_wanted; /* certain of its log, which has not been told: the disk is full */
 };
 
 static void step(struct node *n, struct vshard_raft_event event);
@@ -585,10 +586,19 @@ static void on_role(struct node *n, const struct vshard_raft_effect *e)
         uv_stop(n->loop);
 }
 
+static void settle(struct node *n)
+{
+    int rc = vshard_wal_settle(n->wal);
+
+    n->settle_wanted = rc == VSHARD_ENOSPC; /* then housekeeping tries again */
+    if (rc == VSHARD_OK)
+        say("certain of its log again");
+    else if (rc != VSHARD_ENOSPC)
+        die("cannot settle the log: %s", vshard_strerror(rc));
+}
+
 static void on_effect(struct node *n, const struct vshard_raft_effect *e)
 {
-    int rc;
-
     switch (e->kind) {
     case VSHARD_RAFT_PERSIST: persist(n, e); break;
     case VSHARD_RAFT_SEND: send_message(n, e); break;
@@ -605,12 +615,7 @@ static void on_effect(struct node *n, const struct vshard_raft_effect *e)
         break;
     case VSHARD_RAFT_SNAPSHOT_WRITE: snapshot_piece(n, e); break;
     case VSHARD_RAFT_INSTALL: install(n, e); break;
-    case VSHARD_RAFT_CERTAIN:
-        rc = vshard_wal_settle(n->wal);
-        if (rc != VSHARD_OK)
-            die("cannot settle the log: %s", vshard_strerror(rc));
-        say("certain of its log again");
-        break;
+    case VSHARD_RAFT_CERTAIN: settle(n); break;
     case VSHARD_RAFT_FATAL: die("the group has stopped: %s", vshard_strerror(e->status));
     case VSHARD_RAFT_EPOCH:
         say("recovery epoch %" PRIu64 ": what was acknowledged before it beyond entry %" PRIu64
@@ -1033,6 +1038,8 @@ static void on_housekeeping(uv_timer_t *timer)
 
     if (n->mark_wanted)
         mark_snapshot(n);
+    if (n->settle_wanted)
+        settle(n);
     if (n->idle_since > n->witnessed && uv_hrtime() - n->idle_since > WITNESS_MS * millisecond) {
         n->witnessed = uv_hrtime();
         vshard_wal_witness(n->wal); /* the log is idle: make its end certain */

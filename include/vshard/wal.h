@@ -214,7 +214,8 @@ VSHARD_API void vshard_wal_close(struct vshard_wal *wal);
 /* Says that the unsettled log has been settled: the host has learned from a quorum
  * what was committed, or has decided to go on without. Durable on return.
  *
- * Returns   0, EIO, ENOSPC, ENOTSUP (read-only)
+ * Returns   0; ENOSPC: storage is full, and the log is as it was: try again later; EIO: a write or
+ *           sync failed and the log is poisoned; ENOTSUP (read-only)
  * Blocks    for one sync
  * Thread    exclusive
  * Since     0.1 */

@@ -141,6 +141,8 @@ void vs_certain(struct vshard_node *n)
             return;
     }
     rc = vshard_wal_settle(n->wal);
+    if (rc == VSHARD_ENOSPC)
+        return; /* when there is room, see steward.c */
     if (rc != VSHARD_OK) {
         vs_node_fail(n, rc, "settle");
         return;

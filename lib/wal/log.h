@@ -218,7 +218,10 @@ int vs_wal_super_make(struct vshard_wal *w);
 /* Reads the superblock, or makes one where there are no segments either. *lost becomes 1
  * if there are segments and no superblock that can be believed. Blocks. */
 int vs_wal_super_load(struct vshard_wal *w, uint32_t *lost);
-/* Writes both slots of the older pair. Blocks. */
+/* Writes both slots of the older pair, and makes them durable; one after the other, or both.
+ * Blocks. */
+int vs_wal_super_put(struct vshard_wal *w);
+int vs_wal_super_sync(struct vshard_wal *w);
 int vs_wal_super_store(struct vshard_wal *w);
 /* Encodes the next generation into w->super_bytes; says where it goes. Returns 0 or
  * ENOTSUP. */

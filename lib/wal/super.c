@@ -18,18 +18,30 @@ int vs_wal_super_prepare(struct vshard_wal *w, uint64_t *at)
     return rc;
 }
 
-int vs_wal_super_store(struct vshard_wal *w)
+int vs_wal_super_put(struct vshard_wal *w)
 {
     uint64_t at;
     int rc = vs_wal_super_prepare(w, &at);
 
-    if (rc == VSHARD_OK)
-        rc = vs_io_write(&w->storage, w->super_file, at, w->super_bytes, 2 * VS_WAL_SUPER_SLOT);
-    if (rc == VSHARD_OK)
-        rc = vs_io_sync(&w->storage, w->super_file);
+    return rc == VSHARD_OK
+               ? vs_io_write(&w->storage, w->super_file, at, w->super_bytes, 2 * VS_WAL_SUPER_SLOT)
+               : rc;
+}
+
+int vs_wal_super_sync(struct vshard_wal *w)
+{
+    int rc = vs_io_sync(&w->storage, w->super_file);
+
     if (rc == VSHARD_OK)
         w->signed_with = w->super.key_id;
     return rc;
+}
+
+int vs_wal_super_store(struct vshard_wal *w)
+{
+    int rc = vs_wal_super_put(w);
+
+    return rc == VSHARD_OK ? vs_wal_super_sync(w) : rc;
 }
 
 /* ---- opening ---- */

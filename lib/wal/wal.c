@@ -212,6 +212,7 @@ int vshard_wal_witness(struct vshard_wal *wal)
 
 int vshard_wal_settle(struct vshard_wal *wal)
 {
+    struct vs_wal_super before;
     int rc;
 
     if (wal == NULL)
@@ -224,13 +225,21 @@ int vshard_wal_settle(struct vshard_wal *wal)
     }
     if (wal->status < 0)
         return wal->status;
+    before = wal->super;
     wal->super.flags &= ~(uint32_t)VS_WAL_UNSETTLED;
     wal->super.unsettled_from = 0;
     wal->super.durable = wal->durable;
-    rc = vs_wal_super_store(wal);
+    rc = vs_wal_super_put(wal);
+    if (rc == VSHARD_ENOSPC) { /* the newest pair of slots is whole, and says what it said */
+        wal->super = before;
+        wal->stats.refused_space++;
+        return rc;
+    }
+    if (rc == VSHARD_OK)
+        rc = vs_wal_super_sync(wal);
     if (rc < 0) {
         vs_wal_poison(wal, "superblock");
-        return rc;
+        return VSHARD_EIO;
     }
     wal->unsettled = 0;
     return VSHARD_OK;

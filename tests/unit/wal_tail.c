@@ -363,6 +363,67 @@ Test(wal_tail, stays_unsettled_until_it_is_settled)
     finish(&f);
 }
 
+/* A full disk is no reason to give a log up: nothing has been lost, and space comes back. */
+Test(wal_tail, is_settled_when_there_is_space_again)
+{
+    static const uint32_t does[] = { FAULT_FAIL, FAULT_SHORT };
+
+    for (size_t i = 0; i < 2; i++) {
+        const struct fault_rule rule = {
+            .k = 1, .ops = 1 << VSHARD_IO_WRITE, .does = does[i], .status = VSHARD_ENOSPC
+        };
+        const struct fault_crash still = { .flags = FAULT_CRASH_KEEP };
+        struct fixture f, g;
+        struct vshard_wal_report r;
+        uint64_t barrier;
+
+        build_uncertain(&f);
+        f.options.tail = VSHARD_WAL_TAIL_FLAG;
+        cr_assert_eq(reopen(&f, &r), VSHARD_OK);
+        fault_storage_rule(f.fs, &rule);
+        cr_expect_eq(vshard_wal_settle(f.wal), VSHARD_ENOSPC);
+        fault_storage_heal(f.fs);
+        f.model.count--; /* the record that was cut */
+        put(&f, 63, 100, &barrier);
+        cr_expect_eq(vshard_wal_sync(f.wal, barrier), VSHARD_OK);
+        g = f;
+        g.fs = fault_storage_after(f.fs, &still);
+        g.options.storage = fault_storage_hook(g.fs);
+        cr_assert_eq(reopen(&g, &r), VSHARD_OK);
+        if (does[i] == FAULT_FAIL) /* else as much may have arrived as says so */
+            cr_expect_eq(r.unsettled, 1, "it is not settled yet");
+        vshard_wal_close(g.wal);
+        fault_storage_destroy(g.fs);
+        cr_expect_eq(vshard_wal_settle(f.wal), VSHARD_OK);
+        crash(&f, &(struct fault_crash){ .flags = FAULT_CRASH_LOSE });
+        cr_assert_eq(reopen(&f, &r), VSHARD_OK);
+        cr_expect_eq(r.unsettled, 0);
+        cr_expect_null(model_differs(&f.model, f.wal, r.barrier));
+        vshard_wal_close(f.wal);
+        finish(&f);
+    }
+}
+
+/* A sync that failed is another matter, whatever it says of the reason. */
+Test(wal_tail, is_poisoned_when_the_sync_that_settles_it_fails)
+{
+    const struct fault_rule rule = {
+        .k = 1, .ops = 1 << VSHARD_IO_SYNC, .does = FAULT_FAIL, .status = VSHARD_ENOSPC
+    };
+    struct fixture f;
+    struct vshard_wal_report r;
+
+    build_uncertain(&f);
+    f.options.tail = VSHARD_WAL_TAIL_FLAG;
+    cr_assert_eq(reopen(&f, &r), VSHARD_OK);
+    fault_storage_rule(f.fs, &rule);
+    cr_expect_eq(vshard_wal_settle(f.wal), VSHARD_EIO);
+    cr_expect_eq(vshard_wal_settle(f.wal), VSHARD_EIO);
+    cr_expect_eq(vshard_wal_poll(f.wal, NULL), VSHARD_EIO);
+    vshard_wal_close(f.wal);
+    finish(&f);
+}
+
 /* Whatever interrupts the repair of an uncertain tail, the next open either sees the
  * damage again or says unsettled. */
 Test(wal_tail, forgets_no_doubt_when_its_repair_is_interrupted)
