@@ -54,6 +54,8 @@ static int keep_aside(struct vs_wal_scan *s, uint64_t file, uint64_t from, uint6
     if (rc == VSHARD_OK)
         rc = vs_io_sync(&w->storage, aside);
     vs_io_close(&w->storage, aside);
+    if (rc == VSHARD_OK)
+        rc = vs_io_sync_dir(&w->storage, w->path);
 done:
     vs_free(w->allocator, buffer, VS_WAL_WINDOW);
     vs_free(w->allocator, path, w->path_bytes);

@@ -504,6 +504,62 @@ Test(wal_tail, salvages_a_corrupt_log_only_when_told_to)
     finish(&f);
 }
 
+/* Is the last sector of the damage still in the log, or in what was kept aside? */
+static bool has_the_damage(struct fault_storage *fs, uint64_t used)
+{
+    static const char *const path[] = { SEGMENT, "log/0000000000000001.cut" };
+    bool found = false;
+
+    for (size_t i = 0; i < 2; i++) {
+        size_t bytes = 0;
+        const unsigned char *at = fault_storage_bytes(fs, path[i], &bytes);
+
+        for (size_t n = 0; at != NULL && i == 0 && n < 512 && bytes >= used; n++)
+            found |= at[used - 512 + n] != 0;
+        for (size_t n = 0; at != NULL && i == 1 && n < bytes; n++)
+            found |= at[n] != 0;
+    }
+    return found;
+}
+
+/* What salvage cuts is kept beside the log, by a name that a crash does not take away. */
+Test(wal_tail, loses_nothing_of_what_it_salvages)
+{
+    struct fixture f;
+    uint64_t used;
+
+    build(&f, 4, 0);
+    acknowledge_last(&f);
+    used = used_bytes(&f);
+    crash(&f, &(struct fault_crash){ .flags = FAULT_CRASH_LOSE });
+    fault_storage_flip(f.fs, SEGMENT, (4096 + 10 * 512) * 8 + 77);
+    f.options.flags |= VSHARD_WAL_SALVAGE;
+    for (uint64_t k = 1, struck = 1; struck > 0; k++) {
+        const struct fault_crash still = { .flags = FAULT_CRASH_KEEP };
+
+        for (uint64_t i = 0; i < 8; i++) {
+            const struct fault_crash how = { .seed = k * 100 + i,
+                                             .flags = i == 0 ? FAULT_CRASH_LOSE : 0 };
+            struct fault_storage *before = fault_storage_after(f.fs, &still), *after;
+            struct vshard_wal_options o = f.options;
+            struct vshard_wal *wal;
+
+            o.storage = fault_storage_hook(before);
+            fault_storage_fail(before, k, FAULT_FOREVER);
+            vshard_wal_open(&o, NULL, &wal);
+            struck = fault_storage_struck(before);
+            after = fault_storage_after(before, &how);
+            cr_expect(has_the_damage(after, used), "request %lu, seed %lu", (unsigned long)k,
+                      (unsigned long)how.seed);
+            fault_storage_heal(before);
+            vshard_wal_close(wal);
+            fault_storage_destroy(before);
+            fault_storage_destroy(after);
+        }
+    }
+    finish(&f);
+}
+
 Test(wal_tail, misses_a_segment_that_was_taken_away)
 {
     struct vshard_wal_report r;
