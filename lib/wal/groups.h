@@ -52,6 +52,7 @@ struct vs_wal_group {
     uint64_t pending_next;  /* the entry that would continue the run there, */
     uint64_t pending_term;  /* and of which term */
     uint64_t ordered_until; /* votes may not overtake this batch */
+    uint64_t lowest;        /* replay.c: the lowest entry in the rest of a batch */
     uint64_t cut_segment;   /* the batch in which entries were last dropped */
     uint32_t cut_sector;
     uint32_t reserved;

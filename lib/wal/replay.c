@@ -7,6 +7,8 @@ struct walk {
     const struct vshard_wal_visitor *visitor;
     const struct vs_wal_group *group; /* of the record before: records come in rows */
     const struct vs_wal_run *run;     /* of that record, too */
+    uint32_t *again;                  /* of each record of a batch, see find_repeated() */
+    size_t again_bytes;
     uint64_t done, total;
     uint32_t dead_too;
     uint32_t ended; /* by the visitor */
@@ -132,20 +134,45 @@ int vshard_wal_read(struct vshard_wal *wal, uint64_t group, uint64_t first,
 
 /* ---- the whole log ---- */
 
-/* Whether the rest of the batch holds that entry again. */
-static bool comes_again(const struct vs_wal_found *f, size_t at, const struct vs_wal_record *r)
+/* Says of each record of a batch if the rest of it holds that entry again, or one before it,
+ * which took it away: of what lives in this batch that comes to the same. */
+static int find_repeated(struct walk *k, const struct vs_wal_found *f)
 {
-    struct vs_wal_record later;
+    size_t bytes = f->head.records * sizeof *k->again;
+    struct vs_wal_record r;
+    struct vs_wal_group *g;
+    uint32_t count = 0;
 
-    while (at < f->head.raw && vs_wal_record_read(f->body, f->head.raw, &at, &later) == VSHARD_OK) {
-        if (later.kind == VSHARD_WAL_ENTRY && later.group == r->group && later.index == r->index)
-            return true;
+    vs_free(k->w->allocator, k->again, k->again_bytes);
+    k->again = vs_alloc(k->w->allocator, bytes);
+    k->again_bytes = k->again != NULL ? bytes : 0;
+    if (k->again == NULL)
+        return VSHARD_ENOMEM;
+    for (size_t at = 0; at < f->head.raw; count++) {
+        if (count == f->head.records)
+            return VSHARD_ECORRUPT;
+        k->again[count] = (uint32_t)at;
+        if (vs_wal_record_read(f->body, f->head.raw, &at, &r) != VSHARD_OK)
+            return VSHARD_ECORRUPT;
+        g = vs_wal_group_find(&k->w->index, r.group);
+        if (g != NULL)
+            g->lowest = UINT64_MAX;
     }
-    return false;
+    while (count-- > 0) { /* from the end on: the lowest index that comes later */
+        size_t at = k->again[count];
+
+        vs_wal_record_read(f->body, f->head.raw, &at, &r);
+        g = vs_wal_group_find(&k->w->index, r.group);
+        k->again[count] = g != NULL && r.index >= g->lowest;
+        if (g != NULL && r.kind == VSHARD_WAL_ENTRY && r.index < g->lowest)
+            g->lowest = r.index;
+    }
+    return VSHARD_OK;
 }
 
+/* Whether an entry stands where it lives; in a batch that holds it twice, perhaps. */
 static bool entry_lives(struct walk *k, const struct vs_wal_record *r,
-                        const struct vs_wal_where *where, const struct vs_wal_found *f, size_t next)
+                        const struct vs_wal_where *where)
 {
     if (k->group == NULL || k->group->id != r->group) {
         k->group = vs_wal_group_find(&k->w->index, r->group);
@@ -155,8 +182,7 @@ static bool entry_lives(struct walk *k, const struct vs_wal_record *r,
         return false;
     if (k->run == NULL || r->index < k->run->first || r->index - k->run->first >= k->run->count)
         k->run = vs_wal_run_find(k->group, r->index);
-    return k->run != NULL && k->run->segment == where->segment && k->run->sector == where->sector &&
-           !(k->run->repeated && comes_again(f, next, r));
+    return k->run != NULL && k->run->segment == where->segment && k->run->sector == where->sector;
 }
 
 /* Other records live while they are the group's newest: tools want to know. */
@@ -179,15 +205,24 @@ static int walk_batch(struct walk *k, const struct vs_wal_found *f,
     struct vshard_wal_place place = { f->head.seq, where->segment,
                                       (uint64_t)where->sector * VS_WAL_SECTOR, 0, 0 };
     struct vs_wal_record r;
+    uint32_t nth = 0;
+    bool known = false;
 
-    for (size_t at = 0; at < f->head.raw && !k->ended;) {
+    for (size_t at = 0; at < f->head.raw && !k->ended; nth++) {
         struct vshard_wal_record record;
         int rc = vs_wal_record_read(f->body, f->head.raw, &at, &r);
 
         if (rc < 0)
             return rc;
-        place.live = r.kind == VSHARD_WAL_ENTRY ? entry_lives(k, &r, where, f, at)
+        place.live = r.kind == VSHARD_WAL_ENTRY ? entry_lives(k, &r, where)
                                                 : k->dead_too && state_lives(k, &r, where);
+        if (place.live && r.kind == VSHARD_WAL_ENTRY && k->run->repeated) {
+            rc = known ? VSHARD_OK : find_repeated(k, f);
+            if (rc < 0)
+                return rc;
+            known = true;
+            place.live = !k->again[nth];
+        }
         if (!k->dead_too && !place.live)
             continue;
         record = shown(&r);
@@ -232,6 +267,7 @@ static int walk(struct vshard_wal *w, const struct vshard_wal_visitor *visitor, 
         k.total += w->index.segments[i].end - VS_WAL_START;
     for (size_t i = 0; i < w->index.segment_count && rc == VSHARD_OK && !k.ended; i++)
         rc = walk_segment(&k, &w->index.segments[i]);
+    vs_free(w->allocator, k.again, k.again_bytes);
     vs_wal_reader_fini(&k.reader);
     return rc;
 }
