@@ -264,7 +264,8 @@ VSHARD_API int vshard_wal_poll(struct vshard_wal *wal, uint64_t *durable);
 
 /* Polls until a barrier is durable.
  *
- * Returns   0, EINVAL (no such barrier), ENOSPC, ENOMEM, EIO as poll
+ * Returns   0, EINVAL (no such barrier), ENOSPC, ENOMEM, EIO as poll; EBUSY: nothing is under way
+ *           and nothing can be begun before a later poll: try again
  * Blocks    for that
  * Thread    exclusive
  * Since     0.1 */
