@@ -305,7 +305,7 @@ struct vshard_raft_boot {
 
 /* Opens a group; give it its log by vshard_raft_load(), then start it.
  *
- * Returns   0, EINVAL, EVERSION, EEXIST, ECORRUPT (meta), ENOMEM
+ * Returns   0, EINVAL, EVERSION, E2BIG (members), EEXIST, ECORRUPT (meta), ENOMEM
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_raft_open(struct vshard_raft *raft, const struct vshard_raft_boot *boot);
