@@ -334,9 +334,11 @@ VSHARD_API int vshard_raft_start(struct vshard_raft *raft, uint64_t group, uint6
 /* Ends a group here: the node takes no more part in it, and its messages are refused. What
  * was asked of it and has no answer is answered, by DONE effects, and by SEND effects where other
  * nodes had asked; nothing else follows, and barriers of its PERSIST effects need not be reached.
- * What storage has of it is the host's to forget. A member that is closed is missed like one
- * that has died. One that is opened again is opened with all that storage has of it: opened as
- * newborn, it would forget what it has promised.
+ * What storage has of it is the host's to forget; SEND effects that wait for barriers which are
+ * not reached are dropped then. A member that is closed is missed like one that has died. One that
+ * is opened again is opened with all that storage has of it, when all its PERSIST effects are
+ * durable: before, or as newborn, it would forget what it has promised, and answers to what it
+ * asked would still count.
  *
  * Returns   0, EINVAL, ENOTFOUND, EBUSY (effects are waiting), ENOMEM: nothing changed
  * Thread    exclusive
