@@ -325,6 +325,7 @@ struct vs_group {
     uint32_t config_count, config_cap, peer_cap;
     uint32_t proposal_head, proposal_count, proposal_cap;
     uint32_t request_count, request_cap;
+    uint32_t waiting_count; /* of `request`, the first, see read.c */
     uint32_t session_count, session_cap;
     uint32_t heap_at; /* place in the node's timer heap */
     uint32_t led_at;  /* place in the node's list of led groups */
@@ -335,7 +336,10 @@ struct vs_group {
     uint8_t transfer_told, void_tail; /* a tag waits; loading: the rest of the log diverges */
     uint8_t uncertain;                /* VS_CERTAIN .. */
     uint8_t asleep, excused;          /* see link.c; see vs_election_tick() */
+    uint8_t waiting_open;             /* one of those that wait is a read without a round; */
+    uint8_t waiting_config;           /* of all requests one is a configuration */
     uint64_t sure_index, sure_term, sure_at;
+    uint64_t waiting_applied, waiting_round; /* when those that wait were looked at */
     uint64_t mark; /* the step that last counted this group */
 };
 
@@ -532,6 +536,7 @@ void vs_proposals_overtaken(struct vshard_raft *r, struct vs_group *g);
 void vs_name_successor(struct vshard_raft *r, struct vs_group *g);
 void vs_hand_over(struct vshard_raft *r, struct vs_group *g);
 struct vs_request *vs_request_push(struct vs_group *g, uint32_t kind, uint64_t tag);
+void vs_request_remove(struct vs_group *g, uint32_t at);
 struct vs_request *vs_proposal_push(struct vs_group *g, uint64_t tag);
 size_t vs_uncommitted(const struct vs_group *g);
 

@@ -125,7 +125,12 @@ static uint64_t digest_work(const struct vs_group *g, uint64_t seed)
                               g->config_count,
                               g->proposal_count,
                               g->request_count,
-                              g->session_count };
+                              g->session_count,
+                              g->waiting_count,
+                              g->waiting_open,
+                              g->waiting_config,
+                              g->waiting_applied,
+                              g->waiting_round };
 
     return digest_words(word, VS_COUNT(word), seed);
 }

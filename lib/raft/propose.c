@@ -23,6 +23,12 @@ struct vs_request *vs_request_push(struct vs_group *g, uint32_t kind, uint64_t t
     return q;
 }
 
+void vs_request_remove(struct vs_group *g, uint32_t at)
+{
+    memmove(g->request + at, g->request + at + 1, (--g->request_count - at) * sizeof *g->request);
+    g->waiting_count -= at < g->waiting_count;
+}
+
 struct vs_request *vs_proposal_push(struct vs_group *g, uint64_t tag)
 {
     struct vs_request *q = &g->proposal[g->proposal_head + g->proposal_count++];
@@ -237,7 +243,7 @@ void vs_on_forward_reply(struct vshard_raft *r, struct vs_group *g, const struct
          * taken, so it is no proof that nothing happened. */
         q->index = m->index;
         vs_done(r, g, q, status == VSHARD_ENOTLEADER ? VSHARD_EUNKNOWN : status);
-        memmove(q, q + 1, (--g->request_count - i) * sizeof *q);
+        vs_request_remove(g, i);
         return;
     }
 }
@@ -277,6 +283,7 @@ void vs_requests_drop(struct vshard_raft *r, struct vs_group *g)
             end(r, g, q, lost_status(g, q));
     }
     g->request_count = kept;
+    g->waiting_count = g->waiting_config = 0;
 }
 
 /* A snapshot stands where entries were committed and not applied: how they ended, as repeated or
@@ -305,6 +312,7 @@ void vs_requests_expire(struct vshard_raft *r, struct vs_group *g)
         g->request[kept++] = *q;
     }
     g->request_count = kept;
+    g->waiting_count = 0;
 }
 
 void vs_answer(struct vshard_raft *r, struct vs_group *g)
@@ -322,15 +330,17 @@ void vs_answer(struct vshard_raft *r, struct vs_group *g)
     }
     if (g->proposal_count == 0)
         g->proposal_head = 0;
+    if (!g->waiting_config || c->index > g->applied || vs_config_joint(c))
+        return;
     for (uint32_t i = 0; i < g->request_count; i++) {
         struct vs_request *q = &g->request[i];
-        if (q->kind == VS_REQUEST_CONFIG && c->index >= q->index && c->index <= g->applied &&
-            !vs_config_joint(c))
+        if (q->kind == VS_REQUEST_CONFIG && c->index >= q->index)
             end(r, g, q, VSHARD_OK);
         else
             g->request[kept++] = *q;
     }
     g->request_count = kept;
+    g->waiting_count = g->waiting_config = 0; /* no other is asked for while one is under way */
 }
 
 /* One batch at a time goes to the state machine: committed, and durable here. */
@@ -407,6 +417,7 @@ void vs_configure(struct vshard_raft *r, struct vs_group *g, const struct vshard
     }
     append_config(r, g, &next);
     vs_request_push(g, VS_REQUEST_CONFIG, e->tag)->index = g->log.last;
+    g->waiting_config = 1;
 }
 
 /* Whoever leads under a committed joint configuration ends it (traps 22 and 23). */

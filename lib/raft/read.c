@@ -112,10 +112,12 @@ void vs_on_read_reply(struct vshard_raft *r, struct vs_group *g, const struct vs
             continue;
         if ((m->flags & VS_FLAG_REJECT) || m->index == 0) {
             vs_done(r, g, q, VSHARD_ENOTLEADER);
-            memmove(q, q + 1, (--g->request_count - i) * sizeof *q);
+            vs_request_remove(g, i);
             return;
         }
         q->index = m->index;
+        if (i < g->waiting_count && q->index <= g->applied)
+            g->waiting_count = i; /* it waits no longer */
         if (q->stamp > g->proof_ns) {
             g->proof_ns = q->stamp;
             g->proof_index = m->index;
@@ -145,28 +147,41 @@ static bool release(struct vshard_raft *r, struct vs_group *g, struct vs_request
     return true;
 }
 
+/* Of those that were looked at before, which are the first, none ends before more is applied or a
+ * later round confirmed: where many wait, a step looks at those that came with it. */
+static uint32_t first_to_look_at(struct vs_group *g, uint64_t confirmed)
+{
+    if (g->applied != g->waiting_applied || confirmed != g->waiting_round)
+        g->waiting_count = 0;
+    if (g->waiting_count == 0)
+        g->waiting_open = 0;
+    g->waiting_applied = g->applied;
+    g->waiting_round = confirmed;
+    return g->waiting_count;
+}
+
 void vs_reads_release(struct vshard_raft *r, struct vs_group *g)
 {
     uint64_t confirmed;
-    uint32_t kept = 0;
-    bool open = false;
+    uint32_t kept;
 
     if (g->request_count == 0)
         return;
     confirmed = g->role == VSHARD_RAFT_LEADER ? quorum_round(r, g) : 0;
-    for (uint32_t i = 0; i < g->request_count; i++) {
+    kept = first_to_look_at(g, confirmed);
+    for (uint32_t i = kept; i < g->request_count; i++) {
         struct vs_request *q = &g->request[i];
 
         if (q->kind == VS_REQUEST_READ && q->index == 0 && q->round != 0 && q->round <= confirmed)
             q->index = q->term; /* the commit index when the round began */
         if ((q->kind == VS_REQUEST_READ || q->kind == VS_REQUEST_ASK) && release(r, g, q))
             continue;
-        open |= q->kind == VS_REQUEST_READ && q->index == 0 && q->round == 0;
+        g->waiting_open |= q->kind == VS_REQUEST_READ && q->index == 0 && q->round == 0;
         g->request[kept++] = *q;
     }
-    g->request_count = kept;
+    g->request_count = g->waiting_count = kept;
     /* 26: not before an entry of this term is committed. */
-    if (!open || g->role != VSHARD_RAFT_LEADER || (!vs_leads_firmly(g) && !TRAP(26)) ||
+    if (!g->waiting_open || g->role != VSHARD_RAFT_LEADER || (!vs_leads_firmly(g) && !TRAP(26)) ||
         confirmed < g->round)
         return;
     if (!TRAP(27) || g->round == 0)
@@ -178,6 +193,7 @@ void vs_reads_release(struct vshard_raft *r, struct vs_group *g)
             q->term = g->commit;
         }
     }
+    g->waiting_open = 0;
     g->want_beat = 1;
     /* Alone, the quorum is here already. */
     if (quorum_round(r, g) >= g->round)

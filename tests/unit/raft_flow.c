@@ -3,6 +3,8 @@
  * Method: one replica of three, its messages made by hand, and one rule at a time: how
  * many messages and bytes are unanswered at most, how much is proposed and not committed,
  * who takes over from whom, who answers a request and how often. */
+#include <time.h>
+
 #include "support/raft_rig.h"
 
 /* ---- votes ahead of bulk ---- */
@@ -981,4 +983,99 @@ Test(raft_flow, a_clock_may_begin_at_zero)
     cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_OK);
     cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->age_ns, 70 * MS);
     stop(&t);
+}
+
+/* ---- many that wait ---- */
+
+/* Seconds until so many requests wait for an answer: reads of a leader, reads of a follower, or
+ * what a follower has forwarded. */
+static double seconds_to_ask(uint32_t kind, bool leads, uint32_t count)
+{
+    struct vshard_raft_entry x = { .data = "z", .count = 1 };
+    struct vshard_raft_event e = { .size = sizeof e, .kind = kind, .group = 1 };
+    struct rig t;
+    clock_t before;
+
+    boot(&t, 2, 0, "2");
+    if (leads) {
+        lead_firmly(&t);
+        apply_all(&t);
+    } else {
+        append(&t, (struct vs_message){ .from = 2, .term = 2, .index = 2, .log_term = 2 }, 2, 0);
+    }
+    e.now_ns = t.now;
+    e.entries = kind == VSHARD_RAFT_PROPOSE ? &x : NULL;
+    e.entry_count = kind == VSHARD_RAFT_PROPOSE;
+    before = clock();
+    for (e.tag = 1; e.tag <= count; e.tag++) {
+        cr_assert_eq(vshard_raft_step(t.raft, &e), VSHARD_OK);
+        while (vshard_raft_next(t.raft) != NULL)
+            ;
+    }
+    before = clock() - before;
+    cr_expect_eq(status(&t).pending, count);
+    stop(&t);
+    return (double)before / CLOCKS_PER_SEC;
+}
+
+Test(raft_flow, a_request_does_not_take_longer_where_many_wait)
+{
+    static const uint32_t kind[] = { VSHARD_RAFT_READ, VSHARD_RAFT_READ, VSHARD_RAFT_PROPOSE };
+
+    for (uint32_t i = 0; i < 3; i++) {
+        double few = seconds_to_ask(kind[i], i == 0, 1 << 12);
+        double many = seconds_to_ask(kind[i], i == 0, 1 << 14);
+
+        cr_expect(many < 8 * few + 0.02, "%u: %f s for four times what took %f s", i, many, few);
+    }
+}
+
+/* Of those that wait only what is new is looked at; each must have its answer all the same. */
+Test(raft_flow, reads_end_in_whatever_order_they_may)
+{
+    uint64_t seed = 5;
+
+    for (int round = 0; round < 300; round++) {
+        uint64_t asked = 0, ended = 0, had[64] = { 0 }, ids[64];
+        struct rig t;
+
+        boot(&t, 2, 0, "22222222");
+        append(&t,
+               (struct vs_message){ .from = 2, .term = 2, .index = 9, .log_term = 2, .commit = 9 },
+               2, 0);
+        while (ended < 40) {
+            uint64_t what = vs_random(&seed) % 4, one = vs_random(&seed) % (asked + 1);
+
+            t.effects = 0;
+            if (what < 2 && asked < 40) {
+                step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_READ, .tag = asked });
+                cr_assert_not_null(sent(&t, VS_READ, 2));
+                ids[asked++] = sent(&t, VS_READ, 2)->round;
+            } else if (what == 2 && one < asked) {
+                say(&t, (struct vs_message){ .kind = VS_READ_REPLY,
+                                             .from = 2,
+                                             .term = 2,
+                                             .index = 1 + vs_random(&seed) % 9,
+                                             .flags = vs_random(&seed) % 8 ? 0 : VS_FLAG_REJECT,
+                                             .round = ids[one],
+                                             .log_term = 1 });
+            } else if (vs_group_find(t.raft, 1)->handed > status(&t).applied) {
+                step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_APPLIED,
+                                                     .index = status(&t).applied + 1 });
+            }
+            for (size_t i = 0; i < t.effects; i++) {
+                if (t.effect[i].kind != VSHARD_RAFT_DONE)
+                    continue;
+                cr_assert_eq(had[t.effect[i].tag]++, 0u, "an answer twice");
+                ended++;
+            }
+            /* What may end has ended. */
+            for (uint32_t i = 0; i < vs_group_find(t.raft, 1)->request_count; i++) {
+                const struct vs_request *q = &vs_group_find(t.raft, 1)->request[i];
+
+                cr_assert(q->index == 0 || q->index > status(&t).applied);
+            }
+        }
+        stop(&t);
+    }
 }
