@@ -228,6 +228,24 @@ static void stuck_forget(struct vshard_node *n, uint64_t group)
     }
 }
 
+/* And what it was to say when they are there: they never may be. */
+static void held_forget(struct vshard_node *n, uint64_t group)
+{
+    struct vs_held **link = &n->held;
+
+    while (*link != NULL) {
+        struct vs_held *h = *link;
+
+        if (h->group != group) {
+            link = &h->next;
+            continue;
+        }
+        *link = h->next;
+        vs_free(n->allocator, h, sizeof *h + h->count);
+    }
+    n->held_end = link;
+}
+
 bool vs_persist_forget(struct vshard_node *n, struct vs_replica *r)
 {
     /* Of a group that lives on, what it has promised is kept: it may be named again, and must
@@ -239,6 +257,7 @@ bool vs_persist_forget(struct vshard_node *n, struct vs_replica *r)
     size_t count = vs_cluster_group(&n->meta, r->group, NULL) != NULL ? 2 : 1;
 
     stuck_forget(n, r->group);
+    held_forget(n, r->group);
     return vshard_wal_append(n->wal, records, count, &r->forget_barrier) == VSHARD_OK;
 }
 

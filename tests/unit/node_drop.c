@@ -388,3 +388,31 @@ Test(node_drop, is_over_when_the_log_has_forgotten)
     cr_expect_eq(logged(&m).mark_index, (uint64_t)0);
     cluster_destroy(m.c);
 }
+
+/* Its records go with it, also those that the log has no room for yet: what was to be said when
+ * they are durable is not said when their turn comes. */
+Test(node_drop, says_nothing_more_of_what_it_will_not_write)
+{
+    struct move m = prepare();
+    struct vshard_node *n = m.c->node[m.from].node;
+    struct vs_replica *r = replica(&m);
+    const struct vshard_raft_effect e = { .kind = VSHARD_RAFT_SEND,
+                                          .group = m.group,
+                                          .node = m.to,
+                                          .barrier = n->raft_durable + 1,
+                                          .bytes = "x",
+                                          .byte_count = 1 };
+    struct vshard_raft_effect other = e;
+    size_t held = 0;
+
+    other.group = 0;
+    vs_send_message(n, &other);
+    vs_send_message(n, &e);
+    vs_send_message(n, &other);
+    cr_assert(vs_persist_forget(n, r));
+    for (const struct vs_held *h = n->held; h != NULL; h = h->next, held++)
+        cr_expect_neq(h->group, m.group);
+    cr_expect_geq(held, 2u);
+    cr_expect_null(*n->held_end);
+    cluster_destroy(m.c);
+}
