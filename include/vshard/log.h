@@ -486,7 +486,8 @@ VSHARD_API int vshard_raft_count(const struct vshard_raft *raft,
  *
  * DONE answers 0 when the new group has applied its first entry: `index`: what was
  * acknowledged there or beyond in the old epoch is lost; `age_ns`: how long ago a
- * leader of it was last heard, the time in which the loss lies. EUNKNOWN: look at
+ * leader of it was last heard, the time in which the loss lies; if this process has
+ * heard none, how long ago it started, and the loss may lie before that. EUNKNOWN: look at
  * `epoch` and `superseded`, and draw another number if it has no effect. At once:
  * EINVAL: the evidence is not complete; ESTALE: the epoch is not above the present
  * one, or the log is not where it is said to be; EEXIST: those that remain are a
