@@ -124,7 +124,8 @@ struct vshard_wal_hooks {
      * superblock that names one is signed with it. */
     int (*key)(void *ctx, uint32_t key_id, uint8_t *key);
     /* A storage request is complete, so poll() has something to do. Called on the
-     * thread that storage completes requests on. */
+     * thread that storage completes requests on, of the last ones perhaps when close() has
+     * returned already: `ctx` lives as long as that thread. */
     void (*wake)(void *ctx);
     /* How far open or replay has come, in bytes. Non-zero stops it: ECANCELED. */
     int (*progress)(void *ctx, uint64_t done, uint64_t total);
@@ -186,7 +187,7 @@ struct vshard_wal;
  * may have failed to make so, is written again. A log has one writer: while one has it
  * open, another is refused, in this process and in others, and changes nothing, where
  * storage has VSHARD_IO_OPEN_ALONE. With READ_ONLY anybody may look; what is being written
- * then may look torn.
+ * then may look torn, and what is being removed is ENOTFOUND: look again.
  *
  *   report   [out] filled in also on ECORRUPT; may be NULL
  *   wal      [out] NULL on failure
