@@ -4,7 +4,8 @@
  * placed yet, any whose call comes before every return may be next; try each that
  * the register allows, and remember (set placed, value) so that no state is
  * searched twice. An operation whose outcome is unknown may be placed anywhere
- * after its call, or never. */
+ * after its call, or never; of many such each set would be a state of its own, so what
+ * they can have done is settled first. */
 #include "support/linear.h"
 
 #include <stdbool.h>
@@ -103,20 +104,46 @@ static int by_call(const void *a, const void *b)
     return x->call < y->call ? -1 : x->call > y->call;
 }
 
+/* The same operation with what others have seen of it. Of one whose outcome is unknown: a write
+ * that nobody read explains nothing, and false is returned: what holds with it holds without.
+ * One that somebody read took effect before that read returned, if no other wrote the same. */
+static bool settle(struct linear_op *o, const struct linear_op *op, size_t count)
+{
+    uint64_t first = NEVER;
+    size_t writers = o->value == 0; /* the register starts so */
+
+    if (o->ret != NEVER)
+        return true;
+    for (size_t i = 0; i < count && o->write; i++) {
+        if (op[i].value != o->value)
+            continue;
+        writers += op[i].write;
+        if (!op[i].write && op[i].ret < first)
+            first = op[i].ret;
+    }
+    if (writers == 1)
+        o->ret = first;
+    return first != NEVER;
+}
+
 int linear_check(const struct linear_op *op, size_t count)
 {
     struct search s = { 0 };
     struct linear_op *sorted;
     int verdict;
 
-    if (count > OPS_MAX)
-        return -1;
     sorted = malloc((count + 1) * sizeof *sorted);
     for (size_t i = 0; i < count; i++) {
-        if (op[i].ret == NEVER && !op[i].write)
-            continue; /* a read nobody saw says nothing */
-        sorted[s.count++] = op[i];
-        s.left += op[i].ret != NEVER;
+        struct linear_op o = op[i];
+
+        if (!settle(&o, op, count)) /* nor does a read say anything that nobody saw */
+            continue;
+        sorted[s.count++] = o;
+        s.left += o.ret != NEVER;
+    }
+    if (s.count > OPS_MAX) {
+        free(sorted);
+        return -1;
     }
     qsort(sorted, s.count, sizeof *sorted, by_call);
     s.op = sorted;

@@ -47,6 +47,27 @@ Test(support_linear, known_bad_histories)
                  "two readers, two orders");
 }
 
+/* Sixty of which nobody knows the outcome, and then a read of what was never there: without
+ * telling first what they can have done, each set of them is a state to be searched. */
+Test(support_linear, unknown_outcomes_do_not_make_it_hard)
+{
+    struct linear_op op[64];
+
+    for (uint64_t i = 0; i < 60; i++)
+        op[i] = (struct linear_op)W(1 + i, OPEN, 100 + i);
+    op[60] = (struct linear_op)W(70, 80, 5);
+    op[61] = (struct linear_op)R(90, 95, 120);
+    op[62] = (struct linear_op)R(96, 99, 120);
+    op[63] = (struct linear_op)R(200, 210, 120);
+    cr_expect_eq(linear_check(op, 64), 1, "one of them took effect late");
+    op[63] = (struct linear_op)R(200, 210, 121);
+    cr_expect_eq(linear_check(op, 64), 1, "two did");
+    op[63] = (struct linear_op)R(200, 210, 5);
+    cr_expect_eq(linear_check(op, 64), 0, "overwritten before");
+    op[63] = (struct linear_op)R(200, 210, 7);
+    cr_expect_eq(linear_check(op, 64), 0, "nobody wrote that");
+}
+
 static bool orders(const struct linear_op *op, size_t n, uint32_t placed, uint64_t value)
 {
     bool open = true;
