@@ -38,8 +38,8 @@ uint64_t vs_quorum_ns(const struct vshard_raft *r, const struct vs_group *g)
 uint64_t vs_lease_until(const struct vshard_raft *r, const struct vs_group *g)
 {
     uint64_t whole = r->o.election_ns / 1000000, rest = r->o.election_ns % 1000000;
-    uint64_t drift =
-        whole * r->o.clock_drift_ppm + (rest * r->o.clock_drift_ppm + 999999) / 1000000;
+    uint64_t drift = whole * r->o.clock_drift_ppm +
+                     (TRAP(55) ? 0 : (rest * r->o.clock_drift_ppm + 999999) / 1000000);
     uint64_t lease = r->o.election_ns - drift - 1;
 
     if (g->role != VSHARD_RAFT_LEADER || !vs_leads_firmly(g))
@@ -122,8 +122,10 @@ void vs_become_follower(struct vshard_raft *r, struct vs_group *g, uint64_t term
     if (g->asleep)
         vs_wake(r, g);
     if (newer) {
-        if (vs_epoch(term) != vs_epoch(g->term))
-            g->proof_index = g->install_from = 0; /* of another past, perhaps */
+        if (vs_epoch(term) != vs_epoch(g->term)) { /* of another past, perhaps */
+            g->proof_index = 0;
+            g->install_from = TRAP(50) ? g->install_from : 0;
+        }
         g->term = term;
         g->vote = g->vote_incarnation = 0;
         g->verified = g->install_stamp = 0;
@@ -386,8 +388,8 @@ void vs_on_vote(struct vshard_raft *r, struct vs_group *g, const struct vs_messa
         vs_become_follower(r, g, m->term, 0);
     /* What was voted for by an earlier process may have been another incarnation of that node. */
     if (g->role > VSHARD_RAFT_PRECANDIDATE || !good || g->leader != 0 ||
-        (g->vote != 0 &&
-         (g->vote != m->from || (g->vote_incarnation != m->from_incarnation && !TRAP(16))))) {
+        (g->vote != 0 && (g->vote != m->from || (g->vote_incarnation != m->from_incarnation &&
+                                                 !TRAP(16) && !TRAP(54))))) {
         reply.flags = VS_FLAG_REJECT;
     } else if (g->vote == 0) {
         g->vote = m->from;

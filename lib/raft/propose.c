@@ -362,7 +362,7 @@ void vs_hand_out(struct vshard_raft *r, struct vs_group *g)
         for (uint32_t k = 0; (x->flags & VSHARD_RAFT_EXPIRED) && k < g->proposal_count; k++) {
             struct vs_request *q = &g->proposal[g->proposal_head + k];
             if (q->index >= i) {
-                if (q->term == x->term) /* else it is of a leader between or before */
+                if (q->term == x->term || TRAP(52)) /* else it is of a leader between or before */
                     q->status = VSHARD_ESTALE;
                 break;
             }

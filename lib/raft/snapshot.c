@@ -322,7 +322,7 @@ static void end_install(struct vshard_raft *r, struct vs_group *g)
 static bool is_needed(const struct vs_group *g)
 {
     return g->install_from != 0 && g->install_index > g->commit &&
-           vs_log_term(&g->log, g->install_index) != g->install_term;
+           (vs_log_term(&g->log, g->install_index) != g->install_term || TRAP(49));
 }
 
 void vs_install_try(struct vshard_raft *r, struct vs_group *g)
@@ -360,7 +360,8 @@ int vs_on_installed(struct vshard_raft *r, struct vs_group *g, const struct vsha
     g->verified = g->install_from != 0 ? g->install_index : 0;
     g->cut = g->install_index + 1;
     g->log_seq = r->seq + 1;
-    vs_proposals_overtaken(r, g);
+    if (!TRAP(53))
+        vs_proposals_overtaken(r, g);
     vs_meta_adopt(r, g, g->install, g->install_index);
     vs_free(r->allocator, g->meta, g->meta_bytes);
     g->meta = g->install;

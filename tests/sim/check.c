@@ -5,13 +5,16 @@
  * every entry that was ever committed. State-machine safety: what is applied at an
  * index is the same everywhere, and so is the state it leads to. Committed means
  * durable on a quorum: looked up on the disks, at the moment a leader says so.
- * Terms and commit indexes of a process only rise. */
+ * Terms and commit indexes of a process only rise. Nobody is elected while another holds a
+ * lease. */
 #include "sim.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "raft/core.h"
 
 void fail(struct world *w, const char *what, ...)
 {
@@ -87,12 +90,74 @@ void check_persist(struct world *w, struct node *n, uint32_t g, const struct vsh
     }
 }
 
+/* ---- sessions, as the core's session.c says that they are remembered ---- */
+
+static struct known *known(struct group_truth *t, uint64_t id)
+{
+    for (uint32_t i = 0; i < t->known_count; i++) {
+        if (t->known[i].id == id)
+            return &t->known[i];
+    }
+    return NULL;
+}
+
+static void session_opens(const struct world *w, struct group_truth *t, uint64_t id)
+{
+    uint32_t oldest = 0;
+
+    for (uint32_t i = 1; i < t->known_count; i++)
+        oldest = t->known[i].used < t->known[oldest].used ? i : oldest;
+    if (t->known_count == w->max_sessions)
+        t->known[oldest] = t->known[--t->known_count];
+    t->known[t->known_count++] = (struct known){ .id = id, .used = id };
+}
+
+/* The flags that an entry must be applied with. Clients number their writes without gaps. */
+static uint32_t session_says(const struct world *w, struct group_truth *t, uint64_t index,
+                             const struct truth *x)
+{
+    struct known *s = known(t, x->session);
+
+    if (x->kind == VSHARD_RAFT_SESSION)
+        session_opens(w, t, index);
+    if (x->kind != VSHARD_RAFT_DATA || x->session == 0)
+        return 0;
+    if (s == NULL)
+        return VSHARD_RAFT_EXPIRED;
+    s->used = index;
+    if (x->sequence > s->high) {
+        s->high = x->sequence;
+        return 0;
+    }
+    return s->high - x->sequence < 64 ? VSHARD_RAFT_DUPLICATE : VSHARD_RAFT_EXPIRED;
+}
+
+/* What an entry must agree with: the log that there is, or what a promotion has lost of the one
+ * before. After they part, no entry is in both. */
+static struct group_truth *truth_of(struct world *w, uint32_t g, const struct vshard_raft_entry *e)
+{
+    struct group_truth *past = &w->past;
+    bool old = g == 0 && e->index > w->kept && vs_epoch(e->term) < w->past_epoch;
+
+    return old && (e->index > past->count || past->committed[e->index - 1].term == e->term)
+               ? past
+               : &w->truth[g];
+}
+
 void check_apply(struct world *w, struct node *n, uint32_t g, const struct vshard_raft_entry *e,
                  uint64_t term)
 {
-    struct group_truth *t = &w->truth[g];
+    struct group_truth *t = truth_of(w, g, e);
     struct machine *m = &n->machine[g];
-    struct truth now = { e->term, entry_hash(e), m->hash, term, CLIENTS, 0 };
+    struct truth now = { .term = e->term,
+                         .hash = entry_hash(e),
+                         .state = m->hash,
+                         .decided = term,
+                         .client = CLIENTS,
+                         .session = e->session,
+                         .sequence = e->sequence,
+                         .kind = e->kind,
+                         .flags = e->flags };
 
     if (e->index != m->applied)
         fail(w, "n%u was handed entry %llu after %llu", n->id, (unsigned long long)e->index,
@@ -122,24 +187,80 @@ void check_apply(struct world *w, struct node *n, uint32_t g, const struct vshar
         t->committed = realloc(t->committed, t->cap * sizeof *t->committed);
     }
     t->committed[t->count++] = now;
+    if (t != &w->past && now.flags != session_says(w, t, e->index, &now))
+        fail(w, "sessions: n%u applies entry %llu of session %llu with flags %u", n->id,
+             (unsigned long long)e->index, (unsigned long long)now.session, now.flags);
 }
 
-static void check_leader(struct world *w, struct node *n, uint32_t g, uint64_t term)
+/* n is promoted with its log as far as `last`: what was committed beyond is lost. */
+static void forfeit(struct world *w, const struct node *n, uint64_t last)
+{
+    struct vshard_raft_status s = { .size = sizeof s };
+    struct group_truth *t = &w->truth[0], *past = &w->past;
+    uint64_t kept = 0;
+
+    vshard_raft_inspect(n->raft, 1, &s);
+    while (
+        kept < t->count && kept < last &&
+        (kept + 1 < s.first || vshard_raft_term(n->raft, 1, kept + 1) == t->committed[kept].term))
+        kept++;
+    if (kept == t->count)
+        return;
+    if (w->past_at != w->fence_at) { /* else a promotion before was lost in a crash */
+        free(past->committed);
+        *past = (struct group_truth){ .count = t->count, .cap = t->count };
+        past->committed = malloc(t->count * sizeof *past->committed);
+        memcpy(past->committed, t->committed, t->count * sizeof *past->committed);
+        w->past_at = w->fence_at;
+    }
+    w->past_epoch = s.epoch;
+    w->kept = t->count = kept;
+    w->forfeits++;
+    t->known_count = 0;
+    for (uint64_t i = 1; i <= kept; i++)
+        session_says(w, t, i, &t->committed[i - 1]);
+    t->floor = t->floor < kept ? t->floor : kept;
+    while (t->floor_count != 0 && t->floor_index[t->floor_count - 1] > kept)
+        t->floor_count--;
+    client_forfeit(w, kept);
+}
+
+/* Nobody is elected while the leader of an earlier term may still read by its lease. */
+static void check_leases(struct world *w, const struct node *n, uint32_t g, uint64_t term)
+{
+    for (uint32_t i = 1; i <= w->nodes && !w->jumps; i++) {
+        struct vshard_raft_status s = { .size = sizeof s };
+        const struct node *o = &w->node[i];
+
+        if (o != n && o->alive && !o->poisoned &&
+            vshard_raft_inspect(o->raft, g + 1, &s) == VSHARD_OK && s.term < term &&
+            s.lease_ns > node_clock(w, o))
+            fail(w, "lease: n%u is elected, and n%u may read by its lease for %llu ns", n->id, i,
+                 (unsigned long long)((s.lease_ns - node_clock(w, o)) * w->scale));
+    }
+}
+
+void check_elected(struct world *w, struct node *n, uint32_t g, uint64_t term)
 {
     struct group_truth *t = &w->truth[g];
     struct vshard_raft_status s = { .size = sizeof s };
 
     for (size_t i = t->reign_count; i-- > 0;) {
-        if (t->reign[i].term == term && t->reign[i].node != n->id)
-            fail(w, "election safety: n%u and n%u both lead term %llu", t->reign[i].node, n->id,
-                 (unsigned long long)term);
+        if (t->reign[i].term == term &&
+            (t->reign[i].node != n->id || t->reign[i].incarnation != n->incarnation))
+            fail(w, "election safety: n%u.%llu and n%u.%llu both lead term %llu", t->reign[i].node,
+                 (unsigned long long)t->reign[i].incarnation, n->id,
+                 (unsigned long long)n->incarnation, (unsigned long long)term);
     }
     if (t->reign_count == t->reign_cap) {
         t->reign_cap = t->reign_cap ? t->reign_cap * 2 : 64;
         t->reign = realloc(t->reign, t->reign_cap * sizeof *t->reign);
     }
-    t->reign[t->reign_count++] = (struct reign){ term, n->id };
+    t->reign[t->reign_count++] = (struct reign){ term, n->incarnation, n->id };
+    check_leases(w, n, g, term);
     vshard_raft_inspect(n->raft, g + 1, &s);
+    if (s.epoch != 0 && (term & VS_TERM_COUNT) == 1)
+        forfeit(w, n, s.last - 1); /* by order, with what it has */
     for (uint64_t i = s.first; i <= t->count; i++) {
         if (t->committed[i - 1].decided < term &&
             vshard_raft_term(n->raft, g + 1, i) != t->committed[i - 1].term)
@@ -202,7 +323,7 @@ void check_node(struct world *w, struct node *n)
                  (unsigned long long)s.durable, (unsigned long long)s.last);
         if (s.role == VSHARD_RAFT_LEADER &&
             (n->seen_role[g] != VSHARD_RAFT_LEADER || n->seen_term[g] != s.term))
-            check_leader(w, n, g, s.term);
+            check_elected(w, n, g, s.term);
         if (s.role == VSHARD_RAFT_LEADER && s.commit > n->seen_commit[g] && s.commit >= s.first)
             check_committed(w, n, g, s.commit);
         if (s.stopped && !n->poisoned && s.superseded && w->fence != 0)

@@ -1,8 +1,9 @@
 /* client.c - clients that write, read and retry, and hold the cluster to its word.
  *
- * Each client does one thing at a time. The first half use sessions: they repeat a
+ * Each client does one thing at a time. All but two use sessions: they repeat a
  * write until it is acknowledged, and every one of those must be applied exactly
- * once. The others have no session: when an outcome is unknown they go on, and
+ * once; told that it expired, they know that it was not applied, and open another
+ * session. The others have no session: when an outcome is unknown they go on, and
  * the history says so. What was promised is checked on the spot (a read may not
  * answer from before anything that had been acknowledged when it was asked) and
  * again at the end, when each register's history must be linearizable. */
@@ -18,11 +19,11 @@ static void again(struct world *w, struct client *c, uint64_t after)
 
 void client_start(struct world *w)
 {
-    for (uint32_t i = 0; i < CLIENTS; i++) {
+    for (uint32_t i = 0; i < w->clients; i++) {
         struct client *c = &w->client[i];
         c->id = i;
         c->group = i % w->groups;
-        c->sessions = i < CLIENTS / 2;
+        c->sessions = i + 2 < w->clients;
         c->node = 1 + i % w->nodes;
         again(w, c, world_random(w, 300 * MS));
     }
@@ -83,7 +84,7 @@ static void submit(struct world *w, struct client *c, struct node *n)
     e.kind = c->kind == OP_READ ? VSHARD_RAFT_READ : VSHARD_RAFT_PROPOSE;
     if (c->kind == OP_READ) {
         e.mode = c->mode;
-        e.max_age_ns = c->max_age;
+        e.max_age_ns = c->max_age / w->scale;
     } else {
         e.entries = &x;
         e.entry_count = 1;
@@ -148,18 +149,38 @@ static void finish(struct world *w, struct client *c)
     again(w, c, world_random(w, 20 * MS));
 }
 
-static void wrote(struct world *w, struct client *c, const struct vshard_raft_effect *e)
+/* The entry of a client's write that it was told about. */
+static const struct truth *entry_told(struct world *w, const struct client *c, uint64_t index)
 {
     const struct group_truth *t = &w->truth[c->group];
 
-    if (e->index == 0 || e->index > t->count)
+    if (index == 0 || index > t->count)
         fail(w, "client %u is told of write %llu, which nobody applied", c->id,
+             (unsigned long long)index);
+    if (c->kind == OP_WRITE &&
+        (t->committed[index - 1].client != c->id || t->committed[index - 1].op != (uint32_t)c->op))
+        fail(w, "client %u is told its write is at %llu, which is another's", c->id,
+             (unsigned long long)index);
+    return &t->committed[index - 1];
+}
+
+/* Told that a write was not done, for its session had gone: then it was not. */
+static void expired(struct world *w, const struct client *c, const struct vshard_raft_effect *e)
+{
+    if (c->kind == OP_READ)
+        return;
+    if (!(entry_told(w, c, e->index)->flags & VSHARD_RAFT_EXPIRED))
+        fail(w, "client %u is told that its write at %llu expired, and it was applied", c->id,
+             (unsigned long long)e->index);
+    w->expired++;
+}
+
+static void wrote(struct world *w, struct client *c, const struct vshard_raft_effect *e)
+{
+    if (entry_told(w, c, e->index)->flags & VSHARD_RAFT_EXPIRED)
+        fail(w, "client %u is told that its write at %llu was done, and it had expired", c->id,
              (unsigned long long)e->index);
     if (c->kind == OP_WRITE) {
-        const struct truth *x = &t->committed[e->index - 1];
-        if (x->client != c->id || x->op != c->op)
-            fail(w, "client %u is told its write is at %llu, which is another's", c->id,
-                 (unsigned long long)e->index);
         c->history[c->entry].ret = w->now;
         if (c->sessions)
             c->acked_op = c->op;
@@ -179,7 +200,8 @@ static void did_read(struct world *w, struct client *c, struct node *n,
         fail(w, "n%u answers a read at %llu having applied %llu", n->id,
              (unsigned long long)e->index, (unsigned long long)m->applied);
     if (c->mode == VSHARD_RAFT_READ_STALE) {
-        uint64_t age = e->age_ns + e->age_ns / 500 + MS / 1000;
+        uint64_t by_clock = e->age_ns * w->scale;
+        uint64_t age = by_clock + by_clock / 1000 * w->drift_ppm / 500 + MS / 1000;
         uint64_t then = w->now > age ? w->now - age : 0;
 
         /* The limit is on the proof; asking the leader takes what it takes. */
@@ -204,7 +226,8 @@ static void lost(struct world *w, struct client *c, int status)
     bool write = c->kind == OP_WRITE;
 
     c->node = 0;
-    if (write && (status == VSHARD_EUNKNOWN || status == VSHARD_ESTALE) && !c->sessions) {
+    if (write && (status == VSHARD_EUNKNOWN || status == VSHARD_ESTALE) &&
+        (!c->sessions || c->session == 0)) {
         finish(w, c); /* it may have happened; the history says so */
     } else if (write && status == VSHARD_ESTALE) {
         c->session = 0;
@@ -226,6 +249,8 @@ bool client_done(struct world *w, struct node *n, const struct vshard_raft_effec
     w->tags_open--;
     if (e->status != VSHARD_OK) {
         story_say(w, n, "answers: %s", vshard_strerror(e->status));
+        if (e->status == VSHARD_ESTALE)
+            expired(w, c, e);
         lost(w, c, e->status);
         if (e->node != 0 && e->node <= w->nodes)
             c->node = (uint32_t)e->node;
@@ -257,6 +282,23 @@ void client_crashed(struct world *w, struct node *n)
     }
 }
 
+/* Sessions that were opened beyond it are nobody's now, or another's. */
+void client_forfeit(struct world *w, uint64_t kept)
+{
+    for (uint32_t i = 0; i < w->clients; i++) {
+        struct client *c = &w->client[i];
+
+        if (c->group != 0)
+            continue;
+        c->acked_op = 0;
+        c->floor = c->floor < kept ? c->floor : kept;
+        if (c->session <= kept)
+            continue;
+        c->session = 0;
+        c->busy = c->waiting; /* what it would ask again, it begins anew */
+    }
+}
+
 bool clients_idle(const struct world *w)
 {
     for (uint32_t i = 0; i < CLIENTS; i++) {
@@ -268,7 +310,8 @@ bool clients_idle(const struct world *w)
 
 void client_check(struct world *w)
 {
-    for (uint32_t g = 0; g < w->groups; g++) {
+    /* What was lost is in the histories: they tell nothing. */
+    for (uint32_t g = 0; g < w->groups && w->forfeits == 0; g++) {
         for (uint64_t key = 0; key < KEYS; key++) {
             struct linear_op *op;
             size_t count = 0, all = 0;

@@ -16,6 +16,14 @@
  * 12 a process crashes, or the leader     26 processes of two builds, changed at restarts
  * 13 all crash at once                    27 allocations that fail
  * 14 a process pauses                     28 bits that rot where the log ends
+ * 29 all crash at once but one            34 a leader cut off while its state
+ * 30 a piece of a snapshot written late      machine hangs, or its disk
+ * 31 replicas that take no snapshots      35 all gone but one that a leader's log
+ * 32 commit indexes not remembered           does not reach any more (starve.c)
+ * 33 few sessions for many clients        36 clocks that differ by a tenth
+ *
+ * One world in ten runs its cores 200 times as fast, with an election timeout below a
+ * millisecond; one in 128 has 40 groups, which sleep.
  *
  * And with each crash, by store.c: sectors that were not synced are old, new or
  * garbage, in any order; names lag behind their files; recovery is cut short itself.
@@ -51,7 +59,10 @@ enum fault {
     DISK_FULL,
     LULL,
     FENCE,
-    KINDS
+    SICKEN,
+    STARVE,
+    KINDS,
+    CUT_OFF = KINDS /* planned only */
 };
 
 static struct node *any(struct world *w)
@@ -236,10 +247,46 @@ static void isolate(struct world *w, const struct node *n, bool bridge)
     }
 }
 
-static void strike(struct world *w, enum fault kind)
+/* Strikes n with it later. */
+static void plan(struct world *w, uint64_t after, enum fault kind, const struct node *n)
+{
+    world_at(w, w->now + after,
+             (struct event){ .kind = EV_FAULT, .node = n->id, .a = (uint64_t)kind + 1 });
+}
+
+/* All but one at times, and then by preference one that is writing a snapshot. */
+static void crash_all(struct world *w, const struct node *spared)
+{
+    bool one = world_chance(w, 500);
+
+    for (uint32_t i = 1; one && i <= w->nodes; i++)
+        spared = w->node[i].piece[0].kind != 0 ? &w->node[i] : spared;
+    for (uint32_t i = 1; i <= w->nodes; i++) {
+        if (one && &w->node[i] == spared)
+            continue;
+        node_crash(w, &w->node[i]);
+        restart_later(w, &w->node[i], (one ? 600 : 300) * MS);
+    }
+}
+
+/* A leader's state machine hangs, or its disk; then the others lose it; and it is back before
+ * that is. */
+static void sicken(struct world *w, struct node *lead)
+{
+    uint64_t until = w->now + (1000 + world_random(w, 3000)) * MS;
+
+    if (world_chance(w, 700))
+        lead->busy_until = until;
+    else
+        lead->stalled_until = until;
+    plan(w, world_random(w, 200 * MS), CUT_OFF, lead);
+    plan(w, (600 + world_random(w, 1500)) * MS, MEND, lead);
+}
+
+static void strike(struct world *w, enum fault kind, struct node *n)
 {
     uint32_t g = (uint32_t)world_random(w, w->groups);
-    struct node *n = any(w), *lead = leader_of(w, g);
+    struct node *lead = leader_of(w, g);
 
     switch (kind) {
     case CRASH_LEADER: n = lead ? lead : n; /* fallthrough */
@@ -247,19 +294,20 @@ static void strike(struct world *w, enum fault kind)
         node_crash(w, n);
         restart_later(w, n, 600 * MS);
         break;
-    case CRASH_ALL:
-        for (uint32_t i = 1; i <= w->nodes; i++) {
-            node_crash(w, &w->node[i]);
-            restart_later(w, &w->node[i], 300 * MS);
-        }
-        break;
+    case CRASH_ALL: crash_all(w, n); break;
     case PAUSE:
         (lead && world_chance(w, 500) ? lead : n)->paused_until =
             w->now + world_random(w, 800 * MS);
         break;
     case SPLIT: split(w); break;
     case ONE_WAY: one_way(w); break;
-    case ISOLATE: isolate(w, lead && world_chance(w, 500) ? lead : n, false); break;
+    case ISOLATE:
+        strike(w, CUT_OFF, lead && world_chance(w, 500) ? lead : n);
+        for (uint32_t i = 1; i <= w->nodes; i++) { /* and somebody urges others to lead */
+            if (world_chance(w, w->scale != 1 ? 800 : 100))
+                plan(w, world_random(w, 150 * MS), CAMPAIGN, &w->node[i]);
+        }
+        break;
     case BRIDGE: isolate(w, n, true); break;
     case MEND: memset(w->cut, 0, sizeof w->cut); break;
     case CLOG: w->clogged[n->id][any(w)->id] = w->now + world_random(w, 1000 * MS); break;
@@ -318,14 +366,29 @@ static void strike(struct world *w, enum fault kind)
         if (may_lose(w))
             fence_strike(w, n);
         break;
-    case KINDS: break;
+    case STARVE: starve_strike(w, world_chance(w, 500) && may_lose(w) ? n : NULL); break;
+    case SICKEN:
+        if (lead)
+            sicken(w, lead);
+        break;
+    case CUT_OFF: isolate(w, n, false); break;
     }
 }
 
-void fault_act(struct world *w)
+void fault_act(struct world *w, const struct event *e)
 {
     enum fault kind = (enum fault)world_random(w, KINDS);
 
+    if (e->a != 0) { /* planned */
+        if (!w->healed)
+            strike(w, (enum fault)(e->a - 1), &w->node[e->node]);
+        return;
+    }
+    if (w->starving != 0) {
+        starve_act(w);
+        world_at(w, w->now + 20 * MS, (struct event){ .kind = EV_FAULT });
+        return;
+    }
     if (w->fence != 0)
         fence_act(w);
     else if (w->wiped_at != 0)
@@ -337,10 +400,10 @@ void fault_act(struct world *w)
     if (w->now >= w->end) {
         fault_heal(w);
     } else if (w->fault_kinds >> kind & 1) {
-        strike(w, kind);
+        strike(w, kind, any(w));
     }
     if (!w->healed && w->idle_ns != 0 && world_chance(w, 80))
-        strike(w, LULL);
+        strike(w, LULL, any(w));
     world_at(w, w->now + world_random(w, 2 * w->fault_gap), (struct event){ .kind = EV_FAULT });
 }
 
@@ -353,14 +416,64 @@ void fault_heal(struct world *w)
     w->delay_ns = MS / 5;
     w->delay_spread = MS;
     w->oom = 0;
+    w->slow_pieces = 0;
     for (uint32_t i = 1; i <= w->nodes; i++) {
         struct node *n = &w->node[i];
         n->disk_ns = MS / 2;
-        n->stalled_until = n->full_until = 0;
+        n->stalled_until = n->full_until = n->busy_until = 0;
         n->paused_until = 0;
+        for (uint32_t g = 0; g < w->groups; g++)
+            piece_written(w, n, g);
         if (!n->alive && !(w->fenced >> i & 1))
             node_start(w, n, true);
     }
+}
+
+/* Hosts that are slow, forgetful, or unlike each other, as they may be. */
+static void setup_hosts(struct world *w)
+{
+    w->hoarders = world_chance(w, 300) ? (uint32_t)world_random(w, 2u << w->nodes) : 0;
+    w->forgetful = world_chance(w, 300);
+    if (w->snapshot_every != 0 && world_chance(w, 120)) {
+        w->forgetful = 1;
+        plan(w, (300 + world_random(w, 700)) * MS, STARVE, any(w));
+    }
+    if (world_chance(w, 250)) {
+        w->slow_pieces = 300 + (uint32_t)world_random(w, 700);
+        w->fault_kinds |= 1u << CRASH_ALL;
+    }
+    if (world_chance(w, 150)) {
+        w->max_sessions = 2 + (uint32_t)world_random(w, 2);
+        w->clients = 4 + (uint32_t)world_random(w, CLIENTS - 3);
+        plan(w, (400 + world_random(w, 800)) * MS, SICKEN, &w->node[1]);
+    }
+    if (world_chance(w, 100)) {
+        w->scale = 200;
+        w->delay_ns = MS / 10 + world_random(w, MS / 2);
+        w->delay_spread = world_random(w, MS);
+        w->fault_kinds |= 1u << ISOLATE;
+    }
+    if (world_chance(w, w->scale != 1 ? 800 : 50)) {
+        w->drift_ppm = 100000;
+        for (uint32_t i = 1; i <= w->nodes; i++)
+            w->node[i].drift_ppm = (int64_t)world_random(w, 100001) - 50000;
+    }
+}
+
+/* Many groups, handed to the first node, where they sleep. When another is back that was cut
+ * off they wake, and so fall asleep all at once; and they wake again when the first node is cut
+ * off. Only then somebody wants something of a few of them. */
+static void setup_crowd(struct world *w)
+{
+    w->loss = w->slow = w->astray = w->garble = w->oom = w->jumps = 0;
+    w->delay_spread = world_random(w, 2 * MS);
+    w->idle_ns = 30 * MS + world_random(w, 200 * MS);
+    w->lull_until = 3000 * MS;
+    w->end = w->lull_until + world_random(w, 1000 * MS);
+    plan(w, (900 + world_random(w, 100)) * MS, CUT_OFF, &w->node[2]);
+    plan(w, 1300 * MS, MEND, &w->node[2]);
+    plan(w, (1700 + world_random(w, 300)) * MS, CUT_OFF, &w->node[1]);
+    plan(w, 2800 * MS, MEND, &w->node[1]);
 }
 
 /* What this seed is made of. */
@@ -399,5 +512,8 @@ void fault_setup(struct world *w)
     w->rolling = world_chance(w, 300) ? 500 : 0;
     for (uint32_t i = 1; i <= w->nodes && w->rolling; i++)
         w->node[i].build = 1 + (uint32_t)world_random(w, 2);
-    world_at(w, 200 * MS, (struct event){ .kind = EV_FAULT });
+    setup_hosts(w);
+    if (w->groups > GROUPS_FEW)
+        setup_crowd(w);
+    world_at(w, w->lull_until != 0 ? w->lull_until : 200 * MS, (struct event){ .kind = EV_FAULT });
 }

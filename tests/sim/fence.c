@@ -7,7 +7,10 @@
  * their disks, some as they were, with logs that may have parted from the new one.
  * Until such a one has met the new epoch it cannot reach the others of its kind:
  * that is what the fence is. It must then refuse the old epoch; and it follows, or
- * stops and is wiped. In the end all are members again. */
+ * stops and is wiped. In the end all are members again.
+ *
+ * The one kept may also lack what was committed (starve.c). That is lost then, and no check
+ * holds anybody to it: what parts from it, as of the promotion, is another past. */
 #include "sim.h"
 
 #include <string.h>
@@ -16,7 +19,7 @@ enum { NONE = 0, FENCED = 1, RETURNING = 2, PATIENCE = 1000 };
 
 bool fence_between(const struct world *w, uint32_t a, uint32_t b)
 {
-    return w->fenced >> a & 1 && w->fenced >> b & 1;
+    return ((w->apart >> a | w->apart >> b) & 1) || (w->fenced >> a & w->fenced >> b & 1);
 }
 
 static bool holds_everything(const struct world *w, const struct node *n)
@@ -42,32 +45,48 @@ static uint32_t config_of(const struct node *n, struct vshard_raft_member *m)
     return count;
 }
 
-void fence_strike(struct world *w, struct node *keep)
+/* Is it a voter of whole members, so that it may be all that remains? */
+bool fence_may_keep(const struct world *w, const struct node *keep)
 {
     struct vshard_raft_member m[VSHARD_RAFT_MEMBERS_MAX];
     uint32_t count, voter = 0, voters = 0;
 
-    if (w->groups != 1 || w->fence != NONE || w->admin.busy || !holds_everything(w, keep))
-        return;
+    if (w->groups != 1 || w->fence != NONE || w->admin.busy || !keep->alive || keep->poisoned ||
+        keep->disk[0].uncertain)
+        return false;
     count = config_of(keep, m);
     for (uint32_t i = 0; i < count; i++) {
         if ((m[i].role & VSHARD_RAFT_OUTGOING) ||
             m[i].incarnation != w->node[m[i].node].incarnation)
-            return;
+            return false;
         voter |= m[i].node == keep->id && m[i].role == VSHARD_RAFT_VOTER;
         voters += m[i].role == VSHARD_RAFT_VOTER;
     }
-    if (!voter || voters < 3)
-        return;
+    return voter && voters >= 3;
+}
+
+void fence_falls(struct world *w, const struct node *late)
+{
     w->fence = FENCED;
     w->fence_at = w->now;
-    w->survivor = keep->id;
+    w->apart = late ? 1u << late->id | 1u << w->survivor : 0;
+    if (late != NULL && w->end < w->now + 3 * PATIENCE * MS) /* its host goes on being slow */
+        w->end = w->now + 3 * PATIENCE * MS;
     for (uint32_t i = 1; i <= w->nodes; i++) {
-        if (i == keep->id)
+        if (i == w->survivor)
             continue;
         w->fenced |= 1u << i;
-        node_crash(w, &w->node[i]);
+        if (&w->node[i] != late)
+            node_crash(w, &w->node[i]);
     }
+}
+
+void fence_strike(struct world *w, struct node *keep)
+{
+    if (!fence_may_keep(w, keep) || !holds_everything(w, keep))
+        return;
+    w->survivor = keep->id;
+    fence_falls(w, NULL);
 }
 
 /* Those whom the operator names must have been silent when the promotion was taken. It is
@@ -78,7 +97,8 @@ static void check_silence(struct world *w)
     for (uint32_t i = 1; i <= w->nodes; i++) {
         uint64_t heard = w->node[w->survivor].heard[i];
 
-        if (!w->jumps && (w->named >> i & 1) && w->now < heard + 890 * MS && heard != 0)
+        if (!w->jumps && (w->named >> i & 1) && heard != 0 &&
+            w->now < heard + 890 * MS - 890 * MS / 1000000 * w->drift_ppm)
             fail(w, "n%u is promoted %llu ns after n%u was heard", w->survivor,
                  (unsigned long long)(w->now - heard), i);
     }
@@ -133,6 +153,7 @@ static bool promoted(struct world *w)
     w->epoch = s.epoch;
     w->promotions++;
     w->fence = RETURNING;
+    w->apart = 0;
     return true;
 }
 

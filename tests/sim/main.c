@@ -8,6 +8,7 @@
  *     sim --self                       the checks themselves, on worlds gone wrong */
 #include "sim.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -20,7 +21,17 @@ enum { PATIENCE_MS = 30000 };
 struct totals {
     uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs;
     uint64_t refused, unversioned, naps, overtakings, waits, promotions, met, parted;
+    uint64_t expired, slow_written, forfeits;
 };
+
+static struct world *running;
+
+/* The core itself says that something cannot be. */
+static void broken(int number)
+{
+    (void)number;
+    fail(running, "an invariant of the core is broken");
+}
 
 /* A world of this seed, in trouble. */
 struct world *sim_begin(uint64_t seed, FILE *story)
@@ -28,10 +39,13 @@ struct world *sim_begin(uint64_t seed, FILE *story)
     uint64_t z = (seed + 1) * 0x9e3779b97f4a7c15u;
     uint32_t drawn = (z >> 60) < 9 ? 3 : (z >> 60) < 13 ? 5 : 4 + (uint32_t)(z >> 50 & 3);
     uint32_t nodes = sim_nodes ? sim_nodes : drawn;
-    uint32_t groups = 1 + (uint32_t)((z >> 40 & 7) == 0) + (uint32_t)((z >> 43 & 7) == 0);
+    uint32_t groups = (z >> 20 & 127) == 0
+                          ? GROUPS_MAX
+                          : 1 + (uint32_t)((z >> 40 & 7) == 0) + (uint32_t)((z >> 43 & 7) == 0);
     uint32_t members = nodes == 3 || (z >> 30 & 1) ? 3 : nodes;
     struct world *w = world_new(seed, nodes, groups, members);
 
+    running = w;
     w->story = story;
     fault_setup(w);
     for (uint32_t i = 1; i <= nodes; i++)
@@ -93,6 +107,9 @@ static void run(uint64_t seed, bool trace, bool digest, struct totals *t)
     t->promotions += w->promotions;
     t->met += w->met;
     t->parted += w->parted;
+    t->expired += w->expired;
+    t->slow_written += w->slow_written;
+    t->forfeits += w->forfeits;
     for (uint32_t g = 0; g < w->groups; g++)
         t->commits += w->truth[g].count;
     for (uint32_t i = 0; i < CLIENTS; i++)
@@ -149,6 +166,7 @@ int main(int argc, char **argv)
     }
     if (story != NULL)
         return story_run(story, bless);
+    signal(SIGABRT, broken);
     for (uint64_t seed = from; seed <= to; seed++)
         run(seed, trace, digest, &t);
     if (!digest && to != 0)
@@ -156,13 +174,16 @@ int main(int argc, char **argv)
             "sim: %llu seeds, %llu events, %llu committed, %llu operations, %llu failed "
             "allocations, %llu frames refused (%llu for their version), %llu naps, %llu votes that overtook, %llu writes that waited for room, "
             "%llu forced "
-            "promotions (%llu met one, %llu had parted), %.0f s of virtual time in %.1f s of a core (%.0fx)\n",
+            "promotions (%llu with losses; %llu met one, %llu had parted), %llu writes told to have expired, "
+            "%llu slow pieces of snapshots, %.0f s of virtual time in %.1f s of a core (%.0fx)\n",
             (unsigned long long)t.seeds, (unsigned long long)t.steps, (unsigned long long)t.commits,
             (unsigned long long)t.operations, (unsigned long long)t.failed_allocs,
             (unsigned long long)t.refused, (unsigned long long)t.unversioned,
             (unsigned long long)t.naps, (unsigned long long)t.overtakings,
             (unsigned long long)t.waits, (unsigned long long)t.promotions,
-            (unsigned long long)t.met, (unsigned long long)t.parted, (double)t.virtual_ns / 1e9,
-            seconds() - start, (double)t.virtual_ns / 1e9 / (seconds() - start));
+            (unsigned long long)t.forfeits, (unsigned long long)t.met, (unsigned long long)t.parted,
+            (unsigned long long)t.expired, (unsigned long long)t.slow_written,
+            (double)t.virtual_ns / 1e9, seconds() - start,
+            (double)t.virtual_ns / 1e9 / (seconds() - start));
     return 0;
 }

@@ -35,6 +35,22 @@ static void two_leaders(struct world *w)
     again(w, n);
 }
 
+static void two_incarnations(struct world *w)
+{
+    struct node *n = leader(w);
+
+    n->incarnation += 100; /* it has lost its disk since */
+    again(w, n);
+}
+
+/* Another is elected at once, in a term of its own. */
+static void early_leader(struct world *w)
+{
+    struct node *n = leader(w), *o = &w->node[n->id % 3 + 1];
+
+    check_elected(w, o, 0, o->seen_term[0] + 1);
+}
+
 static void incomplete_leader(struct world *w)
 {
     w->truth[0].committed[w->truth[0].count - 1].term += 100;
@@ -189,6 +205,37 @@ static void phantom_write(struct world *w)
     client_done(w, leader(w), &e);
 }
 
+/* A client that waits for a write hears of it, and the log has it as it is made here. */
+static void hear(struct world *w, uint32_t flags, int32_t status)
+{
+    struct client *c = waiting(w, OP_WRITE, 0);
+    struct group_truth *t = &w->truth[0];
+    struct vshard_raft_effect e = {
+        .kind = VSHARD_RAFT_DONE, .tag = c->tag, .index = t->count, .group = 1, .status = status
+    };
+
+    t->committed[t->count - 1].client = c->id;
+    t->committed[t->count - 1].op = (uint32_t)c->op;
+    t->committed[t->count - 1].flags = flags;
+    client_done(w, leader(w), &e);
+}
+
+static void expired_and_applied(struct world *w)
+{
+    hear(w, 0, VSHARD_ESTALE);
+}
+
+static void done_and_expired(struct world *w)
+{
+    hear(w, VSHARD_RAFT_EXPIRED, VSHARD_OK);
+}
+
+static void forgotten_session(struct world *w)
+{
+    w->truth[0].known_count = 0;
+    sim_peace(w);
+}
+
 static void stale_history(struct world *w)
 {
     sim_peace(w);
@@ -251,6 +298,8 @@ static const struct {
     const char *says;
 } cases[] = {
     { "election safety", two_leaders, "election safety:" },
+    { "one incarnation leads a term", two_incarnations, "election safety:" },
+    { "nobody is elected beside a lease", early_leader, "lease: n" },
     { "leader completeness", incomplete_leader, "leader completeness:" },
     { "log matching, the entry", other_entry, "log matching: n" },
     { "log matching, its past", other_past, "after another past" },
@@ -267,6 +316,9 @@ static const struct {
     { "exactly once", twice, "exactly once:" },
     { "acknowledged writes stay", lost_write, "lost write" },
     { "a write is where it is said to be", phantom_write, "which is another's" },
+    { "what expired was not applied", expired_and_applied, "expired, and it was applied" },
+    { "what is done had not expired", done_and_expired, "was done, and it had expired" },
+    { "sessions are remembered alike", forgotten_session, "sessions: n" },
     { "linearizable", stale_history, "not linearizable" },
     { "nobody is told of more than there is", told_too_much, "a client was told of" },
     { "liveness", no_quorum, "no peace" },

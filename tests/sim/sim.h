@@ -9,7 +9,8 @@
  * store.c   what a node remembers                   check.c   what must always hold
  * client.c  clients, and what they were promised    story.c   .sim scripts
  * fault.c   what goes wrong, and when               self.c    checks that must fail
- * fence.c   a quorum lost for good                  main.c    the command line */
+ * fence.c   a quorum lost for good                  main.c    the command line
+ * starve.c  snapshots that come too late */
 #ifndef VS_SIM_H
 #define VS_SIM_H
 
@@ -22,7 +23,15 @@
 
 #include "support/linear.h"
 
-enum { NODES_MAX = 7, GROUPS_MAX = 3, CLIENTS = 4, KEYS = 3, PENDING_MAX = 256 };
+enum {
+    NODES_MAX = 7,
+    GROUPS_MAX = 40,
+    GROUPS_FEW = 3, /* most seeds have so many at most */
+    CLIENTS = 8,
+    KEYS = 3,
+    SESSIONS_MAX = 8,
+    PENDING_MAX = 512
+};
 
 #define MS    ((uint64_t)1000000)
 #define NEVER UINT64_MAX
@@ -80,40 +89,6 @@ struct held { /* a message or answer that waits for a barrier */
     struct bytes bytes;
 };
 
-struct node {
-    uint32_t id;                      /* 1.. */
-    uint32_t alive, poisoned, parted; /* parted: its log has left the group's */
-    uint64_t incarnation, boot;
-    uint64_t paused_until;
-    int64_t drift_ppm;
-    uint64_t jumped;  /* added to the clock */
-    uint64_t disk_ns; /* a sync takes about this long */
-    uint64_t stalled_until, full_until;
-    uint32_t build;                   /* the newest version of frames it speaks, 1 or 2 */
-    uint32_t attempts[NODES_MAX + 1]; /* at speaking to each */
-    uint8_t spoken[NODES_MAX + 1];    /* the version each node last spoke; 0: none */
-    uint64_t timer_at;                /* the event under way */
-    uint64_t sync_at;
-    uint64_t durable, asked; /* barriers: the last that is, the last that was handed over */
-    struct real *real;
-    uint64_t heard[NODES_MAX + 1]; /* when a message of that node was last taken */
-    /* of its latest process that was heard from: */
-    uint64_t heard_incarnation[NODES_MAX + 1], heard_boot[NODES_MAX + 1];
-    struct vshard_raft *raft;
-    struct disk_group disk[GROUPS_MAX];
-    struct machine machine[GROUPS_MAX];
-    struct bytes incoming[GROUPS_MAX]; /* a snapshot being received */
-    struct write write[PENDING_MAX];
-    size_t write_count;
-    struct held *held;
-    size_t held_count, held_cap;
-    /* what was seen of it last, for the checks */
-    uint64_t seen_term[GROUPS_MAX], seen_commit[GROUPS_MAX];
-    uint32_t seen_role[GROUPS_MAX], compacting[GROUPS_MAX], seen_asleep[GROUPS_MAX];
-    uint64_t meta_index[GROUPS_MAX], meta_term[GROUPS_MAX];
-    struct bytes meta[GROUPS_MAX], meta_state[GROUPS_MAX];
-};
-
 enum event_kind {
     EV_DELIVER = 1,
     EV_TIMER,
@@ -138,12 +113,50 @@ struct event {
     struct bytes bytes;
 };
 
+struct node {
+    uint32_t id;                      /* 1.. */
+    uint32_t alive, poisoned, parted; /* parted: its log has left the group's */
+    uint64_t incarnation, boot;
+    uint64_t paused_until;
+    int64_t drift_ppm;
+    uint64_t jumped;  /* added to the clock */
+    uint64_t disk_ns; /* a sync takes about this long */
+    uint64_t stalled_until, full_until;
+    uint64_t busy_until;              /* its state machine */
+    uint32_t build;                   /* the newest version of frames it speaks, 1 or 2 */
+    uint32_t attempts[NODES_MAX + 1]; /* at speaking to each */
+    uint8_t spoken[NODES_MAX + 1];    /* the version each node last spoke; 0: none */
+    uint64_t timer_at;                /* the event under way */
+    uint64_t sync_at;
+    uint64_t durable, asked; /* barriers: the last that is, the last that was handed over */
+    struct real *real;
+    uint64_t heard[NODES_MAX + 1]; /* when a message of that node was last taken */
+    /* of its latest process that was heard from: */
+    uint64_t heard_incarnation[NODES_MAX + 1], heard_boot[NODES_MAX + 1];
+    struct vshard_raft *raft;
+    struct disk_group disk[GROUPS_MAX];
+    struct machine machine[GROUPS_MAX];
+    struct bytes incoming[GROUPS_MAX]; /* a snapshot being received */
+    struct event piece[GROUPS_MAX];    /* a piece of it that is slow to be written; kind 0: none */
+    struct write write[PENDING_MAX];
+    size_t write_count;
+    struct held *held;
+    size_t held_count, held_cap;
+    /* what was seen of it last, for the checks */
+    uint64_t seen_term[GROUPS_MAX], seen_commit[GROUPS_MAX];
+    uint32_t seen_role[GROUPS_MAX], compacting[GROUPS_MAX], seen_asleep[GROUPS_MAX];
+    uint64_t meta_index[GROUPS_MAX], meta_term[GROUPS_MAX];
+    struct bytes meta[GROUPS_MAX], meta_state[GROUPS_MAX];
+};
+
 /* ---- what all replicas of a group must agree on ---- */
 
 struct truth {
     uint64_t term, hash, state;
     uint64_t decided;    /* the term in which it was first known to be committed, or later */
     uint32_t client, op; /* of a client's write, or CLIENTS */
+    uint64_t session, sequence;
+    uint32_t kind, flags; /* as it was applied: DUPLICATE, EXPIRED */
 };
 
 struct variant { /* (index, term) names one entry and one past */
@@ -156,8 +169,12 @@ struct index_record {
 };
 
 struct reign { /* who led a term */
-    uint64_t term;
+    uint64_t term, incarnation;
     uint32_t node;
+};
+
+struct known { /* a client's session, as all must remember it */
+    uint64_t id, high, used;
 };
 
 struct group_truth {
@@ -167,6 +184,8 @@ struct group_truth {
     size_t record_cap;
     struct reign *reign; /* by term */
     size_t reign_count, reign_cap;
+    struct known known[SESSIONS_MAX];
+    uint32_t known_count;
     uint64_t floor; /* the highest index any client was told of */
     uint64_t *floor_at, *floor_index;
     size_t floor_count, floor_cap;
@@ -221,9 +240,20 @@ struct world {
     uint64_t clogged[NODES_MAX + 1][NODES_MAX + 1];
     uint32_t fault_mask;
     uint64_t snapshot_every;
+    uint32_t hoarders;    /* bit i: node i takes no snapshots */
+    uint32_t slow_pieces; /* per mille, of pieces of snapshots */
+    uint32_t forgetful;   /* commit indexes are not remembered */
+    uint32_t clients, max_sessions;
+    uint32_t drift_ppm; /* two clocks may disagree by */
+    uint64_t scale;     /* the core lives so many times as fast */
+    uint64_t expired;   /* writes that a client was told were not done */
+    uint64_t slow_written;
     uint32_t bulk; /* records of 3,000 bytes that come with each write of the core */
     uint32_t fence, fenced, survivor; /* fence.c: how far it is; bit i: node i is fenced */
     uint32_t named;                   /* bit i: as fenced in the promotion asked for last */
+    uint32_t starving, late;          /* starve.c: how far it is; the one let back */
+    uint32_t apart;                   /* bit i: node i is cut off from all */
+    uint64_t starved_at;
     uint64_t fence_at, epoch, drawn, promotions, met, parted;
     uint64_t idle_ns;     /* groups sleep after; 0: the default */
     uint64_t lull_until;  /* until then clients begin nothing */
@@ -238,6 +268,9 @@ struct world {
     struct admin admin;
     uint64_t wiped_node, wiped_at; /* waits for its group to take it back */
     uint64_t tags_open;
+    /* What the last forced promotion has lost: entries beyond `kept`, as they were committed. */
+    struct group_truth past;
+    uint64_t kept, past_epoch, past_at, forfeits;
     struct vshard_allocator allocator;
     FILE *story; /* the trace; NULL: none */
     size_t told; /* bytes of it that were compared */
@@ -258,6 +291,8 @@ void node_start(struct world *w, struct node *n, bool first);
 void node_crash(struct world *w, struct node *n);
 void node_wipe(struct world *w, struct node *n);
 void node_lose_tail(struct world *w, struct node *n);
+/* Something of the group is on the disk, and with it, perhaps, the piece that was slow. */
+void piece_written(struct world *w, struct node *n, uint32_t g);
 void bytes_set(struct bytes *b, const void *p, size_t n);
 void bytes_free(struct bytes *b);
 void network_send(struct world *w, uint32_t from, uint32_t to, const void *a, size_t an,
@@ -302,11 +337,13 @@ void client_act(struct world *w, struct client *c);
 bool client_done(struct world *w, struct node *n, const struct vshard_raft_effect *e);
 void client_crashed(struct world *w, struct node *n);
 void client_check(struct world *w);
+/* What was promised beyond an index of the first group holds no longer. */
+void client_forfeit(struct world *w, uint64_t kept);
 bool clients_idle(const struct world *w);
 
 /* fault.c */
 void fault_setup(struct world *w);
-void fault_act(struct world *w);
+void fault_act(struct world *w, const struct event *e);
 void fault_heal(struct world *w);
 bool admin_done(struct world *w, const struct vshard_raft_effect *e);
 bool uncertain(const struct world *w, const struct node *n);
@@ -319,13 +356,24 @@ bool admin_ask(struct world *w, struct node *n, struct vshard_raft_event e);
 void fence_strike(struct world *w, struct node *keep);
 void fence_act(struct world *w);
 void fence_answered(struct world *w, const struct vshard_raft_effect *e);
+bool fence_may_keep(const struct world *w, const struct node *keep);
+/* All others but the survivor go down, but for one that nobody hears (or NULL). */
+void fence_falls(struct world *w, const struct node *late);
 bool fence_between(const struct world *w, uint32_t a, uint32_t b);
+
+/* starve.c */
+void starve_strike(struct world *w, const struct node *keep);
+void starve_act(struct world *w);
+/* The host of n takes its time. */
+bool starve_delays(const struct world *w, const struct node *n);
 
 /* check.c */
 __attribute__((noreturn, format(printf, 2, 3))) void fail(struct world *w, const char *what, ...);
 void check_persist(struct world *w, struct node *n, uint32_t g, const struct vshard_raft_effect *e);
 void check_apply(struct world *w, struct node *n, uint32_t g, const struct vshard_raft_entry *e,
                  uint64_t term);
+/* n leads this term from now on. */
+void check_elected(struct world *w, struct node *n, uint32_t g, uint64_t term);
 void check_node(struct world *w, struct node *n);
 void check_floor(struct world *w, uint32_t g, uint64_t index);
 uint64_t check_floor_at(const struct world *w, uint32_t g, uint64_t at);

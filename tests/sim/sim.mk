@@ -36,7 +36,7 @@ bless: $(O)/sim ## rewrite the expected traces; the diff is the review
 check-digests: ## histories are equal under gcc and clang, -O0 and -O3
 	@srcdir=$(srcdir) O=$(abspath $(O)) CPP_ALL='$(ALL_CPP)' LIBS='$(ALL_LIB)' sh $(srcdir)/tests/sim/digests.sh
 
-check-mutants: $(O)/sim $(O)/plain/raft_traps $(O)/plain/raft_sleep $(O)/plain/raft_epoch ## known mistakes are noticed; MUTANTS='1 2' picks
+check-mutants: $(O)/sim $(foreach t,traps sleep epoch flow,$(O)/plain/raft_$(t)) ## known mistakes are noticed; MUTANTS='1 2' picks
 	@srcdir=$(srcdir) O=$(abspath $(O)) CC='$(CC)' CPP_ALL='$(ALL_CPP)' LIBS='$(ALL_LIB)' \
 	  sh $(srcdir)/tests/sim/mutants.sh
 

@@ -344,6 +344,12 @@ static bool sync_vote(struct world *w, struct node *n)
     return false;
 }
 
+/* Is this what a slow piece of a snapshot has waited for: entries that make it superfluous? */
+static bool reaches(const struct node *n, const struct write *x)
+{
+    return x->entry_count != 0 && x->entry[x->entry_count - 1].index >= n->piece[x->group].b;
+}
+
 /* Makes writes durable through a barrier of the core's, and tells of snapshots. */
 void store_sync(struct world *w, struct node *n, uint64_t through)
 {
@@ -367,6 +373,8 @@ void store_sync(struct world *w, struct node *n, uint64_t through)
 
         model_write(w, n, x);
         n->durable = x->barrier;
+        if (n->piece[x->group].kind != 0 && world_chance(w, reaches(n, x) ? 700 : 50))
+            piece_written(w, n, x->group);
         if (x->kind != WRITE_PERSIST)
             landed[snapshots++] = *x;
         else

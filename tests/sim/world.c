@@ -239,17 +239,17 @@ static void machine_apply(struct world *w, struct node *n, uint32_t g,
 static void on_apply(struct world *w, struct node *n, uint32_t g,
                      const struct vshard_raft_effect *e)
 {
-    uint64_t index = 0;
+    uint64_t index = 0, at = w->now + world_random(w, MS / 2);
 
     for (uint32_t i = 0; i < e->entry_count; i++) {
         machine_apply(w, n, g, &e->entries[i], e->term);
         index = e->entries[i].index;
     }
     world_at(
-        w, w->now + world_random(w, MS / 2),
+        w, n->busy_until > at ? n->busy_until : at,
         (struct event){ .kind = EV_APPLIED, .node = n->id, .boot = n->boot, .a = g, .b = index });
-    if (w->snapshot_every != 0 && index > n->disk[g].snapshot + w->snapshot_every &&
-        !n->compacting[g]) {
+    if (w->snapshot_every != 0 && !(w->hoarders >> n->id & 1) &&
+        index > n->disk[g].snapshot + w->snapshot_every && !n->compacting[g]) {
         n->compacting[g] = 1;
         world_at(w, w->now + MS,
                  (struct event){ .kind = EV_SNAPSHOT, .node = n->id, .boot = n->boot, .a = g });
@@ -276,6 +276,12 @@ static void on_snapshot_write(struct world *w, struct node *n, uint32_t g,
                               const struct vshard_raft_effect *e)
 {
     struct bytes *in = &n->incoming[g];
+    struct event done = { .kind = EV_WRITTEN,
+                          .node = n->id,
+                          .boot = n->boot,
+                          .a = g,
+                          .b = e->index,
+                          .c = e->offset + e->byte_count };
 
     if (e->offset > in->n)
         fail(w, "n%u writes a snapshot with a gap", n->id);
@@ -283,13 +289,19 @@ static void on_snapshot_write(struct world *w, struct node *n, uint32_t g,
     in->n = (size_t)(e->offset + e->byte_count);
     if (e->byte_count != 0)
         memcpy(in->p + e->offset, e->bytes, (size_t)e->byte_count);
-    world_at(w, w->now + world_random(w, MS),
-             (struct event){ .kind = EV_WRITTEN,
-                             .node = n->id,
-                             .boot = n->boot,
-                             .a = g,
-                             .b = e->index,
-                             .c = e->offset + e->byte_count });
+    if ((starve_delays(w, n) && done.c == STATE_BYTES) || world_chance(w, w->slow_pieces))
+        n->piece[g] = done;
+    else
+        world_at(w, w->now + world_random(w, MS), done);
+}
+
+void piece_written(struct world *w, struct node *n, uint32_t g)
+{
+    if (n->piece[g].kind == 0)
+        return;
+    world_at(w, w->now + world_random(w, MS), n->piece[g]);
+    n->piece[g].kind = 0;
+    w->slow_written++;
 }
 
 static void on_role(struct world *w, struct node *n, const struct vshard_raft_effect *e)
@@ -350,15 +362,16 @@ static void on_effect(struct world *w, struct node *n, const struct vshard_raft_
 
 uint64_t node_clock(const struct world *w, const struct node *n)
 {
-    int64_t drift = (int64_t)(w->now / 1000000) * n->drift_ppm;
+    int64_t drift =
+        (int64_t)(w->now / MS) * n->drift_ppm + (int64_t)(w->now % MS) * n->drift_ppm / 1000000;
 
-    return (uint64_t)((int64_t)(w->now + n->jumped + 1000 * MS * n->id) + drift);
+    return (uint64_t)((int64_t)(w->now + n->jumped + 1000 * MS * n->id) + drift) / w->scale;
 }
 
 static void drain(struct world *w, struct node *n)
 {
     const struct vshard_raft_effect *e;
-    uint64_t at, clock, deadline;
+    uint64_t at, clock, deadline, wait, early;
 
     while ((e = vshard_raft_next(n->raft)) != NULL)
         on_effect(w, n, e);
@@ -368,8 +381,11 @@ static void drain(struct world *w, struct node *n)
         return;
     clock = node_clock(w, n);
     at = w->now + 1000;
-    if (deadline > clock) /* a little early on a fast clock is early, not wrong */
-        at += (deadline - clock) - (deadline - clock) / 1000;
+    if (deadline > clock) { /* a little early is early, not wrong */
+        wait = (deadline - clock) * w->scale;
+        early = 1000 + (uint64_t)(n->drift_ppm > 0 ? n->drift_ppm : 0);
+        at += wait - wait / 1000 * early / 1000;
+    }
     if (n->timer_at != 0 && n->timer_at <= at && n->timer_at > w->now)
         return;
     n->timer_at = at;
@@ -413,7 +429,7 @@ static void open_group(struct world *w, struct node *n, uint32_t g, bool first)
     if (d->exists) {
         b.term = d->term;
         b.vote = d->vote;
-        b.commit = d->commit;
+        b.commit = w->forgetful ? d->snapshot : d->commit; /* it may be old */
         b.flags = d->uncertain ? VSHARD_RAFT_UNCERTAIN : 0;
         b.snapshot_index = b.applied = d->snapshot;
         b.snapshot_term = d->snapshot_term;
@@ -423,8 +439,9 @@ static void open_group(struct world *w, struct node *n, uint32_t g, bool first)
             memcpy(&n->machine[g], d->state.p, sizeof n->machine[g]);
     } else if (first && n->incarnation == n->id) {
         for (uint32_t i = 0; i < w->first_members; i++)
-            m[i] = (struct vshard_raft_member){ i + 1, w->node[i + 1].incarnation,
-                                                VSHARD_RAFT_VOTER, 0 };
+            m[i] =
+                (struct vshard_raft_member){ i + 1, w->node[i + 1].incarnation, VSHARD_RAFT_VOTER,
+                                             i == 0 && w->groups > GROUPS_FEW };
         b.members = m;
         b.member_count = w->first_members;
     }
@@ -453,8 +470,11 @@ void node_start(struct world *w, struct node *n, bool first)
                                      .max_inflight = 4,
                                      .max_cache_bytes = 600,
                                      .max_uncommitted_bytes = 4000,
-                                     .max_sessions = 8,
-                                     .idle_ns = w->idle_ns,
+                                     .max_sessions = w->max_sessions,
+                                     .heartbeat_ns = 30 * MS / w->scale,
+                                     .election_ns = 150 * MS / w->scale,
+                                     .idle_ns = w->idle_ns / w->scale,
+                                     .clock_drift_ppm = w->drift_ppm,
                                      .allocator = &w->allocator };
 
     memset(n->spoken, 0, sizeof n->spoken);
@@ -479,8 +499,10 @@ static void drop_volatile(struct node *n)
     for (size_t i = 0; i < n->held_count; i++)
         bytes_free(&n->held[i].bytes);
     n->held_count = 0;
-    for (uint32_t g = 0; g < GROUPS_MAX; g++)
+    for (uint32_t g = 0; g < GROUPS_MAX; g++) {
         bytes_free(&n->incoming[g]);
+        n->piece[g].kind = 0;
+    }
 }
 
 void node_crash(struct world *w, struct node *n)
@@ -656,7 +678,7 @@ bool world_step(struct world *w)
     if (e.kind == EV_CLIENT) {
         client_act(w, &w->client[e.a]);
     } else if (e.kind == EV_FAULT) {
-        fault_act(w);
+        fault_act(w, &e);
     } else if (e.kind == EV_RESTART) {
         if (!w->node[e.node].alive && !(w->fenced >> e.node & 1))
             node_start(w, &w->node[e.node], true);
@@ -684,6 +706,10 @@ struct world *world_new(uint64_t seed, uint32_t nodes, uint32_t groups, uint32_t
     w->first_members = members;
     w->delay_ns = MS / 5;
     w->delay_spread = MS;
+    w->clients = CLIENTS / 2;
+    w->max_sessions = SESSIONS_MAX;
+    w->drift_ppm = 1000;
+    w->scale = 1;
     w->allocator = (struct vshard_allocator){ resize, w };
     for (uint32_t i = 1; i <= nodes; i++) {
         w->node[i].id = i;
@@ -726,6 +752,7 @@ void world_free(struct world *w)
         free(w->client[i].history);
         free(w->client[i].history_key);
     }
+    free(w->past.committed);
     free(w->queue);
     free(w);
 }
