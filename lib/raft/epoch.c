@@ -14,7 +14,7 @@
  * behind it. From then on that group is an ordinary group.
  *
  * Replicas of the old epoch need more than a comparison, since they may hold, and
- * have committed, what the new one never had. Four rules keep their past apart:
+ * have committed, what the new one never had. Five rules keep their past apart:
  *
  * Whoever has met a term of a new epoch stands for election only with an entry of
  * that epoch in its log; such an entry comes after the configuration that begins
@@ -31,6 +31,9 @@
  *
  * A snapshot beyond its commit index replaces everything and needs no such proof;
  * one at or below it must name an entry that the replica has.
+ *
+ * Until that is shown the replica answers no read, however far the leader says that
+ * one must be: its state may be of the other past.
  *
  * What no software can do is to see that a fence holds. If the old majority is
  * whole and meets nobody of the new epoch, it goes on, and there are two groups.

@@ -14,7 +14,9 @@
  * new as the stamp: the same exchange serves linearizable reads, and afterwards
  * proves an age for reads that bear one. Only one clock is involved.
  *
- * Every read is answered when the state machine has reached its index. */
+ * Every read is answered when the state machine has reached its index, and that state is
+ * one of the leader's log: a replica that has met a new recovery epoch (epoch.c) may have
+ * applied what the new log never had, and answers nothing until it has shown that it has not. */
 #include "raft/core.h"
 
 static uint64_t quorum_round(const struct vshard_raft *r, const struct vs_group *g)
@@ -54,12 +56,18 @@ static void ask_leader(struct vshard_raft *r, struct vs_group *g, uint64_t tag)
     vs_send(r, g, &m, 0);
 }
 
+/* May what is applied here be another past than the leader's? */
+static bool elsewhere(const struct vs_group *g)
+{
+    return vs_unproven(g, g->term) && !TRAP(56);
+}
+
 /* Can a read that bears an age be answered from what the leader confirmed last? */
 bool vs_read_is_proven(const struct vshard_raft *r, const struct vs_group *g,
                        const struct vshard_raft_event *e)
 {
     return e->mode == VSHARD_RAFT_READ_STALE && g->role != VSHARD_RAFT_LEADER &&
-           g->proof_index != 0 && g->applied >= g->proof_index &&
+           g->proof_index != 0 && g->applied >= g->proof_index && !elsewhere(g) &&
            r->now - g->proof_ns <= e->max_age_ns;
 }
 
@@ -140,7 +148,7 @@ static bool release(struct vshard_raft *r, struct vs_group *g, struct vs_request
         vs_send(r, g, &m, 0);
         return true;
     }
-    if (q->index == 0 || q->index > g->applied)
+    if (q->index == 0 || q->index > g->applied || elsewhere(g))
         return false;
     q->index = g->applied;
     vs_done(r, g, q, VSHARD_OK);
@@ -148,7 +156,8 @@ static bool release(struct vshard_raft *r, struct vs_group *g, struct vs_request
 }
 
 /* Of those that were looked at before, which are the first, none ends before more is applied or a
- * later round confirmed: where many wait, a step looks at those that came with it. */
+ * later round confirmed: where many wait, a step looks at those that came with it. (Those that wait
+ * for a proof are looked at in each step.) */
 static uint32_t first_to_look_at(struct vs_group *g, uint64_t confirmed)
 {
     if (g->applied != g->waiting_applied || confirmed != g->waiting_round)
@@ -179,7 +188,8 @@ void vs_reads_release(struct vshard_raft *r, struct vs_group *g)
         g->waiting_open |= q->kind == VS_REQUEST_READ && q->index == 0 && q->round == 0;
         g->request[kept++] = *q;
     }
-    g->request_count = g->waiting_count = kept;
+    g->request_count = kept;
+    g->waiting_count = elsewhere(g) ? 0 : kept;
     /* 26: not before an entry of this term is committed. */
     if (!g->waiting_open || g->role != VSHARD_RAFT_LEADER || (!vs_leads_firmly(g) && !TRAP(26)) ||
         confirmed < g->round)

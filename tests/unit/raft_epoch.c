@@ -424,6 +424,39 @@ Test(raft_epoch, who_has_committed_something_else_stops)
     expect_parted(&t, "a snapshot of another entry 4");
 }
 
+/* Entry 4, which it has applied, may be another than the new log's. */
+Test(raft_epoch, who_has_not_shown_its_past_to_be_the_leaders_answers_no_read)
+{
+    struct vs_message m = {
+        .kind = VS_READ_REPLY, .from = 2, .term = EPOCH(1, 1), .index = 3, .log_term = 1
+    };
+    struct rig t;
+
+    old_replica(&t, 4);
+    apply_all(&t);
+    append(
+        &t,
+        (struct vs_message){ .from = 2, .term = EPOCH(1, 1), .index = 20, .log_term = EPOCH(1, 1) },
+        EPOCH(1, 1), 0);
+    persisted(&t);
+    read_now(&t, VSHARD_RAFT_READ_INDEX);
+    cr_assert_not_null(sent(&t, VS_READ, 2));
+    m.round = sent(&t, VS_READ, 2)->round;
+    say(&t, m);
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE));
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_READ,
+                                         .tag = 10,
+                                         .mode = VSHARD_RAFT_READ_STALE,
+                                         .max_age_ns = 1000 * MS });
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE), "nor one that may be old");
+    append(&t, (struct vs_message){ .from = 2, .term = EPOCH(1, 1), .index = 4, .log_term = 2 },
+           EPOCH(1, 1), 1);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE), "now it has");
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->tag, 9u);
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_OK);
+    stop(&t);
+}
+
 Test(raft_epoch, a_snapshot_beyond_what_is_committed_replaces_everything)
 {
     unsigned char body[200];
