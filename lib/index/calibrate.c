@@ -126,13 +126,13 @@ static double distance(const struct vshard_index *x, const float *query, float *
     double sum = 0;
 
     if (x->metric == VSHARD_METRIC_IP)
-        return -vs_dot(query, row, x->dim);
+        return -x->kernel.dot_f64(query, row, x->dim);
     if (x->metric == VSHARD_METRIC_COSINE)
-        return -vs_dot(query, row, x->dim) / sqrt(vs_sum_squares(row, x->dim));
+        return -x->kernel.dot_f64(query, row, x->dim) / sqrt(vs_sum_squares(x, row));
     for (size_t i = 0; i < x->dim; i++)
         row[i] = query[i] - row[i];
     if (x->metric == VSHARD_METRIC_L2SQ)
-        return vs_sum_squares(row, x->dim);
+        return vs_sum_squares(x, row);
     for (size_t i = 0; i < x->dim; i++)
         sum += (double)fabsf(row[i]);
     return sum;
@@ -167,7 +167,7 @@ static float limit_of(const struct vshard_index *x, const struct vs_scratch *s, 
     if (x->metric == VSHARD_METRIC_L1)
         return (float)farthest * x->quantizer.scale + dims / 3 + 4 * sqrtf(dims / 6);
     if (x->metric == VSHARD_METRIC_COSINE)
-        farthest = 1 + farthest / sqrt(vs_sum_squares(s->vector, x->dim));
+        farthest = 1 + farthest / sqrt(vs_sum_squares(x, s->vector));
     return vs_key_limit(x, (float)farthest);
 }
 

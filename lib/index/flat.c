@@ -171,7 +171,7 @@ void vs_scan_encode(struct vshard_index *x, uint32_t slot, float *vector)
     prepare(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length, vector);
     *scale = encode(x, vector, code);
     scale[VS_EXTENT_ROWS] =
-        (float)(x->metric == VSHARD_METRIC_IP ? sqrt(vs_sum_squares(vector, x->dim)) * (1 + SLACK)
+        (float)(x->metric == VSHARD_METRIC_IP ? sqrt(vs_sum_squares(x, vector)) * (1 + SLACK)
                                               : coded_square(*scale, code, x->dim) * (1 - SLACK));
 }
 
@@ -270,7 +270,7 @@ static void bound_floats(const struct vshard_index *x, struct query *q, float *v
     scale = encode(x, vector, code);
     q->lost = sqrt(lost_square(vector, scale, code, x->dim)) * (1 + SLACK);
     if (x->metric == VSHARD_METRIC_IP) {
-        length = sqrt(vs_sum_squares(vector, x->dim)) * (1 + SLACK) + q->lost;
+        length = sqrt(vs_sum_squares(x, vector)) * (1 + SLACK) + q->lost;
         q->select.scale = scale;
         q->select.norm = (float)((q->lost + (2 * e + 2 * SLACK) * length) * (1 + SLACK));
         q->select.slope = (float)(length * root);

@@ -93,7 +93,7 @@ static void distances_decoded(const struct vshard_index *x, const struct vs_quer
             vs_decode(x, s->slots[first + i], 0, x->dim, s->decoded + i * x->dim);
         distances_float(x, VSHARD_ELEMENT_F32, q->elements, rows, n, s->distances + first);
         for (size_t i = 0; x->metric == VSHARD_METRIC_COSINE && i < n; i++) {
-            double length = sqrt(vs_sum_squares(rows[i], x->dim));
+            double length = sqrt(vs_sum_squares(x, rows[i]));
 
             s->distances[first + i] /=
                 (float)(length * (double)vs_row_at(x, s->slots[first + i])->inverse_length);

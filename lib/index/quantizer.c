@@ -2,9 +2,7 @@
  *
  * A graph is built and walked on codes, so they decide the structure that replicas
  * must agree on. Every step here is therefore elementwise, or a sum in one fixed
- * order: 16 sums of float64, row by row of 16 elements, added up in pairs. A product
- * of two floats is exact in float64, so fusing it with the addition changes nothing,
- * and no compiler or instruction set can change the result.
+ * order (kernel/float64.c), and no compiler or instruction set can change the result.
  *
  * The code of x is round((x[i] - low[i]) * scale), clamped to 0..127. One scale for
  * all dimensions makes distances between codes proportional to those between
@@ -60,22 +58,10 @@ enum {
 
 #define HALF_MOST 65504.0f /* in float16 */
 
-double vs_sum_squares(const float *v, size_t dim)
+/* Of dim elements, at any address. */
+double vs_sum_squares(const struct vshard_index *x, const float *v)
 {
-    double sum[16] = { 0 };
-    size_t i = 0;
-
-    for (; i + 16 <= dim; i += 16) {
-        for (size_t j = 0; j < 16; j++)
-            sum[j] += (double)v[i + j] * v[i + j];
-    }
-    for (size_t j = 0; i + j < dim; j++)
-        sum[j] += (double)v[i + j] * v[i + j];
-    for (size_t width = 8; width > 0; width /= 2) {
-        for (size_t j = 0; j < width; j++)
-            sum[j] += sum[j + width];
-    }
-    return sum[0];
+    return x->kernel.dot_f64(v, v, x->dim);
 }
 
 void vs_widen(const struct vshard_index *x, const void *elements, float *out)
@@ -103,7 +89,7 @@ int vs_length_check(const struct vshard_index *x, const void *elements, float *v
     if (x->metric != VSHARD_METRIC_COSINE)
         return VSHARD_OK;
     vs_widen(x, elements, vector);
-    length = sqrt(vs_sum_squares(vector, x->dim));
+    length = sqrt(vs_sum_squares(x, vector));
     if (length < VSHARD_LENGTH_MIN)
         return VSHARD_EINVAL;
     *inverse_length = (float)(1.0 / length);
@@ -130,7 +116,7 @@ static void code_vector(const struct vshard_index *x, const void *elements, floa
     if (x->metric == VSHARD_METRIC_COSINE) {
         scale_floats(out, x->dim, inverse_length);
     } else if (x->on_sphere) {
-        double rest = x->quantizer.radius2 - vs_sum_squares(out, x->dim);
+        double rest = x->quantizer.radius2 - vs_sum_squares(x, out);
         float each = rest > 0 ? (float)sqrt(rest / IP_EXTRA_DIMS) : 0.0f;
 
         for (size_t i = 0; i < IP_EXTRA_DIMS; i++)

@@ -47,7 +47,7 @@ static int refuse_vector(const struct vshard_index *x, size_t row, size_t elemen
                          const float *vector)
 {
     bool whole = element == x->dim;
-    double value = whole ? sqrt(vs_sum_squares(vector, x->dim)) : (double)vector[element];
+    double value = whole ? sqrt(vs_sum_squares(x, vector)) : (double)vector[element];
     double limit = whole ? VSHARD_LENGTH_MIN : (double)VSHARD_VALUE_MAX;
     const struct vs_field fields[] = {
         { .name = "argument", .text = whole ? "vectors: length" : "vectors: element" },

@@ -44,7 +44,6 @@ enum {
     ROWS_MAX = 1024, /* looked at for the axes, and to judge sketches */
     ROUNDS = 8,      /* of the iteration: more capture no more than 1 % more */
     BLOCK = 16,      /* axes that the others are made orthogonal to at once */
-    LANES = 16,
     PANELS = SKETCH_DIMS / VS_PANEL_ROWS,
     AXES = SKETCH_DIMS - 1,
     AXIS_ZERO = 128,
@@ -215,25 +214,6 @@ void vs_sketch_row(const struct vshard_index *x, const void *code, uint8_t *sket
 
 /* ---- finding the axes ---- */
 
-/* In one fixed order, so it is equal on every machine. */
-double vs_dot(const float *a, const float *b, size_t dim)
-{
-    double sum[LANES] = { 0 };
-    size_t i = 0;
-
-    for (; i + LANES <= dim; i += LANES) {
-        for (size_t j = 0; j < LANES; j++)
-            sum[j] += (double)a[i + j] * b[i + j];
-    }
-    for (size_t j = 0; i + j < dim; j++)
-        sum[j] += (double)a[i + j] * b[i + j];
-    for (size_t width = LANES / 2; width > 0; width /= 2) {
-        for (size_t j = 0; j < width; j++)
-            sum[j] += sum[j + width];
-    }
-    return sum[0];
-}
-
 static void turn_rows(const struct vshard_index *x, struct vs_sketching *t)
 {
     size_t dims = x->quantizer.code_dim;
@@ -303,12 +283,13 @@ static void multiply_axis(void *arg, uint32_t axis, uint32_t strand)
 }
 
 /* Takes from a row what it shares with these axes, one after the other. */
-static void take_shared(const struct vs_sketching *t, float *v, size_t dims, size_t first,
-                        size_t end)
+static void take_shared(const struct rounding *r, float *v, size_t first, size_t end)
 {
+    size_t dims = r->x->quantizer.code_dim;
+
     for (size_t other = first; other < end; other++) {
-        const float *axis = t->axes + other * dims;
-        float shared = (float)vs_dot(v, axis, dims);
+        const float *axis = r->t->axes + other * dims;
+        float shared = (float)r->x->kernel.dot_f64(v, axis, dims);
 
         for (size_t i = 0; i < dims; i++) {
             double part = (double)shared * axis[i];
@@ -324,7 +305,12 @@ static void take_shared_of_block(void *arg, uint32_t item, uint32_t strand)
     size_t dims = r->x->quantizer.code_dim, end = r->first + BLOCK;
 
     (void)strand;
-    take_shared(r->t, r->t->axes + (end + item) * dims, dims, r->first, end);
+    take_shared(r, r->t->axes + (end + item) * dims, r->first, end);
+}
+
+static double length_of(const struct rounding *r, const float *v)
+{
+    return sqrt(r->x->kernel.dot_f64(v, v, r->x->quantizer.code_dim));
 }
 
 /* Gram and Schmidt: each axis loses what it shares with those before it. One that
@@ -336,14 +322,14 @@ static void make_orthonormal(struct rounding *r)
     double before[SKETCH_DIMS];
 
     for (size_t axis = 0; axis < SKETCH_DIMS; axis++)
-        before[axis] = sqrt(vs_dot(t->axes + axis * dims, t->axes + axis * dims, dims));
+        before[axis] = length_of(r, t->axes + axis * dims);
     for (r->first = 0; r->first < SKETCH_DIMS; r->first += BLOCK) {
         for (size_t axis = r->first; axis < r->first + BLOCK; axis++) {
             float *v = t->axes + axis * dims;
             double length;
 
-            take_shared(t, v, dims, r->first, axis);
-            length = sqrt(vs_dot(v, v, dims));
+            take_shared(r, v, r->first, axis);
+            length = length_of(r, v);
             for (size_t i = 0; i < dims; i++)
                 v[i] = length > before[axis] * 1e-6 ? (float)((double)v[i] / length) : 0.0f;
         }

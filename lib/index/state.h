@@ -626,7 +626,6 @@ int vs_sketching_begin(struct vshard_index *x, struct vs_sketching **out);
 void vs_sketching_end(struct vshard_index *x, struct vs_sketching *t);
 void vs_sketcher_train(struct vshard_index *x, struct vs_sketching *t);
 bool vs_sketches_serve(struct vshard_index *x, struct vs_sketching *t);
-double vs_dot(const float *a, const float *b, size_t dim);
 void vs_sketch_queries(const struct vshard_index *x, struct vs_walk *walks, uint32_t count);
 void vs_sketch_row(const struct vshard_index *x, const void *code, uint8_t *sketch);
 
@@ -636,7 +635,7 @@ bool vs_retrain_due(const struct vshard_index *x, const uint64_t *ids,
 void vs_retrain(struct vshard_index *x, struct vs_training *t, struct vs_trial *trial,
                 struct vs_sketching *sketching);
 
-double vs_sum_squares(const float *v, size_t dim);
+double vs_sum_squares(const struct vshard_index *x, const float *v);
 void vs_widen(const struct vshard_index *x, const void *elements, float *out);
 int vs_length_check(const struct vshard_index *x, const void *elements, float *vector,
                     float *inverse_length);

@@ -28,6 +28,7 @@ void vs_kernel_init(struct vs_kernel *kernel, uint32_t cpu)
     uint32_t used = 0;
 
     used |= vs_kernel_pick_float32(kernel, cpu);
+    used |= vs_kernel_pick_float64(kernel, cpu);
     used |= vs_kernel_pick_float16(kernel, cpu);
     used |= vs_kernel_pick_int8(kernel, cpu);
     used |= vs_kernel_pick_l1(kernel, cpu);

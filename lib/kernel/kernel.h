@@ -60,6 +60,10 @@ struct vs_kernel {
     void (*l1_f32_many)(const float *query, const void *const *rows, size_t count, size_t dim,
                         float *out);
 
+    /* The dot product of floats at any address, summed in float64 in one fixed order (float64.c):
+     * equal on every instruction set. */
+    double (*dot_f64)(const float *a, const float *b, size_t dim);
+
     /* Rows of float16 (IEEE 754 binary16), a query of float32, with the bounds above;
      * a row's result does not depend on its place among the rows. */
     void (*l2sq_f16_many)(const float *query, const void *const *rows, size_t count, size_t dim,

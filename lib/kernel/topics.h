@@ -37,6 +37,7 @@
 /* Each fills in its topic's functions for a CPU with these VSHARD_CPU_* bits,
  * and returns the bits that they use. */
 uint32_t vs_kernel_pick_float32(struct vs_kernel *kernel, uint32_t cpu);
+uint32_t vs_kernel_pick_float64(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_float16(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_int8(struct vs_kernel *kernel, uint32_t cpu);
 uint32_t vs_kernel_pick_l1(struct vs_kernel *kernel, uint32_t cpu);

@@ -148,10 +148,9 @@ static void end(struct model *m)
 
 /* ---- the plain definition ---- */
 
-static float inverse_length(const struct model *m, const float *wide)
+static float inverse_length(const struct vshard_index *x, const float *wide)
 {
-    return m->metric == VSHARD_METRIC_COSINE ? (float)(1.0 / sqrt(vs_sum_squares(wide, m->dim)))
-                                             : 1.0f;
+    return x->metric == VSHARD_METRIC_COSINE ? (float)(1.0 / sqrt(vs_sum_squares(x, wide))) : 1.0f;
 }
 
 static float measure(const struct model *m, const struct vshard_index *x, const float *query,
@@ -177,7 +176,7 @@ static float measure(const struct model *m, const struct vshard_index *x, const 
     if (m->metric == VSHARD_METRIC_IP)
         return -d;
     vs_widen(x, row, wide);
-    d = 1.0f - d * (inverse_length(m, query) * inverse_length(m, wide));
+    d = 1.0f - d * (inverse_length(x, query) * inverse_length(x, wide));
     return d < 0.0f ? 0.0f : d > 2.0f ? 2.0f : d;
 }
 

@@ -9,6 +9,18 @@ Test(kernel_init, no_bits_mean_scalar)
     cr_assert_str_eq(k.name, "scalar");
 }
 
+/* There is nothing else in it but pointers. */
+static bool has_all(const struct vs_kernel *k)
+{
+    void *words[sizeof *k / sizeof(void *)];
+    size_t set = 0;
+
+    memcpy(words, k, sizeof *k);
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        set += words[i] != NULL;
+    return set == sizeof words / sizeof words[0] && sizeof words == sizeof *k;
+}
+
 Test(kernel_init, fills_in_every_function_for_every_subset_of_bits)
 {
     for (uint32_t cpu = 0; cpu < 512; cpu++) {
@@ -16,12 +28,7 @@ Test(kernel_init, fills_in_every_function_for_every_subset_of_bits)
 
         memset(&k, 0, sizeof k);
         vs_kernel_init(&k, cpu);
-        cr_expect(k.l2sq_f32 && k.dot_f32 && k.l2sq_f32_many && k.dot_f32_many && k.l2sq_u8_many &&
-                      k.l2sq_i8_many && k.dot_u8_many && k.dot_i8_many && k.l2sq_code_many &&
-                      k.dot_code_many && k.l2sq_u4_many && k.l1_u8_many && k.l1_i8_many &&
-                      k.l1_f32_many && k.hamming_many && k.encode && k.find_unfit && k.pool_push &&
-                      k.count_keys && k.keep_keys && k.name,
-                  "cpu=%x", cpu);
+        cr_expect(has_all(&k), "cpu=%x", cpu);
         memset(&again, 0xff, sizeof again);
         vs_kernel_init(&again, cpu);
         cr_expect(memcmp(&k, &again, sizeof k) == 0, "cpu=%x", cpu);
