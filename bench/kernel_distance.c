@@ -281,7 +281,7 @@ static size_t run_other(const struct vs_kernel *k, enum other what, size_t dim, 
         sink = k->between(0, 1 << 20, (const int64_t *)(const void *)data) != 0;
         return 64;
     default:
-        k->encode(floats, floats + LONGEST, 100, dim, code);
+        k->encode(floats, 1, floats + LONGEST, 100, dim, code);
         sink = code[0];
         return 1;
     }

@@ -79,8 +79,17 @@ void vs_widen(const struct vshard_index *x, const void *elements, float *out)
     }
 }
 
+/* An index's elements as floats: where they are, at any address, or in `room`. */
+static const float *as_floats(const struct vshard_index *x, const void *elements, float *room)
+{
+    if (x->element == VSHARD_ELEMENT_F32)
+        return elements;
+    vs_widen(x, elements, room);
+    return room;
+}
+
 /* 1 / length under cosine, else 1; EINVAL for a vector that has no direction. */
-int vs_length_check(const struct vshard_index *x, const void *elements, float *vector,
+int vs_length_check(const struct vshard_index *x, const void *elements, float *room,
                     float *inverse_length)
 {
     double length;
@@ -88,8 +97,7 @@ int vs_length_check(const struct vshard_index *x, const void *elements, float *v
     *inverse_length = 1.0f;
     if (x->metric != VSHARD_METRIC_COSINE)
         return VSHARD_OK;
-    vs_widen(x, elements, vector);
-    length = sqrt(vs_sum_squares(x, vector));
+    length = sqrt(vs_sum_squares(x, as_floats(x, elements, room)));
     if (length < VSHARD_LENGTH_MIN)
         return VSHARD_EINVAL;
     *inverse_length = (float)(1.0 / length);
@@ -124,13 +132,19 @@ static void code_vector(const struct vshard_index *x, const void *elements, floa
     }
 }
 
+/* The code of code_vector(), which is made only where it is more than a product. */
 void vs_encode_row(const struct vshard_index *x, const void *elements, float inverse_length,
-                   float *vector, unsigned char *code)
+                   float *room, unsigned char *code)
 {
     const struct vs_quantizer *z = &x->quantizer;
+    float by = x->metric == VSHARD_METRIC_COSINE ? inverse_length : 1.0f;
+    const float *v = room;
 
-    code_vector(x, elements, inverse_length, vector);
-    x->kernel.encode(vector, z->low, z->scale, z->code_dim, code);
+    if (x->on_sphere)
+        code_vector(x, elements, inverse_length, room);
+    else
+        v = as_floats(x, elements, room);
+    x->kernel.encode(v, by, z->low, z->scale, z->code_dim, code);
     memset(code + z->code_dim, 0, z->code_bytes - z->code_dim);
 }
 
@@ -153,13 +167,14 @@ static uint16_t narrow(float v)
 }
 
 /* Notes the elements that lie farthest outside of the range of codes. */
-void vs_encode_outside(const struct vshard_index *x, const float *vector, const unsigned char *code,
-                       struct vs_outside *out)
+void vs_encode_outside(const struct vshard_index *x, const void *elements, float inverse_length,
+                       float *vector, const unsigned char *code, struct vs_outside *out)
 {
     const struct vs_quantizer *z = &x->quantizer;
     float by[OUTSIDE] = { 0 };
     uint32_t count = 0;
 
+    code_vector(x, elements, inverse_length, vector);
     memset(out, 0, sizeof *out);
     for (uint32_t i = 0; i < x->dim; i++) {
         float steps = (vector[i] - z->low[i]) * z->scale, beyond = steps - (float)code[i];

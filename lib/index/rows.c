@@ -340,7 +340,7 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
     if (x->codes.stride > 0)
         vs_encode_row(x, vector, row->inverse_length, widened, vs_column_at(&x->codes, slot));
     if (vs_is_codes_only(x))
-        vs_encode_outside(x, widened, vs_column_at(&x->codes, slot),
+        vs_encode_outside(x, vector, row->inverse_length, widened, vs_column_at(&x->codes, slot),
                           vs_column_at(&x->outside, slot));
     if (x->sketches.stride > 0)
         vs_sketch_row(x, vs_code_at(x, slot), vs_column_at(&x->sketches, slot));
@@ -415,14 +415,16 @@ static void encode_row(void *arg, uint32_t item, uint32_t strand)
     const struct store *st = arg;
     struct vshard_index *x = st->x;
     uint32_t slot = st->plan->slots[item];
-    float *widened = x->strands[strand * WALKS].vector;
+    float *widened = x->strands[strand * WALKS].vector, inverse_length;
+    const void *elements;
 
     if (x->codes.stride == 0)
         return;
-    vs_encode_row(x, vs_column_at(&x->elements, slot), vs_row_at(x, slot)->inverse_length, widened,
-                  vs_column_at(&x->codes, slot));
+    elements = vs_column_at(&x->elements, slot);
+    inverse_length = vs_row_at(x, slot)->inverse_length;
+    vs_encode_row(x, elements, inverse_length, widened, vs_column_at(&x->codes, slot));
     if (vs_is_lean(x))
-        vs_encode_outside(x, widened, vs_column_at(&x->codes, slot),
+        vs_encode_outside(x, elements, inverse_length, widened, vs_column_at(&x->codes, slot),
                           vs_column_at(&x->outside, slot));
 }
 

@@ -144,7 +144,7 @@ static void project(const struct vshard_index *x, const void *codes, uint32_t co
 
 static void sketch_projected(const struct vshard_index *x, const float *projected, uint8_t *sketch)
 {
-    x->kernel.encode(projected, x->sketcher.low, x->sketcher.scale, SKETCH_DIMS, sketch);
+    x->kernel.encode(projected, 1.0f, x->sketcher.low, x->sketcher.scale, SKETCH_DIMS, sketch);
 }
 
 /* The sketch of a query: all 7 bits of two numbers for each byte of a row's. */

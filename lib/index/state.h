@@ -637,12 +637,12 @@ void vs_retrain(struct vshard_index *x, struct vs_training *t, struct vs_trial *
 
 double vs_sum_squares(const struct vshard_index *x, const float *v);
 void vs_widen(const struct vshard_index *x, const void *elements, float *out);
-int vs_length_check(const struct vshard_index *x, const void *elements, float *vector,
+int vs_length_check(const struct vshard_index *x, const void *elements, float *room,
                     float *inverse_length);
 void vs_encode_row(const struct vshard_index *x, const void *elements, float inverse_length,
-                   float *vector, unsigned char *code);
-void vs_encode_outside(const struct vshard_index *x, const float *vector, const unsigned char *code,
-                       struct vs_outside *out);
+                   float *room, unsigned char *code);
+void vs_encode_outside(const struct vshard_index *x, const void *elements, float inverse_length,
+                       float *vector, const unsigned char *code, struct vs_outside *out);
 void vs_decode(const struct vshard_index *x, uint32_t slot, size_t first, size_t count, float *out);
 void vs_decode_elements(const struct vshard_index *x, uint32_t slot, unsigned char *out);
 void vs_encode_dot_row(const struct vshard_index *x, const unsigned char *row, int8_t *code);

@@ -2,8 +2,8 @@
  *
  * Replicas compare codes byte for byte, so every variant and every compiler must
  * give the same ones. Each element stands alone, and each operation is rounded
- * to float32 as IEEE 754 says: one difference, one product, a clamp, and a
- * rounding to the nearest integer, ties to even. Nothing may be fused. */
+ * to float32 as IEEE 754 says: one product, one difference, another product, a clamp,
+ * and a rounding to the nearest integer, ties to even. Nothing may be fused. */
 #include <float.h>
 
 #include "kernel/topics.h"
@@ -12,14 +12,15 @@ VS_NO_FUSING
 
 /* ---- scalar ---- */
 
-static void scalar_encode(const float *x, const float *low, float scale, size_t dim, uint8_t *out)
+static void scalar_encode(const float *x, float by, const float *low, float scale, size_t dim,
+                          uint8_t *out)
 {
     /* Above 2^23 a float32 has no fraction: adding 1.5 * 2^23 rounds as the
      * machine rounds, to even, and leaves the integer in the last bits. */
     const float magic = 0x1.8p23f;
 
     for (size_t i = 0; i < dim; i++) {
-        float v = (x[i] - low[i]) * scale;
+        float v = (vs_float_at(x, i) * by - low[i]) * scale;
         v = v > 0 ? v : 0;
         v = v < 127 ? v : 127;
         out[i] = (uint8_t)((v + magic) - magic);
@@ -74,27 +75,27 @@ static size_t scalar_find_unfit(const float *x, size_t count, float limit)
 
 /* Eight codes as 32-bit integers. max(v, 0) takes the second when v is NaN, as
  * the scalar comparison does. */
-AVX2 VS_STEP __m256i avx2_code(__m256 x, __m256 low, __m256 scale)
+AVX2 VS_STEP __m256i avx2_code(const float *x, __m256 by, const float *low, __m256 scale)
 {
-    __m256 v = _mm256_mul_ps(_mm256_sub_ps(x, low), scale);
+    __m256 v = _mm256_sub_ps(_mm256_mul_ps(_mm256_loadu_ps(x), by), _mm256_loadu_ps(low));
+    v = _mm256_mul_ps(v, scale);
     v = _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(127));
     return _mm256_cvtps_epi32(v);
 }
 
-AVX2 static void avx2_encode(const float *x, const float *low, float scale, size_t dim,
+AVX2 static void avx2_encode(const float *x, float by, const float *low, float scale, size_t dim,
                              uint8_t *out)
 {
-    const __m256 s = _mm256_set1_ps(scale);
+    const __m256 m = _mm256_set1_ps(by), s = _mm256_set1_ps(scale);
     size_t i = 0;
 
     for (; i + 16 <= dim; i += 16) {
-        __m256i a = avx2_code(_mm256_loadu_ps(x + i), _mm256_loadu_ps(low + i), s);
-        __m256i b = avx2_code(_mm256_loadu_ps(x + i + 8), _mm256_loadu_ps(low + i + 8), s);
+        __m256i a = avx2_code(x + i, m, low + i, s), b = avx2_code(x + i + 8, m, low + i + 8, s);
         a = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
         _mm_storeu_si128((void *)(out + i), _mm_packus_epi16(_mm256_castsi256_si128(a),
                                                              _mm256_extracti128_si256(a, 1)));
     }
-    scalar_encode(x + i, low + i, scale, dim - i, out + i);
+    scalar_encode(x + i, by, low + i, scale, dim - i, out + i);
 }
 
 AVX2 static float avx2_greatest(const float *x, size_t dim)
@@ -145,16 +146,29 @@ AVX2 static size_t avx2_find_unfit(const float *x, size_t count, float limit)
 
 /* ---- AVX-512 ---- */
 
-AVX512 static void avx512_encode(const float *x, const float *low, float scale, size_t dim,
-                                 uint8_t *out)
+AVX512 VS_STEP __m512i avx512_code(__m512 x, float by, __m512 low, float scale)
 {
-    for (size_t i = 0; i < dim; i += 16) {
+    __m512 v = _mm512_sub_ps(_mm512_mul_ps(x, _mm512_set1_ps(by)), low);
+    v = _mm512_mul_ps(v, _mm512_set1_ps(scale));
+    v = _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), _mm512_set1_ps(127));
+    return _mm512_cvtps_epi32(v);
+}
+
+/* Masks only at the end: a masked store of narrowed lanes takes as long as all the rest. */
+AVX512 static void avx512_encode(const float *x, float by, const float *low, float scale,
+                                 size_t dim, uint8_t *out)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= dim; i += 16) {
+        __m512i v = avx512_code(_mm512_loadu_ps(x + i), by, _mm512_loadu_ps(low + i), scale);
+        _mm_storeu_si128((void *)(out + i), _mm512_cvtepi32_epi8(v));
+    }
+    if (i < dim) {
         const __mmask16 m = first_floats(dim - i);
-        __m512 v =
-            _mm512_sub_ps(_mm512_maskz_loadu_ps(m, x + i), _mm512_maskz_loadu_ps(m, low + i));
-        v = _mm512_mul_ps(v, _mm512_set1_ps(scale));
-        v = _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), _mm512_set1_ps(127));
-        _mm512_mask_cvtepi32_storeu_epi8(out + i, m, _mm512_cvtps_epi32(v));
+        __m512i v = avx512_code(_mm512_maskz_loadu_ps(m, x + i), by,
+                                _mm512_maskz_loadu_ps(m, low + i), scale);
+        _mm512_mask_cvtepi32_storeu_epi8(out + i, m, v);
     }
 }
 
@@ -179,23 +193,25 @@ AVX512 static size_t avx512_find_unfit(const float *x, size_t count, float limit
 /* ---- NEON ---- */
 
 /* Four codes. vmaxnm takes the number when the other is NaN. */
-VS_STEP uint16x4_t neon_code(const float *x, const float *low, float scale)
+VS_STEP uint16x4_t neon_code(const float *x, float by, const float *low, float scale)
 {
-    float32x4_t v = vmulq_n_f32(vsubq_f32(vld1q_f32(x), vld1q_f32(low)), scale);
+    float32x4_t v = vsubq_f32(vmulq_n_f32(vld1q_f32(x), by), vld1q_f32(low));
+    v = vmulq_n_f32(v, scale);
     v = vminq_f32(vmaxnmq_f32(v, vdupq_n_f32(0)), vdupq_n_f32(127));
     return vmovn_u32(vcvtnq_u32_f32(v));
 }
 
-static void neon_encode(const float *x, const float *low, float scale, size_t dim, uint8_t *out)
+static void neon_encode(const float *x, float by, const float *low, float scale, size_t dim,
+                        uint8_t *out)
 {
     size_t i = 0;
 
     for (; i + 8 <= dim; i += 8) {
-        uint16x4_t a = neon_code(x + i, low + i, scale);
-        uint16x4_t b = neon_code(x + i + 4, low + i + 4, scale);
+        uint16x4_t a = neon_code(x + i, by, low + i, scale);
+        uint16x4_t b = neon_code(x + i + 4, by, low + i + 4, scale);
         vst1_u8(out + i, vmovn_u16(vcombine_u16(a, b)));
     }
-    scalar_encode(x + i, low + i, scale, dim - i, out + i);
+    scalar_encode(x + i, by, low + i, scale, dim - i, out + i);
 }
 
 static float neon_greatest(const float *x, size_t dim)
@@ -243,7 +259,7 @@ uint32_t vs_kernel_pick_encode(struct vs_kernel *kernel, uint32_t cpu)
 {
     static const struct {
         uint32_t needs;
-        void (*encode)(const float *, const float *, float, size_t, uint8_t *);
+        void (*encode)(const float *, float, const float *, float, size_t, uint8_t *);
         size_t (*find_unfit)(const float *, size_t, float);
         float (*greatest)(const float *, size_t);
         void (*round)(const float *, float, size_t, int8_t *);

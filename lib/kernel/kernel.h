@@ -113,10 +113,12 @@ struct vs_kernel {
     void (*l2sq_u4_many)(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
                          int32_t *out);
 
-    /* out[i] = (x[i] - low[i]) * scale, in float32 without a fused multiply-add,
+    /* out[i] = (x[i] * by - low[i]) * scale, in float32 without a fused multiply-add,
      * clamped to 0..127 (NaN to 0), then rounded to the nearest integer, ties to
-     * even. Equal on every instruction set, because each element stands alone. */
-    void (*encode)(const float *x, const float *low, float scale, size_t dim, uint8_t *out);
+     * even. Equal on every instruction set, because each element stands alone. x may lie
+     * at any address. */
+    void (*encode)(const float *x, float by, const float *low, float scale, size_t dim,
+                   uint8_t *out);
 
     /* The greatest magnitude; 0 if there is none. And out[i] = x[i] * scale, rounded to
      * the nearest integer, ties to even; the products are within -127.4..127.4. Equal on
