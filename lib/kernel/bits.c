@@ -43,6 +43,56 @@ static void scalar_many(const uint8_t *query, const void *const *rows, size_t co
 #if defined(__x86_64__)
 #include "kernel/x86.h"
 
+/* ---- SSE2 ---- */
+
+VS_STEP __m128i sse2_step(__m128i sum, __m128i q, __m128i r)
+{
+    const __m128i pairs = _mm_set1_epi8(0x55), fours = _mm_set1_epi8(0x33);
+    __m128i v = _mm_xor_si128(q, r);
+
+    v = _mm_sub_epi8(v, _mm_and_si128(_mm_srli_epi16(v, 1), pairs)); /* as by ones() */
+    v = _mm_add_epi8(_mm_and_si128(v, fours), _mm_and_si128(_mm_srli_epi16(v, 2), fours));
+    v = _mm_and_si128(_mm_add_epi8(v, _mm_srli_epi16(v, 4)), _mm_set1_epi8(15));
+    return _mm_add_epi32(sum, _mm_sad_epu8(v, _mm_setzero_si128()));
+}
+
+VS_STEP __m128i sse2_load(const uint8_t *from)
+{
+    return _mm_loadu_si128((const void *)from);
+}
+
+VS_STEP void sse2_four(int only, const void *query, const void *const *rows, size_t bytes,
+                       int32_t *out)
+{
+    const uint8_t *q = query;
+    const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m128i a = _mm_setzero_si128(), b = a, c = a, d = a;
+    size_t i = 0;
+
+    (void)only;
+    for (; i + 16 <= bytes; i += 16) {
+        __m128i x = sse2_load(q + i);
+        a = sse2_step(a, x, sse2_load(ra + i));
+        b = sse2_step(b, x, sse2_load(rb + i));
+        c = sse2_step(c, x, sse2_load(rc + i));
+        d = sse2_step(d, x, sse2_load(rd + i));
+    }
+    if (i < bytes) {
+        __m128i x = sse2_few(q + i, bytes - i);
+        a = sse2_step(a, x, sse2_few(ra + i, bytes - i));
+        b = sse2_step(b, x, sse2_few(rb + i, bytes - i));
+        c = sse2_step(c, x, sse2_few(rc + i, bytes - i));
+        d = sse2_step(d, x, sse2_few(rd + i, bytes - i));
+    }
+    _mm_storeu_si128((void *)out, sse2_sum4_epi32(a, b, c, d));
+}
+
+static void sse2_many(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
+                      int32_t *out)
+{
+    vs_by_fours(sse2_four, 0, query, rows, count, bytes, out);
+}
+
 /* ---- AVX2 ---- */
 
 AVX2 VS_STEP __m256i avx2_step(__m256i sum, __m256i q, __m256i r)
@@ -226,6 +276,7 @@ uint32_t vs_kernel_pick_bits(struct vs_kernel *kernel, uint32_t cpu)
 #if defined(__x86_64__)
         { VSHARD_CPU_AVX512 | VSHARD_CPU_VPOPCNTDQ, popcnt_many },
         { VSHARD_CPU_AVX2, avx2_many },
+        { VSHARD_CPU_SSE2, sse2_many },
 #elif defined(__aarch64__)
         { VSHARD_CPU_NEON, neon_many },
 #endif

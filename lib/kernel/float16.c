@@ -98,6 +98,130 @@ static size_t scalar_find_unfit(const void *x, size_t count)
 
 #define F16C VS_TARGET("avx2,fma,f16c")
 
+/* ---- SSE2 ----
+ * There are no halves in it: they are widened as by widened(), four at once. */
+
+/* Four halves, each in 32 bits. */
+VS_STEP __m128 sse2_widened(__m128i half)
+{
+    const __m128i move = _mm_set1_epi32(112 << 23), exponent = _mm_set1_epi32(0x7c00);
+    __m128i of = _mm_and_si128(half, exponent), unfit = _mm_cmpeq_epi32(of, exponent);
+    __m128i none = _mm_cmpeq_epi32(of, _mm_setzero_si128());
+    __m128i sign = _mm_slli_epi32(_mm_and_si128(half, _mm_set1_epi32(0x8000)), 16);
+    __m128i bits = _mm_slli_epi32(_mm_and_si128(half, _mm_set1_epi32(0x7fff)), 13);
+    __m128 small = _mm_cvtepi32_ps(_mm_and_si128(half, _mm_set1_epi32(0x3ff)));
+
+    bits = _mm_add_epi32(_mm_add_epi32(bits, move), _mm_and_si128(unfit, move));
+    small = _mm_and_ps(_mm_mul_ps(small, _mm_set1_ps(0x1p-24f)), _mm_castsi128_ps(none));
+    bits = _mm_or_si128(_mm_andnot_si128(none, bits), sign);
+    return _mm_or_ps(_mm_castsi128_ps(bits), small);
+}
+
+VS_STEP __m128 sse2_widen4(const uint16_t *from)
+{
+    __m128i four = _mm_loadl_epi64((const void *)from);
+    return sse2_widened(_mm_unpacklo_epi16(four, _mm_setzero_si128()));
+}
+
+VS_STEP __m128 sse2_widen_last(const uint16_t *from, size_t n)
+{
+    __m128i few = sse2_few(from, n * sizeof *from);
+    return sse2_widened(_mm_unpacklo_epi16(few, _mm_setzero_si128()));
+}
+
+VS_STEP __m128 sse2_step(enum job job, __m128 sum, __m128 q, __m128 r)
+{
+    if (job == L1)
+        return _mm_add_ps(sum, _mm_andnot_ps(_mm_set1_ps(-0.0f), _mm_sub_ps(q, r)));
+    if (job == L2SQ)
+        q = r = _mm_sub_ps(q, r);
+    return _mm_add_ps(sum, _mm_mul_ps(q, r));
+}
+
+VS_STEP void sse2_four(enum job job, const float *q, const void *const *rows, size_t dim,
+                       float *out)
+{
+    const uint16_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
+    __m128 a = _mm_setzero_ps(), b = a, c = a, d = a;
+    size_t i = 0;
+
+    for (; i + 4 <= dim; i += 4) {
+        __m128 x = _mm_loadu_ps(q + i);
+        a = sse2_step(job, a, x, sse2_widen4(ra + i));
+        b = sse2_step(job, b, x, sse2_widen4(rb + i));
+        c = sse2_step(job, c, x, sse2_widen4(rc + i));
+        d = sse2_step(job, d, x, sse2_widen4(rd + i));
+    }
+    if (i < dim) {
+        size_t n = dim - i;
+        __m128 x = _mm_castsi128_ps(sse2_few(q + i, n * sizeof *q));
+        a = sse2_step(job, a, x, sse2_widen_last(ra + i, n));
+        b = sse2_step(job, b, x, sse2_widen_last(rb + i, n));
+        c = sse2_step(job, c, x, sse2_widen_last(rc + i, n));
+        d = sse2_step(job, d, x, sse2_widen_last(rd + i, n));
+    }
+    _mm_storeu_ps(out, sse2_sum4_ps(a, b, c, d));
+}
+
+VS_STEP void sse2_many(enum job job, const float *q, const void *const *rows, size_t count,
+                       size_t dim, float *out)
+{
+    const void *last[4];
+    float sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        sse2_four(job, q, rows + i, dim, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        sse2_four(job, q, last, dim, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
+static void sse2_l2sq_many(const float *query, const void *const *rows, size_t count, size_t dim,
+                           float *out)
+{
+    sse2_many(L2SQ, query, rows, count, dim, out);
+}
+
+static void sse2_dot_many(const float *query, const void *const *rows, size_t count, size_t dim,
+                          float *out)
+{
+    sse2_many(DOT, query, rows, count, dim, out);
+}
+
+static void sse2_l1_many(const float *query, const void *const *rows, size_t count, size_t dim,
+                         float *out)
+{
+    sse2_many(L1, query, rows, count, dim, out);
+}
+
+static void sse2_widen(const void *x, size_t dim, float *out)
+{
+    const uint16_t *from = x;
+    size_t i = 0;
+
+    for (; i + 4 <= dim; i += 4)
+        _mm_storeu_ps(out + i, sse2_widen4(from + i));
+    scalar_widen(from + i, dim - i, out + i);
+}
+
+static size_t sse2_find_unfit(const void *x, size_t count)
+{
+    const __m128i exponent = _mm_set1_epi16(0x7c00);
+    const uint16_t *from = x;
+    size_t i = 0;
+
+    for (; i + 8 <= count; i += 8) {
+        __m128i v = _mm_and_si128(_mm_loadu_si128((const void *)(from + i)), exponent);
+        uint32_t bad = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi16(v, exponent));
+        if (bad)
+            return i + (size_t)__builtin_ctz(bad) / 2;
+    }
+    return i + scalar_find_unfit(from + i, count - i);
+}
+
 /* ---- AVX2 with F16C ---- */
 
 F16C VS_STEP __m256 avx2_widen8(const uint16_t *from)
@@ -447,6 +571,8 @@ uint32_t vs_kernel_pick_float16(struct vs_kernel *kernel, uint32_t cpu)
           avx2_widen, avx2_find_unfit },
         { VSHARD_CPU_AVX2, avx2_l2sq_many, avx2_dot_many, avx2_l1_many, avx2_widen,
           avx2_find_unfit },
+        { VSHARD_CPU_SSE2, sse2_l2sq_many, sse2_dot_many, sse2_l1_many, sse2_widen,
+          sse2_find_unfit },
 #elif defined(__aarch64__)
         { VSHARD_CPU_NEON, neon_l2sq_many, neon_dot_many, neon_l1_many, neon_widen,
           scalar_find_unfit },

@@ -68,6 +68,58 @@ static void scalar_dot(const int8_t *queries, size_t count, size_t groups, const
 #if defined(__x86_64__)
 #include "kernel/x86.h"
 
+/* ---- SSE2 ---- */
+
+/* Two queries and 16 rows, which begin at `panel`; as with AVX2. */
+VS_STEP void sse2_two(const int8_t *qa, const int8_t *qb, size_t groups, const uint8_t *panel,
+                      int32_t *oa, int32_t *ob)
+{
+    __m128i a[4], b[4];
+
+    UNROLL
+    for (int v = 0; v < 4; v++)
+        a[v] = b[v] = _mm_setzero_si128();
+    for (size_t g = 0; g < groups; g++) {
+        int32_t fa, fb;
+        __m128i x, y;
+
+        memcpy(&fa, qa + g * GROUP, sizeof fa);
+        memcpy(&fb, qb + g * GROUP, sizeof fb);
+        x = _mm_set1_epi32(fa);
+        y = _mm_set1_epi32(fb);
+        __m128i xe = _mm_srai_epi16(_mm_slli_epi16(x, 8), 8), xo = _mm_srai_epi16(x, 8);
+        __m128i ye = _mm_srai_epi16(_mm_slli_epi16(y, 8), 8), yo = _mm_srai_epi16(y, 8);
+
+        UNROLL
+        for (int v = 0; v < 4; v++) {
+            __m128i r = _mm_loadu_si128((const void *)(panel + g * GROUP * ROWS + 16 * v));
+            __m128i even = _mm_and_si128(r, _mm_set1_epi16(255)), odd = _mm_srli_epi16(r, 8);
+
+            a[v] = _mm_add_epi32(a[v], _mm_madd_epi16(even, xe));
+            a[v] = _mm_add_epi32(a[v], _mm_madd_epi16(odd, xo));
+            b[v] = _mm_add_epi32(b[v], _mm_madd_epi16(even, ye));
+            b[v] = _mm_add_epi32(b[v], _mm_madd_epi16(odd, yo));
+        }
+    }
+    UNROLL
+    for (int v = 0; v < 4; v++) {
+        _mm_storeu_si128((void *)(oa + 4 * v), a[v]);
+        _mm_storeu_si128((void *)(ob + 4 * v), b[v]);
+    }
+}
+
+static void sse2_dot(const int8_t *queries, size_t count, size_t groups, const uint8_t *panel,
+                     int32_t *out)
+{
+    for (size_t q = 0; q < count; q += 2) {
+        size_t p = q + 1 < count ? q + 1 : q; /* the last alone: twice the same */
+        const int8_t *a = queries + q * groups * GROUP, *b = queries + p * groups * GROUP;
+
+        for (size_t r = 0; r < ROWS; r += 16)
+            sse2_two(a, b, groups, panel + r * GROUP, out + q * ROWS + r, out + p * ROWS + r);
+    }
+}
+
 /* ---- AVX2 ----
  * Bytes of eight bits and a sign do not fit its products of bytes, so even and odd
  * bytes are spread to 16 bits (int8.c). */
@@ -373,6 +425,7 @@ uint32_t vs_kernel_pick_tile(struct vs_kernel *kernel, uint32_t cpu)
 #if defined(__x86_64__)
         { VSHARD_CPU_AVX512 | VSHARD_CPU_VNNI | VSHARD_CPU_AVX2, avx2_pack, vnni_dot },
         { VSHARD_CPU_AVX2, avx2_pack, avx2_dot },
+        { VSHARD_CPU_SSE2, scalar_pack, sse2_dot },
 #elif defined(__aarch64__)
 #if defined(HAVE_DOTPROD)
         { VSHARD_CPU_NEON | VSHARD_CPU_DOTPROD, neon_pack, dotprod_dot },
