@@ -292,32 +292,60 @@ Test(index_search, queries_of_one_call_do_not_disturb_each_other)
     expect_same_of(VSHARD_METRIC_L1, 300);
 }
 
-Test(index_search, a_search_allocates_nothing_after_its_first)
+/* One query and several, all rows and every other, by the graph and exactly. */
+static void search_each_way(struct vshard_index *x, const struct vshard_filter *filter,
+                            const float *queries)
 {
-    struct vshard_index_options o = small_options(D, 0, 0);
+    struct vshard_hit hits[WIDE_QUERIES * K];
+
+    for (uint32_t way = 0; way < 8; way++) {
+        struct vshard_search_options s = { .size = sizeof s,
+                                           .filter = way & 1 ? filter : NULL,
+                                           .flags = way & 2 ? VSHARD_SEARCH_EXACT : 0 };
+
+        cr_assert_eq(vshard_index_search(x, queries, way & 4 ? WIDE_QUERIES : 1, K, hits, &s), 0);
+    }
+}
+
+static void expect_no_allocations(uint32_t family, size_t dim)
+{
+    struct vshard_index_options o =
+        small_options((uint32_t)dim, VSHARD_METRIC_COSINE, VSHARD_ELEMENT_F32);
+    uint64_t seed = 9, *ids = number_ids(0, WIDE_ROWS), bits[WIDE_ROWS / 64 + 1], calls;
+    float *centres = draw_vectors(&seed, VSHARD_ELEMENT_F32, CENTRES, dim);
+    float *rows = draw_mixtures(&seed, centres, WIDE_ROWS, dim);
+    struct vshard_filter f = {
+        .size = sizeof f, .kind = VSHARD_FILTER_BITS, .count = WIDE_ROWS, .bits = bits
+    };
     struct fault_alloc memory;
-    uint64_t seed = 9, *ids = number_ids(0, N), calls;
-    float *v = draw_vectors(&seed, VSHARD_ELEMENT_F32, N, D);
-    struct vshard_hit hits[K];
     struct vshard_index *x;
 
+    memset(bits, 0x55, sizeof bits);
     fault_alloc_init(&memory);
     o.allocator = &memory.hook;
+    o.family = family;
     x = make_index(&o);
-    add_rows(x, ids, v, N);
-    search_rows(x, v, 1, K, 0, 0, hits);
-    search_rows(x, v, 1, K, 0, VSHARD_SEARCH_EXACT, hits);
+    add_rows(x, ids, rows, WIDE_ROWS);
+    search_each_way(x, &f, rows);
     calls = memory.calls;
-    for (uint32_t i = 0; i < 100; i++) {
-        search_rows(x, v + i * D, 1, K, 0, 0, hits);
-        search_rows(x, v + i * D, 1, K, 0, VSHARD_SEARCH_EXACT, hits);
-    }
-    cr_expect_eq(memory.calls, calls);
+    for (uint32_t i = 0; i < 20; i++)
+        search_each_way(x, &f, rows + i * dim);
+    cr_expect_eq(memory.calls, calls, "family %u, dim %zu", family, dim);
     vshard_index_destroy(x);
     cr_expect_null(fault_alloc_verdict(&memory));
     fault_alloc_fini(&memory);
-    free(v);
+    free(rows);
+    free(centres);
     free(ids);
+}
+
+/* By codes, by sketches, by sketches along axes, and of a flat index. */
+Test(index_search, a_search_allocates_nothing_after_its_first)
+{
+    expect_no_allocations(VSHARD_FAMILY_HNSW, 8);
+    expect_no_allocations(VSHARD_FAMILY_HNSW, 100);
+    expect_no_allocations(VSHARD_FAMILY_HNSW, 300);
+    expect_no_allocations(VSHARD_FAMILY_FLAT, 100);
 }
 
 /* ---- numbers ---- */
