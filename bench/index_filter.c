@@ -14,8 +14,9 @@
  * that finds 0.95 (or the widest); with the filter and EXACT, which scans what it allows;
  * and without the filter by the least beam that finds as much; each twice, and the second
  * counts. Times are this thread's
- * processor time; `ratio` is that of the filter over the better of the other two. Truth is
- * a scan in the benchmark itself, under cosine. */
+ * processor time; `ratio` is that of the filter over the better of the other two; `met` and
+ * `followed` are the rows whose sketch or code was looked at, and whose edges were, by the search
+ * with the filter and by the one without. Truth is a scan in the benchmark itself, under cosine. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,9 +49,15 @@ struct bench {
     double ladder_recall[LADDER], ladder_us[LADDER];
 };
 
+/* What searches did. */
+struct work {
+    uint64_t rows, hops;
+};
+
 struct sums {
     double filtered, exact, plain, right, wanted;
     uint64_t scans;
+    struct work work, plain_work;
 };
 
 static double cpu_us(void)
@@ -268,9 +275,15 @@ static void measure_ladder(struct bench *b)
                b->ladder_us[i]);
 }
 
+static void count_work(struct work *w, const struct vshard_search_info *info)
+{
+    w->rows += info->rows;
+    w->hops += info->hops;
+}
+
 static void probe(struct bench *b, size_t query, uint32_t ef, uint32_t plain_ef, struct sums *s)
 {
-    struct vshard_search_info info = { .size = sizeof info };
+    struct vshard_search_info info = { .size = sizeof info }, plain_info = info;
     struct vshard_filter f = filter_of(b);
     struct vshard_search_options filtered = { .size = sizeof filtered, .ef_search = ef };
     struct vshard_search_options exact = filtered, plain = filtered;
@@ -280,6 +293,7 @@ static void probe(struct bench *b, size_t query, uint32_t ef, uint32_t plain_ef,
 
     filtered.filter = exact.filter = &f;
     filtered.info = &info;
+    plain.info = &plain_info;
     exact.flags = VSHARD_SEARCH_EXACT;
     plain.ef_search = plain_ef;
     s->plain += search(b, query, &plain, hits);
@@ -288,6 +302,8 @@ static void probe(struct bench *b, size_t query, uint32_t ef, uint32_t plain_ef,
     s->right += (double)count_right(b, hits, farthest);
     s->wanted += (double)wanted;
     s->scans += info.exact_scans;
+    count_work(&s->work, &info);
+    count_work(&s->plain_work, &plain_info);
 }
 
 static uint32_t equal_ef(const struct bench *b, double recall)
@@ -325,9 +341,11 @@ static void measure(struct bench *b, int kind, double share)
     }
     ask_all(b, kind, share, ladder[at], equal_ef(b, recall > LEAST ? recall : LEAST), &s);
     better = s.exact < s.plain ? s.exact : s.plain;
-    printf("%-8s %8g %8llu %4u %7.4f %9.1f %9.1f %9.1f %6.2f %6.2f\n", kinds[kind], share,
-           (unsigned long long)b->allowed, ladder[at], recall, s.filtered / n, s.exact / n,
-           s.plain / n, s.filtered / better, (double)s.scans / n);
+    printf("%-8s %8g %8llu %4u %7.4f %9.1f %9.1f %9.1f %6.2f %6.2f %7.0f %7.1f %7.0f %7.1f\n",
+           kinds[kind], share, (unsigned long long)b->allowed, ladder[at], recall, s.filtered / n,
+           s.exact / n, s.plain / n, s.filtered / better, (double)s.scans / n,
+           (double)s.work.rows / n, (double)s.work.hops / n, (double)s.plain_work.rows / n,
+           (double)s.plain_work.hops / n);
     fflush(stdout);
 }
 
@@ -352,7 +370,8 @@ int main(int argc, char **argv)
     build(&b);
     printf("%s, %zu rows, %zu queries, filter by %s\n", set, b.rows, b.queries, form);
     measure_ladder(&b);
-    printf("rows        share  allowed   ef  recall filter us  exact us  plain us  ratio  scans\n");
+    printf("rows        share  allowed   ef  recall filter us  exact us  plain us  ratio  scans"
+           "     met followed     met followed\n");
     for (int kind = 0; kind < (b.form == VSHARD_FILTER_WHERE ? 1 : KINDS); kind++) {
         for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
             measure(&b, kind, shares[i]);
