@@ -101,8 +101,9 @@ struct vshard_index_options {
 
 /* Creates an empty index.
  *
- * Without an allocator, memory comes from the C library's heap, and blocks of 2 MiB and
- * more from the system as whole pages, aligned and advised for transparent huge pages.
+ * Without an allocator, memory comes from the C library's heap, and blocks of 128 KiB and more
+ * from the system as whole pages, which it has back when they are freed; those of 2 MiB and more
+ * are aligned and advised for transparent huge pages.
  * With numa_node, blocks of 8 pages and more are whole pages on that node; when it is
  * full, the system takes others (vshard_index_node_bytes() tells). On a machine of one
  * node there is nothing to place.

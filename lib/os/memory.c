@@ -1,17 +1,19 @@
 /* memory.c - the default memory of an index.
  *
- * Small blocks come from the C library's heap. A block of 2 MiB and more has pages of
- * its own: it begins at a multiple of 2 MiB and is advised for transparent huge pages,
- * so that a walk that jumps about in it misses fewer translations; and when it is
- * freed, the system has it back. Where memory is placed on a node, which is done page
- * by page, blocks of 8 pages and more have pages of their own; at most an eighth of
- * them is lost to rounding. */
+ * Small blocks come from the C library's heap. A block of 128 KiB and more has pages of its own, so
+ * that the system has it back when it is freed: an index that grew by small calls has many such
+ * blocks, and of a heap that they are freed to the C library keeps most. One of 2 MiB and more
+ * begins at a multiple of 2 MiB, too, and is advised for transparent huge pages, so that a walk
+ * that jumps about in it misses fewer translations. Where memory is placed on a node, which is done
+ * page by page, blocks of 8 pages and more have pages of their own; at most an eighth of them is
+ * lost to rounding. */
 #include "os/os.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
 
 #define HUGE_BYTES ((size_t)2 << 20)
+#define OWN_BYTES  ((size_t)128 << 10)
 enum { PLACED_PAGES = 8 };
 
 static size_t page_bytes(void)
@@ -26,7 +28,7 @@ static size_t whole_pages(size_t bytes)
 
 static bool has_own_pages(const struct vs_os_place *place, size_t bytes)
 {
-    return bytes >= HUGE_BYTES || (place != NULL && bytes >= PLACED_PAGES * page_bytes());
+    return bytes >= OWN_BYTES || (place != NULL && bytes >= PLACED_PAGES * page_bytes());
 }
 
 /* Maps whole pages at a multiple of `align`: more than that, and the ends cut off. */

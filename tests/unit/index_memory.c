@@ -13,6 +13,7 @@
 #include "support/fault_alloc.h"
 #include "support/fault_storage.h"
 #include "support/index_data.h"
+#include "support/sanitized.h"
 #include "support/smaps.h"
 
 #if defined(VS_HAVE_HWLOC) && defined(__linux__)
@@ -131,6 +132,67 @@ static int node_bytes(struct vshard_index *x, uint64_t *sum)
     for (size_t i = 0; i < NODES; i++)
         *sum += bytes[i];
     return rc;
+}
+
+/* ---- after most rows are gone ---- */
+
+static uint64_t resident_bytes(void)
+{
+    unsigned long long all, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+
+    if (file != NULL && fscanf(file, "%llu %llu", &all, &resident) != 2)
+        resident = 0;
+    if (file != NULL)
+        fclose(file);
+    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static uint64_t heap_bytes_of(struct vshard_index *x)
+{
+    struct vshard_index_stats s = { .size = sizeof s };
+
+    cr_assert_eq(vshard_index_stats(x, &s), 0);
+    return s.heap_bytes;
+}
+
+static void expect_given_back(uint32_t family, size_t batch)
+{
+    enum { LARGE = 256, MANY = 30000, LEFT = 1000 };
+    struct vshard_index_options o = small_options(LARGE, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+    uint64_t seed = 6, *ids = number_ids(0, MANY), before, held;
+    float *vectors = draw_vectors(&seed, VSHARD_ELEMENT_F32, MANY, LARGE);
+    struct vshard_index *x;
+
+    o.family = family;
+    o.ef_construction = 8;
+    x = make_index(&o);
+    for (size_t i = 0; i < MANY; i += batch)
+        add_rows(x, ids + i, vectors + i * LARGE, batch);
+    held = heap_bytes_of(x);
+    before = resident_bytes();
+    for (size_t i = 0; i < MANY - LEFT; i += 1000)
+        remove_rows(x, ids + i, 1000);
+    cr_assert_eq(vshard_index_maintain(x, 0, NULL), 0);
+    cr_expect_lt(heap_bytes_of(x), held / 8);
+    held -= heap_bytes_of(x);
+    cr_expect(before - resident_bytes() >= held / 4 * 3,
+              "family %u, in calls of %zu: of %llu bytes the system got %lld", family, batch,
+              (unsigned long long)held, (long long)(before - resident_bytes()));
+    vshard_index_destroy(x);
+    free(vectors);
+    free(ids);
+}
+
+/* Not only the allocator: what the process takes is less. */
+Test(index_memory, the_system_has_memory_back_when_most_rows_are_gone)
+{
+    if (SANITIZED || resident_bytes() == 0)
+        return;
+    for (uint32_t family = 0; family < 2; family++) {
+        expect_given_back(family, 30000);
+        expect_given_back(family, 100);
+    }
 }
 
 Test(index_memory, an_index_tells_where_its_rows_lie)
