@@ -2,19 +2,21 @@
  *
  * Method: small files of every kind lie in storage that is memory. Each is flipped at
  * every byte that a checksum covers (of the longest files, at some of them), has all bytes between
- * the sections changed, and is cut at every length; each is opened copied and mapped, searched,
- * fetched and checked, and must give a status or the answers of the undamaged file. A forger makes
- * all checksums right again (index_file.h) after changing each field of the header,
- * chains, ids, entries, edges and codes: no crash, no endless loop, no bad state, also
- * when the opened index is then written to. A save is cut short at each of its storage
+ * the sections changed, and is cut at every length, and damaged by chance (damage.h); each is
+ * opened copied and mapped, searched, fetched and checked, and must give a status or the answers of
+ * the undamaged file. A forger makes all checksums right again (index_file.h) after changing each
+ * field of the header, chains, ids, entries, edges and codes: no crash, no endless loop, no bad
+ * state, also when the opened index is then written to. A save is cut short at each of its storage
  * calls and the disk left in many states: the old file or the new one, whole. */
 #include <criterion/criterion.h>
 
 #include "index/state.h"
+#include "support/damage.h"
 #include "support/fault_alloc.h"
 #include "support/fault_storage.h"
 #include "support/index_data.h"
 #include "support/index_file.h"
+#include "support/seeds.h"
 
 enum { DIM_MAX = 257, QUERIES = 3, K = 6, ROWS_MAX = 340 };
 
@@ -454,6 +456,71 @@ Test(index_file, a_file_cut_at_any_length_does_not_open)
 {
     for (size_t i = 0; i < VS_COUNT(kinds); i++)
         cut_at_every_length(&kinds[i]);
+}
+
+/* Saves the index once more after one row was replaced: a file that differs in few places. */
+static unsigned char *earlier_file(struct the_file *f, size_t *count)
+{
+    uint64_t id = 100 + f->kind->removed;
+    void *v = some_vectors(f->kind, 9, 1);
+    struct vshard_open_options o = { .size = sizeof o, .storage = fault_storage_hook(f->fs) };
+    struct vshard_index *x;
+    unsigned char *out;
+
+    cr_assert_eq(vshard_index_open(path, &o, &x), 0);
+    if (f->kind->rows > 0)
+        cr_assert_eq(add_valued(x, f->kind, &id, v, 1), 0);
+    cr_assert_eq(vshard_index_save(x, "/earlier"), 0);
+    vshard_index_destroy(x);
+    fault_storage_bytes(f->fs, "/earlier", count);
+    out = malloc(*count);
+    memcpy(out, fault_storage_bytes(f->fs, "/earlier", count), *count);
+    free(v);
+    return out;
+}
+
+/* Whether a checksum, or the length, must tell that these bytes are others. */
+static bool differs(const struct the_file *f, const unsigned char *bytes, size_t count)
+{
+    for (size_t i = 0; count == f->count && i < count; i++) {
+        if (bytes[i] != f->bytes[i] && file_covers(&f->layout, i))
+            return true;
+    }
+    return count != f->count;
+}
+
+enum { DAMAGES = 100 };
+
+/* A hundred damages of one file for each seed. */
+Test(index_file, random_damage_is_seen_or_does_no_harm_for_each_seed, .timeout = 600)
+{
+    uint64_t seen = 0, all = 0;
+
+    for (uint64_t seed = seeds_first(); seed < seeds_end(VS_COUNT(kinds)); seed++) {
+        static struct the_file f;
+        uint64_t draw = seed;
+        unsigned char *bad, *other;
+        size_t other_count, count;
+
+        begin(&f, &kinds[seed % VS_COUNT(kinds)]);
+        other = earlier_file(&f, &other_count);
+        bad = malloc(f.count);
+        for (int i = 0; i < DAMAGES; i++, all++) {
+            bool must_see;
+
+            memcpy(bad, f.bytes, f.count);
+            count = damage_file(&draw, bad, f.count, other, other_count);
+            must_see = differs(&f, bad, count);
+            seen += must_see;
+            fault_storage_put(f.fs, path, bad, count);
+            expect_status_or_same(&f, must_see, "damage by seed", seed);
+        }
+        free(bad);
+        free(other);
+        end(&f);
+    }
+    printf("index_file: %llu damages, %llu of them to what is summed\n", (unsigned long long)all,
+           (unsigned long long)seen);
 }
 
 Test(index_file, bytes_between_sections_do_not_matter)
