@@ -8,7 +8,10 @@
  * more. */
 #include <criterion/criterion.h>
 
+#include <unistd.h>
+
 #include "index/generation.h"
+#include "support/damage.h"
 #include "support/fault_alloc.h"
 #include "support/fault_storage.h"
 #include "support/index_data.h"
@@ -332,6 +335,47 @@ Test(index_generation, who_has_mapped_an_older_one_keeps_it)
     fault_storage_destroy(fs);
 }
 
+static void remove_files(const char *dir)
+{
+    char file[200];
+
+    for (uint32_t i = 0; i < 50; i++) {
+        snprintf(file, sizeof file, "%s/x.g%u", dir, i);
+        unlink(file);
+    }
+    snprintf(file, sizeof file, "%s/x", dir);
+    unlink(file);
+    cr_expect_eq(rmdir(dir), 0);
+}
+
+/* As the system has it, where nothing of a map is read before it is asked for. */
+Test(index_generation, a_map_of_real_files_outlives_them)
+{
+    const struct kind *k = &kinds[1];
+    struct vshard_open_options o = { .size = sizeof o, .flags = VSHARD_OPEN_MAPPED };
+    char dir[] = "/tmp/vshard-index-XXXXXX", file[100];
+    uint64_t seed = 1, digests[2];
+    struct vshard_index *x = fill_kind(k, NULL, NULL, &seed), *mapped[2];
+
+    cr_assert_not_null(mkdtemp(dir));
+    snprintf(file, sizeof file, "%s/x", dir);
+    for (int i = 0; i < 2; i++) { /* a whole file, and a generation in its place */
+        digests[i] = digest_of(x);
+        cr_assert_eq(i == 0 ? vshard_index_save(x, file) : vshard_index_save_changes(x, file), 0);
+        cr_assert_eq(vshard_index_open(file, &o, &mapped[i]), 0);
+        add_drawn(x, k, &seed, 0, k->rows / 2);
+    }
+    cr_assert_eq(vshard_index_save_changes(x, file), 0);
+    cr_assert_eq(vshard_index_save(x, file), 0);
+    remove_files(dir);
+    for (int i = 0; i < 2; i++) {
+        cr_expect_eq(digest_of(mapped[i]), digests[i]);
+        expect_clean(mapped[i], "mapped, of files that are gone");
+        vshard_index_destroy(mapped[i]);
+    }
+    vshard_index_destroy(x);
+}
+
 /* A map of a file in memory is a copy; so what stays is looked at through an open file. */
 Test(index_generation, a_number_that_comes_again_is_of_another_file)
 {
@@ -566,6 +610,39 @@ Test(index_generation, a_file_that_is_cut_or_missing_is_seen)
                 expect_seen(&f, true, "missing", i);
             end(&f);
         }
+    }
+}
+
+enum { DAMAGES = 50 };
+
+/* Of one of the four files, or its bytes those of another: fifty times for each seed. */
+Test(index_generation, random_damage_is_seen_or_does_no_harm_for_each_seed)
+{
+    static const char *const files[] = { path, "/x.g1", "/x.g2", "/x.g3" };
+
+    for (uint64_t seed = seeds_first(); seed < seeds_end(8); seed++) {
+        uint64_t draw = seed;
+        struct the_files f;
+
+        begin(&f, &small_kinds[seed % VS_COUNT(small_kinds)]);
+        for (int i = 0; i < DAMAGES; i++) {
+            const char *file = files[random_below(&draw, VS_COUNT(files))];
+            size_t count, other_count;
+            const void *other =
+                fault_storage_bytes(f.fs, files[random_below(&draw, 4)], &other_count);
+            const void *bytes = fault_storage_bytes(f.fs, file, &count);
+            unsigned char *good = malloc(count), *bad = malloc(count);
+
+            memcpy(good, bytes, count);
+            memcpy(bad, bytes, count);
+            fault_storage_put(f.fs, file, bad, damage_file(&draw, bad, count, other, other_count));
+            expect_seen(&f, false, "damage by seed", seed);
+            fault_storage_put(f.fs, file, good, count);
+            free(bad);
+            free(good);
+        }
+        expect_seen(&f, false, "undamaged, seed", seed);
+        end(&f);
     }
 }
 
