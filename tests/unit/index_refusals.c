@@ -336,6 +336,7 @@ Test(index_refusals, null_arguments_are_refused)
     cr_expect_eq(vshard_index_fetch(NULL, &id, 1, v, NULL), VSHARD_EINVAL);
     cr_expect_eq(vshard_index_search(NULL, v, 1, 1, &hit, NULL), VSHARD_EINVAL);
     cr_expect_eq(vshard_index_save(NULL, "/i"), VSHARD_EINVAL);
+    cr_expect_eq(vshard_index_save_changes(NULL, "/i"), VSHARD_EINVAL);
     cr_expect_eq(vshard_index_open(NULL, NULL, &x), VSHARD_EINVAL);
     cr_expect_eq(vshard_index_open("/i", NULL, NULL), VSHARD_EINVAL);
     cr_expect_eq(vshard_index_stats(NULL, &s), VSHARD_EINVAL);
@@ -357,6 +358,8 @@ Test(index_refusals, null_arguments_are_refused)
     expect_refused(&b, vshard_index_search(b.x, v, 1, 1, NULL, NULL), VSHARD_EINVAL,
                    "search.refused", "hits: NULL");
     expect_refused(&b, vshard_index_save(b.x, NULL), VSHARD_EINVAL, "save.refused", "path: bytes");
+    expect_refused(&b, vshard_index_save_changes(b.x, NULL), VSHARD_EINVAL, "save.refused",
+                   "path: bytes");
     expect_refused(&b, vshard_index_stats(b.x, NULL), VSHARD_EINVAL, "stats.refused", "stats.size");
     expect_refused(&b, vshard_index_digest(b.x, NULL), VSHARD_EINVAL, "digest.refused",
                    "digest: NULL");
@@ -463,6 +466,53 @@ Test(index_refusals, vectors_without_a_direction_are_refused_under_cosine_alone)
         } else {
             cr_expect_eq(add, 0);
             cr_expect_eq(vshard_index_search(b.x, zero, 2, 1, hits, NULL), 0);
+        }
+        end(&b);
+    }
+}
+
+/* By each call that takes one; with the filter, too, that a search would ask first. */
+static void expect_vector_refused(struct bench *b, const float v[D])
+{
+    const struct vshard_add_options with = { .size = sizeof with };
+    const struct vshard_filter none = { .size = sizeof none, .kind = VSHARD_FILTER_IDS };
+    struct vshard_search_options o = { .size = sizeof o, .filter = &none };
+    struct vshard_explanation e = { .size = sizeof e };
+    struct vshard_hit hit;
+
+    expect_refused(b, vshard_index_add_with(b->x, b->ids, v, 1, &with), VSHARD_EINVAL,
+                   "add.refused", "row=0 ");
+    expect_refused(b, vshard_index_search(b->x, v, 1, 1, &hit, &o), VSHARD_EINVAL, "search.refused",
+                   "queries");
+    expect_refused(b, vshard_index_range(b->x, v, 1, &hit, 1, &o), VSHARD_EINVAL, "search.refused",
+                   "queries");
+    expect_refused(b, vshard_index_explain(b->x, v, 1, 1, &o, &e), VSHARD_EINVAL, "search.refused",
+                   "queries");
+    o.filter = NULL;
+    o.flags = VSHARD_SEARCH_EXACT;
+    expect_refused(b, vshard_index_search(b->x, v, 1, 1, &hit, &o), VSHARD_EINVAL, "search.refused",
+                   "queries");
+    expect_refused(b, vshard_index_range(b->x, v, 1, &hit, 1, NULL), VSHARD_EINVAL,
+                   "search.refused", "queries");
+    expect_refused(b, vshard_index_explain(b->x, v, 1, 1, NULL, &e), VSHARD_EINVAL,
+                   "search.refused", "queries");
+    expect_refused(b, vshard_index_calibrate(b->x, v, 1), VSHARD_EINVAL, "calibrate.refused",
+                   "queries");
+}
+
+Test(index_refusals, each_call_that_takes_a_vector_refuses_a_bad_one)
+{
+    static const float bad[] = { NAN, INFINITY, -INFINITY, 1.1e15f, 0 };
+
+    for (uint32_t metric = 0; metric < NUMBER_METRICS; metric++) {
+        struct bench b;
+
+        begin(&b, metric, VSHARD_ELEMENT_F32);
+        for (size_t i = 0; i < VS_COUNT(bad); i++) {
+            const float v[D] = { 0, 0, 0, bad[i] };
+
+            if (bad[i] != 0 || metric == VSHARD_METRIC_COSINE)
+                expect_vector_refused(&b, v);
         }
         end(&b);
     }
@@ -702,18 +752,27 @@ Test(index_refusals, paths_and_flags_of_files_are_checked)
     expect_refused(&b, vshard_index_save(b.x, ""), VSHARD_EINVAL, "save.refused", "path: bytes");
     expect_refused(&b, vshard_index_save(b.x, longest), VSHARD_EINVAL, "save.refused",
                    "value=4001");
+    expect_refused(&b, vshard_index_save_changes(b.x, ""), VSHARD_EINVAL, "save.refused",
+                   "path: bytes");
+    expect_refused(&b, vshard_index_save_changes(b.x, longest), VSHARD_EINVAL, "save.refused",
+                   "value=4001");
     expect_refused(&b, vshard_index_open("", &o, &x), VSHARD_EINVAL, "open.refused", "path: bytes");
     expect_refused(&b, vshard_index_open(NULL, &o, &x), VSHARD_EINVAL, "open.refused",
                    "path: bytes");
     expect_refused(&b, vshard_index_open(longest, &o, &x), VSHARD_EINVAL, "open.refused",
                    "value=4001");
     longest[4000] = 0;
+    cr_expect_eq(vshard_index_save_changes(b.x, longest), 0);
+    cr_expect_eq(vshard_index_open(longest, &o, &x), 0);
+    vshard_index_destroy(x);
     cr_expect_eq(vshard_index_save(b.x, longest), 0);
     cr_expect_eq(vshard_index_open(longest, &o, &x), 0);
     vshard_index_destroy(x);
     expect_refused(&b, vshard_index_open("/nowhere", &o, &x), VSHARD_ENOTFOUND, "open.failed",
                    "/nowhere");
     expect_refused(&b, vshard_index_save(b.x, "/no/where"), VSHARD_ENOTFOUND, "save.failed",
+                   "/no/where");
+    expect_refused(&b, vshard_index_save_changes(b.x, "/no/where"), VSHARD_ENOTFOUND, "save.failed",
                    "/no/where");
     for (uint32_t bit = 2; bit < 32; bit++) {
         o.flags = 1u << bit;
@@ -741,6 +800,10 @@ Test(index_refusals, a_mapped_index_is_read_only)
     vshard_index_destroy(b.x);
     cr_assert_eq(vshard_index_open("/i", &o, &b.x), 0);
     expect_refused(&b, vshard_index_add(b.x, b.ids, b.vectors, 1), VSHARD_ENOTSUP, "add.refused",
+                   "index: mapped");
+    expect_refused(&b, vshard_index_add_with(b.x, b.ids, b.vectors, 1, NULL), VSHARD_ENOTSUP,
+                   "add.refused", "index: mapped");
+    expect_refused(&b, vshard_index_calibrate(b.x, NULL, 0), VSHARD_ENOTSUP, "calibrate.refused",
                    "index: mapped");
     expect_refused(&b, vshard_index_remove(b.x, b.ids, 1, NULL), VSHARD_ENOTSUP, "remove.refused",
                    "index: mapped");
