@@ -399,6 +399,91 @@ Test(index_recall, of_rows_that_come_sorted_by_clusters_far_apart)
     expect_sorted_clusters("sorted clusters, 20 apart", 20, 0.985);
 }
 
+/* Row i of some that come one after the other and lie ever farther on. */
+static float *draw_drift(uint64_t *seed, uint32_t count, uint32_t dim, double step)
+{
+    float *v = malloc((size_t)count * dim * sizeof *v);
+
+    for (uint32_t i = 0; i < count; i++) {
+        for (uint32_t j = 0; j < dim; j++)
+            v[(size_t)i * dim + j] =
+                (float)(random_normal(seed) + (j % 3 == 0 ? step * (double)i : 0));
+    }
+    return v;
+}
+
+/* A window moves on: the oldest rows go as others come, until all there were are gone twice. Asked
+ * for are rows like those that are there. */
+Test(index_recall, of_rows_that_drift)
+{
+    enum { D = 24, BATCH = 100, STEPS = 3 };
+    struct set s = { .name = "drift", .metric = VSHARD_METRIC_L2SQ, .dim = D, .rows = 4000 };
+    uint64_t seed = 13, *ids = number_ids(0, STEPS * s.rows);
+    float *all = draw_drift(&seed, STEPS * s.rows, D, 0.002), queries[200 * D];
+    struct vshard_index *x = make(&s);
+
+    s.queries = 200;
+    s.query = queries;
+    for (uint32_t at = 0; at < STEPS * s.rows; at += BATCH) {
+        add_rows(x, ids + at, all + (size_t)at * D, BATCH);
+        if (at >= s.rows)
+            remove_rows(x, ids + at - s.rows, BATCH);
+        if ((at + BATCH) % s.rows != 0)
+            continue;
+        for (uint32_t i = 0; i < s.queries * D; i++) /* between two that came far apart */
+            queries[i] = (all[(size_t)(at + BATCH - s.rows + i / D * 19) * D + i % D] +
+                          all[(size_t)(at + BATCH - s.rows + i / D * 19 + 7) * D + i % D]) /
+                         2;
+        expect_recall(&s, x, "drift", 0.98);
+    }
+    vshard_index_destroy(x);
+    free(all);
+    free(ids);
+}
+
+/* Of two clusters a thousand times as far apart as they are wide the one goes, by single rows or
+ * together. Queries are like the rows that are left; then half of them lie where the others were,
+ * from where all see the same ten at the edge of what is left, of which one may be missed. */
+static void expect_one_left(uint32_t batch)
+{
+    enum { D = 16, QUERIES = 200 };
+    struct set s = { .name = "far clusters",
+                     .metric = VSHARD_METRIC_L2SQ,
+                     .dim = D,
+                     .rows = 6000,
+                     .queries = QUERIES };
+    uint64_t seed = 14, *ids = number_ids(0, s.rows), *odd = malloc(s.rows * sizeof *odd);
+    float *all = malloc((size_t)(s.rows + QUERIES) * D * sizeof *all);
+    struct vshard_index *x = make(&s);
+
+    for (uint32_t i = 0; i < (s.rows + QUERIES) * D; i++)
+        all[i] = (float)random_normal(&seed) + (i < s.rows * D && i / D % 2 ? 1000.0f : 0.0f);
+    for (uint32_t i = 0; i < s.rows / 2; i++)
+        odd[i] = 2 * i + 1;
+    split_queries(&s, all);
+    for (uint32_t i = 0; i < s.rows; i += 200)
+        add_rows(x, ids + i, all + (size_t)i * D, 200);
+    expect_recall(&s, x, "both there", 0.98);
+    for (uint32_t i = 0; i < s.rows / 2; i += batch)
+        remove_rows(x, odd + i, batch);
+    expect_recall(&s, x, "one of two removed", 0.98);
+    cr_assert_eq(vshard_index_maintain(x, 0, NULL), 0);
+    expect_recall(&s, x, "and repaired", 0.98);
+    for (uint32_t i = s.rows * D; i < (s.rows + QUERIES) * D; i++)
+        all[i] += i / D % 2 ? 1000.0f : 0.0f;
+    expect_recall(&s, x, "asked for from where the other was", 0.93);
+    vshard_index_destroy(x);
+    free(all);
+    free(odd);
+    free(ids);
+}
+
+Test(index_recall, of_two_clusters_far_apart_of_which_one_goes)
+{
+    expect_one_left(1);
+    expect_one_left(3000);
+}
+
 /* In all directions, so that one cluster has no product with the next to speak of. Without
  * entries of their own 0.59 were found. */
 Test(index_recall, of_clusters_that_come_sorted_under_inner_product)
