@@ -5,9 +5,11 @@
  * takes as long. Between searches the same deadline is waited for by nothing but reading
  * the clock: how late that comes is the machine's doing, and the baseline.
  *
- *     build/bench/index_deadline [rows [tries]]
+ *     build/bench/index_deadline [rows [tries [longest [queries]]]]
  *
- * Vectors are random, of 100 floats. */
+ * Deadlines are drawn from 1 ms to `longest` (3), and given to calls of so many queries (1): of
+ * deadlines up to 50 ms a call takes longer when it has 32 queries. Vectors are random, of 100
+ * floats. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -16,7 +18,7 @@
 
 #include "support/random.h"
 
-enum { DIM = 100, K = 10, CASES = 3 };
+enum { DIM = 100, K = 10, CASES = 3, QUERIES_MOST = 256 };
 
 static uint64_t now_ns(void *ctx)
 {
@@ -47,8 +49,10 @@ static struct vshard_index *make(uint32_t family, const float *vectors, const ui
     return index;
 }
 
-static double search_late(struct vshard_index *index, const float *query, uint64_t ns, size_t *cut)
+static double search_late(struct vshard_index *index, const float *queries, size_t count,
+                          uint64_t ns, size_t *cut)
 {
+    static struct vshard_hit hits[QUERIES_MOST * K];
     struct vshard_clock clock = { now_ns, NULL };
     struct vshard_search_info info = { .size = sizeof info };
     struct vshard_search_options o = { .size = sizeof o,
@@ -56,10 +60,9 @@ static double search_late(struct vshard_index *index, const float *query, uint64
                                        .info = &info,
                                        .clock = &clock,
                                        .deadline_ns = now_ns(NULL) + ns };
-    struct vshard_hit hits[K];
     uint64_t end;
 
-    if (vshard_index_search(index, query, 1, K, hits, &o) != 0)
+    if (vshard_index_search(index, queries, count, K, hits, &o) != 0)
         exit(1);
     end = now_ns(NULL);
     *cut += info.limits != 0;
@@ -80,12 +83,16 @@ int main(int argc, char **argv)
     static const char *const names[CASES] = { "clock alone", "flat", "graph" };
     size_t rows = argc > 1 ? strtoull(argv[1], NULL, 10) : 300000;
     size_t tries = argc > 2 ? strtoull(argv[2], NULL, 10) : 2000;
+    uint64_t longest = argc > 3 ? strtoull(argv[3], NULL, 10) : 3;
+    size_t queries = argc > 4 ? strtoull(argv[4], NULL, 10) : 1;
     float *vectors = malloc(rows * DIM * sizeof *vectors);
     uint64_t *ids = malloc(rows * sizeof *ids), seed = 1;
     double *late[CASES];
     size_t cut[CASES] = { 0 };
     struct vshard_index *flat, *graph;
 
+    if (longest < 2 || queries < 1 || queries > QUERIES_MOST || rows < queries)
+        return 1;
     for (int c = 0; c < CASES; c++)
         late[c] = calloc(tries + 1, sizeof *late[c]);
     for (size_t i = 0; i < rows * DIM; i++)
@@ -95,14 +102,15 @@ int main(int argc, char **argv)
     flat = make(VSHARD_FAMILY_FLAT, vectors, ids, rows);
     graph = make(VSHARD_FAMILY_HNSW, vectors, ids, rows / 6);
     for (size_t i = 0; i < tries; i++) {
-        const float *query = vectors + random_below(&seed, rows) * DIM;
-        uint64_t ns = 1000000 + random_below(&seed, 2000000);
+        const float *query = vectors + random_below(&seed, rows - queries + 1) * DIM;
+        uint64_t ns = 1000000 + random_below(&seed, (longest - 1) * 1000000);
 
         late[0][i] = wait_late(ns);
-        late[1][i] = search_late(flat, query, ns, &cut[1]);
-        late[2][i] = search_late(graph, query, ns, &cut[2]);
+        late[1][i] = search_late(flat, query, queries, ns, &cut[1]);
+        late[2][i] = search_late(graph, query, queries, ns, &cut[2]);
     }
-    printf("%zu rows, %zu tries, deadlines of 1 to 3 ms; ms late\n", rows, tries);
+    printf("%zu rows, %zu tries, deadlines of 1 to %llu ms, %zu queries a call; ms late\n", rows,
+           tries, (unsigned long long)longest, queries);
     printf("%-12s %8s %8s %8s %8s %8s\n", "", "cut", "p50", "p99", "p99.9", "worst");
     for (int c = 0; c < CASES; c++) {
         qsort(late[c], tries, sizeof *late[c], by_value);
