@@ -31,6 +31,14 @@ void *vs_alloc(const struct vshard_allocator *a, size_t bytes);
 void *vs_alloc_zeroed(const struct vshard_allocator *a, size_t bytes);
 void vs_free(const struct vshard_allocator *a, void *p, size_t bytes);
 
+/* Of memory that has had a caller's data in it: nobody finds it there afterwards. */
+static inline void vs_free_wiped(const struct vshard_allocator *a, void *p, size_t bytes)
+{
+    if (p != NULL)
+        memset(p, 0, bytes);
+    vs_free(a, p, bytes);
+}
+
 /* Sets *bytes to count * each; false if that does not fit in a size_t. */
 static inline bool vs_bytes(size_t *bytes, size_t count, size_t each)
 {

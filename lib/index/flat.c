@@ -599,6 +599,12 @@ static size_t lay_out(const struct vshard_index *x, struct vs_scan *c, unsigned 
     return used;
 }
 
+void vs_scan_forget(const struct vshard_index *x, struct vs_scan *c)
+{
+    if (c != NULL && c->cap >= TILE_QUERIES)
+        memset(c->panel, 0, VS_PANEL_ROWS * code_bytes(x));
+}
+
 void vs_scan_free(struct vshard_index *x, struct vs_scan *c)
 {
     if (c != NULL)

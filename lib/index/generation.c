@@ -352,6 +352,6 @@ int vs_parts_apply(struct vshard_index *x, const struct vs_generation *g, const 
         rc = read_part(&r, g->first + i, &g->parts[i]);
         vs_io_close(x->storage, r.file);
     }
-    vs_free(x->allocator, r.rows, bytes);
+    vs_free_wiped(x->allocator, r.rows, bytes);
     return rc;
 }

@@ -130,9 +130,11 @@ int vs_build_reserve(struct vshard_index *x, uint64_t rows)
 }
 
 /* Keeps what single rows need: the buffers of a large load would otherwise stay for
- * the life of the index, and weigh as much as a quarter of a small one. */
+ * the life of the index, and weigh as much as a quarter of a small one. And nothing of the rows:
+ * they may be removed. */
 void vs_build_trim(struct vshard_index *x)
 {
+    vs_strands_forget(x);
     if (x->build.batch_cap > BATCH_MIN)
         free_links(x);
 }

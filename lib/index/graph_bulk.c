@@ -64,12 +64,12 @@ void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b)
     if (b == NULL)
         return;
     for (uint32_t i = 0; b->strands != NULL && i < x->strand_count; i++) {
-        vs_free(a, b->strands[i].codes, strand_bytes(b));
+        vs_free_wiped(a, b->strands[i].codes, strand_bytes(b));
         vs_free(a, b->strands[i].rows, VS_LEAF_MAX * sizeof *b->strands[i].rows);
         vs_free(a, b->strands[i].keys, VS_LEAF_TILE * VS_LEAF_MAX * sizeof *b->strands[i].keys);
-        vs_free(a, b->strands[i].panels, strand_bytes(b));
+        vs_free_wiped(a, b->strands[i].panels, strand_bytes(b));
         vs_free(a, b->strands[i].norms, 2 * VS_LEAF_MAX * sizeof *b->strands[i].norms);
-        vs_free(a, b->strands[i].asked, VS_LEAF_TILE * b->stride);
+        vs_free_wiped(a, b->strands[i].asked, VS_LEAF_TILE * b->stride);
         vs_free(a, b->strands[i].numbers, VS_LEAF_MAX * sizeof *b->strands[i].numbers);
     }
     vs_free(a, b->strands, x->strand_count * sizeof *b->strands);
@@ -82,9 +82,9 @@ void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b)
     vs_free(a, b->nearest, b->cap * VS_LEAF_FANOUT * sizeof *b->nearest);
     vs_free(a, b->firsts, (b->leader_cap + 1) * sizeof *b->firsts);
     vs_free(a, b->rows, b->leader_cap * sizeof *b->rows);
-    vs_free(a, b->panels, b->leader_cap * b->stride);
+    vs_free_wiped(a, b->panels, b->leader_cap * b->stride);
     vs_free(a, b->norms, 2 * (size_t)b->leader_cap * sizeof *b->norms);
-    vs_free(a, b->codes, b->leader_cap * b->stride);
+    vs_free_wiped(a, b->codes, b->leader_cap * b->stride);
     vs_free(a, b->slots, b->cap * sizeof *b->slots);
     vs_free(a, b, sizeof *b);
 }

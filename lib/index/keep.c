@@ -148,7 +148,7 @@ static void take_kept(struct vshard_index *x, uint32_t column, uint32_t extent, 
         *chain = kept->next;
         if (to != NULL)
             memcpy(to + (kept->slot - extent * VS_EXTENT_ROWS) * stride, kept->bytes, stride);
-        vs_free(x->allocator, kept, bytes);
+        vs_free_wiped(x->allocator, kept, bytes);
         k->kept_bytes -= bytes;
     }
 }
@@ -224,7 +224,8 @@ void vs_keep_free(struct vshard_index *x)
             struct vs_kept *kept = k->kept[i];
 
             k->kept[i] = kept->next;
-            vs_free(x->allocator, kept, sizeof *kept + k->stride[i / vs_extents_for(k->slots)]);
+            vs_free_wiped(x->allocator, kept,
+                          sizeof *kept + k->stride[i / vs_extents_for(k->slots)]);
         }
     }
     vs_free(x->allocator, k->kept, chains_bytes(k));

@@ -89,6 +89,7 @@ static void distances_decoded(const struct vshard_index *x, const struct vs_quer
     for (size_t first = 0; first < count; first += DECODED) {
         size_t n = count - first < DECODED ? count - first : DECODED;
 
+        s->decoded_rows = n > s->decoded_rows ? (uint32_t)n : s->decoded_rows;
         for (size_t i = 0; i < n; i++)
             vs_decode(x, s->slots[first + i], 0, x->dim, s->decoded + i * x->dim);
         distances_float(x, VSHARD_ELEMENT_F32, q->elements, rows, n, s->distances + first);

@@ -348,7 +348,7 @@ static int encode_rows(struct opening *o)
         if (vs_row_state(x, slot) == VS_ROW_LIVE)
             vs_scan_encode(x, slot, vector);
     }
-    vs_free(x->allocator, vector, bytes);
+    vs_free_wiped(x->allocator, vector, bytes);
     return VSHARD_OK;
 }
 

@@ -32,6 +32,8 @@ void vs_parallel(struct vshard_index *x, uint32_t count,
 
     if (strands > x->strand_count)
         strands = x->strand_count;
+    if (strands > x->strands_used)
+        x->strands_used = strands;
     if (x->executor.run != NULL && strands > 1)
         x->executor.run(x->executor.ctx, strands, strand, &w);
     else if (strands > 0)
@@ -53,6 +55,14 @@ int vs_strands_reserve(struct vshard_index *x, uint32_t pool_cap)
     for (uint32_t i = 0; rc == VSHARD_OK && i < count; i++)
         rc = vs_scratch_reserve(x, &x->strands[i], pool_cap, 0);
     return rc;
+}
+
+/* Of the rows that tasks had last there are vectors and codes left. */
+void vs_strands_forget(struct vshard_index *x)
+{
+    for (uint32_t i = 0; x->strands != NULL && i < x->strands_used * WALKS; i++)
+        vs_scratch_wipe(x, &x->strands[i]);
+    x->strands_used = 0;
 }
 
 void vs_strands_fini(struct vshard_index *x)

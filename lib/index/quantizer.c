@@ -534,7 +534,7 @@ void vs_training_end(struct vshard_index *x, struct vs_training *t)
         return;
     vs_free(x->allocator, t->sample, t->sample_cap * sizeof *t->sample);
     vs_free(x->allocator, t->sum, dims * sizeof *t->sum);
-    vs_free(x->allocator, t->vector, dims * sizeof *t->vector);
+    vs_free_wiped(x->allocator, t->vector, dims * sizeof *t->vector);
     vs_free(x->allocator, t, sizeof *t);
 }
 

@@ -102,7 +102,7 @@ static int check_add(struct vshard_index *x, const uint64_t *ids, const void *ve
     if (widened == NULL)
         return vs_refuse(x->logger, VSHARD_ENOMEM, "add.refused", "memory", 0, 0);
     rc = check_vectors(x, ids, vectors, count, widened);
-    vs_free(x->allocator, widened, x->quantizer.code_dim * sizeof *widened);
+    vs_free_wiped(x->allocator, widened, x->quantizer.code_dim * sizeof *widened);
     return rc;
 }
 

@@ -117,8 +117,8 @@ void vs_saving_end(struct vs_saving *s)
 
     vs_free(a, s->low.bytes, s->low.count);
     vs_free(a, s->entries.bytes, s->entries.count);
-    vs_free(a, s->keywords.bytes, s->keywords.count);
-    vs_free(a, s->extent, s->extent_bytes);
+    vs_free_wiped(a, s->keywords.bytes, s->keywords.count);
+    vs_free_wiped(a, s->extent, s->extent_bytes);
     vs_free(a, s->sums, s->sums_bytes);
 }
 

@@ -194,6 +194,26 @@ int vs_scratch_sets(struct vshard_index *x, struct vs_scratch *s, uint32_t cap)
     return VSHARD_OK;
 }
 
+/* What a reader has of rows goes when it has read: one of them may be removed. */
+void vs_scratch_forget(const struct vshard_index *x, struct vs_scratch *s)
+{
+    if (s->decoded_rows > 0)
+        memset(s->decoded, 0, s->decoded_rows * x->dim * sizeof *s->decoded);
+    s->decoded_rows = 0;
+    vs_scan_forget(x, s->scan);
+}
+
+/* The same, and of what asked. */
+void vs_scratch_wipe(const struct vshard_index *x, struct vs_scratch *s)
+{
+    vs_scratch_forget(x, s);
+    if (s->list_cap == 0)
+        return;
+    memset(s->vector, 0, x->quantizer.code_dim * sizeof *s->vector);
+    memset(s->code, 0, code_room(x));
+    memset(s->sketch, 0, SKETCH_DIMS);
+}
+
 void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s)
 {
     const struct vshard_allocator *a = x->allocator;

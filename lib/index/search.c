@@ -412,6 +412,8 @@ int vs_request_run(struct vshard_index *x, struct vs_reader *r, const void *quer
 int vs_request_end(struct vshard_index *x, struct vs_reader *r, struct vs_request *want, int status)
 {
     report(r, want, want->info);
+    for (uint32_t i = 0; i < WALKS; i++)
+        vs_scratch_forget(x, &r->scratch[i]);
     vs_reader_leave(r);
     if (status == VSHARD_ENOMEM)
         return vs_refuse(x->logger, status, "search.refused", "memory", 0, 0);

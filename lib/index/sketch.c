@@ -499,12 +499,12 @@ void vs_sketching_end(struct vshard_index *x, struct vs_sketching *t)
     vs_free(x->allocator, t->sketches, ROWS_MAX * sizeof *t->sketches);
     vs_free(x->allocator, t->by_code, ROWS_MAX * sizeof *t->by_code);
     vs_free(x->allocator, t->by_sketch, ROWS_MAX * sizeof *t->by_sketch);
-    vs_free(x->allocator, t->rows, ROWS_MAX * SKETCH_DIMS * sizeof *t->rows);
-    vs_free(x->allocator, t->columns, dims * ROWS_MAX);
+    vs_free_wiped(x->allocator, t->rows, ROWS_MAX * SKETCH_DIMS * sizeof *t->rows);
+    vs_free_wiped(x->allocator, t->columns, dims * ROWS_MAX);
     vs_free(x->allocator, t->column, dims * sizeof *t->column);
     vs_free(x->allocator, t->means, dims * sizeof *t->means);
     vs_free(x->allocator, t->axes, SKETCH_DIMS * dims * sizeof *t->axes);
-    vs_free(x->allocator, t->rounded, x->strand_count * x->quantizer.code_bytes);
+    vs_free_wiped(x->allocator, t->rounded, x->strand_count * x->quantizer.code_bytes);
     vs_free(x->allocator, t->weights, (size_t)x->strand_count * ROWS_MAX);
     vs_free(x->allocator, t->products, x->strand_count * (ROWS_MAX + dims) * sizeof *t->products);
     vs_free(x->allocator, t, sizeof *t);

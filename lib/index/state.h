@@ -138,6 +138,7 @@ struct vs_scratch {
     unsigned char *sketch; /* [SKETCH_DIMS] of the code, 7 bits each */
     struct vs_scan *scan;  /* NULL until there is a scan */
     float *decoded;        /* [DECODED x dim] rows of a lean index; else NULL */
+    uint32_t decoded_rows; /* of them, that were written since they were wiped */
     uint64_t *marks;       /* one bit a slot: rows that a filter lists */
     size_t marks_words;
     uint32_t *listed; /* the same as a list; or what a range search has yet to follow */
@@ -329,6 +330,7 @@ struct vshard_index {
     struct vs_track track;
     struct vs_scratch *strands; /* [strand_count x WALKS] buffers of the writer's tasks */
     uint32_t strand_count;
+    uint32_t strands_used;          /* of them, since they were wiped */
     _Atomic uint64_t scratch_bytes; /* in all struct vs_scratch, build and repair */
 };
 
@@ -668,6 +670,8 @@ int vs_scratch_marks(struct vshard_index *x, struct vs_scratch *s);
 int vs_scratch_list(struct vshard_index *x, struct vs_scratch *s, uint32_t cap);
 int vs_scratch_sets(struct vshard_index *x, struct vs_scratch *s, uint32_t cap);
 size_t vs_scratch_bytes(const struct vshard_index *x, uint64_t slots, uint32_t pool_cap);
+void vs_scratch_forget(const struct vshard_index *x, struct vs_scratch *s);
+void vs_scratch_wipe(const struct vshard_index *x, struct vs_scratch *s);
 void vs_scratch_fini(struct vshard_index *x, struct vs_scratch *s);
 bool vs_nearer(const struct vs_candidate *a, const struct vs_candidate *b);
 void vs_top_offer(struct vs_top *top, struct vs_candidate c);
@@ -692,6 +696,7 @@ void vs_readers_drain(struct vshard_index *x);
 void vs_parallel(struct vshard_index *x, uint32_t count,
                  void (*fn)(void *arg, uint32_t item, uint32_t strand), void *arg);
 int vs_strands_reserve(struct vshard_index *x, uint32_t pool_cap);
+void vs_strands_forget(struct vshard_index *x);
 void vs_strands_fini(struct vshard_index *x);
 
 /* flat.c */
@@ -701,6 +706,7 @@ void vs_scan_copy(struct vshard_index *x, uint32_t from, uint32_t to);
 void vs_scan_mark(struct vshard_index *x, uint32_t slot, bool live);
 uint64_t vs_scan_live(const struct vshard_index *x, uint32_t slot);
 int vs_scan_reserve_rows(struct vshard_index *x, uint64_t slots);
+void vs_scan_forget(const struct vshard_index *x, struct vs_scan *c);
 void vs_scan_free(struct vshard_index *x, struct vs_scan *c);
 uint32_t vs_scan_width(const struct vshard_index *x, size_t k);
 int vs_flat_search(struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,

@@ -69,8 +69,22 @@ static struct fault_block *take(struct fault_alloc *memory, const void *user)
     return NULL;
 }
 
+static int holds(const struct fault_block *block, const void *bytes, size_t count)
+{
+    const unsigned char *at = block->user, *end = at + block->bytes;
+
+    while ((size_t)(end - at) >= count && (at = memchr(at, *(const unsigned char *)bytes,
+                                                       (size_t)(end - at) - count + 1)) != NULL) {
+        if (memcmp(at++, bytes, count) == 0)
+            return 1;
+    }
+    return 0;
+}
+
 static void drop(struct fault_alloc *memory, struct fault_block *block)
 {
+    if (memory->watched != NULL)
+        memory->left_behind += (uint64_t)holds(block, memory->watched, memory->watched_bytes);
     for (size_t i = 0; i < GUARD; i++) {
         if (block->user[-1 - (ptrdiff_t)i] != FENCE)
             breach(memory, "written before the start", block->user, i + 1, block->bytes);
@@ -157,6 +171,28 @@ void fault_alloc_fail(struct fault_alloc *memory, uint64_t k, uint32_t how)
     memory->fail_at = k == 0 ? 0 : memory->calls + k;
     memory->fail_forever = how == FAULT_FOREVER;
     pthread_mutex_unlock(&memory->lock);
+}
+
+void fault_alloc_watch(struct fault_alloc *memory, const void *bytes, size_t count)
+{
+    pthread_mutex_lock(&memory->lock);
+    memory->watched = bytes;
+    memory->watched_bytes = count;
+    memory->left_behind = 0;
+    pthread_mutex_unlock(&memory->lock);
+}
+
+uint64_t fault_alloc_holds(struct fault_alloc *memory, const void *bytes, size_t count)
+{
+    uint64_t found = 0;
+
+    pthread_mutex_lock(&memory->lock);
+    for (size_t i = 0; i < BUCKETS; i++) {
+        for (const struct fault_block *b = memory->table[i]; b != NULL; b = b->next)
+            found += (uint64_t)holds(b, bytes, count);
+    }
+    pthread_mutex_unlock(&memory->lock);
+    return found;
 }
 
 const char *fault_alloc_verdict(struct fault_alloc *memory)

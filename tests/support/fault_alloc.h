@@ -30,6 +30,10 @@ struct fault_alloc {
     uint64_t bytes_peak;
     uint64_t bytes_limit; /* fail whatever would take `bytes` above this; 0: no limit */
 
+    const void *watched; /* bytes that fault_alloc_watch() was told */
+    size_t watched_bytes;
+    uint64_t left_behind; /* blocks that were given back with these bytes in them */
+
     uint64_t fail_at;
     uint32_t fail_forever;
     char breach[200];
@@ -45,6 +49,13 @@ void fault_alloc_init(struct fault_alloc *memory);
 /* Lets the k-th call from now on return NULL; 0 lets none. With FAULT_FOREVER all
  * those after it fail as well. */
 void fault_alloc_fail(struct fault_alloc *memory, uint64_t k, uint32_t how);
+
+/* Counts from now on the blocks that are given back with these bytes somewhere in them; NULL: none
+ * any more. They are borrowed. */
+void fault_alloc_watch(struct fault_alloc *memory, const void *bytes, size_t count);
+
+/* How many live blocks have these bytes somewhere in them. */
+uint64_t fault_alloc_holds(struct fault_alloc *memory, const void *bytes, size_t count);
 
 /* NULL when no block lives and the contract was kept; otherwise what is wrong. */
 const char *fault_alloc_verdict(struct fault_alloc *memory);
