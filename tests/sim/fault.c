@@ -435,8 +435,10 @@ static void setup_hosts(struct world *w)
     w->hoarders = world_chance(w, 300) ? (uint32_t)world_random(w, 2u << w->nodes) : 0;
     w->forgetful = world_chance(w, 300);
     if (w->snapshot_every != 0 && world_chance(w, 120)) {
+        struct node *n = any(w); /* drawn by itself: of two arguments either may be first */
+
         w->forgetful = 1;
-        plan(w, (300 + world_random(w, 700)) * MS, STARVE, any(w));
+        plan(w, (300 + world_random(w, 700)) * MS, STARVE, n);
     }
     if (world_chance(w, 250)) {
         w->slow_pieces = 300 + (uint32_t)world_random(w, 700);
