@@ -11,6 +11,7 @@
 #include "support/failing_add.h"
 #include "support/index_data.h"
 #include "support/pool.h"
+#include "support/sanitized.h"
 
 enum { ROWS = 9000, THERE = 900, D = 24, QUERIES = 100, K = 10 };
 
@@ -229,7 +230,7 @@ Test(index_bulk, clusters_are_found)
         void *v = draw_clusters(&all[i]);
         uint64_t digest = expect_found(&all[i], v, 1, vs_os_cpu());
 
-        if (i < 2)
+        if (i < 2 && !SANITIZED) /* the slowest instructions: under a sanitizer a minute */
             cr_expect_eq(expect_found(&all[i], v, 3, 0), digest);
         free(v);
     }
