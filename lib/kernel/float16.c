@@ -129,7 +129,7 @@ VS_STEP __m128 sse2_widen_last(const uint16_t *from, size_t n)
     return sse2_widened(_mm_unpacklo_epi16(few, _mm_setzero_si128()));
 }
 
-VS_STEP __m128 sse2_step(enum job job, __m128 sum, __m128 q, __m128 r)
+VS_STEP __m128 sse2_step(int job, __m128 sum, __m128 q, __m128 r)
 {
     if (job == L1)
         return _mm_add_ps(sum, _mm_andnot_ps(_mm_set1_ps(-0.0f), _mm_sub_ps(q, r)));
@@ -138,9 +138,9 @@ VS_STEP __m128 sse2_step(enum job job, __m128 sum, __m128 q, __m128 r)
     return _mm_add_ps(sum, _mm_mul_ps(q, r));
 }
 
-VS_STEP void sse2_four(enum job job, const float *q, const void *const *rows, size_t dim,
-                       float *out)
+VS_STEP void sse2_four(int job, const void *query, const void *const *rows, size_t dim, float *out)
 {
+    const float *q = query;
     const uint16_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m128 a = _mm_setzero_ps(), b = a, c = a, d = a;
     size_t i = 0;
@@ -163,38 +163,22 @@ VS_STEP void sse2_four(enum job job, const float *q, const void *const *rows, si
     _mm_storeu_ps(out, sse2_sum4_ps(a, b, c, d));
 }
 
-VS_STEP void sse2_many(enum job job, const float *q, const void *const *rows, size_t count,
-                       size_t dim, float *out)
-{
-    const void *last[4];
-    float sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        sse2_four(job, q, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        sse2_four(job, q, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 static void sse2_l2sq_many(const float *query, const void *const *rows, size_t count, size_t dim,
                            float *out)
 {
-    sse2_many(L2SQ, query, rows, count, dim, out);
+    vs_floats_by_fours(sse2_four, L2SQ, query, rows, count, dim, out);
 }
 
 static void sse2_dot_many(const float *query, const void *const *rows, size_t count, size_t dim,
                           float *out)
 {
-    sse2_many(DOT, query, rows, count, dim, out);
+    vs_floats_by_fours(sse2_four, DOT, query, rows, count, dim, out);
 }
 
 static void sse2_l1_many(const float *query, const void *const *rows, size_t count, size_t dim,
                          float *out)
 {
-    sse2_many(L1, query, rows, count, dim, out);
+    vs_floats_by_fours(sse2_four, L1, query, rows, count, dim, out);
 }
 
 static void sse2_widen(const void *x, size_t dim, float *out)
@@ -462,7 +446,7 @@ VS_STEP float32x4_t neon_last(const float *from, size_t left)
     return vld1q_f32(few);
 }
 
-VS_STEP float32x4_t neon_step(enum job job, float32x4_t sum, float32x4_t q, float32x4_t r)
+VS_STEP float32x4_t neon_step(int job, float32x4_t sum, float32x4_t q, float32x4_t r)
 {
     if (job == L1)
         return vaddq_f32(sum, vabdq_f32(q, r));
@@ -471,9 +455,9 @@ VS_STEP float32x4_t neon_step(enum job job, float32x4_t sum, float32x4_t q, floa
     return vfmaq_f32(sum, q, r);
 }
 
-VS_STEP void neon_four(enum job job, const float *q, const void *const *rows, size_t dim,
-                       float *out)
+VS_STEP void neon_four(int job, const void *query, const void *const *rows, size_t dim, float *out)
 {
+    const float *q = query;
     const uint16_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     float32x4_t a0 = vdupq_n_f32(0), b0 = a0, c0 = a0, d0 = a0, a1 = a0, b1 = a0, c1 = a0, d1 = a0;
     size_t i = 0;
@@ -510,38 +494,22 @@ VS_STEP void neon_four(enum job job, const float *q, const void *const *rows, si
     out[3] = vaddvq_f32(vaddq_f32(d0, d1));
 }
 
-VS_STEP void neon_many(enum job job, const float *q, const void *const *rows, size_t count,
-                       size_t dim, float *out)
-{
-    const void *last[4];
-    float sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        neon_four(job, q, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        neon_four(job, q, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 static void neon_l2sq_many(const float *query, const void *const *rows, size_t count, size_t dim,
                            float *out)
 {
-    neon_many(L2SQ, query, rows, count, dim, out);
+    vs_floats_by_fours(neon_four, L2SQ, query, rows, count, dim, out);
 }
 
 static void neon_dot_many(const float *query, const void *const *rows, size_t count, size_t dim,
                           float *out)
 {
-    neon_many(DOT, query, rows, count, dim, out);
+    vs_floats_by_fours(neon_four, DOT, query, rows, count, dim, out);
 }
 
 static void neon_l1_many(const float *query, const void *const *rows, size_t count, size_t dim,
                          float *out)
 {
-    neon_many(L1, query, rows, count, dim, out);
+    vs_floats_by_fours(neon_four, L1, query, rows, count, dim, out);
 }
 
 static void neon_widen(const void *x, size_t dim, float *out)

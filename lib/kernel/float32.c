@@ -104,7 +104,7 @@ static void scalar_l1_many(const float *query, const void *const *rows, size_t c
 
 /* ---- SSE2 ---- */
 
-VS_STEP __m128 sse2_step(enum job job, __m128 sum, __m128 a, __m128 b)
+VS_STEP __m128 sse2_step(int job, __m128 sum, __m128 a, __m128 b)
 {
     if (job == L1)
         return _mm_add_ps(sum, _mm_andnot_ps(_mm_set1_ps(-0.0f), _mm_sub_ps(a, b)));
@@ -118,9 +118,9 @@ VS_STEP __m128 sse2_last(const float *x, size_t n)
     return _mm_castsi128_ps(sse2_few(x, n * sizeof *x));
 }
 
-VS_STEP void sse2_four(enum job job, const float *q, const void *const *rows, size_t dim,
-                       float *out)
+VS_STEP void sse2_four(int job, const void *query, const void *const *rows, size_t dim, float *out)
 {
+    const float *q = query;
     const float *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m128 a = _mm_setzero_ps(), b = a, c = a, d = a;
     size_t i = 0;
@@ -142,28 +142,12 @@ VS_STEP void sse2_four(enum job job, const float *q, const void *const *rows, si
     _mm_storeu_ps(out, sse2_sum4_ps(a, b, c, d));
 }
 
-VS_STEP void sse2_many(enum job job, const float *q, const void *const *rows, size_t count,
-                       size_t dim, float *out)
-{
-    const void *last[4];
-    float sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        sse2_four(job, q, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        sse2_four(job, q, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 static float sse2_l2sq(const float *a, const float *b, size_t dim)
 {
     const void *row = b;
     float sum;
 
-    sse2_many(L2SQ, a, &row, 1, dim, &sum);
+    vs_floats_by_fours(sse2_four, L2SQ, a, &row, 1, dim, &sum);
     return sum;
 }
 
@@ -172,26 +156,26 @@ static float sse2_dot(const float *a, const float *b, size_t dim)
     const void *row = b;
     float sum;
 
-    sse2_many(DOT, a, &row, 1, dim, &sum);
+    vs_floats_by_fours(sse2_four, DOT, a, &row, 1, dim, &sum);
     return sum;
 }
 
 static void sse2_l2sq_many(const float *query, const void *const *rows, size_t count, size_t dim,
                            float *out)
 {
-    sse2_many(L2SQ, query, rows, count, dim, out);
+    vs_floats_by_fours(sse2_four, L2SQ, query, rows, count, dim, out);
 }
 
 static void sse2_dot_many(const float *query, const void *const *rows, size_t count, size_t dim,
                           float *out)
 {
-    sse2_many(DOT, query, rows, count, dim, out);
+    vs_floats_by_fours(sse2_four, DOT, query, rows, count, dim, out);
 }
 
 static void sse2_l1_many(const float *query, const void *const *rows, size_t count, size_t dim,
                          float *out)
 {
-    sse2_many(L1, query, rows, count, dim, out);
+    vs_floats_by_fours(sse2_four, L1, query, rows, count, dim, out);
 }
 
 /* ---- AVX2 ---- */

@@ -87,4 +87,23 @@ VS_STEP void vs_by_fours(void (*four)(int job, const void *query, const void *co
     }
 }
 
+/* The same for sums of floats. */
+VS_STEP void vs_floats_by_fours(void (*four)(int job, const void *query, const void *const *rows,
+                                             size_t dim, float *out),
+                                int job, const void *query, const void *const *rows, size_t count,
+                                size_t dim, float *out)
+{
+    const void *last[4];
+    float sums[4];
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4)
+        four(job, query, rows + i, dim, out + i);
+    if (i < count) {
+        vs_rows_repeat_last(last, rows + i, count - i);
+        four(job, query, last, dim, sums);
+        memcpy(out + i, sums, (count - i) * sizeof *out);
+    }
+}
+
 #endif
