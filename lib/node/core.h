@@ -589,8 +589,6 @@ int vs_log_room(const struct vshard_node *n);
 /* The log forgets a group that is closed, as of r->forget_barrier. False: it has no room for that
  * yet. */
 bool vs_persist_forget(struct vshard_node *n, struct vs_replica *r);
-/* Likewise all of a group that the map does not name any more, and that is not open. */
-bool vs_persist_gone(struct vshard_node *n, uint64_t group);
 /* Writes down how far the group is committed, if nothing else has. */
 void vs_persist_commit(struct vshard_node *n, struct vs_replica *r);
 int vs_mark(struct vshard_node *n, struct vs_replica *r, uint64_t through, uint64_t term);

@@ -261,13 +261,6 @@ bool vs_persist_forget(struct vshard_node *n, struct vs_replica *r)
     return vshard_wal_append(n->wal, records, count, &r->forget_barrier) == VSHARD_OK;
 }
 
-bool vs_persist_gone(struct vshard_node *n, uint64_t group)
-{
-    const struct vshard_wal_record record = { .group = group, .kind = VSHARD_WAL_FORGET };
-
-    return vshard_wal_append(n->wal, &record, 1, NULL) == VSHARD_OK;
-}
-
 int vs_log_room(const struct vshard_node *n)
 {
     if (n->wal_status == VSHARD_ENOSPC || (n->stuck != NULL && n->stuck_status == VSHARD_ENOSPC))

@@ -94,7 +94,7 @@ static bool bury(struct vshard_node *n, uint64_t group)
 
     if (vshard_wal_find(n->wal, group, &about) == VSHARD_OK && about.mark_bytes == 16)
         gone.snapshot_index = vs_load64(about.mark);
-    if (!vs_persist_gone(n, group))
+    if (!vs_persist_forget(n, &gone))
         return false;
     vs_replica_files_remove(n, &gone);
     return true;
