@@ -167,8 +167,7 @@ POPCNT VS_STEP void popcnt_four(const uint8_t *q, const void *const *rows, size_
         c = popcnt_step(c, x, _mm512_maskz_loadu_epi8(m, rc + i));
         d = popcnt_step(d, x, _mm512_maskz_loadu_epi8(m, rd + i));
     }
-    _mm_storeu_si128((void *)out, sum4_epi32(halves_epi32(a), halves_epi32(b), halves_epi32(c),
-                                             halves_epi32(d)));
+    _mm_storeu_si128((void *)out, avx512_sum4_epi32(a, b, c, d));
 }
 
 /* Rows of 32 bytes, as descriptors of image features are: two share a register. The four

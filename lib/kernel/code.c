@@ -203,8 +203,7 @@ AVX512 VS_STEP void avx512_four(int job, const void *query, const void *const *r
         c = avx512_step(job, c, x, rc + i);
         d = avx512_step(job, d, x, rd + i);
     }
-    _mm_storeu_si128((void *)out, sum4_epi32(halves_epi32(a), halves_epi32(b), halves_epi32(c),
-                                             halves_epi32(d)));
+    _mm_storeu_si128((void *)out, avx512_sum4_epi32(a, b, c, d));
 }
 
 AVX512 static void avx512_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,
@@ -246,8 +245,7 @@ VNNI VS_STEP void vnni_four(int job, const void *query, const void *const *rows,
         c = vnni_step(job, c, x, rc + i);
         d = vnni_step(job, d, x, rd + i);
     }
-    _mm_storeu_si128((void *)out, sum4_epi32(halves_epi32(a), halves_epi32(b), halves_epi32(c),
-                                             halves_epi32(d)));
+    _mm_storeu_si128((void *)out, avx512_sum4_epi32(a, b, c, d));
 }
 
 VNNI static void vnni_l2sq_many(const uint8_t *query, const void *const *rows, size_t count,

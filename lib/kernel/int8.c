@@ -354,8 +354,7 @@ AVX512 VS_STEP void avx512_four(int job, const void *query, const void *const *r
         c = avx512_step(job, c, even, odd, _mm512_maskz_loadu_epi8(m, rc + i));
         d = avx512_step(job, d, even, odd, _mm512_maskz_loadu_epi8(m, rd + i));
     }
-    _mm_storeu_si128((void *)out, sum4_epi32(halves_epi32(a), halves_epi32(b), halves_epi32(c),
-                                             halves_epi32(d)));
+    _mm_storeu_si128((void *)out, avx512_sum4_epi32(a, b, c, d));
 }
 
 AVX512 static void avx512_l2sq_u8_many(const uint8_t *query, const void *const *rows, size_t count,
@@ -432,9 +431,7 @@ VNNI VS_STEP void vnni_four(int job, const uint8_t *q, const void *const *rows, 
         c = vnni_step(job, c, x, _mm512_maskz_loadu_epi8(m, rc + i));
         d = vnni_step(job, d, x, _mm512_maskz_loadu_epi8(m, rd + i));
     }
-    _mm_storeu_si128((void *)out,
-                     _mm_add_epi32(missing, sum4_epi32(halves_epi32(a), halves_epi32(b),
-                                                       halves_epi32(c), halves_epi32(d))));
+    _mm_storeu_si128((void *)out, _mm_add_epi32(missing, avx512_sum4_epi32(a, b, c, d)));
 }
 
 VNNI VS_STEP void vnni_many(int job, const void *query, const void *const *rows, size_t count,

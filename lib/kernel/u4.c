@@ -3,12 +3,17 @@
  * A row holds two numbers a byte: of each 64 bytes, the low halves are numbers 0 to
  * 63 and the high halves 64 to 127. Number r stands for 8 r, the query's q for itself,
  * so both halves of the work are shifts: the difference q - 8 r is -120..127 and fits
- * a signed byte, and from there on the arithmetic is that of code.c.
+ * a signed byte, and from there on the arithmetic is that of code.c. Where bytes without a sign
+ * are multiplied with such that have one, (q - 8 r)^2 is q^2 + 4 * 4 r * (4 r - q), which saves
+ * the absolute values: 4 r is at most 60, and 4 r - q is -127..60.
  *
  * Rows are a multiple of 64 bytes, aligned to 64; the query is twice as long. */
 #include "kernel/topics.h"
 
-enum { STANDS_FOR = 0x78 }; /* the bits of 8 r */
+enum {
+    STANDS_FOR = 0x78, /* the bits of 8 r */
+    HALF_OF_IT = 0x3c
+};
 
 static void scalar_many(const uint8_t *query, const void *const *rows, size_t count, size_t bytes,
                         int32_t *out)
@@ -77,33 +82,48 @@ static void sse2_many(const uint8_t *query, const void *const *rows, size_t coun
     vs_by_fours(sse2_four, 0, query, rows, count, bytes, out);
 }
 
-/* ---- AVX2 ---- */
-
-AVX2 VS_STEP __m256i avx2_square(__m256i sum, __m256i query, __m256i row)
+/* The sum of the squares of a query, which is twice as long as rows. */
+static int32_t square_of(const uint8_t *query, size_t bytes)
 {
-    __m256i d = _mm256_and_si256(row, _mm256_set1_epi8(STANDS_FOR));
+    const __m128i zero = _mm_setzero_si128();
+    __m128i sum = zero;
 
-    d = _mm256_abs_epi8(_mm256_sub_epi8(query, d));
-    d = _mm256_maddubs_epi16(d, d);
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(d, _mm256_set1_epi16(1)));
+    for (size_t i = 0; i < 2 * bytes; i += 16) {
+        __m128i q = _mm_load_si128((const void *)(query + i));
+        __m128i low = _mm_unpacklo_epi8(q, zero), high = _mm_unpackhi_epi8(q, zero);
+        sum = _mm_add_epi32(sum, _mm_madd_epi16(low, low));
+        sum = _mm_add_epi32(sum, _mm_madd_epi16(high, high));
+    }
+    return _mm_cvtsi128_si32(sse2_sum4_epi32(sum, sum, sum, sum));
 }
 
+/* ---- AVX2 ---- */
+
+AVX2 VS_STEP __m256i avx2_square(__m256i query, __m256i row)
+{
+    __m256i r = _mm256_and_si256(row, _mm256_set1_epi8(HALF_OF_IT));
+
+    return _mm256_maddubs_epi16(r, _mm256_sub_epi8(r, query));
+}
+
+/* Of both halves together: no sum of four products is beyond 16 bits. */
 AVX2 VS_STEP __m256i avx2_step(__m256i sum, __m256i low, __m256i high, const uint8_t *row)
 {
     __m256i r = _mm256_load_si256((const void *)row);
+    __m256i d = _mm256_add_epi16(avx2_square(low, _mm256_slli_epi16(r, 2)),
+                                 avx2_square(high, _mm256_srli_epi16(r, 2)));
 
-    sum = avx2_square(sum, low, _mm256_slli_epi16(r, 3));
-    return avx2_square(sum, high, _mm256_srli_epi16(r, 1));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(d, _mm256_set1_epi16(1)));
 }
 
-AVX2 VS_STEP void avx2_four(int only, const void *query, const void *const *rows, size_t bytes,
+AVX2 VS_STEP void avx2_four(int own, const void *query, const void *const *rows, size_t bytes,
                             int32_t *out)
 {
     const uint8_t *q = query;
     const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+    __m128i sum;
 
-    (void)only;
     for (size_t i = 0; i < bytes; i += 32) {
         const uint8_t *at = q + i / 64 * 128 + i % 64;
         __m256i low = _mm256_load_si256((const void *)at);
@@ -113,41 +133,41 @@ AVX2 VS_STEP void avx2_four(int only, const void *query, const void *const *rows
         c = avx2_step(c, low, high, rc + i);
         d = avx2_step(d, low, high, rd + i);
     }
-    _mm_storeu_si128((void *)out, sum4_epi32(a, b, c, d));
+    sum = _mm_slli_epi32(sum4_epi32(a, b, c, d), 2);
+    _mm_storeu_si128((void *)out, _mm_add_epi32(_mm_set1_epi32(own), sum));
 }
 
 AVX2 static void avx2_many(const uint8_t *query, const void *const *rows, size_t count,
                            size_t bytes, int32_t *out)
 {
-    vs_by_fours(avx2_four, 0, query, rows, count, bytes, out);
+    vs_by_fours(avx2_four, square_of(query, bytes), query, rows, count, bytes, out);
 }
 
 /* ---- AVX-512 with VNNI ---- */
 
 VNNI VS_STEP __m512i vnni_square(__m512i sum, __m512i query, __m512i row)
 {
-    __m512i d = _mm512_and_si512(row, _mm512_set1_epi8(STANDS_FOR));
+    __m512i r = _mm512_and_si512(row, _mm512_set1_epi8(HALF_OF_IT));
 
-    d = _mm512_abs_epi8(_mm512_sub_epi8(query, d));
-    return _mm512_dpbusd_epi32(sum, d, d);
+    return _mm512_dpbusd_epi32(sum, r, _mm512_sub_epi8(r, query));
 }
 
 VNNI VS_STEP __m512i vnni_step(__m512i sum, __m512i low, __m512i high, const uint8_t *row)
 {
     __m512i r = _mm512_load_si512(row);
 
-    sum = vnni_square(sum, low, _mm512_slli_epi16(r, 3));
-    return vnni_square(sum, high, _mm512_srli_epi16(r, 1));
+    sum = vnni_square(sum, low, _mm512_slli_epi16(r, 2));
+    return vnni_square(sum, high, _mm512_srli_epi16(r, 2));
 }
 
-VNNI VS_STEP void vnni_four(int only, const void *query, const void *const *rows, size_t bytes,
+VNNI VS_STEP void vnni_four(int own, const void *query, const void *const *rows, size_t bytes,
                             int32_t *out)
 {
     const uint8_t *q = query;
     const uint8_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    __m128i sum;
 
-    (void)only;
     for (size_t i = 0; i < bytes; i += 64) {
         __m512i low = _mm512_load_si512(q + 2 * i), high = _mm512_load_si512(q + 2 * i + 64);
         a = vnni_step(a, low, high, ra + i);
@@ -155,14 +175,14 @@ VNNI VS_STEP void vnni_four(int only, const void *query, const void *const *rows
         c = vnni_step(c, low, high, rc + i);
         d = vnni_step(d, low, high, rd + i);
     }
-    _mm_storeu_si128((void *)out, sum4_epi32(halves_epi32(a), halves_epi32(b), halves_epi32(c),
-                                             halves_epi32(d)));
+    sum = _mm_slli_epi32(avx512_sum4_epi32(a, b, c, d), 2);
+    _mm_storeu_si128((void *)out, _mm_add_epi32(_mm_set1_epi32(own), sum));
 }
 
 VNNI static void vnni_many(const uint8_t *query, const void *const *rows, size_t count,
                            size_t bytes, int32_t *out)
 {
-    vs_by_fours(vnni_four, 0, query, rows, count, bytes, out);
+    vs_by_fours(vnni_four, square_of(query, bytes), query, rows, count, bytes, out);
 }
 
 #endif /* x86-64 */
