@@ -27,8 +27,8 @@ struct vs_bulk_strand {
 };
 
 struct vs_bulk {
-    uint64_t cap; /* rows there is room for */
-    uint32_t count;
+    uint64_t cap;        /* rows there is room for */
+    uint32_t count, old; /* rows, and how many of these, the first, were live before */
     uint32_t leader_cap, leader_count;
     uint32_t width;        /* entries of each row in `found` */
     size_t stride;         /* of codes beside each other */
@@ -40,7 +40,7 @@ struct vs_bulk {
     uint32_t *firsts;      /* [leader_cap + 1] first member of each leaf */
     uint32_t *nearest;     /* [cap x VS_LEAF_FANOUT] leader of each occurrence; then scratch */
     uint32_t *members;     /* [cap x VS_LEAF_FANOUT] occurrences, by leader */
-    uint32_t *spare;       /* likewise: scratch of splits */
+    uint32_t *spare;       /* likewise: scratch */
     uint32_t *found;       /* [cap x width] slots */
     uint32_t *ins;         /* [slots + 1] first edge in of each slot */
     size_t ins_cap;
@@ -61,7 +61,12 @@ static inline const void *vs_bulk_code(const struct vshard_index *x, const struc
     return vs_code_at(x, b->slots[row]);
 }
 
-/* graph_leaves.c: leaves found[] with the nearest rows that each row met in its leaves. */
+/* graph_leaves.c: which leaders are nearest to each row, and an order of the new rows in which
+ * those of one leader follow each other: order[i] is the place of the i-th, from slots[old] on.
+ * From then on rows are taken to lie in this order, which is valid until leaves are searched. */
+const uint32_t *vs_leaves_join(struct vs_bulk_work *w);
+
+/* Leaves found[] with the nearest rows that each row meets in its leaves. */
 void vs_leaves_find(struct vs_bulk_work *w);
 
 #endif

@@ -319,22 +319,35 @@ static void write_found(void *arg, uint32_t row, uint32_t strand)
     vs_write_edges(w->x, w->b->slots[row], found, count);
 }
 
-/* Links the new rows, which have codes and are not live yet, and all live rows. */
-void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, struct vs_islands *islands,
-                  const uint32_t *slots, uint32_t count)
+/* The live rows and the new ones, which have codes in `slots`, join their leaves; then the slots
+ * are dealt out so that new rows of one leaf have such as follow each other. */
+void vs_bulk_arrange(struct vshard_index *x, struct vs_bulk *b, uint32_t *slots, uint32_t count)
 {
-    struct vs_bulk_work w = { x, b, vs_kept_edges(x) };
-    uint32_t slot_count = atomic_load(&x->slot_count), old;
-    struct vs_planting planting = { x->strands[0].visited, b->spare, b->ins };
+    struct vs_bulk_work w = { x, b, 0 };
+    uint32_t slot_count = atomic_load(&x->slot_count);
+    const uint32_t *order;
 
     b->count = 0;
     for (uint32_t slot = 0; slot < slot_count; slot++) {
         if (vs_row_state(x, slot) == VS_ROW_LIVE)
             b->slots[b->count++] = slot;
     }
-    old = atomic_load(&x->trained) ? b->count : 0; /* are entries already, if they are to be */
-    memcpy(b->slots + b->count, slots, count * sizeof *slots);
+    b->old = b->count;
+    memcpy(b->slots + b->old, slots, count * sizeof *slots);
     b->count += count;
+    order = vs_leaves_join(&w);
+    for (uint32_t i = 0; i < count; i++)
+        slots[order[i]] = b->slots[b->old + i];
+}
+
+/* Links the new rows, which have their places and are not live yet, and all live rows. */
+void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, struct vs_islands *islands)
+{
+    struct vs_bulk_work w = { x, b, vs_kept_edges(x) };
+    uint32_t slot_count = atomic_load(&x->slot_count);
+    uint32_t old = atomic_load(&x->trained) ? b->old : 0; /* who are entries by now, if ever */
+    struct vs_planting planting = { x->strands[0].visited, b->spare, b->ins };
+
     for (size_t i = 0; i < (size_t)b->count * b->width; i++)
         b->found[i] = VS_SLOT_NONE;
     for (uint32_t i = 0; i < x->strand_count * WALKS; i++)

@@ -3,6 +3,8 @@
  *
  *   1. Leaders are drawn, one row in VS_LEADER_SHARE. Each row goes to the leaves of the
  *      VS_LEAF_FANOUT leaders that are nearest to it. A leaf with too many is split again.
+ *      New rows are laid in the order of their nearest leaders: walks then find more of what they
+ *      read next in a page, and in a cache, that they have met (after Coleman et al. 2021).
  *   2. In each leaf each row finds its VS_LEAF_KEEP nearest by comparing all with all: the
  *      leaf's codes lie side by side in the cache, and squared distances come from
  *      tiles of products (tile.c).
@@ -376,12 +378,48 @@ static void search_leader(void *arg, uint32_t leader, uint32_t strand)
 
 /* ---- both ---- */
 
+/* Sorts the places of new rows, which `from` has or else are in order, by the leader that is
+ * `rank`-th nearest; equal ones stay as they are. */
+static void sort_places(struct vs_bulk *b, uint32_t rank, const uint32_t *from, uint32_t *to)
+{
+    uint32_t count = b->count - b->old;
+
+    memset(b->firsts, 0, (b->leader_count + 1) * sizeof *b->firsts);
+    for (int pass = 0; pass < 2; pass++) {
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t place = from ? from[i] : i;
+            uint32_t leader = b->nearest[(size_t)(b->old + place) * VS_LEAF_FANOUT + rank];
+
+            leader = leader == VS_SLOT_NONE ? b->leader_count - 1 : leader;
+            if (pass == 0)
+                b->firsts[leader + 1]++;
+            else
+                to[b->firsts[leader]++] = place;
+        }
+        for (uint32_t i = 0; pass == 0 && i < b->leader_count; i++)
+            b->firsts[i + 1] += b->firsts[i];
+    }
+}
+
+const uint32_t *vs_leaves_join(struct vs_bulk_work *w)
+{
+    struct vs_bulk *b = w->b;
+    uint32_t count = b->count - b->old, *order = b->members;
+    size_t row = VS_LEAF_FANOUT * sizeof *b->nearest;
+
+    draw_leaders(w->x, b);
+    vs_parallel(w->x, (b->count + VS_LEAF_TILE - 1) / VS_LEAF_TILE, join_leaves, w);
+    sort_places(b, 1, NULL, b->spare);
+    sort_places(b, 0, b->spare, order);
+    for (uint32_t i = 0; i < count; i++)
+        memcpy(b->spare + (size_t)i * VS_LEAF_FANOUT,
+               b->nearest + (size_t)(b->old + order[i]) * VS_LEAF_FANOUT, row);
+    memcpy(b->nearest + (size_t)b->old * VS_LEAF_FANOUT, b->spare, count * row);
+    return order;
+}
+
 void vs_leaves_find(struct vs_bulk_work *w)
 {
-    const struct vs_bulk *b = w->b;
-
-    draw_leaders(w->x, w->b);
-    vs_parallel(w->x, (b->count + VS_LEAF_TILE - 1) / VS_LEAF_TILE, join_leaves, w);
     gather_members(w->b);
-    vs_parallel(w->x, b->leader_count, search_leader, w);
+    vs_parallel(w->x, w->b->leader_count, search_leader, w);
 }

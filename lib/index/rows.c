@@ -313,10 +313,10 @@ struct store {
     bool coded; /* rows get codes as they are stored */
 };
 
-/* Copies one row in, and codes it if there are codes. */
-static void store_row(void *arg, uint32_t item, uint32_t strand)
+/* Copies the vector of one row in, and codes it if there are codes. Returns it widened, where it
+ * was. */
+static float *store_vector(const struct store *st, uint32_t item, uint32_t strand)
 {
-    const struct store *st = arg;
     struct vshard_index *x = st->x;
     const struct plan *p = st->plan;
     uint32_t from = p->order[st->first + item], slot = p->slots[st->first + item];
@@ -331,14 +331,27 @@ static void store_row(void *arg, uint32_t item, uint32_t strand)
         memset(to + p->vector_bytes, 0, x->elements.stride - p->vector_bytes);
     }
     vs_length_check(x, vector, widened, &row->inverse_length);
+    if (st->coded && x->codes.stride > 0)
+        vs_encode_row(x, vector, row->inverse_length, widened, vs_column_at(&x->codes, slot));
+    return widened;
+}
+
+static void store_row(void *arg, uint32_t item, uint32_t strand)
+{
+    const struct store *st = arg;
+    struct vshard_index *x = st->x;
+    const struct plan *p = st->plan;
+    uint32_t from = p->order[st->first + item], slot = p->slots[st->first + item];
+    const void *vector = p->vectors + (size_t)from * p->vector_bytes;
+    struct vs_row *row = vs_row_at(x, slot);
+    float *widened = store_vector(st, item, strand);
+
     row->id = p->ids[from];
     vs_attributes_store(x, &p->values, st->first + item, slot);
     if (x->bounds.stride > 0)
         vs_scan_encode(x, slot, widened);
     if (!st->coded)
         return;
-    if (x->codes.stride > 0)
-        vs_encode_row(x, vector, row->inverse_length, widened, vs_column_at(&x->codes, slot));
     if (vs_is_codes_only(x))
         vs_encode_outside(x, vector, row->inverse_length, widened, vs_column_at(&x->codes, slot),
                           vs_column_at(&x->outside, slot));
@@ -352,6 +365,24 @@ static void store_rows(struct vshard_index *x, struct plan *p, uint32_t first, u
 
     for (uint32_t i = 0; i < count; i++)
         p->slots[first + i] = vs_slot_take(x);
+    vs_parallel(x, count, store_row, &st);
+}
+
+static void code_row(void *arg, uint32_t item, uint32_t strand)
+{
+    store_vector(arg, item, strand);
+}
+
+/* Rows that are near each other get slots that are, too. Which ones are is known by their codes, so
+ * these are made first, wherever there is a slot. */
+static void store_near(struct vshard_index *x, struct plan *p, uint32_t first, uint32_t count)
+{
+    struct store st = { x, p, first, true };
+
+    for (uint32_t i = 0; i < count; i++)
+        p->slots[first + i] = vs_slot_take(x);
+    vs_parallel(x, count, code_row, &st);
+    vs_bulk_arrange(x, p->bulk, p->slots + first, count);
     vs_parallel(x, count, store_row, &st);
 }
 
@@ -533,10 +564,10 @@ static void add_bulk(struct vshard_index *x, struct plan *p)
 {
     uint32_t count = p->count - p->flat;
 
-    store_rows(x, p, p->flat, count);
+    store_near(x, p, p->flat, count);
     atomic_store(&x->relinking, VS_RELINKING);
     vs_readers_drain(x);
-    vs_bulk_link(x, p->bulk, p->islands, p->slots + p->flat, count);
+    vs_bulk_link(x, p->bulk, p->islands);
     begin_graph(x);
     publish_linked(x, p->slots + p->flat, count);
     atomic_store_explicit(&x->relinking, 0, memory_order_release);

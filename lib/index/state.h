@@ -843,8 +843,8 @@ bool vs_bulk_suits(const struct vshard_index *x, uint64_t count);
 uint32_t vs_bulk_pool(const struct vshard_index *x);
 int vs_bulk_begin(struct vshard_index *x, uint64_t count, struct vs_bulk **out);
 void vs_bulk_end(struct vshard_index *x, struct vs_bulk *b);
-void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, struct vs_islands *islands,
-                  const uint32_t *slots, uint32_t count);
+void vs_bulk_arrange(struct vshard_index *x, struct vs_bulk *b, uint32_t *slots, uint32_t count);
+void vs_bulk_link(struct vshard_index *x, struct vs_bulk *b, struct vs_islands *islands);
 
 /* graph_build.c */
 uint32_t vs_build_pool(const struct vshard_index *x);

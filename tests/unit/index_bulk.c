@@ -236,6 +236,59 @@ Test(index_bulk, clusters_are_found)
     }
 }
 
+/* ---- slots ---- */
+
+/* How many rows that were linked together have one of their own cluster in the next slot. */
+static uint32_t count_beside(struct vshard_index *x, uint32_t rows, uint32_t clusters)
+{
+    uint32_t beside = 0, slots = atomic_load(&x->slot_count);
+
+    cr_assert_eq(slots, rows);
+    for (uint32_t slot = 1; slot < slots; slot++)
+        beside += vs_row_at(x, slot)->id % clusters == vs_row_at(x, slot - 1)->id % clusters;
+    return beside;
+}
+
+/* Rows of 60 clusters in turns: as they were given, no two of one are neighbours. */
+Test(index_bulk, near_rows_lie_beside_each_other)
+{
+    enum { CLUSTERS = 60 };
+    const struct vshard_attribute attribute = { VSHARD_ATTRIBUTE_INT64, "number" };
+    struct vshard_index_options o = small_options(D, 0, 0);
+    uint64_t seed = 8, *ids = number_ids(0, ROWS);
+    float *v = draw_vectors(&seed, 0, ROWS, D), *back = malloc(ROWS * D * sizeof *back);
+    int64_t *numbers = malloc(2 * ROWS * sizeof *numbers);
+    struct vshard_values values = { numbers, 0 };
+    const struct vshard_add_options with = { sizeof with, 1, &values };
+    struct pool *pool = pool_create(2);
+    struct vshard_index *x;
+
+    for (uint32_t i = 0; i < ROWS; i++) {
+        numbers[i] = 7 * (int64_t)i;
+        for (uint32_t j = 0; i >= CLUSTERS && j < D; j++)
+            v[i * D + j] = v[i % CLUSTERS * D + j] + v[i * D + j] / 64;
+    }
+    o.attributes = &attribute;
+    o.attribute_count = 1;
+    o.executor = pool_executor(pool);
+    x = make_index(&o);
+    cr_assert_eq(vshard_index_add_with(x, ids, v, ROWS, &with), 0);
+    cr_expect(count_beside(x, ROWS, CLUSTERS) > ROWS / 2, "%u of %u",
+              count_beside(x, ROWS, CLUSTERS), ROWS);
+
+    values.values = numbers + ROWS;
+    cr_assert_eq(vshard_index_fetch(x, ids, ROWS, back, NULL), 0);
+    cr_assert_eq(vshard_index_fetch_values(x, ids, ROWS, &values, 1, NULL), 0);
+    cr_expect(memcmp(back, v, ROWS * D * sizeof *v) == 0);
+    cr_expect(memcmp(numbers, numbers + ROWS, ROWS * sizeof *numbers) == 0);
+    vshard_index_destroy(x);
+    pool_destroy(pool);
+    free(numbers);
+    free(back);
+    free(v);
+    free(ids);
+}
+
 /* ---- without memory ---- */
 
 static void expect_all_or_nothing(uint32_t dim, uint32_t there)
