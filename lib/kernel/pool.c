@@ -319,16 +319,24 @@ AVX512 VS_STEP uint32_t avx512_rank(const struct vs_pool *p, int32_t key)
     return rank < p->count ? rank : p->count;
 }
 
-/* Moves the lanes above the new key up by one, and puts it in the gap. */
+/* Moves the lanes above the new key up by one, and puts it in the gap. Keys do not wait for masks:
+ * each is the lesser of itself and of the greater of the one before and the new one, where
+ * INT32_MAX is behind the last. */
 AVX512 VS_STEP void avx512_join(struct avx512_group *g, int32_t key, uint32_t slot, uint32_t rank)
 {
-    const __m512i x = _mm512_set1_epi32(key);
-    uint32_t above = _mm512_cmpgt_epi32_mask(g->keys, x) | (0xffffu << g->count & 0xffff);
-    __mmask16 keep = (__mmask16) ~(above & (0u - above));
+    const __m512i up = _mm512_sub_epi32(avx512_lanes(), _mm512_set1_epi32(1));
+    const __m512i x = _mm512_set1_epi32(key), s = _mm512_set1_epi32((int32_t)slot);
+    const __m512i before = _mm512_mask_permutexvar_epi32(x, 0xfffe, up, g->keys);
+    const uint32_t unused = 0xffffu << g->count;
+    __mmask16 above = (__mmask16)(_mm512_cmpgt_epi32_mask(g->keys, x) | unused);
+    __mmask16 moved = (__mmask16)(_mm512_cmpgt_epi32_mask(before, x) | unused << 1);
 
-    g->keys = _mm512_mask_expand_epi32(x, keep, g->keys);
-    g->slots = _mm512_mask_expand_epi32(_mm512_set1_epi32((int32_t)slot), keep, g->slots);
-    g->ranks = _mm512_mask_expand_epi32(_mm512_set1_epi32((int32_t)rank), keep, g->ranks);
+    g->keys = _mm512_min_epi32(g->keys, _mm512_max_epi32(before, x));
+    g->slots = _mm512_mask_permutexvar_epi32(_mm512_mask_mov_epi32(g->slots, above, s), moved, up,
+                                             g->slots);
+    g->ranks = _mm512_mask_permutexvar_epi32(
+        _mm512_mask_mov_epi32(g->ranks, above, _mm512_set1_epi32((int32_t)rank)), moved, up,
+        g->ranks);
     g->count++;
 }
 
@@ -404,7 +412,7 @@ AVX512 static void avx512_push(struct vs_pool *pool, const int32_t *keys, const 
 
         while (better != 0) {
             const __m512i zero = _mm512_setzero_si512();
-            struct avx512_group g = { zero, zero, zero, 0 };
+            struct avx512_group g = { _mm512_set1_epi32(INT32_MAX), zero, zero, 0 };
 
             for (; better != 0 && g.count < 16; better &= better - 1) {
                 size_t i = done + (size_t)__builtin_ctzll(better);
