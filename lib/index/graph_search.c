@@ -168,28 +168,26 @@ static const struct vs_column *walked(const struct vshard_index *x, const struct
     return q->sketch != NULL ? &x->sketches : x->traversal;
 }
 
-/* Sets s->keys of the rows of that column that s->rows name. */
-static void walk_keys(const struct vshard_index *x, const struct vs_query *q, struct vs_scratch *s,
+/* Sets the keys of a walk's scratch to those of rows of that column. */
+static void walk_keys(const struct vshard_index *x, struct vs_walk *w, const void *const *rows,
                       uint32_t count)
 {
-    if (q->sketch != NULL)
-        x->kernel.l2sq_u4_many(q->sketch, s->rows, count, x->sketches.stride, s->keys);
+    struct vs_scratch *s = w->scratch;
+
+    if (w->query.sketch != NULL)
+        x->kernel.l2sq_u4_many(w->query.sketch, rows, count, x->sketches.stride, s->keys);
     else
-        vs_keys(x, q, s->rows, count, s->keys);
+        vs_keys(x, &w->query, rows, count, s->keys);
     s->distance_count += count;
 }
 
-/* Drops one slot, if it is there, from the first of s->slots and s->keys. */
-static uint32_t leave_out(struct vs_scratch *s, uint32_t count, uint32_t slot)
+/* The row that asks is behind all others. */
+static void put_last(struct vs_walk *w, const uint32_t *slots, uint32_t count)
 {
-    uint32_t kept = 0;
-
     for (uint32_t i = 0; i < count; i++) {
-        s->slots[kept] = s->slots[i];
-        s->keys[kept] = s->keys[i];
-        kept += s->slots[i] != slot;
+        if (slots[i] == w->query.without - 1)
+            w->scratch->keys[i] = INT32_MAX;
     }
-    return kept;
 }
 
 /* Beside a writer the same row may be an entry twice, or a row without room for its bit. */
@@ -280,33 +278,38 @@ static void offer(const struct vshard_index *x, struct vs_walk *w, const int32_t
         w->most, keys, slots, count, aside->keys + aside->count, aside->slots + aside->count);
 }
 
-/* Offers the nearest of the entry rows. */
-static int start(const struct vshard_index *x, struct vs_walk *w)
+/* Offers each walk the nearest of the entry rows, which are looked up once for all. */
+static int start(const struct vshard_index *x, struct vs_walk *walks, uint32_t count)
 {
-    const struct vs_query *q = &w->query;
-    struct vs_scratch *s = w->scratch;
+    const struct vs_extents column = vs_column_extents(walked(x, &walks[0].query));
+    struct vs_scratch *s = walks[0].scratch;
     uint32_t entries = atomic_load_explicit(&x->entry_count, memory_order_acquire);
-    int32_t keys[STARTS + 16];
-    uint32_t slots[STARTS + 16];
-    struct vs_pool nearest = { keys, slots, 0, STARTS, 0 };
+    int32_t keys[WALKS][STARTS + 16];
+    uint32_t slots[WALKS][STARTS + 16];
+    struct vs_pool nearest[WALKS];
 
+    for (uint32_t w = 0; w < count; w++)
+        nearest[w] = (struct vs_pool){ keys[w], slots[w], 0, STARTS, 0 };
     for (uint32_t first = 0; first < entries; first += s->list_cap) {
-        uint32_t count = entries - first < s->list_cap ? entries - first : s->list_cap;
+        uint32_t some = entries - first < s->list_cap ? entries - first : s->list_cap;
         int rc;
 
-        for (uint32_t i = 0; i < count; i++)
+        for (uint32_t i = 0; i < some; i++)
             s->slots[i] = vs_moved(x, s, vs_entry_at(x, first + i));
-        rc = verify_gathered(x, s->slots, count);
+        rc = verify_gathered(x, s->slots, some);
         if (rc < 0)
             return rc;
-        for (uint32_t i = 0; i < count; i++)
-            s->rows[i] = vs_column_at(walked(x, q), s->slots[i]);
-        walk_keys(x, q, s, count);
-        if (q->without != 0)
-            count = leave_out(s, count, q->without - 1);
-        x->kernel.pool_push(&nearest, s->keys, s->slots, count);
+        for (uint32_t i = 0; i < some; i++)
+            s->rows[i] = vs_extents_at(&column, s->slots[i]);
+        for (uint32_t w = 0; w < count; w++) {
+            walk_keys(x, &walks[w], s->rows, some);
+            if (walks[w].query.without != 0)
+                put_last(&walks[w], s->slots, some);
+            x->kernel.pool_push(&nearest[w], walks[w].scratch->keys, s->slots, some);
+        }
     }
-    offer(x, w, keys, slots, keep_unseen(s, &nearest));
+    for (uint32_t w = 0; w < count; w++)
+        offer(x, &walks[w], keys[w], slots[w], keep_unseen(walks[w].scratch, &nearest[w]));
     return VSHARD_OK;
 }
 
@@ -359,9 +362,9 @@ static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
     w->farthest_key = w->bounded ? farthest_key(x, w) : INFINITY;
     w->nearest = INT32_MAX;
     w->idle = 0;
-    w->status = start(x, w);
     w->gathered = 0;
-    w->ended = w->status < 0;
+    w->status = VSHARD_OK;
+    w->ended = false;
 }
 
 /* The first part of a step: which rows to look at. Requests them. */
@@ -389,7 +392,7 @@ static void score(const struct vshard_index *x, struct vs_walk *w)
 {
     struct vs_scratch *s = w->scratch;
 
-    walk_keys(x, &w->query, s, w->gathered);
+    walk_keys(x, w, s->rows, w->gathered);
     offer(x, w, s->keys, s->slots, w->gathered);
     look_ahead(x, w);
     w->cut = w->limits && vs_limits_cut(w->limits, s->distance_count - w->counted, w->gathered);
@@ -401,10 +404,16 @@ static void score(const struct vshard_index *x, struct vs_walk *w)
 void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t count, uint32_t ef)
 {
     uint32_t going = count;
+    int status;
 
     vs_sketch_queries(x, walks, count);
     for (uint32_t i = 0; i < count; i++)
         begin(x, &walks[i], ef);
+    status = start(x, walks, count);
+    for (uint32_t i = 0; i < count && status < 0; i++) {
+        walks[i].status = status;
+        walks[i].ended = true;
+    }
     while (going > 0) {
         for (uint32_t i = 0; i < count; i++) {
             if (!walks[i].ended)
