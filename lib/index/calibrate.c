@@ -5,7 +5,7 @@
  * all rows by their vectors. These are looked for among the nearest 400 by code; where the
  * error of codes, at four standard deviations, does not rule out all others, every row is
  * measured. Where the caller has no queries, rows of the index stand for them, spread evenly over
- * the slots, whose order is mostly that of their arrival.
+ * the slots, whose order is that of their arrival or, after a bulk load, of where they lie.
  *
  * A row is an easy question for the graph that it is in: a walk that comes to it finds
  * its neighbours' names there. So a row that is asked is not there for its own walk, nor
