@@ -26,7 +26,7 @@
  *     A narrow beam takes fewer, one for each eight that it holds: in one of 5 the rows
  *     that are visited too many are a third of all (glove100), and cost more than they gain;
  *   - while this step's keys are computed, the edges of the rows most likely to be
- *     next are already on their way;
+ *     next are already on their way, and when a walk has ended, the codes that rank its pool;
  *   - several walks take turns, so that what one has requested arrives while the
  *     others compute. Each walk does what it would do alone.
  *
@@ -400,6 +400,17 @@ static void score(const struct vshard_index *x, struct vs_walk *w)
     w->ended = w->cut || w->passed;
 }
 
+/* Requests what ranks the pool of a walk that has ended, while the others go on. */
+static void request_codes(const struct vshard_index *x, const struct vs_walk *w)
+{
+    const struct vs_pool *p = &w->scratch->pool;
+
+    if (w->query.sketch == NULL || w->aside)
+        return;
+    for (uint32_t i = 0; i < p->count; i++)
+        prefetch(vs_column_at(x->traversal, p->slots[i] & ~VS_POOL_EXPANDED), x->traversal->stride);
+}
+
 /* Fills each walk's pool with the ef nearest rows that it meets, of any state. */
 void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t count, uint32_t ef)
 {
@@ -416,13 +427,18 @@ void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t
     }
     while (going > 0) {
         for (uint32_t i = 0; i < count; i++) {
-            if (!walks[i].ended)
-                advance(x, &walks[i]);
+            if (walks[i].ended)
+                continue;
+            advance(x, &walks[i]);
+            if (walks[i].ended)
+                request_codes(x, &walks[i]);
         }
         going = 0;
         for (uint32_t i = 0; i < count; i++) {
             if (walks[i].ended)
                 continue;
+            if (count == 1) /* there is nobody to wait for what score() requests */
+                look_ahead(x, &walks[i]);
             score(x, &walks[i]);
             going++;
         }
