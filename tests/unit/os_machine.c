@@ -1,6 +1,10 @@
 /* os_machine.c - memory nodes, and unpredictable bytes. */
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "os/os.h"
 
@@ -92,4 +96,48 @@ Test(os_machine, reports_to_callers_of_every_age)
     cr_expect_eq(newer.known.size, sizeof newer);
     cr_expect_eq(vshard_machine_report(&unset), VSHARD_EINVAL);
     cr_expect_eq(vshard_machine_report(NULL), VSHARD_EINVAL);
+}
+
+#if defined(__x86_64__)
+/* The C library may have cleared a bit that it works around, and none of these. */
+Test(os_machine, has_the_instruction_sets_that_cpuid_tells)
+{
+    static const struct {
+        uint32_t cpu, leaf, part, at, bit; /* `at`: of eax, ebx, ecx, edx */
+    } bits[] = { { VSHARD_CPU_AVX2, 7, 0, 1, 5 },    { VSHARD_CPU_AVX512, 7, 0, 1, 16 },
+                 { VSHARD_CPU_VNNI, 7, 0, 2, 11 },   { VSHARD_CPU_VPOPCNTDQ, 7, 0, 2, 14 },
+                 { VSHARD_CPU_AVXVNNI, 7, 1, 0, 4 }, { VSHARD_CPU_BF16, 7, 1, 0, 5 } };
+    uint32_t cpu = vs_os_cpu(), told = VSHARD_CPU_SSE2, r[4] = { 0 };
+
+    __get_cpuid(1, &r[0], &r[1], &r[2], &r[3]);
+    for (size_t i = 0; i < VS_COUNT(bits); i++) {
+        uint32_t parts = 0;
+
+        memset(r, 0, sizeof r);
+        __get_cpuid_count(7, 0, &parts, &r[1], &r[2], &r[3]);
+        if (bits[i].part <= parts)
+            __get_cpuid_count(bits[i].leaf, bits[i].part, &r[0], &r[1], &r[2], &r[3]);
+        else
+            memset(r, 0, sizeof r);
+        told |= r[bits[i].at] >> bits[i].bit & 1 ? bits[i].cpu : 0;
+    }
+    cr_expect_eq(cpu & ~told, 0u, "%#x of %#x", cpu, told);
+    if (cpu & VSHARD_CPU_AVX512) /* then the system saves all registers */
+        cr_expect_eq(cpu, told, "%#x", told);
+}
+#endif
+
+/* Every index that is made or opened asks: in a virtual machine CPUID alone takes as long as all
+ * else that an open of a small file does. */
+Test(os_machine, knows_its_instruction_sets_without_asking_again)
+{
+    enum { CALLS = 20000 };
+    clock_t begun = clock();
+    uint32_t all = 0;
+
+    for (int i = 0; i < CALLS; i++)
+        all |= vs_os_cpu();
+    cr_expect_eq(all, vs_os_cpu());
+    cr_expect_lt(clock() - begun, CLOCKS_PER_SEC / 5, "%d calls: %g s", CALLS,
+                 (double)(clock() - begun) / CLOCKS_PER_SEC);
 }
