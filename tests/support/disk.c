@@ -409,8 +409,12 @@ void disk_put(struct disk *disk, const char *path, const void *bytes, size_t cou
     uint32_t file = new_file(disk);
     struct disk_file *f = &disk->files[file];
 
-    disk_write(f, 0, bytes, count);
-    disk_sync(f);
+    reserve(f, count);
+    if (count > 0) {
+        memcpy(f->now, bytes, count);
+        memcpy(f->durable, bytes, count);
+    }
+    f->bytes = f->bytes_durable = count;
     set_name(&disk->now, path, file);
     set_name(&disk->durable, path, file);
 }

@@ -18,6 +18,11 @@ struct handle {
     uint32_t flags;
 };
 
+struct map {
+    void *at;
+    size_t bytes;
+};
+
 struct fault_storage {
     struct vshard_storage hook;
     struct disk *disk;
@@ -31,10 +36,8 @@ struct fault_storage {
     uint32_t handle_count, map_count, queue_count;
     uint32_t defer, refuse_maps;
     struct handle handles[HANDLES];
-    struct {
-        void *at;
-        size_t bytes;
-    } maps[MAPS];
+    struct map maps[MAPS];
+    struct map last; /* that was unmapped: nobody may touch it */
     struct vshard_io *queue[QUEUE];
     char breach[200];
     pthread_mutex_t lock;
@@ -288,6 +291,27 @@ static int list_dir(struct fault_storage *fs, struct vshard_io *io)
     return n ? VSHARD_E2BIG : VSHARD_OK;
 }
 
+/* Pages to write to. A file that is mapped over and over, with one byte changed each time, gets
+ * those that it had: new ones cost more than all else that is done with them. */
+static void *take_pages(struct fault_storage *fs, size_t bytes)
+{
+    void *p = fs->last.at;
+
+    if (p == NULL || fs->last.bytes != bytes || mprotect(p, bytes, PROT_READ | PROT_WRITE) != 0)
+        return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    fs->last.at = NULL;
+    return p;
+}
+
+/* Who still reads there shall crash. */
+static void leave_pages(struct fault_storage *fs, struct map m)
+{
+    if (fs->last.at != NULL)
+        munmap(fs->last.at, fs->last.bytes);
+    fs->last = m;
+    mprotect(m.at, m.bytes, PROT_NONE);
+}
+
 static int map_file(struct fault_storage *fs, struct vshard_io *io)
 {
     const struct disk_file *f = file_of(fs, io, 0);
@@ -306,13 +330,12 @@ static int map_file(struct fault_storage *fs, struct vshard_io *io)
         m++;
     if (m == MAPS)
         return VSHARD_ENOMEM;
-    p = mmap(NULL, (size_t)io->count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    p = take_pages(fs, (size_t)io->count);
     if (p == MAP_FAILED)
         return VSHARD_ENOMEM;
     memcpy(p, f->now, (size_t)io->count);
     mprotect(p, (size_t)io->count, PROT_READ); /* who writes to it shall crash */
-    fs->maps[m].at = io->buffer = p;
-    fs->maps[m].bytes = (size_t)io->count;
+    fs->maps[m] = (struct map){ io->buffer = p, (size_t)io->count };
     if (m == fs->map_count)
         fs->map_count++;
     return VSHARD_OK;
@@ -324,7 +347,7 @@ static int unmap(struct fault_storage *fs, struct vshard_io *io)
         if (fs->maps[m].at == io->buffer && io->buffer != NULL) {
             if (fs->maps[m].bytes != io->count)
                 breach(fs, "unmapped with another size", io);
-            munmap(io->buffer, fs->maps[m].bytes);
+            leave_pages(fs, fs->maps[m]);
             fs->maps[m].at = NULL;
             return VSHARD_OK;
         }
@@ -488,6 +511,8 @@ void fault_storage_destroy(struct fault_storage *fs)
         if (fs->maps[m].at != NULL)
             munmap(fs->maps[m].at, fs->maps[m].bytes);
     }
+    if (fs->last.at != NULL)
+        munmap(fs->last.at, fs->last.bytes);
     disk_destroy(fs->disk);
     pthread_mutex_destroy(&fs->lock);
     free(fs);
