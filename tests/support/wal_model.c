@@ -18,7 +18,7 @@ struct group {
     uint64_t vote_term, vote, commit, mark_index, mark_term, first, last;
     uint32_t voted, committed, marked, noted, mark_bytes, note_bytes;
     uint64_t note_term;
-    struct entry entries[MODEL_ENTRIES]; /* by index */
+    struct entry entries[MODEL_ENTRIES]; /* by index; outside of first..last anything */
 };
 
 struct state {
@@ -73,6 +73,13 @@ int model_append(struct model *m, struct vshard_wal *wal, const struct vshard_wa
             *barrier = named;
     }
     return rc;
+}
+
+/* Of which nothing is known; entries, which are many, stay as they are. */
+static void clear(struct group *g)
+{
+    memset(g, 0, offsetof(struct group, entries));
+    g->first = 1;
 }
 
 static void drop_from(struct group *g, uint64_t from)
@@ -134,23 +141,20 @@ static void apply(struct state *s, const struct model_record *r)
         g->note_bytes = r->bytes;
         g->note_term = r->term;
         break;
-    case VSHARD_WAL_FORGET:
-        memset(g, 0, sizeof *g);
-        g->first = 1;
-        break;
+    case VSHARD_WAL_FORGET: clear(g); break;
     default: abort();
     }
 }
 
 static struct state *state_at(const struct model *m, uint64_t barrier)
 {
-    struct state *s = calloc(1, sizeof *s);
+    struct state *s = malloc(sizeof *s);
     uint64_t highest = 0;
 
     if (s == NULL)
         abort();
     for (size_t g = 0; g < MODEL_GROUPS; g++)
-        s->groups[g].first = 1;
+        clear(&s->groups[g]);
     for (size_t i = 0; i < m->count; i++)
         highest = m->records[i].barrier > highest ? m->records[i].barrier : highest;
     for (uint64_t b = 1; b <= highest && b <= barrier; b++) {
