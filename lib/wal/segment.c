@@ -179,8 +179,10 @@ static bool give_up(struct vshard_wal *w, int status)
         maker_io(w, DROPPING, VSHARD_IO_CLOSE);
         return true;
     }
-    w->maker.step = IDLE;
-    return false;
+    /* It may be there and not open: a spare that has its new name. */
+    w->maker.io.path = w->maker.path;
+    maker_io(w, REMOVING, VSHARD_IO_REMOVE);
+    return true;
 }
 
 /* A spare that has all its space. */

@@ -340,3 +340,54 @@ Test(wal_reuse, copies_no_mark_over_entries_that_came_after_it)
     fault_storage_destroy(fs);
     model_fini(&w.model);
 }
+
+static bool is_used(const struct vshard_wal *w, uint64_t segment)
+{
+    return vs_wal_segment_find(&w->index, segment) != NULL ||
+           (w->making.open && w->making.head.segment == segment);
+}
+
+/* A spare has its new name, which the directory finds no room for. */
+Test(wal_reuse, leaves_no_file_where_a_directory_has_no_room_for_a_name)
+{
+    const struct fault_rule full = {
+        .k = 1, .ops = 1 << VSHARD_IO_SYNC_DIR, .how = FAULT_FOREVER, .status = VSHARD_ENOSPC
+    };
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_record r = { .group = 1, .kind = VSHARD_WAL_ENTRY };
+    static char payload[500];
+    struct writer w = { .seed = 1 };
+    uint64_t refused = 0, struck;
+    int rc = VSHARD_ENOSPC;
+
+    model_init(&w.model);
+    open_log(&w, &o);
+    r.index = go_round(&w, 1);
+    r.payload = payload;
+    r.payload_bytes = sizeof payload;
+    fault_storage_rule(fs, &full);
+    struck = fault_storage_struck(fs);
+    for (int i = 0; i < 600; i++) {
+        rc = vshard_wal_append(w.wal, &r, 1, NULL);
+        cr_assert(rc == VSHARD_OK || rc == VSHARD_ENOSPC);
+        r.index += rc == VSHARD_OK;
+        refused += rc != VSHARD_OK;
+        vshard_wal_poll(w.wal, NULL);
+    }
+    cr_assert_gt(refused, 0);
+    cr_assert_gt(fault_storage_struck(fs), struck);
+    fault_storage_heal(fs);
+    for (int i = 0; i < 70; i++)
+        rc = vshard_wal_poll(w.wal, NULL);
+    cr_assert_eq(rc, VSHARD_OK);
+    for (uint64_t i = 1; i < w.wal->next_segment; i++) {
+        char path[40];
+
+        snprintf(path, sizeof path, "log/%016llx.wal", (unsigned long long)i);
+        cr_expect_eq(exists(fs, path), is_used(w.wal, i), "%s", path);
+    }
+    vshard_wal_close(w.wal);
+    fault_storage_destroy(fs);
+    model_fini(&w.model);
+}
