@@ -76,7 +76,7 @@ struct vshard_raft_member {
     uint64_t incarnation; /* not 0 */
     uint32_t role;        /* VSHARD_RAFT_VOTER or VSHARD_RAFT_LEARNER, in what a host asks for */
     uint32_t priority;    /* 0..7; a leader hands over to a caught-up voter of higher priority;
-                             8: never campaigns */
+                             8: never campaigns, which one voter at least has to */
 };
 
 #define VSHARD_RAFT_NEVER_LEADS 8

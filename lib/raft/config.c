@@ -115,7 +115,7 @@ static void insert(struct vs_config *c, const struct vshard_raft_member *m)
 /* Takes the members wanted, as given by a host, into an ordered list. */
 static int read_wanted(const struct vshard_raft_member *want, uint32_t count, struct vs_config *to)
 {
-    uint32_t voters = 0;
+    bool led = false;
 
     memset(to, 0, sizeof *to);
     if (count == 0 || want == NULL)
@@ -129,10 +129,10 @@ static int read_wanted(const struct vshard_raft_member *want, uint32_t count, st
             (m->role != VSHARD_RAFT_VOTER && m->role != VSHARD_RAFT_LEARNER) ||
             vs_config_node(to, m->node) >= 0)
             return VSHARD_EINVAL;
-        voters += m->role == VSHARD_RAFT_VOTER;
+        led |= m->role == VSHARD_RAFT_VOTER && m->priority < VSHARD_RAFT_NEVER_LEADS;
         insert(to, m);
     }
-    return voters != 0 ? VSHARD_OK : VSHARD_EINVAL;
+    return led ? VSHARD_OK : VSHARD_EINVAL; /* else nobody ever would, after the present leader */
 }
 
 /* What a decision needs while `now` gives way to `to`: a quorum of both. */

@@ -484,6 +484,36 @@ static void follow(struct rig *t)
     persisted(t);
     apply_all(t);
 }
+}
+
+/* Not when the group is born, nor later, nor when it is promoted by force: it would have no leader
+ * once the present one is gone. */
+Test(raft_flow, one_voter_at_least_may_lead)
+{
+    struct vshard_raft_member m[] = { { 1, 1, VSHARD_RAFT_VOTER, VSHARD_RAFT_NEVER_LEADS },
+                                      { 2, 2, VSHARD_RAFT_VOTER, VSHARD_RAFT_NEVER_LEADS },
+                                      { 3, 3, VSHARD_RAFT_LEARNER, 0 } };
+    struct vshard_raft_event change = {
+        .kind = VSHARD_RAFT_CONFIGURE, .tag = 8, .members = m, .member_count = 3
+    };
+    struct vshard_raft_boot b = { .size = sizeof b, .group = 2, .members = m, .member_count = 3 };
+    struct rig t;
+    uint64_t last;
+
+    boot(&t, 1, 0, "");
+    lead_firmly(&t);
+    last = status(&t).last;
+    cr_assert_eq(step(&t, change), VSHARD_OK);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EINVAL);
+    cr_expect_eq(status(&t).last, last);
+    cr_expect_eq(vshard_raft_open(t.raft, &b), VSHARD_EINVAL);
+    m[1].priority = 0;
+    cr_assert_eq(step(&t, change), VSHARD_OK);
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(status(&t).last, last + 1);
+    cr_expect_eq(vshard_raft_open(t.raft, &b), VSHARD_OK);
+    stop(&t);
 
 static void forward_reply(struct rig *t, uint64_t round, int status, struct answers *a)
 {
