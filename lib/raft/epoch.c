@@ -138,7 +138,7 @@ void vs_promote(struct vshard_raft *r, struct vs_group *g, const struct vshard_r
     struct vshard_raft_entry first = { .kind = VSHARD_RAFT_CONFIG, .data = bytes };
     struct vs_request refused = { .tag = e->tag };
     struct vs_config c;
-    uint64_t heard = g->promise_until - r->o.election_ns;
+    uint64_t heard = g->promise_until, none = vs_later(r->since_ns, r->o.election_ns);
     int rc = may_promote(r, g, e, &c);
     size_t n;
 
@@ -155,5 +155,6 @@ void vs_promote(struct vshard_raft *r, struct vs_group *g, const struct vshard_r
     vs_lead_with(r, g, &first);
     if (g->uncertain) /* of all before, when this is on disk */
         vs_certain_at(g, g->log.last);
-    vs_proposal_push(g, e->tag)->stamp = heard;
+    /* Who has led itself has promised nobody anything since. */
+    vs_proposal_push(g, e->tag)->stamp = (heard > none ? heard : none) - r->o.election_ns;
 }

@@ -115,6 +115,24 @@ Test(raft_epoch, the_operators_words_are_in_the_log_and_survive_a_restart)
     stop(&t);
 }
 
+/* As who leads it has promised nobody anything, and so has heard nobody. */
+Test(raft_epoch, a_survivor_that_led_says_how_long_ago_it_started)
+{
+    struct rig t;
+
+    boot(&t, 1, 0, "");
+    lead_firmly(&t);
+    for (int i = 0; i < 100; i++)
+        time_passes(&t, 30 * MS);
+    cr_assert_neq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER, "nobody has answered it");
+    cr_assert_eq(step(&t, evidence(&t)), VSHARD_OK);
+    persisted(&t);
+    apply_all(&t);
+    cr_expect_eq(answer(&t), VSHARD_OK);
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->age_ns, t.now - t.raft->since_ns);
+    stop(&t);
+}
+
 static void refuses(const char *why, struct vshard_raft_event e, int status_wanted)
 {
     struct rig t;
