@@ -177,8 +177,9 @@ enum { /* struct vshard_raft_effect.kind; which fields each sets stands beside i
                                     and current, and the log empty behind it; answer INSTALLED */
        VSHARD_RAFT_FATAL = 12, /* status: this group has stopped; a promise was broken elsewhere */
        VSHARD_RAFT_CERTAIN = 13, /* a group that was booted UNCERTAIN is not so any more */
-       VSHARD_RAFT_EPOCH = 14 /* term, index = commit: the group is in another recovery epoch, and
-                                 refuses the one before; see section 6 */
+       VSHARD_RAFT_EPOCH = 14    /* term, index: the group is in another recovery epoch, and refuses
+                                    the one before, of which entries to here are committed; 0: to where
+                                    is not known any more. See section 6 */
 };
 
 enum { /* roles */

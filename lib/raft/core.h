@@ -510,6 +510,7 @@ void vs_tick_from_now(struct vshard_raft *r);
 /* epoch.c */
 void vs_promote(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_event *e);
 bool vs_superseded(const struct vs_group *g);
+uint64_t vs_epoch_before(const struct vs_group *g);
 bool vs_unproven(const struct vs_group *g, uint64_t term);
 
 /* certain.c */

@@ -47,6 +47,16 @@ bool vs_superseded(const struct vs_group *g)
     return vs_epoch(vs_log_term(&g->log, g->log.last)) != vs_epoch(g->term);
 }
 
+/* The last entry that is committed here and of an epoch before this one: by the message that
+ * brings the epoch some of its own may be, too, and after a restart all may. 0 where the log does
+ * not reach back so far. */
+uint64_t vs_epoch_before(const struct vs_group *g)
+{
+    uint64_t first = vs_epoch(g->term) << VS_EPOCH_SHIFT; /* a term, of this epoch and later ones */
+
+    return g->log.base_term < first ? vs_log_back(&g->log, g->commit, first - 1) : 0;
+}
+
 /* Does a leader of `term` have all that we have committed? Not shown yet, if we come
  * from an earlier epoch, and it has not yet verified so much. */
 bool vs_unproven(const struct vs_group *g, uint64_t term)

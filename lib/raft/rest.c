@@ -331,7 +331,7 @@ static void tell(struct vshard_raft *r, struct vs_group *g)
         if (vs_epoch(g->told_term) != vs_epoch(g->term)) {
             e = vs_effect(r, VSHARD_RAFT_EPOCH, g->id);
             e->term = g->term;
-            e->index = g->commit;
+            e->index = vs_epoch_before(g);
         }
         e = vs_effect(r, VSHARD_RAFT_ROLE, g->id);
         e->role = g->told_role = g->role;

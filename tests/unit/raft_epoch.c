@@ -386,6 +386,66 @@ Test(raft_epoch, who_has_committed_nothing_else_follows)
     stop(&t);
 }
 
+/* What its first message brings is of the epoch itself, and so is what is found at a restart. */
+Test(raft_epoch, who_meets_it_says_how_far_the_one_before_was_committed)
+{
+    struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 2 };
+    struct vshard_raft_boot b = {
+        .size = sizeof b, .group = 1, .term = EPOCH(1, 1), .commit = 5, .applied = 5
+    };
+    struct rig t, again = { 0 };
+
+    old_replica(&t, 3);
+    append(&t,
+           (struct vs_message){
+               .from = 2, .term = EPOCH(1, 1), .index = 3, .log_term = 2, .commit = 5 },
+           EPOCH(1, 1), 2);
+    cr_assert_eq(status(&t).commit, 5);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_EPOCH));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_EPOCH)->index, 3);
+
+    cr_assert_eq(vshard_raft_create(&o, &again.raft), VSHARD_OK);
+    cr_assert_eq(vshard_raft_open(again.raft, &b), VSHARD_OK);
+    for (uint64_t i = 1; i <= 5; i++)
+        cr_assert_eq(
+            vshard_raft_load(again.raft, 1, vs_log_at(&vs_group_find(t.raft, 1)->log, i), 1),
+            VSHARD_OK);
+    cr_assert_eq(vshard_raft_start(again.raft, 1, again.now), VSHARD_OK);
+    drain(&again);
+    cr_assert_not_null(effect(&again, VSHARD_RAFT_EPOCH));
+    cr_expect_eq(effect(&again, VSHARD_RAFT_EPOCH)->index, 3);
+    stop(&again);
+    stop(&t);
+}
+
+/* It has forgotten where that was. */
+Test(raft_epoch, who_has_compacted_beyond_its_beginning_says_nothing_of_the_one_before)
+{
+    struct vshard_raft_options o = { .size = sizeof o, .node = 1, .incarnation = 1, .boot = 2 };
+    struct vshard_raft_boot b = {
+        .size = sizeof b, .group = 1, .term = EPOCH(1, 1), .commit = 4, .applied = 4
+    };
+    const struct vshard_raft_effect *e;
+    struct rig t, again = { 0 };
+
+    promote(&t);
+    step(&t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_SNAPSHOT });
+    e = effect(&t, VSHARD_RAFT_META);
+    cr_assert_not_null(e);
+    b.snapshot_index = e->index;
+    b.snapshot_term = e->term;
+    b.meta = e->bytes;
+    b.meta_count = e->byte_count;
+    cr_assert_eq(vshard_raft_create(&o, &again.raft), VSHARD_OK);
+    cr_assert_eq(vshard_raft_open(again.raft, &b), VSHARD_OK);
+    cr_assert_eq(vshard_raft_start(again.raft, 1, again.now), VSHARD_OK);
+    drain(&again);
+    cr_assert_not_null(effect(&again, VSHARD_RAFT_EPOCH));
+    cr_expect_eq(effect(&again, VSHARD_RAFT_EPOCH)->index, 0);
+    stop(&again);
+    stop(&t);
+}
+
 static void expect_parted(struct rig *t, const char *why)
 {
     const struct vshard_raft_effect *e = effect(t, VSHARD_RAFT_FATAL);
