@@ -493,8 +493,13 @@ void vs_on_append_reply(struct vshard_raft *r, struct vs_group *g, const struct 
     if (m->index > p->match)
         p->match = m->index;
     free_flight(p);
-    if (p->state == VS_SNAPSHOT && p->match < g->log.base)
+    if (p->state == VS_SNAPSHOT && p->match < g->log.base) {
+        /* It has that snapshot, and the log goes on behind a later one. A host may have kept the
+         * old one for this member, and would give its end again and again. */
+        if (p->match >= p->chunk_index)
+            p->chunk_offset = p->paused = 0;
         return;
+    }
     if (p->state != VS_REPLICATE)
         probe_from(p, p->match + 1);
     p->state = VS_REPLICATE;

@@ -291,6 +291,75 @@ Test(raft_flow, one_piece_of_a_snapshot_is_under_way_and_a_lost_one_is_all_that_
     stop(&t);
 }
 
+/* Takes a snapshot of all that is applied, and forgets the log up to there. */
+static uint64_t compact_all(struct rig *t)
+{
+    uint64_t at = status(t).applied;
+
+    step(t, (struct vshard_raft_event){ .kind = VSHARD_RAFT_SNAPSHOT });
+    cr_assert_not_null(effect(t, VSHARD_RAFT_META));
+    cr_assert_eq(
+        step(t,
+             (struct vshard_raft_event){ .kind = VSHARD_RAFT_COMPACT, .index = at, .offset = at }),
+        VSHARD_OK);
+    return at;
+}
+
+/* Its host has not thrown the older one away: the member would be given its end for ever. */
+Test(raft_flow, who_has_a_snapshot_that_is_too_old_by_now_gets_the_newest)
+{
+    const struct vshard_raft_effect *e;
+    struct vshard_raft_effect want;
+    struct rig t;
+    uint64_t term, old, newest;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    apply_all(&t);
+    old = compact_all(&t);
+    say(&t, (struct vs_message){ .kind = VS_APPEND_REPLY,
+                                 .flags = VS_FLAG_REJECT,
+                                 .from = 3,
+                                 .term = term,
+                                 .index = 1,
+                                 .stamp = t.now });
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_SNAPSHOT_READ));
+    want = *effect(&t, VSHARD_RAFT_SNAPSHOT_READ);
+    cr_assert_eq(want.index, old);
+    give_piece(&t, &want, 0);
+    say(&t, (struct vs_message){ .kind = VS_CHUNK_REPLY,
+                                 .from = 3,
+                                 .term = term,
+                                 .index = old,
+                                 .log_term = term,
+                                 .hint = 11,
+                                 .stamp = t.now });
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_SNAPSHOT_READ));
+    want = *effect(&t, VSHARD_RAFT_SNAPSHOT_READ);
+    propose(&t, 1);
+    persisted(&t);
+    acknowledge(&t, 2, term, status(&t).last);
+    apply_all(&t);
+    newest = compact_all(&t);
+    cr_assert_gt(newest, old);
+    for (int i = 0; i < 5 && want.index == old; i++) {
+        give_piece(&t, &want, VSHARD_RAFT_LAST);
+        t.now += 400 * MS; /* all of an interval in which a lost piece is noticed */
+        beat_reply(&t, 2, term, 0);
+        acknowledge(&t, 3, term, old);
+        e = effect(&t, VSHARD_RAFT_SNAPSHOT_READ);
+        if (e == NULL) {
+            beat_reply(&t, 3, term, 0);
+            e = effect(&t, VSHARD_RAFT_SNAPSHOT_READ);
+        }
+        cr_assert_not_null(e);
+        want = *e;
+    }
+    cr_expect_eq(want.index, newest);
+    cr_expect_eq(want.offset, 0);
+    stop(&t);
+}
+
 /* ---- whose log is whose ---- */
 
 Test(raft_flow, a_follower_names_its_newest_entry_of_no_later_term)
@@ -365,6 +434,36 @@ Test(raft_flow, who_shall_never_lead_does_not_stand)
     }
     say(&t, (struct vs_message){ .kind = VS_TIMEOUT_NOW, .from = 2, .term = 1, .index = 1 });
     cr_expect_null(sent(&t, VS_VOTE, 3));
+    stop(&t);
+}
+
+/* Not when the group is born, nor later, nor when it is promoted by force: it would have no leader
+ * once the present one is gone. */
+Test(raft_flow, one_voter_at_least_may_lead)
+{
+    struct vshard_raft_member m[] = { { 1, 1, VSHARD_RAFT_VOTER, VSHARD_RAFT_NEVER_LEADS },
+                                      { 2, 2, VSHARD_RAFT_VOTER, VSHARD_RAFT_NEVER_LEADS },
+                                      { 3, 3, VSHARD_RAFT_LEARNER, 0 } };
+    struct vshard_raft_event change = {
+        .kind = VSHARD_RAFT_CONFIGURE, .tag = 8, .members = m, .member_count = 3
+    };
+    struct vshard_raft_boot b = { .size = sizeof b, .group = 2, .members = m, .member_count = 3 };
+    struct rig t;
+    uint64_t last;
+
+    boot(&t, 1, 0, "");
+    lead_firmly(&t);
+    last = status(&t).last;
+    cr_assert_eq(step(&t, change), VSHARD_OK);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EINVAL);
+    cr_expect_eq(status(&t).last, last);
+    cr_expect_eq(vshard_raft_open(t.raft, &b), VSHARD_EINVAL);
+    m[1].priority = 0;
+    cr_assert_eq(step(&t, change), VSHARD_OK);
+    cr_expect_null(effect(&t, VSHARD_RAFT_DONE));
+    cr_expect_eq(status(&t).last, last + 1);
+    cr_expect_eq(vshard_raft_open(t.raft, &b), VSHARD_OK);
     stop(&t);
 }
 
@@ -484,36 +583,6 @@ static void follow(struct rig *t)
     persisted(t);
     apply_all(t);
 }
-}
-
-/* Not when the group is born, nor later, nor when it is promoted by force: it would have no leader
- * once the present one is gone. */
-Test(raft_flow, one_voter_at_least_may_lead)
-{
-    struct vshard_raft_member m[] = { { 1, 1, VSHARD_RAFT_VOTER, VSHARD_RAFT_NEVER_LEADS },
-                                      { 2, 2, VSHARD_RAFT_VOTER, VSHARD_RAFT_NEVER_LEADS },
-                                      { 3, 3, VSHARD_RAFT_LEARNER, 0 } };
-    struct vshard_raft_event change = {
-        .kind = VSHARD_RAFT_CONFIGURE, .tag = 8, .members = m, .member_count = 3
-    };
-    struct vshard_raft_boot b = { .size = sizeof b, .group = 2, .members = m, .member_count = 3 };
-    struct rig t;
-    uint64_t last;
-
-    boot(&t, 1, 0, "");
-    lead_firmly(&t);
-    last = status(&t).last;
-    cr_assert_eq(step(&t, change), VSHARD_OK);
-    cr_assert_not_null(effect(&t, VSHARD_RAFT_DONE));
-    cr_expect_eq(effect(&t, VSHARD_RAFT_DONE)->status, VSHARD_EINVAL);
-    cr_expect_eq(status(&t).last, last);
-    cr_expect_eq(vshard_raft_open(t.raft, &b), VSHARD_EINVAL);
-    m[1].priority = 0;
-    cr_assert_eq(step(&t, change), VSHARD_OK);
-    cr_expect_null(effect(&t, VSHARD_RAFT_DONE));
-    cr_expect_eq(status(&t).last, last + 1);
-    cr_expect_eq(vshard_raft_open(t.raft, &b), VSHARD_OK);
-    stop(&t);
 
 static void forward_reply(struct rig *t, uint64_t round, int status, struct answers *a)
 {
