@@ -414,6 +414,14 @@ static int on_request(struct vshard_raft *r, struct vs_group *g, const struct vs
     return VSHARD_OK;
 }
 
+/* Of an event, the entries that may go into the log. */
+static uint32_t entries_for_log(const struct vshard_raft_event *e)
+{
+    if (e->kind == VSHARD_RAFT_PROMOTE)
+        return 1;
+    return e->kind == VSHARD_RAFT_PROPOSE ? e->entry_count : 0;
+}
+
 /* What the host reports about a group at rest need not wake it. */
 static bool wakes(const struct vshard_raft *r, const struct vs_group *g,
                   const struct vshard_raft_event *e)
@@ -449,7 +457,7 @@ static int on_group_event(struct vshard_raft *r, const struct vshard_raft_event 
                             e->kind == VSHARD_RAFT_PROMOTE))
         rc = vs_peers_reserve(r, g, VSHARD_RAFT_MEMBERS_MAX);
     if (rc == VSHARD_OK)
-        rc = vs_reserve_one(r, g, e->entry_count, bytes);
+        rc = vs_reserve_one(r, g, entries_for_log(e), bytes);
     if (rc != VSHARD_OK)
         return rc;
     if (wakes(r, g, e))

@@ -158,10 +158,11 @@ int vs_group_reserve(struct vshard_raft *r, struct vs_group *g, uint32_t entries
     return rc;
 }
 
-/* For an event about one group. */
+/* For an event about one group, of so many bytes: of entries that may go into its log, if there are
+ * any, or of what only passes through. */
 int vs_reserve_one(struct vshard_raft *r, struct vs_group *g, uint32_t entries, size_t bytes)
 {
-    int rc = vs_group_reserve(r, g, entries, bytes);
+    int rc = vs_group_reserve(r, g, entries, entries != 0 ? bytes : 0);
 
     if (rc == VSHARD_OK)
         rc = vs_pending_reserve(r, 1);

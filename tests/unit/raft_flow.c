@@ -360,6 +360,55 @@ Test(raft_flow, who_has_a_snapshot_that_is_too_old_by_now_gets_the_newest)
     stop(&t);
 }
 
+/* Of what only passes through a group nothing is left in it, at either end. */
+Test(raft_flow, a_piece_of_a_snapshot_takes_no_room_in_the_log)
+{
+    const size_t bytes = 1 << 20, whole = VS_MESSAGE_HEAD + 8 + VS_CONFIG_BYTES + bytes;
+    struct vshard_raft_event piece = { .kind = VSHARD_RAFT_CHUNK, .node = 3, .byte_count = bytes };
+    unsigned char *body = calloc(1, whole);
+    struct vs_message m = { .kind = VS_CHUNK,
+                            .group = 1,
+                            .from = 2,
+                            .to = 1,
+                            .from_incarnation = 2,
+                            .to_incarnation = 1,
+                            .boot = 1,
+                            .term = 3,
+                            .index = 6,
+                            .log_term = 3 };
+    struct vs_config c;
+    struct rig t;
+    uint64_t term;
+
+    boot(&t, 1, 0, "");
+    term = lead_firmly(&t);
+    apply_all(&t);
+    piece.index = compact_all(&t);
+    say(&t, (struct vs_message){ .kind = VS_APPEND_REPLY,
+                                 .flags = VS_FLAG_REJECT,
+                                 .from = 3,
+                                 .term = term,
+                                 .index = 1,
+                                 .stamp = t.now });
+    piece.bytes = body;
+    cr_assert_eq(step(&t, piece), VSHARD_OK);
+    cr_assert_not_null(sent(&t, VS_CHUNK, 3));
+    cr_expect_leq(vs_group_find(t.raft, 1)->log.byte_cap, 8192);
+    stop(&t);
+
+    boot(&t, 2, 0, "");
+    cr_assert_eq(vs_config_change(NULL, three, 3, &c), VSHARD_OK);
+    m.hint_term = 8 + vs_config_encode(&c, body + VS_MESSAGE_HEAD + 8);
+    vs_store32(body + VS_MESSAGE_HEAD, (uint32_t)m.hint_term - 8);
+    m.body_bytes = m.hint_term + bytes;
+    vs_message_encode(body, &m);
+    cr_assert_eq(hand(&t, body, VS_MESSAGE_HEAD + m.body_bytes), VSHARD_OK);
+    cr_assert_not_null(effect(&t, VSHARD_RAFT_SNAPSHOT_WRITE));
+    cr_expect_leq(vs_group_find(t.raft, 1)->log.byte_cap, 8192);
+    stop(&t);
+    free(body);
+}
+
 /* ---- whose log is whose ---- */
 
 Test(raft_flow, a_follower_names_its_newest_entry_of_no_later_term)
