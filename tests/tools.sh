@@ -134,6 +134,10 @@ if "$t/log_writer" "$t/log" 30 "$t/key" 2> "$t/err"; then
     damage $segment 19100
     expect 0 'cuts a sealed log' 'removed      [1-9]' -k "3=$t/key" -y cut "$t/log"
     expect 3 'leaves it sealed and signed' 'give it with --key' verify "$t/log"
+    rm "$t/log/wal.super"
+    expect 0 'salvages a sealed log without superblock' 'behind barrier' -k "3=$t/key" -y salvage "$t/log"
+    [ "$(od -An -tu4 -j128 -N4 "$t/log/wal.super" | tr -d ' ')" = 3 ] ||
+        { echo 'FAIL tool signs the superblock it made'; bad=1; }
 else
     echo 'skip tool and keys: a build without libsodium'
 fi

@@ -75,26 +75,27 @@ static uint64_t little_endian(const unsigned char *p, int bytes)
 
 /* What a log must be told before it can be opened: whose it is, which is at byte 16 of
  * each slot of the superblock and of each segment, and the key of the newest slot, so
- * that a repair does not take a signature away. Nothing here is trusted: a wrong guess is
- * refused when the log is opened. */
-static void look_into(struct settings *s, const char *name, const char *magic)
+ * that a repair does not take a signature away; where there is none, that of the newest
+ * segment whose header is the same in both places. Nothing here is trusted: a wrong guess
+ * is refused when the log is opened. */
+static void look_into(struct settings *s, const char *name, int super, uint64_t *newest)
 {
-    unsigned char head[132];
+    unsigned char head[1024];
     char path[4096];
-    uint64_t newest = 0;
     FILE *f;
 
     snprintf(path, sizeof path, "%s/%s", s->path, name);
     f = fopen(path, "rb");
-    for (long i = 0; f != NULL && i < 4; i++) {
+    for (long i = 0; f != NULL && i < (super ? 4 : 1); i++) {
         if (fseek(f, i * 4096, SEEK_SET) != 0 || fread(head, sizeof head, 1, f) != 1 ||
-            memcmp(head, magic, 8) != 0)
+            memcmp(head, super ? "VSWALSUP" : "VSWALSEG", 8) != 0)
             continue;
         if (!s->have_log_id)
             s->log_id = little_endian(head + 16, 8);
-        if (strcmp(magic, "VSWALSUP") == 0 && little_endian(head + 24, 8) >= newest) {
-            newest = little_endian(head + 24, 8);
-            s->key_id = (uint32_t)little_endian(head + 128, 4);
+        if (little_endian(head + 24, 8) >= *newest &&
+            (super || memcmp(head, head + 512, 512) == 0)) {
+            *newest = little_endian(head + 24, 8);
+            s->key_id = (uint32_t)little_endian(head + (super ? 128 : 32), 4);
         }
     }
     if (f != NULL)
@@ -104,17 +105,18 @@ static void look_into(struct settings *s, const char *name, const char *magic)
 static void find_identity(struct settings *s)
 {
     DIR *dir = opendir(s->path);
+    uint64_t segment = 0, generation = 0;
     struct dirent *e;
 
     while (dir != NULL && (e = readdir(dir)) != NULL) {
         size_t n = strlen(e->d_name);
 
         if (n == 20 && strcmp(e->d_name + 16, ".wal") == 0)
-            look_into(s, e->d_name, "VSWALSEG");
+            look_into(s, e->d_name, 0, &segment);
     }
     if (dir != NULL)
         closedir(dir);
-    look_into(s, "wal.super", "VSWALSUP");
+    look_into(s, "wal.super", 1, &generation);
 }
 
 static int read_key(void *ctx, uint32_t key_id, uint8_t *key)
