@@ -197,15 +197,16 @@ uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body)
     if (w->copy_segment != oldest || w->copy_cursor == 0) {
         w->copy_segment = oldest;
         w->copy_cursor = 0;
+        w->copy_again = 0;
         w->stats.pinned_bytes = 0;
     }
     for (int n = 0; n < LOOK_AT && w->copy_cursor < index->group_count; n++) {
         const struct vs_wal_group *g = index->groups[w->copy_cursor++];
         uint64_t bytes = wanted(w, g, many, &segment);
 
-        if (bytes == 0)
-            continue;
-        if (bytes > w->options.rewrite_bytes) {
+        if (bytes == 0) {
+            w->copy_again |= vs_wal_group_oldest(g) == oldest;
+        } else if (bytes > w->options.rewrite_bytes) {
             pin(w, g, bytes);
         } else if (bytes > end - body->count) {
             w->copy_cursor--; /* the next batch has room for it */
@@ -214,6 +215,11 @@ uint32_t vs_wal_copy(struct vshard_wal *w, struct vs_wal_bytes *body)
             pin(w, g, bytes);
         }
     }
+    /* A group that was busy may be silent by the next batch. An old key does not wait for the next
+     * segment to see that. */
+    if (w->copy_again && w->copy_cursor == index->group_count &&
+        index->segments[0].key.id != w->key_id)
+        w->copy_cursor = 0;
     w->stats.rewritten += c.records;
     w->copied += body->count - before;
     return c.records;

@@ -154,7 +154,7 @@ struct vshard_wal {
     uint32_t may_leave;    /* tight: perhaps the oldest segment can be left without more appends */
     uint32_t keep_left;    /* polls until the superblock is tried again, which found no space */
     uint32_t signed_with;  /* the key of the superblock as it is durable */
-    uint32_t reserved;
+    uint32_t copy_again;   /* one of the groups looked at was busy, and needs the oldest segment */
 
     struct vshard_wal_stats stats;
 };

@@ -443,6 +443,42 @@ Test(wal_seal, changes_keys_until_the_old_one_can_be_destroyed)
     end(&f);
 }
 
+/* All groups write with the first batch under the new key, and then never again: they need not wait
+ * for another segment. */
+Test(wal_seal, changes_keys_of_groups_that_fall_silent_later)
+{
+    struct vshard_wal_report r;
+    struct fixture f;
+    uint64_t barrier, segments;
+
+    if (!sealing())
+        return;
+    begin(&f);
+    cr_assert_eq(reopen(&f, &r), VSHARD_OK);
+    for (uint64_t g = 1; g < 8; g++)
+        put(&f, g, 1, 200);
+    cr_assert_eq(vshard_wal_rotate(f.wal, 2), VSHARD_OK);
+    for (uint64_t g = 1; g < 8; g++) {
+        const struct vshard_wal_record record = {
+            .group = g, .index = 2, .kind = VSHARD_WAL_ENTRY, .payload_bytes = 200
+        };
+
+        cr_assert_eq(model_append(&f.model, f.wal, &record, &barrier), VSHARD_OK);
+    }
+    cr_assert_eq(vshard_wal_sync(f.wal, barrier), VSHARD_OK);
+    segments = stats_of(&f).segments;
+    cr_expect_gt(stats_of(&f).other_keys, 0);
+    for (uint64_t i = 1; i < 10; i++)
+        put(&f, 0, i, 50);
+    cr_expect_eq(stats_of(&f).other_keys, 0);
+    cr_expect_leq(stats_of(&f).segments, segments);
+    f.ring.known = 1u << 2;
+    f.options.key_id = 2;
+    cr_assert_eq(reopen(&f, &r), VSHARD_OK);
+    cr_expect_null(model_differs(&f.model, f.wal, r.barrier));
+    end(&f);
+}
+
 /* Nothing but the superblock needs it: whoever destroys the old key when he is told that he
  * may can open the log after a power cut. */
 Test(wal_seal, needs_the_old_key_until_the_new_superblock_is_durable)
