@@ -19,6 +19,7 @@ struct plain_options {
     void (*fini)(void);
     int signal;     /* the test must end by it */
     double timeout; /* seconds */
+    int none;       /* so that no list of options is empty */
 };
 
 struct plain_test {
@@ -40,12 +41,12 @@ static unsigned plain_failures; /* in the test that runs */
         plain_last = &t.next;                                                         \
     }
 
-#define Test(in, called, ...)                                                   \
-    static void plain_##in##_##called(void);                                    \
-    plain_add(in##_##called, #in, #called, plain_##in##_##called, .init = NULL, \
+#define Test(in, called, ...)                                                \
+    static void plain_##in##_##called(void);                                 \
+    plain_add(in##_##called, #in, #called, plain_##in##_##called, .none = 0, \
               __VA_ARGS__) static void plain_##in##_##called(void)
 
-#define TestSuite(in, ...) plain_add(in##_suite, #in, NULL, NULL, .signal = 0, __VA_ARGS__)
+#define TestSuite(in, ...) plain_add(in##_suite, #in, NULL, NULL, .none = 0, __VA_ARGS__)
 
 #define plain_check(fatal, ok, what, ...)                  \
     do {                                                   \
