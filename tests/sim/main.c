@@ -21,7 +21,7 @@ enum { PATIENCE_MS = 30000 };
 struct totals {
     uint64_t seeds, steps, virtual_ns, operations, commits, failed_allocs;
     uint64_t refused, unversioned, naps, overtakings, waits, promotions, met, parted;
-    uint64_t expired, slow_written, forfeits;
+    uint64_t expired, slow_written, forfeits, reopened;
 };
 
 static struct world *running;
@@ -110,6 +110,7 @@ static void run(uint64_t seed, bool trace, bool digest, struct totals *t)
     t->expired += w->expired;
     t->slow_written += w->slow_written;
     t->forfeits += w->forfeits;
+    t->reopened += w->reopened;
     for (uint32_t g = 0; g < w->groups; g++)
         t->commits += w->truth[g].count;
     for (uint32_t i = 0; i < CLIENTS; i++)
@@ -175,7 +176,7 @@ int main(int argc, char **argv)
             "allocations, %llu frames refused (%llu for their version), %llu naps, %llu votes that overtook, %llu writes that waited for room, "
             "%llu forced "
             "promotions (%llu with losses; %llu met one, %llu had parted), %llu writes told to have expired, "
-            "%llu slow pieces of snapshots, %.0f s of virtual time in %.1f s of a core (%.0fx)\n",
+            "%llu slow pieces of snapshots, %llu groups closed and opened again, %.0f s of virtual time in %.1f s of a core (%.0fx)\n",
             (unsigned long long)t.seeds, (unsigned long long)t.steps, (unsigned long long)t.commits,
             (unsigned long long)t.operations, (unsigned long long)t.failed_allocs,
             (unsigned long long)t.refused, (unsigned long long)t.unversioned,
@@ -183,6 +184,7 @@ int main(int argc, char **argv)
             (unsigned long long)t.waits, (unsigned long long)t.promotions,
             (unsigned long long)t.forfeits, (unsigned long long)t.met, (unsigned long long)t.parted,
             (unsigned long long)t.expired, (unsigned long long)t.slow_written,
+            (unsigned long long)t.reopened,
             (double)t.virtual_ns / 1e9, seconds() - start,
             (double)t.virtual_ns / 1e9 / (seconds() - start));
     return 0;

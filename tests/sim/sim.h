@@ -109,6 +109,7 @@ struct event {
     uint64_t at, order;
     uint32_t kind, node;
     uint64_t boot; /* of the process it is for */
+    uint64_t life; /* of the group that the process has asked it for, see struct node; 0: of none */
     uint64_t a, b, c;
     struct bytes bytes;
 };
@@ -117,6 +118,7 @@ struct node {
     uint32_t id;                      /* 1.. */
     uint32_t alive, poisoned, parted; /* parted: its log has left the group's */
     uint64_t incarnation, boot;
+    uint64_t life[GROUPS_MAX]; /* 1, and how often its host has closed each group */
     uint64_t paused_until;
     int64_t drift_ppm;
     uint64_t jumped;  /* added to the clock */
@@ -267,6 +269,7 @@ struct world {
     struct client client[CLIENTS];
     struct admin admin;
     uint64_t wiped_node, wiped_at; /* waits for its group to take it back */
+    uint64_t aside, reopened;      /* chance of its own, see fault.c; groups that were closed */
     uint64_t tags_open;
     /* What the last forced promotion has lost: entries beyond `kept`, as they were committed. */
     struct group_truth past;
@@ -287,6 +290,8 @@ uint64_t world_random(struct world *w, uint64_t below);
 bool world_chance(struct world *w, uint32_t per_mille);
 uint64_t node_clock(const struct world *w, const struct node *n);
 int node_event(struct world *w, struct node *n, struct vshard_raft_event e);
+/* Closes a group of which everything is durable, if it is, and opens it with what storage has. */
+void node_reopen(struct world *w, struct node *n, uint32_t g);
 void node_start(struct world *w, struct node *n, bool first);
 void node_crash(struct world *w, struct node *n);
 void node_wipe(struct world *w, struct node *n);

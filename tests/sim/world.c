@@ -245,14 +245,20 @@ static void on_apply(struct world *w, struct node *n, uint32_t g,
         machine_apply(w, n, g, &e->entries[i], e->term);
         index = e->entries[i].index;
     }
-    world_at(
-        w, n->busy_until > at ? n->busy_until : at,
-        (struct event){ .kind = EV_APPLIED, .node = n->id, .boot = n->boot, .a = g, .b = index });
+    world_at(w, n->busy_until > at ? n->busy_until : at,
+             (struct event){ .kind = EV_APPLIED,
+                             .node = n->id,
+                             .boot = n->boot,
+                             .life = n->life[g],
+                             .a = g,
+                             .b = index });
     if (w->snapshot_every != 0 && !(w->hoarders >> n->id & 1) &&
         index > n->disk[g].snapshot + w->snapshot_every && !n->compacting[g]) {
         n->compacting[g] = 1;
-        world_at(w, w->now + MS,
-                 (struct event){ .kind = EV_SNAPSHOT, .node = n->id, .boot = n->boot, .a = g });
+        world_at(
+            w, w->now + MS,
+            (struct event){
+                .kind = EV_SNAPSHOT, .node = n->id, .boot = n->boot, .life = n->life[g], .a = g });
     }
 }
 
@@ -269,7 +275,12 @@ static void on_meta(struct world *w, struct node *n, uint32_t g, const struct vs
     n->meta_index[g] = e->index;
     n->meta_term[g] = e->term;
     world_at(w, w->now + 2 * MS + world_random(w, 10 * MS),
-             (struct event){ .kind = EV_WRITTEN, .node = n->id, .boot = n->boot, .a = g, .b = 1 });
+             (struct event){ .kind = EV_WRITTEN,
+                             .node = n->id,
+                             .boot = n->boot,
+                             .life = n->life[g],
+                             .a = g,
+                             .b = 1 });
 }
 
 static void on_snapshot_write(struct world *w, struct node *n, uint32_t g,
@@ -279,6 +290,7 @@ static void on_snapshot_write(struct world *w, struct node *n, uint32_t g,
     struct event done = { .kind = EV_WRITTEN,
                           .node = n->id,
                           .boot = n->boot,
+                          .life = n->life[g],
                           .a = g,
                           .b = e->index,
                           .c = e->offset + e->byte_count };
@@ -319,7 +331,9 @@ static void on_role(struct world *w, struct node *n, const struct vshard_raft_ef
 static void on_effect(struct world *w, struct node *n, const struct vshard_raft_effect *e)
 {
     uint32_t g = e->group ? (uint32_t)e->group - 1 : 0;
-    struct event later = { .node = n->id, .boot = n->boot, .a = g, .b = e->index };
+    struct event later = {
+        .node = n->id, .boot = n->boot, .life = n->life[g], .a = g, .b = e->index
+    };
 
     w->digest = fold(fold(fold(w->digest, e->kind), fold(e->group, e->barrier)),
                      fold(fold(e->index, e->term), fold(e->node, e->byte_count)));
@@ -639,8 +653,31 @@ static void on_snapshot(struct world *w, struct node *n, const struct event *e)
         n->compacting[e->a] = 0;
 }
 
+void node_reopen(struct world *w, struct node *n, uint32_t g)
+{
+    struct vshard_raft_status s = { .size = sizeof s };
+    const struct vshard_raft_effect *e;
+
+    if (!n->alive || n->poisoned || n->paused_until > w->now || n->write_count != 0 ||
+        vshard_raft_inspect(n->raft, g + 1, &s) != VSHARD_OK || s.stopped || !s.term_durable ||
+        s.durable != s.last)
+        return;
+    story_say(w, n, "closes its group and opens it again");
+    w->reopened++;
+    if (vshard_raft_close(n->raft, g + 1) != VSHARD_OK)
+        fail(w, "n%u cannot close group %u", n->id, g + 1);
+    while ((e = vshard_raft_next(n->raft)) != NULL)
+        on_effect(w, n, e);
+    n->life[g]++;
+    n->piece[g].kind = 0;
+    bytes_free(&n->incoming[g]);
+    open_group(w, n, g, false);
+}
+
 static void on_node_event(struct world *w, struct node *n, struct event *e)
 {
+    if (e->life != 0 && e->life != n->life[e->a])
+        return;
     switch (e->kind) {
     case EV_DELIVER: network_deliver(w, n, e); break;
     case EV_TIMER:
@@ -700,7 +737,7 @@ struct world *world_new(uint64_t seed, uint32_t nodes, uint32_t groups, uint32_t
 {
     struct world *w = calloc(1, sizeof *w);
 
-    w->seed = w->random = seed;
+    w->seed = w->random = w->aside = seed;
     w->nodes = nodes;
     w->groups = groups;
     w->first_members = members;
@@ -716,6 +753,8 @@ struct world *world_new(uint64_t seed, uint32_t nodes, uint32_t groups, uint32_t
         w->node[i].incarnation = i;
         w->node[i].disk_ns = MS / 2;
         w->node[i].build = 1;
+        for (uint32_t g = 0; g < GROUPS_MAX; g++)
+            w->node[i].life[g] = 1;
     }
     return w;
 }
