@@ -59,6 +59,7 @@ static uint64_t digest_of_load(const struct load *l)
     return digest;
 }
 
+/* Under a sanitizer the fewest and the most: to compare digests none is needed. */
 Test(index_bulk, does_not_depend_on_the_number_of_threads)
 {
     uint64_t seed = 3, digest;
@@ -69,12 +70,13 @@ Test(index_bulk, does_not_depend_on_the_number_of_threads)
     for (l.there = 0; l.there <= THERE; l.there += THERE) {
         l.threads = 1;
         digest = digest_of_load(&l);
-        for (l.threads = 2; l.threads <= 8; l.threads++)
+        for (l.threads = SANITIZED ? 8 : 2; l.threads <= 8; l.threads++)
             cr_expect_eq(digest_of_load(&l), digest, "%u threads", l.threads);
     }
     free(v);
 }
 
+/* Likewise, none and all of the instructions. */
 Test(index_bulk, does_not_depend_on_the_instruction_set)
 {
     static const struct load loads[] = {
@@ -94,7 +96,7 @@ Test(index_bulk, does_not_depend_on_the_instruction_set)
         l.vectors = v;
         l.threads = 2;
         l.there = i % 2 ? THERE : 0;
-        for (size_t c = 0; c < VS_COUNT(cpus); c++) {
+        for (size_t c = 0; c < VS_COUNT(cpus); c += SANITIZED ? VS_COUNT(cpus) - 1 : 1) {
             uint64_t then;
 
             l.cpu = cpus[c];

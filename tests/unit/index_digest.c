@@ -176,11 +176,12 @@ static struct play first_play(uint32_t metric, uint32_t element, uint32_t dim)
     return first_lean_play(metric, element, dim, VSHARD_PROFILE_DEFAULT);
 }
 
+/* Under a sanitizer the fewest and the most: to compare digests none is needed. */
 Test(index_digest, does_not_depend_on_the_number_of_threads)
 {
     struct play first = first_play(VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32, D);
 
-    for (uint32_t threads = 1; threads <= 8; threads++) {
+    for (uint32_t threads = 1; threads <= 8; threads += SANITIZED ? 7 : 1) {
         struct play then = first;
 
         then.threads = threads;
