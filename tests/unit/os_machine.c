@@ -1,7 +1,6 @@
 /* os_machine.c - memory nodes, and unpredictable bytes. */
 #include <criterion/criterion.h>
 #include <stdio.h>
-#include <time.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -126,18 +125,3 @@ Test(os_machine, has_the_instruction_sets_that_cpuid_tells)
         cr_expect_eq(cpu, told, "%#x", told);
 }
 #endif
-
-/* Every index that is made or opened asks: in a virtual machine CPUID alone takes as long as all
- * else that an open of a small file does. */
-Test(os_machine, knows_its_instruction_sets_without_asking_again)
-{
-    enum { CALLS = 20000 };
-    clock_t begun = clock();
-    uint32_t all = 0;
-
-    for (int i = 0; i < CALLS; i++)
-        all |= vs_os_cpu();
-    cr_expect_eq(all, vs_os_cpu());
-    cr_expect_lt(clock() - begun, CLOCKS_PER_SEC / 5, "%d calls: %g s", CALLS,
-                 (double)(clock() - begun) / CLOCKS_PER_SEC);
-}
