@@ -314,7 +314,10 @@ static int open_all(struct vshard_node *n)
         rc = make_core(n);
     if (rc == VSHARD_OK)
         rc = vs_replica_add(n, VS_META, NULL, 0, &map);
-    n->next_request = n->gossips = n->boot << 40;
+    n->gossips = n->boot << 40;
+    /* What an earlier incarnation asked for may still be answered: no request has the number of one
+     * of those. Founders begin at 0. */
+    n->next_request = n->gossips + vs_mix64(n->incarnation - 1);
     n->hedge_credit = 200; /* ten second requests before any has been earned */
     n->serve_at = VS_NEVER;
     n->kept_group = VS_META + 1;
