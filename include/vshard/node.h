@@ -442,8 +442,10 @@ struct vshard_node_write {
  *           EVERSION, E2BIG, ENOTFOUND (collection), ENOMEM, EBUSY; or the status that has
  *           stopped this node. done: 0: durable on a quorum; ETIMEDOUT: nothing is known of some
  *           shard (its part may be written, or not; a repetition under the same request id makes
- *           sure); EBUSY: some shard had no room; ENOSPC: some leader's disk is full; ENOTFOUND
- *           (dropped meanwhile); ECANCELED
+ *           sure); EBUSY: some shard had no room just now, ENOSPC: some leader's disk is full, and
+ *           likewise; E2BIG: some shard has max_rows, and its part is not written, or a leader's
+ *           log takes no such entry; EINVAL (a leader refuses it); ENOTFOUND (dropped meanwhile);
+ *           ECANCELED. Parts of other shards may be written in any case
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_node_write(struct vshard_node *node, uint64_t now_ns,

@@ -244,6 +244,7 @@ struct vs_proposal {
     uint32_t kind; /* VS_PROPOSED_* */
     uint32_t until_applied;
     uint32_t reserved;
+    struct vshard_key id;       /* WRITE, AGAIN: of the batch */
     struct vs_serving *serving; /* READ */
     struct vs_request *admin;   /* ADMIN, RECOVERY, while it is not over */
 };
@@ -253,7 +254,8 @@ enum {
     VS_PROPOSED_ADMIN = 2,
     VS_PROPOSED_READ = 3,
     VS_PROPOSED_SELF = 4,
-    VS_PROPOSED_RECOVERY = 5
+    VS_PROPOSED_RECOVERY = 5,
+    VS_PROPOSED_AGAIN = 6 /* a read: whether a write that has no room was done before */
 };
 
 /* A write that is committed and waits until reads here reflect it. */
@@ -809,6 +811,9 @@ void vs_serve_write(struct vshard_node *n, uint64_t origin, struct vs_in *in);
 void vs_write_committed(struct vshard_node *n, struct vs_proposal *p,
                         const struct vshard_raft_effect *e);
 void vs_write_parked(struct vshard_node *n, struct vs_replica *r);
+/* It is known whether this node leads still. */
+void vs_write_judged(struct vshard_node *n, struct vs_proposal *p,
+                     const struct vshard_raft_effect *e);
 void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
                         const struct vshard_raft_effect *e);
 void vs_admin_known(struct vshard_node *n);

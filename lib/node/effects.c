@@ -102,6 +102,7 @@ static void done(struct vshard_node *n, const struct vshard_raft_effect *e)
     case VS_PROPOSED_WRITE: vs_write_committed(n, p, e); break;
     case VS_PROPOSED_ADMIN: vs_admin_committed(n, p, e); break;
     case VS_PROPOSED_RECOVERY: vs_recover_done(n, p, e); break;
+    case VS_PROPOSED_AGAIN: vs_write_judged(n, p, e); break;
     case VS_PROPOSED_READ: vs_serve_read_done(n, p->serving, e->status, e->index); break;
     default: vs_steward_proposed(n, e->status);
     }

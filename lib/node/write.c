@@ -11,11 +11,15 @@
  * waits must not be given more.
  *
  * Admission is here, before the log: a batch that a shard could not apply must never be
- * committed. */
+ * committed. A shard that has as many rows as it may have takes no more, but what is refused for
+ * that may be a repetition of what filled it. So it is looked for among what was applied and what
+ * is on its way there, when the core has said that this node leads still; and whoever asks is told
+ * that it is written, or that it is not. */
 #include "node/core.h"
 
 enum { AGAIN = 1 << 16 }; /* beside VSHARD_WRITE_* */
 enum { SOON_NS = 10000000, SILENT_NS = 1000000000 };
+enum { LOOKED_AT = 4096 }; /* entries, which takes some hundred microseconds */
 
 /* ---- at the node that was asked ---- */
 
@@ -149,6 +153,7 @@ static void reply(struct vshard_node *n, const struct about *a, int status)
     vs_out_free(&o);
 }
 
+/* E2BIG: it may have been done before. */
 static int admit(struct vshard_node *n, const struct vs_replica *r, const void *bytes, size_t count)
 {
     const struct vs_collection *c = NULL;
@@ -160,13 +165,26 @@ static int admit(struct vshard_node *n, const struct vs_replica *r, const void *
     vs_cluster_group(&n->meta, r->group, &c);
     if (c == NULL)
         return VSHARD_ENOTFOUND;
-    if (b.kind == VS_BATCH_ADD && c->spec.max_rows != 0 &&
-        atomic_load(&r->rows) + b.count > c->spec.max_rows)
-        return VSHARD_E2BIG;
     rc = r->backlog > n->o.backlog_bytes ? VSHARD_EBUSY : vs_log_room(n);
-    if (rc != VSHARD_OK)
-        return rc;
-    return vs_plan_admits(&r->plan, &b);
+    if (rc == VSHARD_OK && b.kind == VS_BATCH_ADD && c->spec.max_rows != 0 &&
+        atomic_load(&r->rows) + b.count > c->spec.max_rows)
+        rc = VSHARD_E2BIG;
+    return rc == VSHARD_OK ? vs_plan_admits(&r->plan, &b) : rc;
+}
+
+static struct vs_proposal *proposal(struct vshard_node *n, const struct about *a, uint32_t kind,
+                                    uint32_t flags, const void *bytes)
+{
+    struct vs_proposal *p = vs_proposal_new(n, kind, a->group);
+
+    if (p == NULL)
+        return NULL;
+    p->origin = a->origin;
+    p->request = a->request;
+    p->part = a->part;
+    p->until_applied = flags & VSHARD_WRITE_APPLIED;
+    p->id = vs_batch_request(bytes);
+    return p;
 }
 
 static int propose(struct vshard_node *n, const struct about *a, uint32_t flags, const void *bytes,
@@ -174,15 +192,11 @@ static int propose(struct vshard_node *n, const struct about *a, uint32_t flags,
 {
     struct vshard_raft_event event = vs_event(VSHARD_RAFT_PROPOSE, a->group);
     struct vshard_raft_entry entry = { .kind = VSHARD_RAFT_DATA, .data = bytes, .count = count };
-    struct vs_proposal *p = vs_proposal_new(n, VS_PROPOSED_WRITE, a->group);
+    struct vs_proposal *p = proposal(n, a, VS_PROPOSED_WRITE, flags, bytes);
     int rc;
 
     if (p == NULL)
         return VSHARD_ENOMEM;
-    p->origin = a->origin;
-    p->request = a->request;
-    p->part = a->part;
-    p->until_applied = flags & VSHARD_WRITE_APPLIED;
     event.tag = (uintptr_t)p;
     event.flags = VSHARD_RAFT_LOCAL_ONLY;
     event.entries = &entry;
@@ -195,12 +209,30 @@ static int propose(struct vshard_node *n, const struct about *a, uint32_t flags,
     return rc;
 }
 
+static int look_for(struct vshard_node *n, const struct about *a, uint32_t flags, const void *bytes)
+{
+    struct vshard_raft_event event = vs_event(VSHARD_RAFT_READ, a->group);
+    struct vs_proposal *p = proposal(n, a, VS_PROPOSED_AGAIN, flags, bytes);
+    int rc;
+
+    if (p == NULL)
+        return VSHARD_ENOMEM;
+    event.tag = (uintptr_t)p;
+    event.mode = VSHARD_RAFT_READ_INDEX;
+    event.flags = VSHARD_RAFT_LOCAL_ONLY;
+    rc = vs_step(n, &event);
+    if (rc != VSHARD_OK)
+        vs_proposal_free(n, p);
+    return rc;
+}
+
 static bool under_way(const struct vshard_node *n, const struct vs_replica *r,
                       const struct about *a)
 {
     for (const struct vs_proposal *p = n->proposals; p != NULL; p = p->next) {
-        if (p->kind == VS_PROPOSED_WRITE && p->group == a->group && p->origin == a->origin &&
-            p->request == a->request && p->part == a->part)
+        if ((p->kind == VS_PROPOSED_WRITE || p->kind == VS_PROPOSED_AGAIN) &&
+            p->group == a->group && p->origin == a->origin && p->request == a->request &&
+            p->part == a->part)
             return true;
     }
     for (const struct vs_parked *p = r->parked; p != NULL; p = p->next) {
@@ -229,6 +261,8 @@ void vs_serve_write(struct vshard_node *n, uint64_t origin, struct vs_in *in)
         rc = admit(n, r, in->at, in->left);
         if (rc == VSHARD_OK)
             rc = propose(n, &a, flags, in->at, in->left);
+        else if (rc == VSHARD_E2BIG)
+            rc = look_for(n, &a, flags, in->at);
     }
     if (rc != VSHARD_OK)
         reply(n, &a, rc);
@@ -250,22 +284,72 @@ static int park(struct vshard_node *n, struct vs_replica *r, const struct about 
     return VSHARD_OK;
 }
 
-void vs_write_committed(struct vshard_node *n, struct vs_proposal *p,
-                        const struct vshard_raft_effect *e)
+/* What it came to: with 0 it is at `index`. */
+static void tell(struct vshard_node *n, const struct vs_proposal *p, int status, uint64_t index)
 {
     struct vs_replica *r = vs_replica_find(n, p->group);
     struct about a = { .origin = p->origin,
                        .request = p->request,
                        .group = p->group,
-                       .index = e->index,
+                       .index = index,
                        .part = p->part,
                        .epoch = r != NULL ? (uint32_t)vs_replica_epoch(r) : 0 };
 
-    if (e->status == VSHARD_OK && p->until_applied && r != NULL &&
-        vs_replica_searchable(r) < e->index && park(n, r, &a) == VSHARD_OK)
+    if (status == VSHARD_OK && p->until_applied && r != NULL && vs_replica_searchable(r) < index &&
+        park(n, r, &a) == VSHARD_OK)
         return;
+    reply(n, &a, status);
+}
+
+void vs_write_committed(struct vshard_node *n, struct vs_proposal *p,
+                        const struct vshard_raft_effect *e)
+{
     /* A leader that hands over, or has much to commit, will take it soon, or another will. */
-    reply(n, &a, e->status == VSHARD_EBUSY ? VSHARD_ENOTLEADER : e->status);
+    tell(n, p, e->status == VSHARD_EBUSY ? VSHARD_ENOTLEADER : e->status, e->index);
+}
+
+static bool same(struct vshard_key a, struct vshard_key b)
+{
+    return a.hi == b.hi && a.lo == b.lo;
+}
+
+/* Whether a request was done before: 0, and where it is, or the shard is by now; ENOTFOUND: it was
+ * not; EUNKNOWN: it cannot be told yet. What is committed waits here, or has been applied; what is
+ * not is of this leader. */
+static int find_before(struct vshard_node *n, struct vs_replica *r, struct vshard_key id,
+                       uint64_t *index)
+{
+    uint32_t left = LOOKED_AT;
+
+    if (r->shard == NULL || r->refilling || r->installing)
+        return VSHARD_EUNKNOWN;
+    for (const struct vs_entry *e = r->entries; e != NULL; e = e->next) {
+        *index = e->index;
+        if (e->count != 0 && same(vs_batch_request(e + 1), id))
+            return VSHARD_OK;
+        if (--left == 0)
+            return VSHARD_EUNKNOWN;
+    }
+    *index = atomic_load(&r->applied);
+    if (vs_shard_did(r->shard, id))
+        return VSHARD_OK;
+    for (const struct vs_proposal *p = n->proposals; p != NULL; p = p->next) {
+        if (p->kind == VS_PROPOSED_WRITE && p->group == r->group && same(p->id, id))
+            return VSHARD_EUNKNOWN;
+    }
+    return VSHARD_ENOTFOUND;
+}
+
+void vs_write_judged(struct vshard_node *n, struct vs_proposal *p,
+                     const struct vshard_raft_effect *e)
+{
+    struct vs_replica *r = vs_replica_find(n, p->group);
+    uint64_t index = 0;
+    int rc = r == NULL || r->dropped ? VSHARD_ENOTLEADER : e->status;
+
+    if (rc == VSHARD_OK)
+        rc = find_before(n, r, p->id, &index);
+    tell(n, p, rc == VSHARD_ENOTFOUND ? VSHARD_E2BIG : rc, index);
 }
 
 void vs_write_parked(struct vshard_node *n, struct vs_replica *r)

@@ -362,6 +362,16 @@ static void add_request(struct vs_shard *s, struct vshard_key request)
     vs_guard_write_end(&s->guard);
 }
 
+bool vs_shard_did(struct vs_shard *s, struct vshard_key request)
+{
+    bool has;
+
+    vs_guard_read(&s->guard);
+    has = vs_requests_has(&s->requests, request);
+    vs_guard_read_end(&s->guard);
+    return has;
+}
+
 int vs_shard_apply(struct vs_shard *s, uint64_t index, const void *entry, size_t bytes,
                    uint32_t *row)
 {

@@ -229,7 +229,7 @@ static int read_head(struct vs_batch *b, const unsigned char *p, uint32_t *flags
     *b = (struct vs_batch){ .format = vs_load16(p),
                             .kind = vs_load16(p + 2),
                             .count = vs_load32(p + 4),
-                            .request = { vs_load64(p + 8), vs_load64(p + 16) },
+                            .request = vs_batch_request(p),
                             .vector_bytes = vs_load32(p + 24),
                             .attribute_count = vs_load16(p + 28) };
     *flags = vs_load16(p + 30);
@@ -267,6 +267,13 @@ static int read_payloads(struct vs_batch *b, const unsigned char *p, const struc
         b->payload_bytes += bytes;
     }
     return VSHARD_OK;
+}
+
+struct vshard_key vs_batch_request(const void *bytes)
+{
+    const unsigned char *p = bytes;
+
+    return (struct vshard_key){ vs_load64(p + 8), vs_load64(p + 16) };
 }
 
 int vs_batch_decode(struct vs_batch *b, uint32_t newest, const void *bytes, size_t count)

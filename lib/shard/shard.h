@@ -71,6 +71,8 @@ struct vs_batch_source {
     uint32_t value_count;
 };
 
+/* The request id of an entry that was admitted. */
+struct vshard_key vs_batch_request(const void *bytes);
 /* The bytes of an entry; SIZE_MAX when they cannot be counted. */
 size_t vs_batch_bytes(const struct vs_batch_source *s);
 void vs_batch_encode(const struct vs_batch_source *s, void *to);
@@ -115,6 +117,8 @@ void vs_shard_destroy(struct vs_shard *s);
  * apply it and must halt; ENOMEM: nothing changed in this step, which may be tried again. */
 int vs_shard_apply(struct vs_shard *s, uint64_t index, const void *entry, size_t bytes,
                    uint32_t *row);
+/* Whether a request is among the last that were applied. Beside apply. */
+bool vs_shard_did(struct vs_shard *s, struct vshard_key request);
 /* An entry that is no batch was committed: the shard stands there. */
 void vs_shard_pass(struct vs_shard *s, uint64_t index);
 
