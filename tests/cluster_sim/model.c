@@ -54,12 +54,14 @@ void model_end(struct model *m, uint64_t tag, uint64_t now, int32_t outcome)
     }
 }
 
-/* Whether b surely took effect after a, and had ended by the moment that counts. */
+/* Whether b surely took effect after a, and had ended before the moment that counts: of what was
+ * answered in that moment nobody can tell, since in one instant of virtual time a client may ask
+ * before its answer is there. */
 static bool supersedes(const struct op *b, const struct op *a, const struct judge *j)
 {
     uint64_t end = a->outcome == 1 ? a->ended : a->ended + gone;
 
-    if (a == b || b->outcome != 1 || b->ended > j->before || a->outcome == 0)
+    if (a == b || b->outcome != 1 || b->ended >= j->before || a->outcome == 0)
         return false;
     if (j->client != CLIENTS && b->client != j->client)
         return false;
