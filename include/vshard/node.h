@@ -277,7 +277,8 @@ enum {                               /* struct vshard_node_admin.op */
                                         counts on, it is no member any more, and may be switched
                                         off; 0 says that this has begun. What no other node can
                                         take it keeps, unless it does not answer or was given up
-                                        by RECOVER: then the shard has one replica less.
+                                        by RECOVER: then the shard has one replica less. Who
+                                        was removed comes back with an empty directory.
                                         incarnation: who says it again, after EUNKNOWN say, does
                                         not remove who has come back meanwhile: ESTALE */
        VSHARD_ADMIN_REPLACE = 5,     /* group, node: loses this replica; to: who gets it */

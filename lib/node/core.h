@@ -79,7 +79,7 @@ struct vs_collection {
     struct vshard_map *map;      /* key to shard */
 };
 
-enum { VS_RESULTS = 256 };
+enum { VS_RESULTS = 256, VS_FORMER = 64 };
 
 struct vs_cluster {
     const struct vshard_allocator *allocator;
@@ -96,6 +96,9 @@ struct vs_cluster {
     uint32_t announced[VSHARD_NODES_MAX];       /* likewise: levels */
     uint32_t primary; /* replicas in this region vote, those in others learn */
     uint32_t settled; /* a node was removed: who is not written down is none */
+    uint32_t former_count;
+    struct vs_meta_node former[VS_FORMER]; /* who was a member, and will not be one again: the last
+                                              ones, the oldest first */
     struct vs_collection *collection[VSHARD_COLLECTIONS_MAX];
     struct {
         uint64_t index;
@@ -131,6 +134,8 @@ const struct vs_meta_shard *vs_cluster_group(const struct vs_cluster *m, uint64_
 bool vs_cluster_holds(const struct vs_cluster *m, uint64_t node);
 bool vs_cluster_leaves(const struct vs_cluster *m, uint64_t node);
 const struct vs_meta_node *vs_cluster_node(const struct vs_cluster *m, uint64_t node);
+/* Whether a node was a member under this incarnation, and has been given up. */
+bool vs_cluster_former(const struct vs_cluster *m, uint64_t node, uint64_t incarnation);
 /* Whether replicas of a node vote: it is in the primary region. */
 bool vs_cluster_votes(const struct vs_cluster *m, uint64_t node);
 void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation, uint32_t region,

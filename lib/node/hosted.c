@@ -65,6 +65,13 @@ static bool sound_nodes(const struct vs_cluster *m)
             m->announced[i] < m->level || (i != 0 && m->node[i].node <= m->node[i - 1].node))
             return false;
     }
+    for (uint32_t i = 0; i < m->former_count; i++) {
+        const struct vs_meta_node *now = vs_cluster_node(m, m->former[i].node);
+
+        if (m->former[i].node == 0 || m->former[i].incarnation == 0 ||
+            (now != NULL && now->incarnation == m->former[i].incarnation))
+            return false;
+    }
     return m->level != 0 && m->settled <= 1;
 }
 

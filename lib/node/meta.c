@@ -10,6 +10,10 @@
  * nothing of the group on disk gives birth to it (again), since nothing was promised. Who
  * came later waits to be told.
  *
+ * An incarnation that is a member no more, because its node was removed or has come back with an
+ * empty directory, does not become one again: what asks for that was asked before, and comes late.
+ * Those that were given up are known by name, the last VS_FORMER of them.
+ *
  *     command   4 kind, then
  *     NODE      8 node, 8 incarnation, 4 region, 4 level: it is a member, from now on under
  *               this incarnation, and knows this level
@@ -26,15 +30,15 @@
  *
  *     collection  text name, 13 x 4, 2 x 8: the fields of struct vshard_collection from
  *                 dim to learners, and seed, max_rows; [attributes x (4 type, 60 name)]
- *     state     "VSMETA4\0", 8 applied, 8 next group, 4 next collection, 4 nodes, 4 settled,
+ *     state     "VSMETA5\0", 8 applied, 8 next group, 4 next collection, 4 nodes, 4 settled,
  *               4 primary, 4 level, [nodes x (8, 8)], [nodes x 4 leaving], [nodes x 4 region],
- *               [nodes x 4 level], 4 collections, and for each 4 id, collection, and for each shard
- * 8 group, 4 founders, 4 members, [.. x (8, 8)]
+ *               [nodes x 4 level], 4 former, [former x (8, 8)], 4 collections, and for each 4 id,
+ *               collection, and for each shard 8 group, 4 founders, 4 members, [.. x (8, 8)]
  *
  * A shard's members are in two parts, those that vote first, so the first may lead. */
 #include "node/core.h"
 
-static const char magic[8] = "VSMETA4";
+static const char magic[8] = "VSMETA5";
 
 void vs_cluster_init(struct vs_cluster *m, const struct vshard_allocator *a,
                      const struct vshard_logger *logger)
@@ -101,6 +105,15 @@ const struct vs_meta_node *vs_cluster_node(const struct vs_cluster *m, uint64_t 
             return &m->node[i];
     }
     return NULL;
+}
+
+bool vs_cluster_former(const struct vs_cluster *m, uint64_t node, uint64_t incarnation)
+{
+    for (uint32_t i = 0; i < m->former_count; i++) {
+        if (m->former[i].node == node && m->former[i].incarnation == incarnation)
+            return true;
+    }
+    return false;
 }
 
 bool vs_cluster_leaves(const struct vs_cluster *m, uint64_t node)
@@ -301,6 +314,13 @@ void vs_cmd_members(struct vs_out *o, uint64_t group, const struct vs_meta_node 
     }
 }
 
+static void give_up(struct vs_cluster *m, struct vs_meta_node x)
+{
+    if (m->former_count == VS_FORMER)
+        memmove(&m->former[0], &m->former[1], --m->former_count * sizeof *m->former);
+    m->former[m->former_count++] = x;
+}
+
 static int apply_node(struct vs_cluster *m, struct vs_in *in)
 {
     struct vs_meta_node x;
@@ -314,6 +334,8 @@ static int apply_node(struct vs_cluster *m, struct vs_in *in)
         return VSHARD_EINVAL;
     if (level < m->level)
         return VSHARD_EVERSION;
+    if (vs_cluster_former(m, x.node, x.incarnation))
+        return VSHARD_ESTALE;
     while (at < m->node_count && m->node[at].node < x.node)
         at++;
     if (at == m->node_count || m->node[at].node != x.node) {
@@ -326,9 +348,10 @@ static int apply_node(struct vs_cluster *m, struct vs_in *in)
                 (m->node_count - at) * sizeof *m->announced);
         m->node_count++;
         m->leaving[at] = 0;
-    }
-    if (m->node[at].incarnation != x.incarnation)
+    } else if (m->node[at].incarnation != x.incarnation) {
+        give_up(m, m->node[at]);
         m->leaving[at] = 0;
+    }
     m->node[at] = x;
     m->region[at] = region;
     m->announced[at] = level;
@@ -374,6 +397,7 @@ static int apply_node_remove(struct vs_cluster *m, struct vs_in *in)
         m->leaving[at] = 1;
         return VSHARD_OK;
     }
+    give_up(m, *x);
     behind = m->node_count - at - 1;
     memmove(&m->node[at], &m->node[at + 1], behind * sizeof *m->node);
     memmove(&m->leaving[at], &m->leaving[at + 1], behind * sizeof *m->leaving);
@@ -628,6 +652,8 @@ void vs_cluster_encode(const struct vs_cluster *m, struct vs_out *o)
         vs_put32(o, m->region[i]);
     for (uint32_t i = 0; i < m->node_count; i++)
         vs_put32(o, m->announced[i]);
+    vs_put32(o, m->former_count);
+    put_nodes(o, m->former, m->former_count);
     vs_put32(o, m->collection_count);
     for (uint32_t i = 0; i < m->collection_count; i++) {
         const struct vs_collection *c = m->collection[i];
@@ -706,6 +732,12 @@ int vs_cluster_decode(struct vs_cluster *m, struct vs_in *in)
         m->region[i] = vs_take32(in);
     for (uint32_t i = 0; i < m->node_count; i++)
         m->announced[i] = vs_take32(in);
+    m->former_count = vs_take32(in);
+    if (m->former_count > VS_FORMER) {
+        m->former_count = 0;
+        return VSHARD_ECORRUPT;
+    }
+    take_nodes(in, m->former, m->former_count);
     collections = vs_take32(in);
     if (collections > VSHARD_COLLECTIONS_MAX)
         return VSHARD_ECORRUPT;

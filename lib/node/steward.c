@@ -892,6 +892,11 @@ void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, st
     if (in->status != VSHARD_OK || vs_hosted(n) || (x != NULL && x->incarnation == incarnation) ||
         n->steward_busy)
         return;
+    if (vs_cluster_former(&n->meta, from, incarnation)) { /* or it has a directory of then */
+        vs_node_event(n, VSHARD_LOG_WARN, "node.former", VS_META, "is no member any more",
+                      (int64_t)from);
+        return;
+    }
     if (level < n->meta.level) {
         vs_node_event(n, VSHARD_LOG_WARN, "node.outdated", VS_META, "of an earlier version",
                       (int64_t)from);

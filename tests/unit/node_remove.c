@@ -2,7 +2,7 @@
  *
  * Method: the rules of the map are tried on the map alone, with commands as they are written and as
  * they were before. Then a node is removed, comes back with an empty directory, and who removed it
- * asks again, as after an outcome that was not known. */
+ * asks again, as after an outcome that was not known; or what it asked before comes late. */
 #include <criterion/criterion.h>
 
 #include "node/core.h"
@@ -75,6 +75,46 @@ Test(node_remove, is_read_in_logs_of_before)
     cr_assert_eq(m.node_count, 2u);
     cr_expect_eq(cut_short(&m, 4, 12), VSHARD_OK);
     cr_expect_eq(m.node_count, 1u);
+    vs_cluster_fini(&m);
+}
+
+/* What was asked for before a node was given up, and comes late, is not done any more. */
+Test(node_remove, is_for_good)
+{
+    static struct vs_cluster m, copy;
+    struct vs_out o = { .allocator = NULL };
+    struct vs_in in;
+
+    vs_cluster_init(&m, NULL, NULL);
+    vs_cluster_init(&copy, NULL, NULL);
+    node(&m, 1, 1, 1);
+    node(&m, 2, 2, 70);
+    cr_expect_eq(node(&m, 3, 2, 70), VSHARD_OK, "again");
+    cr_expect_eq(node(&m, 4, 2, 71), VSHARD_OK, "it has come back");
+    cr_expect_eq(node(&m, 5, 2, 70), VSHARD_ESTALE);
+    cr_expect_eq(m.node[1].incarnation, (uint64_t)71);
+    cr_expect_eq(removal(&m, 6, 2, 71), VSHARD_OK);
+    cr_expect_eq(node(&m, 7, 2, 71), VSHARD_ESTALE);
+    cr_expect_eq(node(&m, 8, 2, 70), VSHARD_ESTALE);
+    cr_expect_eq(m.node_count, 1u);
+    vs_cluster_encode(&m, &o);
+    in = (struct vs_in){ .at = o.at, .left = o.count };
+    cr_assert_eq(vs_cluster_decode(&copy, &in), VSHARD_OK);
+    cr_expect_eq(node(&copy, 9, 2, 71), VSHARD_ESTALE, "who has a copy knows it, too");
+    cr_expect_eq(node(&copy, 10, 2, 72), VSHARD_OK);
+    /* Of those that were given up the last are known. */
+    for (uint64_t i = 0; i < VS_FORMER; i++)
+        cr_assert_eq(node(&m, 11 + i, 3, 100 + i), VSHARD_OK);
+    cr_expect_eq(m.former_count, (uint32_t)VS_FORMER);
+    cr_expect_eq(node(&m, 200, 3, 100), VSHARD_ESTALE);
+    vs_out_free(&o);
+    vs_cluster_encode(&m, &o);
+    for (size_t cut = 1; cut < o.count; cut++) {
+        in = (struct vs_in){ .at = o.at, .left = o.count - cut };
+        cr_expect_neq(vs_cluster_decode(&copy, &in), VSHARD_OK, "cut by %zu", cut);
+    }
+    vs_out_free(&o);
+    vs_cluster_fini(&copy);
     vs_cluster_fini(&m);
 }
 
@@ -162,5 +202,46 @@ Test(node_remove, that_had_to_wait_spares_who_has_come_back)
     cr_expect_eq(c->answer[leave.tag].status, VSHARD_ESTALE);
     cluster_run(c, 3000 * MS);
     cr_expect(incarnation(c, 4) != 0 && incarnation(c, 4) != first);
+    cluster_destroy(c);
+}
+
+/* As a frame that a node sent when it had this incarnation. */
+static void late_join(struct cluster *c, uint64_t at, uint64_t id, uint64_t incarnation)
+{
+    unsigned char join[8];
+    struct vs_in in = { .at = join, .left = sizeof join };
+
+    vs_store32(join, 0);
+    vs_store32(join + 4, VS_LEVEL);
+    vs_join_take(c->node[at].node, id, incarnation, &in);
+    cluster_run(c, 500 * MS);
+}
+
+Test(node_remove, is_not_undone_by_a_late_frame)
+{
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX };
+    struct vshard_node_admin leave = { .op = VSHARD_ADMIN_REMOVE_NODE, .node = 4 };
+    struct cluster *c = with_words(3, 4, 1, 3, &o);
+    uint64_t first, second;
+
+    come(c, 4);
+    first = incarnation(c, 4);
+    come(c, 4);
+    second = incarnation(c, 4);
+    cr_assert_neq(second, first);
+    for (uint64_t at = 1; at <= 3; at++) {
+        late_join(c, at, 4, first);
+        cr_expect_eq(incarnation(c, 4), second, "at node %d", (int)at);
+    }
+    cr_assert_eq(administer(c, 2, leave), VSHARD_OK);
+    cluster_run(c, 3000 * MS);
+    cr_assert_eq(incarnation(c, 4), (uint64_t)0);
+    for (uint64_t at = 1; at <= 3; at++) {
+        late_join(c, at, 4, second);
+        late_join(c, at, 4, first);
+        cr_expect_eq(incarnation(c, 4), (uint64_t)0, "at node %d", (int)at);
+    }
+    come(c, 4);
+    cr_expect(incarnation(c, 4) != first && incarnation(c, 4) != second);
     cluster_destroy(c);
 }
