@@ -168,7 +168,9 @@ struct vshard_node_options {
     uint64_t backlog_bytes;  /* of a shard's entries that are durable and not applied; beyond it a
                                 leader refuses writes with EBUSY, and beyond twice that a replica
                                 is sent no more; default 64 MiB */
-    uint64_t segment_bytes;  /* of the write-ahead log; default 32 MiB, 64 KiB..1 GiB */
+    uint64_t segment_bytes;  /* of the write-ahead log; default 32 MiB, 64 KiB..1 GiB. What is
+                                replicated as one, the rows that a write has for a shard say, is an
+                                eighth of it at most, and 16 MiB: so it is the same on all nodes */
     uint64_t cache_bytes;    /* for answers to searches that are asked again, with the same bytes
                                 and parameters. One is given again until this node hears that a
                                 replica has applied more than it reflects, and as far as the
@@ -348,8 +350,9 @@ struct vshard_node_admin {
  *
  * Returns   0: done() will tell; EINVAL, EVERSION, E2BIG, ENOMEM, EBUSY; or the status that has
  *           stopped this node. done: EEXIST, ENOTFOUND, EBUSY (fewer nodes than replicas),
- *           ESTALE (the node has another incarnation), ENOSPC (this node's log is full),
- *           ENOTLEADER, EUNKNOWN, ETIMEDOUT
+ *           ESTALE (the node has another incarnation), E2BIG (too many nodes or shards, or so many
+ *           that the command does not fit a log, see segment_bytes), ENOSPC (this node's log is
+ *           full), ENOTLEADER, EUNKNOWN, ETIMEDOUT
  * Thread    exclusive
  * Since     0.1 */
 VSHARD_API int vshard_node_admin(struct vshard_node *node, uint64_t now_ns,

@@ -84,8 +84,8 @@ void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
     if (e->status == VSHARD_OK) {
         q->meta_index = e->index;
         vs_admin_known(n); /* at the leader it has been applied */
-    } else if (e->status == VSHARD_EUNKNOWN) {
-        vs_request_finish(n, q, VSHARD_EUNKNOWN);
+    } else if (e->status == VSHARD_EUNKNOWN || e->status == VSHARD_E2BIG) {
+        vs_request_finish(n, q, e->status);
     } else {
         again(n, q); /* nobody leads, or not yet: nothing was proposed */
     }
@@ -93,6 +93,8 @@ void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
 
 void vs_admin_time(struct vshard_node *n, struct vs_request *q)
 {
+    int rc;
+
     if (q->command == VSHARD_ADMIN_JOIN && !vs_hosted(n)) {
         unsigned char join[8];
 
@@ -102,9 +104,11 @@ void vs_admin_time(struct vshard_node *n, struct vs_request *q)
         q->again_ns = n->now + 4 * (uint64_t)AGAIN_NS;
         return;
     }
-    if (vs_log_room(n) == VSHARD_ENOSPC) /* this node could not come to know the change */
-        vs_request_finish(n, q, VSHARD_ENOSPC);
-    else if (vs_admin_propose(n, q) != VSHARD_OK)
+    /* With a full disk this node could not come to know the change. */
+    rc = vs_log_room(n) == VSHARD_ENOSPC ? VSHARD_ENOSPC : vs_admin_propose(n, q);
+    if (rc == VSHARD_ENOSPC || rc == VSHARD_E2BIG)
+        vs_request_finish(n, q, rc);
+    else if (rc != VSHARD_OK)
         again(n, q);
 }
 

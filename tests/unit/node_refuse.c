@@ -435,3 +435,32 @@ Test(node_refuse, whatever_a_mad_peer_says)
     expect_rows(c, 1, 1, 50, 6);
     cluster_destroy(c);
 }
+
+/* The command of a collection is an entry of a log, of which each node takes as much as its
+ * segments say. */
+Test(node_refuse, a_collection_that_no_log_takes)
+{
+    struct vshard_node_options o = { .segment_bytes = 65536 };
+    struct cluster *c = cluster_create(3, 3, 1, &o);
+    struct vshard_node_status s = { .size = sizeof s };
+    uint64_t other;
+
+    cluster_run(c, 1500 * MS);
+    for (uint64_t at = 1; at <= 3; at++) {
+        struct cluster_answer *a = create(c, at, 1000, 3);
+
+        cr_assert_not_null(a, "no answer at node %d", (int)at);
+        cr_expect_eq(a->status, VSHARD_E2BIG, "at node %d: %s", (int)at,
+                     vshard_strerror(a->status));
+    }
+    /* One whose own log would take it hears of the leader's. */
+    vshard_node_status(c->node[1].node, &s);
+    other = s.meta_leader % 3 + 1;
+    cluster_kill(c, other);
+    c->options.segment_bytes = 1 << 20;
+    cr_assert_eq(cluster_start(c, other), VSHARD_OK);
+    cluster_run(c, 1000 * MS);
+    cr_expect_eq(create(c, other, 1000, 3)->status, VSHARD_E2BIG);
+    cr_expect_eq(create(c, other, 2, 3)->status, VSHARD_OK);
+    cluster_destroy(c);
+}
