@@ -212,11 +212,8 @@ static int make_map(const struct vs_cluster *m, struct vs_collection *c)
     const struct vshard_map_options o = { .size = sizeof o,
                                           .allocator = m->allocator,
                                           .logger = m->logger };
-    int rc = vshard_map_create(&o, &c->map);
 
-    for (uint32_t i = 0; rc == VSHARD_OK && i < c->spec.shards; i++)
-        rc = vshard_map_add(c->map, i, 1);
-    return rc;
+    return vs_map_even(&o, c->spec.shards, &c->map);
 }
 
 static int collection_take(const struct vs_cluster *m, struct vs_in *in, struct vs_collection **out)

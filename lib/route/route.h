@@ -7,6 +7,10 @@
 
 #include "base/base.h"
 
+/* A map of shards 0 .. shards - 1, of weight 1 each: as if they had been added in this order.
+ * Returns 0 and what vshard_map_create() and vshard_map_add() do. */
+int vs_map_even(const struct vshard_map_options *options, uint32_t shards, struct vshard_map **map);
+
 enum { VS_PLACING_MAX = 16 };
 
 struct vs_placing_node {

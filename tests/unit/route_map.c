@@ -8,8 +8,10 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/base.h"
+#include "route/route.h"
 #include "support/random.h"
 #include <vshard/map.h>
 
@@ -669,4 +671,69 @@ Test(route_memory, every_call_survives_each_allocation_that_fails)
     }
     cr_expect_eq(failures, 2 + 3 + 3 + 1 + 1);
     vshard_map_destroy(plain);
+}
+
+/* ---- many shards at once ---- */
+
+static struct vshard_map *added(uint32_t arcs, uint32_t shards)
+{
+    struct vshard_map *map = make(arcs);
+
+    for (uint32_t i = 0; i < shards; i++)
+        cr_assert_eq(vshard_map_add(map, i, 1), VSHARD_OK);
+    return map;
+}
+
+static struct vshard_map *made_at_once(uint32_t arcs, uint32_t shards)
+{
+    const struct vshard_map_options o = { .size = sizeof o, .arcs = arcs };
+    struct vshard_map *map;
+
+    cr_assert_eq(vs_map_even(&o, shards, &map), VSHARD_OK);
+    return map;
+}
+
+Test(route_map, gives_shards_that_come_together_what_they_get_one_by_one)
+{
+    static const uint32_t arcs[] = { 1, 2, 8, 64, 1024, 65536 };
+    static const uint32_t many[] = { 70, 100, 255, 256, 257, 300, 511, 700 };
+
+    for (size_t a = 0; a < VS_COUNT(arcs); a++) {
+        for (uint32_t i = 0; i < 66 + VS_COUNT(many); i++) {
+            uint32_t shards = i < 66 ? i : many[i - 66];
+            struct vshard_map *one, *all;
+
+            if (arcs[a] > 10000 && i > 20 && i % 7 != 0)
+                continue;
+            one = added(arcs[a], shards);
+            all = made_at_once(arcs[a], shards);
+            cr_assert(equal(one, all), "%u shards on %u arcs", shards, arcs[a]);
+            /* And so it goes on. */
+            cr_assert_eq(vshard_map_add(one, 9999, 3), VSHARD_OK);
+            cr_assert_eq(vshard_map_add(all, 9999, 3), VSHARD_OK);
+            cr_assert(equal(one, all), "%u shards on %u arcs, and one", shards, arcs[a]);
+            vshard_map_destroy(one);
+            vshard_map_destroy(all);
+        }
+    }
+}
+
+/* A collection of many shards is made between two heartbeats. */
+Test(route_map, makes_many_shards_in_the_time_of_some)
+{
+    clock_t least_one = 0, least_all = 0;
+
+    for (int turn = 0; turn < 3; turn++) {
+        clock_t begun = clock(), middle;
+
+        vshard_map_destroy(added(65536, 128));
+        middle = clock();
+        vshard_map_destroy(made_at_once(65536, 4096));
+        if (turn == 0 || middle - begun < least_one)
+            least_one = middle - begun;
+        if (turn == 0 || clock() - middle < least_all)
+            least_all = clock() - middle;
+    }
+    cr_expect_lt(least_all, least_one * 4, "%ld, and %ld for 128 by themselves", (long)least_all,
+                 (long)least_one);
 }
