@@ -165,7 +165,8 @@ enum {
     VS_ITEM_REFILL = 11, /* back to the newest snapshot, or to nothing */
     VS_ITEM_EXPORT = 12,
     VS_ITEM_STAGE = 13, /* entries that wait become searchable */
-    VS_ITEM_OPEN = 14   /* read the snapshot that a replica starts from */
+    VS_ITEM_OPEN = 14,  /* read the snapshot that a replica starts from */
+    VS_ITEM_CLOSE = 15  /* give back what a replica has that goes */
 };
 
 struct vs_replica;

@@ -6,8 +6,8 @@
  *   READS    fetches, saves, digests: beside each other and FREE, at a moment when nothing
  *            is half applied
  *   WRITES   a step of apply: beside FREE alone; the index lets searches run meanwhile
- *   REFILLS  an install, which puts another shard in the place of the one there is, and the
- *            opening of the first: alone
+ *   REFILLS  an install, which puts another shard in the place of the one there is, the
+ *            opening of the first, and the end of the last: alone
  *
  * FREE items have a queue of their own; the others are taken in the order in which they
  * came, so none starves: a fetch waits for one short step of apply, and a save sees what
@@ -105,6 +105,7 @@ static uint32_t class_of(const struct vs_item *item)
     case VS_ITEM_APPLY: return WRITES;
     case VS_ITEM_REFILL:
     case VS_ITEM_OPEN:
+    case VS_ITEM_CLOSE:
     case VS_ITEM_INSTALL: return REFILLS;
     default: return READS;
     }

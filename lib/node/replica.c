@@ -788,6 +788,7 @@ void vs_replica_finished(struct vshard_node *n, struct vs_item *item)
     case VS_ITEM_INSTALL: install_finished(n, r, item); break;
     case VS_ITEM_REFILL: vs_replica_refilled(n, r, item); break;
     case VS_ITEM_OPEN: open_finished(n, r, item); break;
+    case VS_ITEM_CLOSE: n->steward_at = n->now; break; /* now it goes */
     default: digest_finished(r, item);
     }
     vs_item_free(n, item);

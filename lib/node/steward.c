@@ -190,6 +190,17 @@ static void unburden(struct vshard_node *n, struct vs_replica *r)
                       (int64_t)about.bytes);
 }
 
+/* To give back what a large shard has takes some ten milliseconds. False: there is no memory for
+ * that. */
+static bool close_shard(struct vshard_node *n, struct vs_replica *r)
+{
+    struct vs_item *item = vs_item_new(n, VS_ITEM_CLOSE, r);
+
+    if (item != NULL)
+        vs_item_push(n, item);
+    return item != NULL;
+}
+
 static void drop(struct vshard_node *n, struct vs_replica *r)
 {
     bool forgotten;
@@ -207,6 +218,8 @@ static void drop(struct vshard_node *n, struct vs_replica *r)
     /* Until then the log still shows the group to who would open it again. */
     if (!forgotten)
         return; /* when there is room, and it is durable */
+    if (r->shard != NULL && close_shard(n, r))
+        return; /* when that is done */
     vs_replica_free(n, r);
     n->meta_seen = 0; /* it may have been named again meanwhile */
 }

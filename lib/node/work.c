@@ -394,6 +394,13 @@ static int open_snapshot(struct vshard_node *n, struct vs_item *item)
     return vs_shard_open(&r->plan, path, &r->shard, &item->bytes, &item->count);
 }
 
+static int give_back(struct vs_item *item)
+{
+    vs_shard_destroy(item->replica->shard);
+    item->replica->shard = NULL;
+    return VSHARD_OK;
+}
+
 static int digest(struct vs_item *item)
 {
     struct vs_shard_stats stats;
@@ -418,6 +425,7 @@ int vs_item_run(struct vshard_node *n, struct vs_item *item)
     case VS_ITEM_INSTALL: return install(n, item);
     case VS_ITEM_REFILL: return refill(n, item);
     case VS_ITEM_OPEN: return open_snapshot(n, item);
+    case VS_ITEM_CLOSE: return give_back(item);
     default: return digest(item);
     }
 }

@@ -416,3 +416,19 @@ Test(node_drop, says_nothing_more_of_what_it_will_not_write)
     cr_expect_null(*n->held_end);
     cluster_destroy(m.c);
 }
+
+/* Of a large shard that takes some ten milliseconds: not between two heartbeats. */
+Test(node_drop, gives_memory_back_as_an_item_of_work)
+{
+    struct move m = prepare();
+
+    hold(&m, 1);
+    give(&m, m.from, m.to);
+    cluster_run(m.c, 5000 * MS);
+    cr_assert(replica(&m) != NULL && replica(&m)->dropped);
+    cr_expect_not_null(replica(&m)->shard);
+    hold(&m, 0);
+    cluster_run(m.c, 1000 * MS);
+    cr_expect_null(replica(&m));
+    cluster_destroy(m.c);
+}
