@@ -151,7 +151,8 @@ static uint32_t voting_nodes(const struct vshard_node *n)
     return count;
 }
 
-static int check_collection(struct vshard_node *n, struct vshard_collection *c)
+int vs_collection_try(const struct vshard_collection *c, const struct vshard_allocator *a,
+                      const struct vshard_logger *logger, struct vshard_index_stats *made)
 {
     const struct vshard_index_options o = { .size = sizeof o,
                                             .dim = c->dim,
@@ -163,14 +164,40 @@ static int check_collection(struct vshard_node *n, struct vshard_collection *c)
                                             .ef_search = c->ef_search,
                                             .train_rows = c->train_rows,
                                             .profile = c->profile,
-                                            .allocator = n->allocator,
-                                            .logger = n->logger,
+                                            .allocator = a,
+                                            .logger = logger,
                                             .attributes = c->attributes,
                                             .attribute_count = c->attribute_count };
+    struct vshard_index *index;
+    int rc = vshard_index_create(&o, &index); /* it says what an index does not take */
+
+    *made = (struct vshard_index_stats){ .size = sizeof *made };
+    if (rc == VSHARD_OK)
+        rc = vshard_index_stats(index, made);
+    vshard_index_destroy(index);
+    return rc;
+}
+
+/* What the library takes where nothing was said is said from here on: another version may take
+ * something else, and replicas of a shard must be made alike. */
+static int fill_in(struct vshard_node *n, struct vshard_collection *c)
+{
+    struct vshard_index_stats made;
+    int rc = vs_collection_try(c, n->allocator, n->logger, &made);
+
+    if (rc != VSHARD_OK || c->family == VSHARD_FAMILY_FLAT)
+        return rc;
+    c->m = made.m;
+    c->ef_construction = made.ef_construction;
+    c->ef_search = made.ef_search;
+    c->train_rows = made.train_rows;
+    return VSHARD_OK;
+}
+
+static int check_collection(struct vshard_node *n, struct vshard_collection *c)
+{
     size_t length = c->name != NULL ? strlen(c->name) : 0;
     uint32_t voters = voting_nodes(n);
-    struct vshard_index *index;
-    int rc;
 
     if (length == 0 || length > VSHARD_NAME_MAX)
         return vs_node_refuse(n, VSHARD_EINVAL, "name", (int64_t)length, VSHARD_NAME_MAX);
@@ -184,9 +211,7 @@ static int check_collection(struct vshard_node *n, struct vshard_collection *c)
     if (c->learners > VSHARD_REPLICAS_MAX - c->replicas)
         return vs_node_refuse(n, VSHARD_E2BIG, "learners", c->learners,
                               VSHARD_REPLICAS_MAX - c->replicas);
-    rc = vshard_index_create(&o, &index); /* it says what an index does not take */
-    vshard_index_destroy(index);
-    return rc;
+    return fill_in(n, c);
 }
 
 static int create(struct vshard_node *n, const struct vshard_collection *theirs, struct vs_out *o)

@@ -825,6 +825,9 @@ void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
 void vs_admin_known(struct vshard_node *n);
 void vs_admin_time(struct vshard_node *n, struct vs_request *q);
 int vs_admin_propose(struct vshard_node *n, struct vs_request *q);
+/* Whether shards can be made so; *made is how they are then, with defaults filled in. */
+int vs_collection_try(const struct vshard_collection *c, const struct vshard_allocator *a,
+                      const struct vshard_logger *logger, struct vshard_index_stats *made);
 /* The command for the map's log; an empty one: there is nothing to propose. */
 int vs_admin_command(struct vshard_node *n, const struct vshard_node_admin *a, struct vs_out *o);
 

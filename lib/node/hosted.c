@@ -92,13 +92,11 @@ static bool sound_shard(const struct vs_cluster *m, const struct vs_meta_shard *
 }
 
 /* Collections come in the order of their ids and of their groups. */
-static bool sound(const struct vs_cluster *m)
+static bool sound_collections(const struct vs_cluster *m)
 {
     uint64_t group = VS_META + 1;
     uint32_t id = 1;
 
-    if (!sound_nodes(m))
-        return false;
     for (uint32_t i = 0; i < m->collection_count; i++) {
         const struct vs_collection *c = m->collection[i];
 
@@ -116,6 +114,19 @@ static bool sound(const struct vs_cluster *m)
     return m->next_collection >= id && m->next_group >= group;
 }
 
+/* What does not make sense is no map: ECORRUPT. */
+static int sound(const struct vs_cluster *m)
+{
+    int rc = sound_nodes(m) && sound_collections(m) ? VSHARD_OK : VSHARD_ECORRUPT;
+
+    for (uint32_t i = 0; rc == VSHARD_OK && i < m->collection_count; i++) {
+        struct vshard_index_stats made;
+
+        rc = vs_collection_try(&m->collection[i]->spec, m->allocator, m->logger, &made);
+    }
+    return rc == VSHARD_OK || rc == VSHARD_ENOMEM ? rc : VSHARD_ECORRUPT;
+}
+
 int vs_hosted_take(struct vs_cluster *m, struct vshard_key cluster, const void *bytes, size_t count)
 {
     struct vshard_key of;
@@ -131,7 +142,7 @@ int vs_hosted_take(struct vs_cluster *m, struct vshard_key cluster, const void *
     rc = vs_cluster_decode(m, &in);
     if (rc != VSHARD_OK)
         return rc == VSHARD_E2BIG ? VSHARD_ECORRUPT : rc;
-    return in.left == 0 && m->applied == version && sound(m) ? VSHARD_OK : VSHARD_ECORRUPT;
+    return in.left == 0 && m->applied == version ? sound(m) : VSHARD_ECORRUPT;
 }
 
 /* ---- the map of a node ---- */

@@ -178,3 +178,27 @@ Test(node_alter, refuses_what_was_made_with_the_collection_and_names_it)
     cr_expect_eq(c->answer[99].times, 0u);
     cluster_destroy(c);
 }
+
+/* What was left to the library is said, and stays, whatever a later one would take. */
+Test(node_alter, knows_what_a_collection_was_made_with)
+{
+    struct cluster *c = cluster_create(3, 3, 1, NULL);
+    const struct vshard_collection spec = { .size = sizeof spec, .dim = DIM, .name = "words" };
+    struct vshard_collection made;
+
+    cluster_run(c, 1500 * MS);
+    cr_assert_eq(administer(c, 1,
+                            (struct vshard_node_admin){ .op = VSHARD_ADMIN_CREATE,
+                                                        .collection = &spec }),
+                 VSHARD_OK);
+    cluster_run(c, 500 * MS);
+    made = spec_at(c, 3);
+    cr_expect_eq(made.m, 32u);
+    cr_expect_eq(made.ef_construction, 200u);
+    cr_expect_eq(made.ef_search, 100u);
+    cr_expect_gt(made.train_rows, 0u);
+    cr_expect_eq(made.shards, 1u);
+    cr_expect_eq(made.replicas, 3u);
+    alter(c, 2, &(struct vshard_collection){ .m = 32, .ef_construction = 200 });
+    cluster_destroy(c);
+}
