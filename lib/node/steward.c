@@ -629,6 +629,8 @@ static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard, 
             vs_peer_follows(n, x))
             p.node[p.count++].node = x;
     }
+    if (p.count == 0) /* of many shards each would count the replicas of all */
+        return 0;
     for (uint32_t i = 0; i < n->meta.collection_count; i++) {
         const struct vs_collection *c = n->meta.collection[i];
 
@@ -637,7 +639,7 @@ static uint64_t spare(struct vshard_node *n, const struct vs_meta_shard *shard, 
                 vs_placing_count(&p, c->shard[s].members[k].node, k == 0);
         }
     }
-    return p.count != 0 ? vs_place_one(&p) : 0;
+    return vs_place_one(&p);
 }
 
 /* The members of a group as its leader has them, as bits; all, where that is not known. */
