@@ -383,9 +383,11 @@ static void reopen(struct world *w)
 {
     uint64_t seed = w->seed;
 
-    if (random_one_in(&seed, 3) && w->fence == 0 && random_one_in(&w->aside, 4))
-        node_reopen(w, &w->node[1 + random_below(&w->aside, w->nodes)],
-                    (uint32_t)random_below(&w->aside, w->groups));
+    if (random_one_in(&seed, 3) && w->fence == 0 && random_one_in(&w->aside, 4)) {
+        struct node *n = &w->node[1 + random_below(&w->aside, w->nodes)];
+
+        node_reopen(w, n, (uint32_t)random_below(&w->aside, w->groups));
+    }
 }
 
 void fault_act(struct world *w, const struct event *e)
