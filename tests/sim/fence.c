@@ -216,7 +216,7 @@ static void readmit(struct world *w, struct node *lead)
             continue;
         if (n->alive && role == VSHARD_RAFT_LEARNER && !n->parted &&
             vshard_raft_inspect(n->raft, 1, &s) == VSHARD_OK && s.term == ours.term &&
-            s.last == ours.last && s.commit == ours.commit) {
+            !s.superseded && s.last == ours.last && s.commit == ours.commit) {
             role = VSHARD_RAFT_VOTER;
             change = true;
         }
