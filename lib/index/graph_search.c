@@ -61,13 +61,18 @@ static void prefetch(const void *p, size_t bytes)
         __builtin_prefetch((const char *)p + i, 0, 2);
 }
 
+/* Of a row, what is requested. */
+static size_t requested_bytes(const struct vs_extents *e)
+{
+    return e->stride < (size_t)CODE_LINES * LINE ? e->stride : (size_t)CODE_LINES * LINE;
+}
+
 /* Requests the rows of a column that s->slots[0, count) name, and notes where they
  * are in s->rows. */
 void vs_walk_request(const struct vs_column *column, struct vs_scratch *s, uint32_t count)
 {
     const struct vs_extents extents = vs_column_extents(column);
-    size_t bytes =
-        extents.stride < (size_t)CODE_LINES * LINE ? extents.stride : (size_t)CODE_LINES * LINE;
+    size_t bytes = requested_bytes(&extents);
 
     for (uint32_t i = 0; i < count; i++) {
         s->rows[i] = vs_extents_at(&extents, s->slots[i]);
@@ -404,11 +409,13 @@ static void score(const struct vshard_index *x, struct vs_walk *w)
 static void request_codes(const struct vshard_index *x, const struct vs_walk *w)
 {
     const struct vs_pool *p = &w->scratch->pool;
+    const struct vs_extents codes = vs_column_extents(x->traversal);
+    size_t bytes = requested_bytes(&codes);
 
     if (w->query.sketch == NULL || w->aside)
         return;
     for (uint32_t i = 0; i < p->count; i++)
-        prefetch(vs_column_at(x->traversal, p->slots[i] & ~VS_POOL_EXPANDED), x->traversal->stride);
+        prefetch(vs_extents_at(&codes, p->slots[i] & ~VS_POOL_EXPANDED), bytes);
 }
 
 /* Fills each walk's pool with the ef nearest rows that it meets, of any state. */
@@ -430,7 +437,7 @@ void vs_graph_walk(const struct vshard_index *x, struct vs_walk *walks, uint32_t
             if (walks[i].ended)
                 continue;
             advance(x, &walks[i]);
-            if (walks[i].ended)
+            if (walks[i].ended && count > 1) /* else they are asked for at once */
                 request_codes(x, &walks[i]);
         }
         going = 0;

@@ -232,7 +232,7 @@ F16C VS_STEP __m256 avx2_widen_last(const uint16_t *run, size_t count, size_t le
     return avx2_widen8(few);
 }
 
-F16C VS_STEP __m256 avx2_step(enum job job, __m256 sum, __m256 q, __m256 r)
+F16C VS_STEP __m256 avx2_step(int job, __m256 sum, __m256 q, __m256 r)
 {
     if (job == L1)
         return _mm256_add_ps(sum, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_sub_ps(q, r)));
@@ -241,9 +241,10 @@ F16C VS_STEP __m256 avx2_step(enum job job, __m256 sum, __m256 q, __m256 r)
     return _mm256_fmadd_ps(q, r, sum);
 }
 
-F16C VS_STEP void avx2_four(enum job job, const float *q, const void *const *rows, size_t dim,
+F16C VS_STEP void avx2_four(int job, const void *query, const void *const *rows, size_t dim,
                             float *out)
 {
+    const float *q = query;
     const uint16_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m256 a0 = _mm256_setzero_ps(), b0 = a0, c0 = a0, d0 = a0, a1 = a0, b1 = a0, c1 = a0, d1 = a0;
     size_t i = 0;
@@ -278,38 +279,22 @@ F16C VS_STEP void avx2_four(enum job job, const float *q, const void *const *row
                                _mm256_add_ps(d0, d1)));
 }
 
-F16C VS_STEP void avx2_many(enum job job, const float *q, const void *const *rows, size_t count,
-                            size_t dim, float *out)
-{
-    const void *last[4];
-    float sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avx2_four(job, q, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avx2_four(job, q, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 F16C static void avx2_l2sq_many(const float *query, const void *const *rows, size_t count,
                                 size_t dim, float *out)
 {
-    avx2_many(L2SQ, query, rows, count, dim, out);
+    vs_floats_by_fours(avx2_four, L2SQ, query, rows, count, dim, out);
 }
 
 F16C static void avx2_dot_many(const float *query, const void *const *rows, size_t count,
                                size_t dim, float *out)
 {
-    avx2_many(DOT, query, rows, count, dim, out);
+    vs_floats_by_fours(avx2_four, DOT, query, rows, count, dim, out);
 }
 
 F16C static void avx2_l1_many(const float *query, const void *const *rows, size_t count, size_t dim,
                               float *out)
 {
-    avx2_many(L1, query, rows, count, dim, out);
+    vs_floats_by_fours(avx2_four, L1, query, rows, count, dim, out);
 }
 
 F16C static void avx2_widen(const void *x, size_t dim, float *out)
@@ -345,7 +330,7 @@ AVX512 VS_STEP __m512 avx512_widen16(const uint16_t *from, __mmask16 m)
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, from));
 }
 
-AVX512 VS_STEP __m512 avx512_step(enum job job, __m512 sum, __m512 q, __m512 r)
+AVX512 VS_STEP __m512 avx512_step(int job, __m512 sum, __m512 q, __m512 r)
 {
     if (job == L1)
         return _mm512_add_ps(sum, _mm512_abs_ps(_mm512_sub_ps(q, r)));
@@ -354,9 +339,10 @@ AVX512 VS_STEP __m512 avx512_step(enum job job, __m512 sum, __m512 q, __m512 r)
     return _mm512_fmadd_ps(q, r, sum);
 }
 
-AVX512 VS_STEP void avx512_four(enum job job, const float *q, const void *const *rows, size_t dim,
+AVX512 VS_STEP void avx512_four(int job, const void *query, const void *const *rows, size_t dim,
                                 float *out)
 {
+    const float *q = query;
     const uint16_t *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3];
     __m512 a0 = _mm512_setzero_ps(), b0 = a0, c0 = a0, d0 = a0, a1 = a0, b1 = a0, c1 = a0, d1 = a0;
     const __mmask16 all = 0xffff;
@@ -385,38 +371,22 @@ AVX512 VS_STEP void avx512_four(enum job job, const float *q, const void *const 
                                halves_ps(_mm512_add_ps(c0, c1)), halves_ps(_mm512_add_ps(d0, d1))));
 }
 
-AVX512 VS_STEP void avx512_many(enum job job, const float *q, const void *const *rows, size_t count,
-                                size_t dim, float *out)
-{
-    const void *last[4];
-    float sums[4];
-    size_t i = 0;
-
-    for (; i + 4 <= count; i += 4)
-        avx512_four(job, q, rows + i, dim, out + i);
-    if (i < count) {
-        vs_rows_repeat_last(last, rows + i, count - i);
-        avx512_four(job, q, last, dim, sums);
-        memcpy(out + i, sums, (count - i) * sizeof *out);
-    }
-}
-
 AVX512 static void avx512_l2sq_many(const float *query, const void *const *rows, size_t count,
                                     size_t dim, float *out)
 {
-    avx512_many(L2SQ, query, rows, count, dim, out);
+    vs_floats_by_fours(avx512_four, L2SQ, query, rows, count, dim, out);
 }
 
 AVX512 static void avx512_dot_many(const float *query, const void *const *rows, size_t count,
                                    size_t dim, float *out)
 {
-    avx512_many(DOT, query, rows, count, dim, out);
+    vs_floats_by_fours(avx512_four, DOT, query, rows, count, dim, out);
 }
 
 AVX512 static void avx512_l1_many(const float *query, const void *const *rows, size_t count,
                                   size_t dim, float *out)
 {
-    avx512_many(L1, query, rows, count, dim, out);
+    vs_floats_by_fours(avx512_four, L1, query, rows, count, dim, out);
 }
 
 #endif /* x86-64 */

@@ -36,13 +36,9 @@ int vs_admin_propose(struct vshard_node *n, struct vs_request *q)
         }
         return VSHARD_OK;
     }
-    event.tag = (uintptr_t)p;
     event.entries = &entry;
     event.entry_count = 1;
-    rc = vs_step(n, &event);
-    if (rc != VSHARD_OK)
-        vs_proposal_free(n, p);
-    return rc;
+    return vs_proposal_step(n, p, &event);
 }
 
 static bool joined(const struct vshard_node *n)

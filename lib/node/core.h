@@ -623,6 +623,9 @@ void vs_todo_work(struct vshard_node *n);
 void vs_certain(struct vshard_node *n);
 struct vs_proposal *vs_proposal_new(struct vshard_node *n, uint32_t kind, uint64_t group);
 void vs_proposal_free(struct vshard_node *n, struct vs_proposal *p);
+/* Hands the core an event about it, which done() ends; if the core does not take the event, it is
+ * gone. */
+int vs_proposal_step(struct vshard_node *n, struct vs_proposal *p, struct vshard_raft_event *event);
 
 /* ---- replica.c ---- */
 

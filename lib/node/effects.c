@@ -92,6 +92,17 @@ void vs_proposal_free(struct vshard_node *n, struct vs_proposal *p)
     vs_free(n->allocator, p, sizeof *p);
 }
 
+int vs_proposal_step(struct vshard_node *n, struct vs_proposal *p, struct vshard_raft_event *event)
+{
+    int rc;
+
+    event->tag = (uintptr_t)p;
+    rc = vs_step(n, event);
+    if (rc != VSHARD_OK)
+        vs_proposal_free(n, p);
+    return rc;
+}
+
 static void done(struct vshard_node *n, const struct vshard_raft_effect *e)
 {
     struct vs_proposal *p = (struct vs_proposal *)(uintptr_t)e->tag;

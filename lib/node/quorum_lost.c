@@ -74,17 +74,13 @@ int vs_recover(struct vshard_node *n, struct vs_request *q, const struct vshard_
     q->part[0].group = a->group;
     q->part[0].node = n->node;
     q->part[0].again_ns = VS_NEVER;
-    event.tag = (uintptr_t)p;
     event.members = member;
     event.barrier = a->epoch;
     event.index = a->last;
     event.offset = a->last_term;
     event.bytes = a->name;
     event.byte_count = strlen(a->name);
-    rc = vs_step(n, &event);
-    if (rc != VSHARD_OK)
-        vs_proposal_free(n, p);
-    return rc;
+    return vs_proposal_step(n, p, &event);
 }
 
 void vs_recover_done(struct vshard_node *n, struct vs_proposal *p,

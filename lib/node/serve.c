@@ -199,15 +199,13 @@ static void ask_core(struct vshard_node *n, struct vs_serving *s)
         return;
     }
     p->serving = s;
-    event.tag = (uintptr_t)p;
     event.mode =
         s->consistency == VSHARD_READ_BOUNDED ? VSHARD_RAFT_READ_STALE : VSHARD_RAFT_READ_INDEX;
     event.max_age_ns = s->max_staleness_ns;
     s->replica->raft_reads++;
-    rc = vs_step(n, &event);
+    rc = vs_proposal_step(n, p, &event);
     if (rc != VSHARD_OK) { /* the core did not take it, and answers nothing */
         s->replica->raft_reads--;
-        vs_proposal_free(n, p);
         answer(n, s, rc, 0);
     }
 }

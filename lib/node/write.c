@@ -197,13 +197,10 @@ static int propose(struct vshard_node *n, const struct about *a, uint32_t flags,
 
     if (p == NULL)
         return VSHARD_ENOMEM;
-    event.tag = (uintptr_t)p;
     event.flags = VSHARD_RAFT_LOCAL_ONLY;
     event.entries = &entry;
     event.entry_count = 1;
-    rc = vs_step(n, &event);
-    if (rc != VSHARD_OK)
-        vs_proposal_free(n, p);
+    rc = vs_proposal_step(n, p, &event);
     if (TRAP(64) && rc == VSHARD_OK)
         reply(n, a, VSHARD_OK);
     return rc;
@@ -213,17 +210,12 @@ static int look_for(struct vshard_node *n, const struct about *a, uint32_t flags
 {
     struct vshard_raft_event event = vs_event(VSHARD_RAFT_READ, a->group);
     struct vs_proposal *p = proposal(n, a, VS_PROPOSED_AGAIN, flags, bytes);
-    int rc;
 
     if (p == NULL)
         return VSHARD_ENOMEM;
-    event.tag = (uintptr_t)p;
     event.mode = VSHARD_RAFT_READ_INDEX;
     event.flags = VSHARD_RAFT_LOCAL_ONLY;
-    rc = vs_step(n, &event);
-    if (rc != VSHARD_OK)
-        vs_proposal_free(n, p);
-    return rc;
+    return vs_proposal_step(n, p, &event);
 }
 
 static bool under_way(const struct vshard_node *n, const struct vs_replica *r,
