@@ -273,7 +273,10 @@ struct vshard_collection {
 enum {                               /* struct vshard_node_admin.op */
        VSHARD_ADMIN_CREATE = 1,      /* collection */
        VSHARD_ADMIN_DROP = 2,        /* name */
-       VSHARD_ADMIN_JOIN = 3,        /* node: some member; this node asks it for admission */
+       VSHARD_ADMIN_JOIN = 3,        /* node: some member; this node asks it for admission. E2BIG:
+                                        there are VSHARD_NODES_MAX; ESTALE: it was removed, and
+                                        needs an empty directory; EVERSION: the cluster writes
+                                        what this version of the library does not know */
        VSHARD_ADMIN_REMOVE_NODE = 4, /* node: its replicas move to nodes that have none of those
                                         shards, and when it has none left, and none that a group
                                         counts on, it is no member any more, and may be switched

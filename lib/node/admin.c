@@ -87,6 +87,23 @@ void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
     }
 }
 
+/* Who was asked refuses; but what it says of an earlier incarnation is late. */
+void vs_join_reply(struct vshard_node *n, uint64_t from, struct vs_in *in)
+{
+    uint64_t incarnation = vs_take64(in);
+    int32_t status = (int32_t)vs_take32(in);
+    struct vs_request *next;
+
+    if (from != n->join_peer || incarnation != n->incarnation ||
+        (status != VSHARD_ESTALE && status != VSHARD_EVERSION && status != VSHARD_E2BIG))
+        return;
+    for (struct vs_request *q = n->requests; q != NULL; q = next) {
+        next = q->next;
+        if (q->kind == VSHARD_NODE_ADMIN && q->command == VSHARD_ADMIN_JOIN)
+            vs_request_finish(n, q, status);
+    }
+}
+
 void vs_admin_time(struct vshard_node *n, struct vs_request *q)
 {
     int rc;

@@ -724,7 +724,8 @@ enum {
     VS_FRAME_WRITE_REPLY = 5,
     VS_FRAME_GOSSIP = 6,
     VS_FRAME_JOIN = 7,
-    VS_FRAME_CANCEL = 8
+    VS_FRAME_CANCEL = 8,
+    VS_FRAME_JOIN_REPLY = 9
 };
 
 void vs_post(struct vshard_node *n, uint64_t node, uint32_t type, uint64_t group, const void *head,
@@ -827,6 +828,7 @@ void vs_admin_committed(struct vshard_node *n, struct vs_proposal *p,
                         const struct vshard_raft_effect *e);
 void vs_admin_known(struct vshard_node *n);
 void vs_admin_time(struct vshard_node *n, struct vs_request *q);
+void vs_join_reply(struct vshard_node *n, uint64_t from, struct vs_in *in);
 int vs_admin_propose(struct vshard_node *n, struct vs_request *q);
 /* Whether shards can be made so; *made is how they are then, with defaults filled in. */
 int vs_collection_try(const struct vshard_collection *c, const struct vshard_allocator *a,

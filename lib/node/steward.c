@@ -898,23 +898,40 @@ static void lead_map(struct vshard_node *n)
     }
 }
 
+/* As far as this node knows, which is what the map would answer (apply_node in meta.c). */
+static int admits(const struct vshard_node *n, uint64_t node, uint64_t incarnation, uint32_t level)
+{
+    if (vs_cluster_former(&n->meta, node, incarnation)) { /* or it has a directory of then */
+        vs_node_event(n, VSHARD_LOG_WARN, "node.former", VS_META, "is no member any more",
+                      (int64_t)node);
+        return VSHARD_ESTALE;
+    }
+    if (level < n->meta.level) {
+        vs_node_event(n, VSHARD_LOG_WARN, "node.outdated", VS_META, "of an earlier version",
+                      (int64_t)node);
+        return VSHARD_EVERSION;
+    }
+    if (n->meta.node_count == VSHARD_NODES_MAX && vs_cluster_node(&n->meta, node) == NULL)
+        return vs_node_refuse(n, VSHARD_E2BIG, "nodes", VSHARD_NODES_MAX + 1, VSHARD_NODES_MAX);
+    return VSHARD_OK;
+}
+
 void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, struct vs_in *in)
 {
     const struct vs_meta_node *x = vs_cluster_node(&n->meta, from);
     struct vs_out o = { .allocator = n->allocator };
     uint32_t region = vs_take32(in), level = vs_take32(in);
+    unsigned char reply[12];
+    int rc;
 
     if (in->status != VSHARD_OK || vs_hosted(n) || (x != NULL && x->incarnation == incarnation) ||
         n->steward_busy)
         return;
-    if (vs_cluster_former(&n->meta, from, incarnation)) { /* or it has a directory of then */
-        vs_node_event(n, VSHARD_LOG_WARN, "node.former", VS_META, "is no member any more",
-                      (int64_t)from);
-        return;
-    }
-    if (level < n->meta.level) {
-        vs_node_event(n, VSHARD_LOG_WARN, "node.outdated", VS_META, "of an earlier version",
-                      (int64_t)from);
+    rc = admits(n, from, incarnation, level);
+    if (rc != VSHARD_OK) {
+        vs_store64(reply, incarnation);
+        vs_store32(reply + 8, (uint32_t)rc);
+        vs_post(n, from, VS_FRAME_JOIN_REPLY, VS_META, reply, sizeof reply, NULL, 0);
         return;
     }
     vs_cmd_node(&o, from, incarnation, region, level);

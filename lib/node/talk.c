@@ -7,7 +7,9 @@
  *     WRITE          shard   see write.c: a batch for the shard's leader
  *     WRITE_REPLY    shard
  *     GOSSIP         -       see steward.c: how the sender's replicas are
- *     JOIN           -       4 region: the sender asks for admission
+ *     JOIN           -       4 region, 4 level: the sender asks for admission
+ *     JOIN_REPLY     -       8 incarnation, 4 status: of who asked, and why it is refused; who is
+ *                            admitted hears of it by the map
  *     CANCEL         -       8 request: its reads are not wanted any more
  *
  * Integers are little-endian. Frames may be lost, repeated and overtaken: each says what
@@ -389,6 +391,7 @@ void vs_receive(struct vshard_node *n, const struct vshard_frame *f)
     case VS_FRAME_WRITE_REPLY: vs_write_reply(n, f->node, &in); break;
     case VS_FRAME_GOSSIP: vs_gossip_take(n, f->node, f->incarnation, &in); break;
     case VS_FRAME_JOIN: vs_join_take(n, f->node, f->incarnation, &in); break;
+    case VS_FRAME_JOIN_REPLY: vs_join_reply(n, f->node, &in); break;
     case VS_FRAME_CANCEL: vs_serve_cancel(n, f->node, vs_take64(&in)); break;
     default: n->frames_refused++; /* of a later version, perhaps */
     }

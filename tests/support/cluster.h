@@ -19,7 +19,7 @@
 #include "support/fault_storage.h"
 
 enum {
-    CLUSTER_NODES = 8,
+    CLUSTER_NODES = VSHARD_NODES_MAX + 1, /* one more than a cluster may have */
     CLUSTER_ANSWERS = 1 << 12,
     CLUSTER_HITS = 16,
     CLUSTER_POSITIONS = 16,

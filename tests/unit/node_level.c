@@ -174,6 +174,7 @@ Test(node_level, admits_no_node_that_knows_less)
     cluster_join(c, 4, 1);
     cluster_run(c, 3000 * MS);
     cr_expect_eq(status(c, 1).nodes, 3u);
+    cr_expect_eq(c->answer[4004].status, VSHARD_EVERSION, "it hears why, at once");
     cluster_kill(c, 4);
     c->node[4].level = NEXT;
     cluster_join(c, 4, 1);

@@ -245,3 +245,38 @@ Test(node_remove, is_not_undone_by_a_late_frame)
     cr_expect(incarnation(c, 4) != first && incarnation(c, 4) != second);
     cluster_destroy(c);
 }
+
+/* It knows why after a moment, and not by its timeout. */
+Test(node_remove, sends_who_asks_with_an_old_directory_away)
+{
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX };
+    struct vshard_node_admin leave = { .op = VSHARD_ADMIN_REMOVE_NODE, .node = 4 };
+    struct vshard_node_admin join = { .op = VSHARD_ADMIN_JOIN, .node = 2 };
+    struct cluster *c = with_words(3, 4, 1, 3, &o);
+
+    come(c, 4);
+    cr_assert_eq(administer(c, 2, leave), VSHARD_OK);
+    cluster_run(c, 3000 * MS);
+    cr_assert_eq(incarnation(c, 4), (uint64_t)0);
+    cr_expect_eq(administer(c, 4, join), VSHARD_ESTALE);
+    cluster_destroy(c);
+}
+
+Test(node_remove, makes_room_for_another)
+{
+    enum { LAST = VSHARD_NODES_MAX + 1 };
+    struct vshard_node_options o = { .replace_ns = UINT64_MAX };
+    struct vshard_node_admin leave = { .op = VSHARD_ADMIN_REMOVE_NODE, .node = 9 };
+    struct vshard_node_admin join = { .op = VSHARD_ADMIN_JOIN, .node = 3 };
+    struct cluster *c = cluster_create(VSHARD_NODES_MAX, LAST, 1, &o);
+
+    cluster_run(c, 3000 * MS);
+    cluster_join(c, LAST, 2);
+    cluster_run(c, 100 * MS);
+    cr_expect_eq(c->answer[4000 + LAST].status, VSHARD_E2BIG);
+    cr_expect_eq(administer(c, LAST, join), VSHARD_E2BIG);
+    cr_assert_eq(administer(c, 2, leave), VSHARD_OK);
+    cluster_run(c, 1000 * MS);
+    cr_expect_eq(administer(c, LAST, join), VSHARD_OK);
+    cluster_destroy(c);
+}
