@@ -562,6 +562,7 @@ struct vshard_node {
     uint32_t meta_seen; /* collections and members were looked at for map `meta_at` */
     uint64_t meta_at;
     uint64_t kept_group; /* groups in the log before it have been opened, or are gone */
+    uint64_t open_ns;    /* more replicas are opened; VS_NEVER: all are that shall be */
     uint64_t gossip_at, steward_at;
     uint64_t gossips;  /* sent, beginning anew above those of earlier boots */
     uint64_t serve_at; /* no read that waits for its replica runs out before */
@@ -845,6 +846,7 @@ void vs_recover_done(struct vshard_node *n, struct vs_proposal *p,
 /* ---- steward.c ---- */
 
 void vs_steward_map(struct vshard_node *n); /* the map may have changed */
+void vs_steward_open(struct vshard_node *n);
 void vs_steward_time(struct vshard_node *n);
 void vs_steward_proposed(struct vshard_node *n, int status);
 void vs_gossip_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, struct vs_in *in);

@@ -141,7 +141,7 @@ void vs_certain(struct vshard_node *n)
     /* The log is settled when the last of its groups is, and the map names all of them. Where
      * the host keeps it, it has no group. */
     if ((vs_hosted(n) && !n->hosted.given) || !n->unsettled || !n->meta_seen ||
-        vshard_raft_inspect(n->raft, VS_META, &map) != VSHARD_OK ||
+        n->open_ns != VS_NEVER || vshard_raft_inspect(n->raft, VS_META, &map) != VSHARD_OK ||
         atomic_load(&n->replica[0]->applied) < map.commit)
         return;
     for (uint32_t i = vs_hosted(n); i < n->replica_count; i++) {

@@ -90,6 +90,7 @@ void vs_turn(struct vshard_node *n)
         vs_step(n, &time);
     settle(n);
     if (n->failed == VSHARD_OK) {
+        vs_steward_open(n);
         vs_steward_time(n);
         vs_serve_time(n);
         vs_requests_time(n);
@@ -164,7 +165,7 @@ uint64_t vshard_node_deadline_ns(const struct vshard_node *n)
     if (n->todo_count != 0)
         return 0;
     at = sooner(vshard_raft_deadline_ns(n->raft), vs_requests_deadline(n));
-    at = sooner(at, sooner(n->serve_at, sooner(n->gossip_at, n->steward_at)));
+    at = sooner(at, sooner(n->serve_at, sooner(n->open_ns, sooner(n->gossip_at, n->steward_at))));
     return n->pending_count != 0 || n->stuck != NULL ? sooner(at, n->now + 1000000) : at;
 }
 

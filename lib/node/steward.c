@@ -25,7 +25,7 @@
  * What replicas that name different digests for one position do about it is refill.c. */
 #include "node/core.h"
 
-enum { STEWARD_NS = 100000000 };
+enum { STEWARD_NS = 100000000, OPENED_AT_ONCE = 64 };
 enum { HALTED_SNAPSHOTS = 16 }; /* what a halted replica may log, in snapshot_bytes */
 
 static const uint64_t hand_over_every = 5000000000; /* ns */
@@ -62,28 +62,31 @@ static bool named(const struct vs_meta_node *x, uint32_t count, uint64_t node, u
     return false;
 }
 
-static void open_replica(struct vshard_node *n, const struct vs_collection *c, uint32_t number)
+/* Takes from `room`. False: there is none left, or no memory. */
+static bool open_replica(struct vshard_node *n, const struct vs_collection *c, uint32_t number,
+                         uint32_t *room)
 {
     struct vs_replica *r;
-    int rc = vs_replica_add(n, c->shard[number].group, c, number, &r);
 
-    if (rc == VSHARD_OK)
-        vs_replica_begin(n, r);
-    else
-        n->meta_seen = 0; /* at a later turn */
+    if (*room == 0 || vs_replica_add(n, c->shard[number].group, c, number, &r) != VSHARD_OK)
+        return false;
+    --*room;
+    vs_replica_begin(n, r);
+    return true;
 }
 
-static void open_all(struct vshard_node *n)
+static bool open_named(struct vshard_node *n, uint32_t *room)
 {
     for (uint32_t i = 0; i < n->meta.collection_count; i++) {
         const struct vs_collection *c = n->meta.collection[i];
 
         for (uint32_t s = 0; s < c->spec.shards; s++) {
             if (named(c->shard[s].members, c->shard[s].member_count, n->node, n->incarnation) &&
-                vs_replica_find(n, c->shard[s].group) == NULL)
-                open_replica(n, c, s);
+                vs_replica_find(n, c->shard[s].group) == NULL && !open_replica(n, c, s, room))
+                return false;
         }
     }
+    return true;
 }
 
 /* Nothing will be asked for it any more. */
@@ -102,7 +105,7 @@ static bool bury(struct vshard_node *n, uint64_t group)
 
 /* A group of which the log has something since before this node was opened. Though the map may not
  * name this node in it any more, the group may count on it. False: at a later turn. */
-static bool open_kept(struct vshard_node *n, uint64_t group)
+static bool open_kept(struct vshard_node *n, uint64_t group, uint32_t *room)
 {
     struct vshard_wal_group about = { .size = sizeof about };
     const struct vs_collection *c;
@@ -113,26 +116,41 @@ static bool open_kept(struct vshard_node *n, uint64_t group)
         return bury(n, group);
     if (about.mark_index == 0 && about.last_term == 0)
         return true; /* it has promised something once */
-    open_replica(n, c, (uint32_t)(group - c->shard[0].group));
-    return vs_replica_find(n, group) != NULL;
+    return open_replica(n, c, (uint32_t)(group - c->shard[0].group), room);
 }
 
 /* Groups are numbered as they come: of those that the map has not got to it will tell. */
-static void open_all_kept(struct vshard_node *n)
+static bool open_all_kept(struct vshard_node *n, uint32_t *room)
 {
     uint64_t group;
     size_t count;
 
     while (n->kept_group != VS_NEVER) {
         if (vshard_wal_groups(n->wal, n->kept_group, &group, 1, &count) != VSHARD_OK)
-            return;
+            return false;
         if (count == 0)
             n->kept_group = VS_NEVER;
-        else if (group >= n->meta.next_group || !open_kept(n, group))
-            return;
+        else if (group >= n->meta.next_group)
+            return true;
+        else if (!open_kept(n, group, room))
+            return false;
         else
             n->kept_group = group + 1;
     }
+    return true;
+}
+
+/* Thousands at once would take longer than others wait for a beat. */
+void vs_steward_open(struct vshard_node *n)
+{
+    uint32_t room = OPENED_AT_ONCE;
+
+    if (n->now < n->open_ns)
+        return;
+    if (open_named(n, &room) && open_all_kept(n, &room))
+        n->open_ns = VS_NEVER;
+    else
+        n->open_ns = room == 0 ? n->now : n->now + STEWARD_NS;
 }
 
 /* Whether the group's configuration, as far as this node knows for sure, counts on it. */
@@ -299,8 +317,7 @@ void vs_steward_map(struct vshard_node *n)
     for (uint32_t i = 0; i < n->meta.node_count; i++)
         vs_peer_meet(n, n->meta.node[i].node);
     vs_hints_prune(n);
-    open_all(n);
-    open_all_kept(n);
+    n->open_ns = n->now;
     vs_admin_known(n);
     n->steward_at = n->now;
 }
@@ -1041,7 +1058,6 @@ void vs_steward_time(struct vshard_node *n)
     if (n->now < n->steward_at)
         return;
     n->steward_at = n->now + STEWARD_NS;
-    open_all_kept(n);
     drop_all(n);
     vs_certain(n);
     vs_persist_commit(n, n->replica[0]); /* who starts again then knows the map at once */
