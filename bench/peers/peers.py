@@ -28,7 +28,7 @@ A search setting is not turned further once it finds 99.7 %, and a pass that tak
 
 Left out, since in a first comparison on words they were not the ones to beat: turbovec, whose
 4 bits a number without full rows to rank by did not reach 0.90, and faiss's IVF-RaBitQ
-fast-scan, at a quarter of IVF-PQ fast-scan's speed. zvec has no adapter yet.
+fast-scan, at a quarter of IVF-PQ fast-scan's speed.
 
 A peer that does not install, import or answer a tiny question here is left out with a note; so
 is one that dies. Ctrl-C writes what there is.

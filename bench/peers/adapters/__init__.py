@@ -23,7 +23,8 @@ import os
 import numpy as np
 
 # In the order of the tables; by the name of the module here.
-ALL = ["vshard", "faiss", "hnswlib", "usearch", "scann", "svs", "rabitq", "vsag", "ngt", "voyager"]
+ALL = ["vshard", "faiss", "hnswlib", "usearch", "scann", "svs", "rabitq", "vsag", "ngt", "voyager",
+       "zvec"]
 
 
 class Index:
