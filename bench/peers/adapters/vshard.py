@@ -64,7 +64,7 @@ class Graph(Index):
     @classmethod
     def grid(cls, s):
         ef = values("ef", 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
-        best = (32, 16) if s.name == "glove100" else (16, 32)
+        best = {"glove100": (32, 16), "minilm384": (24, 16)}.get(s.name, (16, 32))
         return [({"m": m, "efc": 200}, ef) for m in best]
 
     def __init__(self, s, params, threads):
