@@ -470,6 +470,7 @@ uint64_t vs_quorum_ns(const struct vshard_raft *r, const struct vs_group *g);
 uint64_t vs_lease_until(const struct vshard_raft *r, const struct vs_group *g);
 bool vs_is_self(const struct vshard_raft *r, const struct vs_peer *p);
 bool vs_can_campaign(const struct vshard_raft *r, const struct vs_group *g);
+bool vs_seeks_leader(const struct vshard_raft *r, const struct vs_group *g);
 
 /* replicate.c */
 void vs_leader_append(struct vshard_raft *r, struct vs_group *g, const struct vshard_raft_entry *e);

@@ -71,6 +71,17 @@ bool vs_can_campaign(const struct vshard_raft *r, const struct vs_group *g)
     return may_lead(r, c) || (c->index > g->commit && c > g->config && may_lead(r, c - 1));
 }
 
+/* One that may not lead asks all the same while it knows no leader, as after it was opened again:
+ * who leads may be asleep, and hears of this replica by that alone. What is answered, it ignores.
+ */
+bool vs_seeks_leader(const struct vshard_raft *r, const struct vs_group *g)
+{
+    const struct vs_config *c = vs_config_now(g);
+
+    return g->leader == 0 && g->started && !g->stopped && !g->installing &&
+           vs_config_find(c, r->o.node, r->o.incarnation) >= 0 && !may_lead(r, c);
+}
+
 /* Is it the only member, and nobody else leads or may still believe so? That holds of the
  * first configuration there was, and of one that is known to be committed: a leader that
  * it left out let go before it told of that (vs_flush). Where others only learn, one of
@@ -328,10 +339,13 @@ void vs_election_tick(struct vshard_raft *r, struct vs_group *g)
             g->election_at = vs_later(r->now, r->o.heartbeat_ns);
             return;
         }
-        if (vs_can_campaign(r, g) && !vs_stalled(r))
+        if (vs_can_campaign(r, g) && !vs_stalled(r)) {
             vs_campaign(r, g, 0);
-        else
-            vs_election_reset(r, g);
+            return;
+        }
+        vs_election_reset(r, g);
+        if (vs_seeks_leader(r, g))
+            ask(r, g, VS_PREVOTE, 0);
     }
 }
 

@@ -319,8 +319,9 @@ static void persist(struct vshard_raft *r, struct vs_group *g)
         e->entry_count = (uint32_t)(g->log.last - g->fresh + 1);
     } else if (g->cut == 0)
         e->flags = VSHARD_RAFT_VOTE_ONLY;
-    r->pending[r->pending_head + r->pending_count++] =
-        (struct vs_pending){ r->seq, g->log.last, r->ran_ns, g, e->flags & VSHARD_RAFT_VOTE_ONLY, 0 };
+    r->pending[r->pending_head + r->pending_count++] = (struct vs_pending){
+        r->seq, g->log.last, r->ran_ns, g, e->flags & VSHARD_RAFT_VOTE_ONLY, 0
+    };
     VS_ASSERT(r->pending_head + r->pending_count <= r->pending_cap);
 }
 
@@ -362,7 +363,7 @@ static uint64_t next_deadline(const struct vshard_raft *r, struct vs_group *g)
         at = g->transfer_node != 0 && g->transfer_until < at ? g->transfer_until : at;
     } else if (g->uncertain) {
         at = g->sure_at < at ? g->sure_at : at;
-    } else if (vs_can_campaign(r, g)) {
+    } else if (vs_can_campaign(r, g) || vs_seeks_leader(r, g)) {
         at = g->election_at < at ? g->election_at : at;
     }
     return at;

@@ -464,6 +464,62 @@ Test(raft_sleep, a_group_asleep_takes_less_than_two_kibibytes)
     fault_alloc_fini(&memory);
 }
 
+/* Who may not lead has no election to wake a leader by, after it was opened again. */
+Test(raft_sleep, who_may_not_lead_asks_for_a_leader_that_sleeps)
+{
+    static const struct vshard_raft_member who[][3] = { { { 1, 1, VSHARD_RAFT_LEARNER, 0 },
+                                                          { 2, 2, VSHARD_RAFT_VOTER, 0 },
+                                                          { 3, 3, VSHARD_RAFT_VOTER, 0 } },
+                                                        { { 1, 1, VSHARD_RAFT_VOTER,
+                                                            VSHARD_RAFT_NEVER_LEADS },
+                                                          { 2, 2, VSHARD_RAFT_VOTER, 0 },
+                                                          { 3, 3, VSHARD_RAFT_VOTER, 0 } },
+                                                        { { 2, 2, VSHARD_RAFT_VOTER, 0 },
+                                                          { 3, 3, VSHARD_RAFT_VOTER, 0 },
+                                                          { 4, 4, VSHARD_RAFT_VOTER, 0 } } };
+    struct rig t;
+
+    for (int i = 0; i < 3; i++) {
+        bool member = i < 2;
+
+        boot_of(&t, who[i], 3, 1, 0, "1", 0);
+        cr_expect(member == (vshard_raft_deadline_ns(t.raft) < t.now + 400 * MS));
+        for (int asked = 0; asked < 3; asked++) {
+            t.now = member ? vshard_raft_deadline_ns(t.raft) : t.now + 400 * MS;
+            time_passes(&t, 0);
+            cr_expect_eq(sent(&t, VS_PREVOTE, 2) != NULL, member, "case %d", i);
+            cr_expect_eq(sent(&t, VS_PREVOTE, 3) != NULL, member, "case %d", i);
+            for (uint64_t from = 2; from <= 3; from++)
+                say(&t, (struct vs_message){ .kind = VS_PREVOTE_REPLY, .from = from, .term = 2 });
+            cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_FOLLOWER);
+            cr_expect_eq(status(&t).term, (uint64_t)1);
+        }
+        append(&t, (struct vs_message){ .from = 2, .term = 1, .index = 2, .log_term = 1 }, 1, 0);
+        cr_assert_eq(status(&t).leader, (uint64_t)2);
+        time_passes(&t, 2000 * MS);
+        time_passes(&t, 2000 * MS);
+        cr_expect_eq(t.sends, (size_t)0, "it knows who leads");
+        stop(&t);
+    }
+}
+
+Test(raft_sleep, a_leader_wakes_when_a_member_asks_for_one)
+{
+    struct rig t;
+
+    fall_asleep(&t);
+    say(&t,
+        (struct vs_message){ .kind = VS_PREVOTE, .from = 9, .term = 2, .index = 9, .log_term = 1 });
+    cr_expect_eq(status(&t).asleep, 1u, "no member");
+    say(&t,
+        (struct vs_message){ .kind = VS_PREVOTE, .from = 3, .term = 2, .index = 9, .log_term = 1 });
+    cr_expect_eq(status(&t).asleep, 0u);
+    time_passes(&t, BEAT_MS * MS);
+    cr_expect_eq(status(&t).role, (uint32_t)VSHARD_RAFT_LEADER);
+    cr_expect(t.beat.group == 1 && !(t.beat.flags & VS_FLAG_SLEEP));
+    stop(&t);
+}
+
 /* What a step sends points into the log, from which a group that sleeps has all room taken. Here
  * a leader is served and falls asleep in one step, while a learner that is down still lacks
  * entries that may be under way to it. */
