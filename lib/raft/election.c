@@ -78,7 +78,7 @@ bool vs_seeks_leader(const struct vshard_raft *r, const struct vs_group *g)
 {
     const struct vs_config *c = vs_config_now(g);
 
-    return g->leader == 0 && g->started && !g->stopped && !g->installing &&
+    return g->leader == 0 && g->started && !g->stopped && !g->installing && !TRAP(57) &&
            vs_config_find(c, r->o.node, r->o.incarnation) >= 0 && !may_lead(r, c);
 }
 
