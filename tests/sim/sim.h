@@ -29,8 +29,7 @@ enum {
     GROUPS_FEW = 3, /* most seeds have so many at most */
     CLIENTS = 8,
     KEYS = 3,
-    SESSIONS_MAX = 8,
-    PENDING_MAX = 512
+    SESSIONS_MAX = 8
 };
 
 #define MS    ((uint64_t)1000000)
@@ -140,8 +139,8 @@ struct node {
     struct machine machine[GROUPS_MAX];
     struct bytes incoming[GROUPS_MAX]; /* a snapshot being received */
     struct event piece[GROUPS_MAX];    /* a piece of it that is slow to be written; kind 0: none */
-    struct write write[PENDING_MAX];
-    size_t write_count;
+    struct write *write; /* votes may be made durable before what was written earlier, for long */
+    size_t write_count, write_cap;
     struct held *held;
     size_t held_count, held_cap;
     /* what was seen of it last, for the checks */

@@ -277,16 +277,18 @@ static void append_waiting(struct world *w, struct node *n)
     }
 }
 
-static struct write *add_write(struct world *w, struct node *n)
+static struct write *add_write(struct node *n)
 {
-    if (n->write_count == PENDING_MAX)
-        fail(w, "n%u has too many writes waiting", n->id);
+    if (n->write_count == n->write_cap) {
+        n->write_cap = n->write_cap ? 2 * n->write_cap : 64;
+        n->write = realloc(n->write, n->write_cap * sizeof *n->write);
+    }
     return &n->write[n->write_count++];
 }
 
 void store_persist(struct world *w, struct node *n, uint32_t g, const struct vshard_raft_effect *e)
 {
-    struct write *x = add_write(w, n);
+    struct write *x = add_write(n);
 
     *x = (struct write){ .kind = WRITE_PERSIST,
                          .group = g,
@@ -309,7 +311,7 @@ void store_persist(struct world *w, struct node *n, uint32_t g, const struct vsh
 
 void store_snapshot(struct world *w, struct node *n, const struct write *snapshot)
 {
-    struct write *x = add_write(w, n);
+    struct write *x = add_write(n);
 
     *x = *snapshot;
     x->barrier = n->asked;
@@ -353,7 +355,7 @@ static bool reaches(const struct node *n, const struct write *x)
 /* Makes writes durable through a barrier of the core's, and tells of snapshots. */
 void store_sync(struct world *w, struct node *n, uint64_t through)
 {
-    struct write landed[PENDING_MAX];
+    struct write *landed;
     size_t writes = 0, snapshots = 0;
 
     if (n->real->full == 1 && w->now >= n->full_until)
@@ -368,6 +370,7 @@ void store_sync(struct world *w, struct node *n, uint64_t through)
         writes++;
     if (writes > 0 && !wait_durable(w, n, n->write[writes - 1].real_barrier))
         writes = 0;
+    landed = malloc((writes + 1) * sizeof *landed);
     for (size_t i = 0; i < writes; i++) {
         struct write *x = &n->write[i];
 
@@ -388,6 +391,7 @@ void store_sync(struct world *w, struct node *n, uint64_t through)
         store_landed(w, n, &landed[i]);
         write_free(&landed[i]);
     }
+    free(landed);
 }
 
 /* ---- the log: reading ---- */
@@ -755,6 +759,7 @@ void store_certain(struct world *w, struct node *n, uint32_t g)
 void store_free(struct world *w, struct node *n)
 {
     drop_writes(n);
+    free(n->write);
     for (uint32_t g = 0; g < GROUPS_MAX; g++)
         model_clear(&n->disk[g]);
     real_free(w, n);
