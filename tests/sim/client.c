@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "raft/core.h"
+
 static void again(struct world *w, struct client *c, uint64_t after)
 {
     world_at(w, w->now + after, (struct event){ .kind = EV_CLIENT, .a = c->id });
@@ -149,10 +151,20 @@ static void finish(struct world *w, struct client *c)
     again(w, c, world_random(w, 20 * MS));
 }
 
-/* The entry of a client's write that it was told about. */
-static const struct truth *entry_told(struct world *w, const struct client *c, uint64_t index)
+/* An answer of before a promotion, from one who has not heard of it. It was true then; of what
+ * there is now it says nothing (client_forfeit). */
+static bool is_late(const struct world *w, const struct client *c,
+                    const struct vshard_raft_effect *e)
 {
-    const struct group_truth *t = &w->truth[c->group];
+    return c->group == 0 && e->index > w->kept && vs_epoch(e->term) < w->past_epoch;
+}
+
+/* The entry of a client's write that it was told about. */
+static const struct truth *entry_told(struct world *w, const struct client *c,
+                                      const struct vshard_raft_effect *e)
+{
+    const struct group_truth *t = is_late(w, c, e) ? &w->past : &w->truth[c->group];
+    uint64_t index = e->index;
 
     if (index == 0 || index > t->count)
         fail(w, "client %u is told of write %llu, which nobody applied", c->id,
@@ -169,7 +181,7 @@ static void expired(struct world *w, const struct client *c, const struct vshard
 {
     if (c->kind == OP_READ)
         return;
-    if (!(entry_told(w, c, e->index)->flags & VSHARD_RAFT_EXPIRED))
+    if (!(entry_told(w, c, e)->flags & VSHARD_RAFT_EXPIRED))
         fail(w, "client %u is told that its write at %llu expired, and it was applied", c->id,
              (unsigned long long)e->index);
     w->expired++;
@@ -177,9 +189,11 @@ static void expired(struct world *w, const struct client *c, const struct vshard
 
 static void wrote(struct world *w, struct client *c, const struct vshard_raft_effect *e)
 {
-    if (entry_told(w, c, e->index)->flags & VSHARD_RAFT_EXPIRED)
+    if (entry_told(w, c, e)->flags & VSHARD_RAFT_EXPIRED)
         fail(w, "client %u is told that its write at %llu was done, and it had expired", c->id,
              (unsigned long long)e->index);
+    if (is_late(w, c, e))
+        return;
     if (c->kind == OP_WRITE) {
         c->history[c->entry].ret = w->now;
         if (c->sessions)
@@ -218,7 +232,8 @@ static void did_read(struct world *w, struct client *c, struct node *n,
              c->mode, n->id, (unsigned long long)e->index, (unsigned long long)c->floor);
     c->history[c->entry].ret = w->now;
     c->history[c->entry].value = m->value[c->key];
-    check_floor(w, c->group, e->index);
+    if (!is_late(w, c, e))
+        check_floor(w, c->group, e->index);
 }
 
 static void lost(struct world *w, struct client *c, int status)
