@@ -599,6 +599,7 @@ struct vshard_node_status {
     uint64_t cache_bytes;    /* [out] and what it holds */
     uint32_t level_known;    /* [out] the highest level of formats that this node knows */
     int32_t map_status;      /* [out] what has halted this node's replica of the map, or 0 */
+    struct vshard_key cluster; /* [out] which it is, as the node was formatted */
 };
 
 /* Says how a node is.

@@ -24,6 +24,7 @@ int vshard_node_status(struct vshard_node *n, struct vshard_node_status *status)
     s.level = n->meta.level;
     s.level_known = n->level;
     s.map_status = n->replica[0]->status;
+    s.cluster = n->cluster;
     s.nodes = n->meta.node_count;
     s.collections = n->meta.collection_count;
     s.shards = n->meta.shard_count;

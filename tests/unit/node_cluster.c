@@ -305,6 +305,7 @@ Test(node_cluster, moves_what_a_node_has_before_it_leaves)
             continue;
         vshard_node_status(c->node[id].node, &status);
         cr_expect_eq(status.nodes, 3u, "node %d counts %u", (int)id, status.nodes);
+        cr_expect(status.cluster.hi == 0xc1 && status.cluster.lo == 0x57e2);
         cr_expect_eq(status.replicas, 4u);
         cr_assert_eq(vshard_node_shards(c->node[id].node, "words", s, 4, &count), VSHARD_OK);
         for (int i = 0; i < 4; i++) {
