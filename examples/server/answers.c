@@ -70,9 +70,10 @@ void print_status(struct bytes *line, struct vshard_node *node)
     bytes_print(line,
                 " region=%" PRIu32 " primary=%" PRIu32 " map_last=%" PRIu64
                 " map_last_term=%" PRIu64 " map_epoch=%" PRIu32 " map_status=%" PRId32
-                " cache_answers=%" PRIu64 " cache_misses=%" PRIu64 " cache_bytes=%" PRIu64,
+                " cache_answers=%" PRIu64 " cache_misses=%" PRIu64 " cache_bytes=%" PRIu64
+                " frames_refused=%" PRIu64,
                 s.region, s.primary, s.map_last, s.map_last_term, s.map_epoch, s.map_status,
-                s.cache_answers, s.cache_misses, s.cache_bytes);
+                s.cache_answers, s.cache_misses, s.cache_bytes, s.frames_refused);
 }
 
 int print_collection(struct bytes *line, struct vshard_node *node, const char *name)

@@ -28,6 +28,8 @@
  *     TAG ok ...            TAG error STATUS REASON
  *
  * Who closes its half of the connection gets the answers that are under way, and then the end.
+ * So does, behind an answer that says what is wrong, who sends a line that cannot be read: of more
+ * than 2048 bytes or 32 words, with a tag of more than 31, or with a body of more than 64 MiB.
  *
  * A FIELD is a number of struct vshard_collection. An ATTRIBUTE is a word of letters, digits
  * and _, a TYPE is int64, double or keyword. `recover` is VSHARD_ADMIN_RECOVER of vshard/node.h,
@@ -59,6 +61,9 @@
 
 enum { LINE_MAX_BYTES = 2048, WAITING_MAX = 4096, PIECE = 1 << 20, OWED_MAX = 4 << 20 };
 
+/* One that takes nothing of its answers for so long is gone, too; who reads slowly is not. */
+enum { SILENCE_S = 60 };
+
 struct client {
     uv_tcp_t tcp;
     struct clients *all;
@@ -67,7 +72,8 @@ struct client {
     int exported;   /* the file of the last export; -1: none */
     bool closed;
     bool paused; /* nothing is read from it */
-    bool asked;  /* all that it will ask for: it has closed its half */
+    bool asked;  /* all that it will ask for: it has closed its half, or cannot be understood */
+    char bad_tag[TAG_BYTES];
 };
 
 struct waiting {
@@ -315,12 +321,16 @@ static bool take_one(struct client *c, bool *bad)
 
     end = c->got.count > 0 ? memchr(c->got.at, '\n', c->got.count) : NULL;
     length = end != NULL ? (size_t)(end - c->got.at) : c->got.count;
-    *bad = length > LINE_MAX_BYTES;
-    if (end == NULL || *bad)
+    if (end == NULL && length <= LINE_MAX_BYTES)
         return false;
+    *bad = length > LINE_MAX_BYTES;
+    if (*bad)
+        length = LINE_MAX_BYTES;
     memcpy(line, c->got.at, length);
     line[length] = 0;
-    *bad = !request_read(&r, line, &body);
+    *bad |= !request_read(&r, line, &body);
+    if (*bad)
+        snprintf(c->bad_tag, sizeof c->bad_tag, "%s", r.tag);
     if (*bad || c->got.count - length - 1 < body)
         return false;
     if (body > 0) {
@@ -350,6 +360,16 @@ static bool owed_much(const struct client *c)
     return uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) > OWED_MAX;
 }
 
+/* What follows what cannot be read is no request. */
+static void part(struct client *c)
+{
+    uv_read_stop((uv_stream_t *)&c->tcp);
+    c->got.count = 0;
+    c->asked = true;
+    refuse(c, c->bad_tag[0] != 0 ? c->bad_tag : "-", VSHARD_EINVAL,
+           "a line has at most 2048 bytes, 32 words, 31 bytes of a tag, and 64 MiB of a body");
+}
+
 /* Takes all requests off what has arrived, as long as their answers are taken; until then nothing
  * more is read, or who only asks would have the memory of all. */
 static void take_all(struct client *c)
@@ -362,12 +382,14 @@ static void take_all(struct client *c)
         continue;
     if (uv_is_closing((uv_handle_t *)stream))
         return;
-    if (owed_much(c) != c->paused) {
+    if (owed_much(c) != c->paused && !c->asked) {
         c->paused = !c->paused;
         rc = c->paused ? uv_read_stop(stream) : uv_read_start(stream, on_room, on_read);
     }
-    if (bad || rc != 0)
+    if (rc != 0)
         uv_close((uv_handle_t *)stream, on_closed);
+    else if (bad)
+        part(c);
 }
 
 /* It asks for no more, and has all its answers. */
@@ -418,6 +440,8 @@ static void on_connection(uv_stream_t *listener, int rc)
     if (uv_accept(listener, (uv_stream_t *)&c->tcp) != 0 ||
         uv_read_start((uv_stream_t *)&c->tcp, on_room, on_read) != 0)
         uv_close((uv_handle_t *)&c->tcp, on_closed);
+    else
+        stream_watch(&c->tcp, SILENCE_S);
 }
 
 /* A process that was killed may have left them. */
@@ -437,17 +461,11 @@ static void drop_exports(const char *dir)
 struct clients *clients_open(struct server *s)
 {
     struct clients *c = take(NULL, sizeof *c);
-    int rc;
 
     drop_exports(s->config.dir);
-
     memset(c, 0, sizeof *c);
     c->s = s;
-    uv_tcp_init(s->loop, &c->listener);
     c->listener.data = c;
-    uv_tcp_bind(&c->listener, (const struct sockaddr *)&s->config.client.at, 0);
-    rc = uv_listen((uv_stream_t *)&c->listener, 64, on_connection);
-    if (rc != 0)
-        die("client", uv_strerror(rc)); /* as its line of the configuration is called */
+    stream_listen(s->loop, &c->listener, "client", &s->config.client, on_connection);
     return c;
 }

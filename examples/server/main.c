@@ -4,8 +4,8 @@
  *     server CONFIG --format   makes its directory a node's home first
  *     server CONFIG --joins    likewise, as a node that enters a cluster that exists
  *
- * The configuration, of which examples/server/example.conf is one, says who is who. The
- * process may be killed at any moment. */
+ * The configuration, of which examples/server/example.conf is one, says who is who. SIGTERM
+ * and SIGINT end it; the process may be killed at any moment. */
 #define _GNU_SOURCE /* gettid() */
 #include "server.h"
 
@@ -19,32 +19,10 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- saying things ---- */
-
-static void json_text(const char *text)
-{
-    for (; *text != 0; text++) {
-        if (*text == '"' || *text == '\\')
-            fputc('\\', stderr);
-        if ((unsigned char)*text >= ' ')
-            fputc(*text, stderr);
-    }
-}
-
-void log_line(const char *event, const char *name, const char *text, int64_t value)
-{
-    fprintf(stderr, "{\"ms\":%" PRIu64 ",\"event\":\"%s\"", server_now() / 1000000, event);
-    if (text != NULL) {
-        fprintf(stderr, ",\"%s\":\"", name);
-        json_text(text);
-        fputc('"', stderr);
-    } else if (name != NULL) {
-        fprintf(stderr, ",\"%s\":%" PRId64, name, value);
-    }
-    fputs("}\n", stderr);
-}
 
 /* What the node refuses it names in an event, in the call; other threads have events, too. */
 static void keep_why(struct server *s, const char *name, const struct vshard_log_field *field,
@@ -67,27 +45,7 @@ static void on_event(void *ctx, uint32_t level, const char *name,
                      const struct vshard_log_field *field, size_t count)
 {
     keep_why(ctx, name, field, count);
-    fprintf(stderr, "{\"ms\":%" PRIu64 ",\"level\":%" PRIu32 ",\"event\":\"%s\"",
-            server_now() / 1000000, level, name);
-    for (size_t i = 0; i < count; i++) {
-        fprintf(stderr, ",\"%s\":", field[i].name);
-        if (field[i].kind == VSHARD_FIELD_TEXT) {
-            fputc('"', stderr);
-            json_text(field[i].text);
-            fputc('"', stderr);
-        } else if (field[i].kind == VSHARD_FIELD_REAL) {
-            fprintf(stderr, "%g", field[i].real);
-        } else {
-            fprintf(stderr, "%" PRId64, field[i].integer);
-        }
-    }
-    fputs("}\n", stderr);
-}
-
-void die(const char *what, const char *why)
-{
-    log_line("server.ends", what, why, 0);
-    exit(1);
+    log_event(level, name, field, count);
 }
 
 void *take(void *old, size_t bytes)
@@ -132,90 +90,6 @@ uint64_t server_now(void)
     return uv_hrtime();
 }
 
-/* ---- the configuration ---- */
-
-static uint64_t read_number(const char *name, const char *value, uint64_t limit)
-{
-    char why[128];
-    uint64_t number;
-
-    if (!number_read(value, limit, &number)) {
-        snprintf(why, sizeof why, "'%.40s' is no number up to %" PRIu64, value, limit);
-        die(name, why);
-    }
-    return number;
-}
-
-static void read_address(const char *name, const char *text, struct address *to)
-{
-    char host[64], digits[64], why[128];
-    uint64_t port;
-
-    if (sscanf(text, "%63[^:]:%63s", host, digits) != 2 || !number_read(digits, 65535, &port) ||
-        uv_ip4_addr(host, (int)port, (struct sockaddr_in *)&to->at) != 0) {
-        snprintf(why, sizeof why, "'%.60s' is not an address and a port", text);
-        die(name, why);
-    }
-}
-
-static void read_line(struct config *c, const char *name, char *value)
-{
-    char where[128];
-    uint64_t node;
-
-    if (strcmp(name, "node") == 0)
-        c->node = read_number(name, value, UINT64_MAX);
-    else if (strcmp(name, "cluster") == 0)
-        c->cluster = vshard_key_hash(value, strlen(value));
-    else if (strcmp(name, "dir") == 0)
-        snprintf(c->dir, sizeof c->dir, "%.2999s", value);
-    else if (strcmp(name, "workers") == 0)
-        c->workers = (uint32_t)read_number(name, value, WORKERS_MAX);
-    else if (strcmp(name, "nice") == 0)
-        c->nice = (int)strtol(value, NULL, 0);
-    else if (strcmp(name, "region") == 0) {
-        c->region = (uint32_t)read_number(name, value, UINT32_MAX);
-        c->region_named = true;
-    } else if (strcmp(name, "cache_bytes") == 0)
-        c->cache_bytes = read_number(name, value, UINT64_MAX);
-    else if (strcmp(name, "listen") == 0)
-        read_address(name, value, &c->listen);
-    else if (strcmp(name, "client") == 0)
-        read_address(name, value, &c->client);
-    else if (strcmp(name, "founder") == 0 && c->founder_count < NODES_MAX)
-        c->founders[c->founder_count++] = read_number(name, value, UINT64_MAX);
-    else if (strcmp(name, "peer") == 0 && c->peer_count < NODES_MAX &&
-             sscanf(value, "%" SCNu64 " %127s", &node, where) == 2) {
-        c->peer[c->peer_count].node = node;
-        read_address(name, where, &c->peer[c->peer_count++]);
-    } else {
-        die("the configuration does not take", name);
-    }
-}
-
-void config_read(struct config *c, const char *path)
-{
-    FILE *file = fopen(path, "r");
-    char line[4096], name[64], value[3500];
-
-    if (file == NULL)
-        die(path, strerror(errno));
-    *c = (struct config){ .workers = 3, .nice = 5 };
-    while (fgets(line, sizeof line, file) != NULL) {
-        if (line[0] == '#' || line[strspn(line, " \t\n")] == 0)
-            continue;
-        if (sscanf(line, " %63[a-z_] = %3499[^\n]", name, value) != 2)
-            die("not a line of a configuration", line);
-        for (size_t n = strlen(value); n > 0 && strchr(" \t\r", value[n - 1]) != NULL;)
-            value[--n] = 0;
-        read_line(c, name, value);
-    }
-    fclose(file);
-    if (c->node == 0 || c->dir[0] == 0 || c->listen.at.ss_family == 0 ||
-        c->client.at.ss_family == 0)
-        die(path, "node, dir, listen and client are needed");
-}
-
 /* ---- what the node wants ---- */
 
 static void on_send(void *ctx, uint64_t node, const void *frame, size_t bytes)
@@ -247,26 +121,31 @@ static void on_wake(void *ctx, uint32_t what)
     uv_mutex_unlock(&s->lock);
 }
 
+/* Does what there is to do; what is left when the server ends is done when it runs again. */
+static void work_off(struct server *s)
+{
+    while (!atomic_load(&s->ending) && vshard_node_work(s->node) != 0)
+        continue;
+}
+
 static void work(void *arg)
 {
     struct server *s = arg;
 
     /* First the shards are opened that the node has: until then it answers nothing. */
-    while (vshard_node_work(s->node) != 0)
-        continue;
+    work_off(s);
     /* On Linux, of this thread alone: graphs make room for what is to become durable. It is nicer
      * than the loop, however nice that was started. */
     setpriority(PRIO_PROCESS, (id_t)gettid(), getpriority(PRIO_PROCESS, 0) + s->config.nice);
     uv_mutex_lock(&s->lock);
-    while (!s->ending) {
+    while (!atomic_load(&s->ending)) {
         if (!s->work_wanted) {
             uv_cond_wait(&s->work, &s->lock);
             continue;
         }
         s->work_wanted = false;
         uv_mutex_unlock(&s->lock);
-        while (vshard_node_work(s->node) != 0)
-            continue;
+        work_off(s);
         uv_mutex_lock(&s->lock);
     }
     uv_mutex_unlock(&s->lock);
@@ -313,6 +192,8 @@ static void on_check(uv_check_t *check)
                        at > server_now() ? (at - server_now() + 999999) / 1000000 : 0, 0);
 }
 
+/* ---- birth and death ---- */
+
 static void lock_directory(const char *dir)
 {
     char path[4096];
@@ -324,6 +205,20 @@ static void lock_directory(const char *dir)
         die(path, strerror(errno));
     if (flock(fd, LOCK_EX | LOCK_NB) != 0)
         die(dir, "another process has this directory");
+}
+
+static bool is_zero(struct vshard_key key)
+{
+    return key.hi == 0 && key.lo == 0;
+}
+
+static bool is_founder(const struct config *c)
+{
+    uint32_t i = 0;
+
+    while (i < c->founder_count && c->founders[i] != c->node)
+        i++;
+    return i < c->founder_count;
 }
 
 static void format(const struct config *c, bool joins, const struct vshard_logger *logger)
@@ -344,7 +239,13 @@ static void format(const struct config *c, bool joins, const struct vshard_logge
         snprintf(why, sizeof why, "%" PRIu32 ", and founders stand in 0; others join", c->region);
         die("region", why);
     }
+    if (is_zero(c->cluster))
+        die("cluster", "it is needed, the same on all nodes");
+    if (!joins && !is_founder(c))
+        die("founder", "this node is to be one, or joins others (--joins)");
     rc = vshard_node_format(&birth);
+    if (rc == VSHARD_EEXIST)
+        die(c->dir, "a node lives there already; it runs without --format and --joins");
     if (rc != VSHARD_OK)
         die("format", vshard_strerror(rc));
 }
@@ -367,9 +268,14 @@ static void open_node(struct server *s, const struct vshard_logger *logger)
 
     if (rc == VSHARD_ENOTFOUND)
         die(s->config.dir, "no node lives there yet (--format, or --joins)");
+    if (rc == VSHARD_ESTALE)
+        die(s->config.dir, "another node lives there");
     if (rc != VSHARD_OK)
         die(s->config.dir, vshard_strerror(rc));
     vshard_node_status(s->node, &status);
+    if (!is_zero(s->config.cluster) &&
+        (status.cluster.hi != s->config.cluster.hi || status.cluster.lo != s->config.cluster.lo))
+        die("cluster", "the node in this directory is of another one");
     if (s->config.region_named && status.region != s->config.region) {
         snprintf(why, sizeof why, "%" PRIu32 ", and the node was formatted in %" PRIu32,
                  s->config.region, status.region);
@@ -379,15 +285,15 @@ static void open_node(struct server *s, const struct vshard_logger *logger)
 
 static const char usage[] =
     "usage: server CONFIG [--format | --joins]\n"
-    "Runs one node of a cluster; CONFIG is like examples/server/example.conf.\n"
+    "Runs one node of a cluster, until SIGTERM; CONFIG is like examples/server/example.conf.\n"
     "\n"
-    "  --format   makes the directory a node's home first: once, when the cluster is born\n"
-    "  --joins    likewise, as a node that enters a cluster that exists\n";
+    "  --format   makes the directory, a node's home, first: once, when the cluster is born\n"
+    "  --joins    likewise, as a node that enters a cluster that exists; vshardctl join follows\n";
 
 /* Whether the directory is to be made a home: 0, 'f' or 'j'. */
 static int read_arguments(int argc, char **argv)
 {
-    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+    if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
         fputs(usage, stdout);
         exit(0);
     }
@@ -401,6 +307,34 @@ static int read_arguments(int argc, char **argv)
     exit(2);
 }
 
+/* What is acknowledged is durable at any moment; but what is under way is answered, and what is
+ * open is closed. */
+static void on_stop(uv_signal_t *signal, int number)
+{
+    struct server *s = signal->data;
+
+    log_line("server.ends", "why", number == SIGTERM ? "SIGTERM" : "SIGINT", 0);
+    uv_stop(s->loop);
+}
+
+static void stop_at(struct server *s, uv_signal_t *signal, int number)
+{
+    uv_signal_init(s->loop, signal);
+    signal->data = s;
+    uv_signal_start(signal, on_stop, number);
+}
+
+static void close_node(struct server *s)
+{
+    uv_mutex_lock(&s->lock);
+    atomic_store(&s->ending, true);
+    uv_cond_broadcast(&s->work);
+    uv_mutex_unlock(&s->lock);
+    for (uint32_t i = 0; i < s->config.workers; i++)
+        uv_thread_join(&s->worker[i]);
+    vshard_node_close(s->node);
+}
+
 int main(int argc, char **argv)
 {
     static struct server s;
@@ -410,6 +344,8 @@ int main(int argc, char **argv)
     s.thread = uv_thread_self();
     signal(SIGPIPE, SIG_IGN);
     config_read(&s.config, argv[1]);
+    if (born != 0 && mkdir(s.config.dir, 0777) != 0 && errno != EEXIST)
+        die(s.config.dir, strerror(errno));
     lock_directory(s.config.dir);
     if (born != 0)
         format(&s.config, born == 'j', &logger);
@@ -428,8 +364,12 @@ int main(int argc, char **argv)
             die("a thread", "cannot be started");
     }
     uv_check_start(&s.check, on_check);
+    stop_at(&s, &s.stop[0], SIGTERM);
+    stop_at(&s, &s.stop[1], SIGINT);
     s.woken = true;
     uv_async_send(&s.async);
     log_line("server.runs", "node", NULL, (int64_t)s.config.node);
-    return uv_run(s.loop, UV_RUN_DEFAULT);
+    uv_run(s.loop, UV_RUN_DEFAULT);
+    close_node(&s);
+    return 0;
 }

@@ -2,13 +2,22 @@
  *
  * To each peer one connection, which is made when there is something to send and again
  * when it breaks; what a peer does not take is dropped, which the node bears. What others
- * send comes over connections of theirs. */
+ * send comes over connections of theirs.
+ *
+ * A machine that vanishes closes no connection, and the kernel would go on sending to it for a
+ * quarter of an hour, ever more seldom, also when it has long been back. So a connection on which
+ * nothing is acknowledged for SILENCE_S ends, and is made anew: that is many times what makes the
+ * node elect another leader (150 ms), and little of what makes it give replicas up (60 s). */
+#define _GNU_SOURCE /* TCP_USER_TIMEOUT */
 #include "server.h"
 
+#include <inttypes.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FRAME_MAX = 80 << 20, QUEUE_MAX = 64 << 20, AGAIN_MS = 100 };
+enum { FRAME_MAX = 80 << 20, QUEUE_MAX = 64 << 20, AGAIN_MS = 100, SILENCE_S = 5 };
 
 struct peer {
     struct peers *all;
@@ -24,6 +33,7 @@ struct peers {
     struct server *s;
     struct peer peer[NODES_MAX + 1]; /* the last is nobody */
     uv_tcp_t listener;
+    uint64_t unknown; /* the last node that there was no address of */
 };
 
 /* A connection of somebody else. */
@@ -31,6 +41,7 @@ struct inlet {
     uv_tcp_t tcp;
     struct server *s;
     struct bytes got;
+    bool refused; /* and that was said */
 };
 
 struct writing {
@@ -67,6 +78,35 @@ int stream_write(uv_stream_t *to, char *data, size_t bytes, void (*written)(void
     return rc;
 }
 
+void stream_listen(uv_loop_t *loop, uv_tcp_t *tcp, const char *name, const struct address *at,
+                   uv_connection_cb call)
+{
+    char why[160];
+    int rc;
+
+    uv_tcp_init(loop, tcp);
+    rc = uv_tcp_bind(tcp, (const struct sockaddr *)&at->at, 0);
+    if (rc == 0)
+        rc = uv_listen((uv_stream_t *)tcp, 64, call);
+    if (rc == 0)
+        return;
+    snprintf(why, sizeof why, "%s: %s", at->text, uv_strerror(rc));
+    die(name, why);
+}
+
+void stream_watch(uv_tcp_t *tcp, unsigned seconds)
+{
+    uv_tcp_keepalive(tcp, 1, (seconds + 1) / 2);
+#ifdef TCP_USER_TIMEOUT /* Linux; what is sent and not acknowledged counts as well */
+    int fd, every = 1, ms = (int)seconds * 1000;
+
+    if (uv_fileno((uv_handle_t *)tcp, &fd) == 0) {
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
+    }
+#endif
+}
+
 /* ---- sending ---- */
 
 static void on_closed(uv_handle_t *handle)
@@ -89,8 +129,9 @@ static void call(struct peer *p)
     if (p->tcp != NULL || uv_is_active((uv_handle_t *)&p->timer))
         return;
     p->tcp = take(NULL, sizeof *p->tcp);
-    uv_tcp_init(p->all->s->loop, p->tcp);
+    uv_tcp_init_ex(p->all->s->loop, p->tcp, p->address.at.ss_family);
     uv_tcp_nodelay(p->tcp, 1);
+    stream_watch(p->tcp, SILENCE_S);
     p->connect.data = p;
     if (uv_tcp_connect(&p->connect, p->tcp, (const struct sockaddr *)&p->address.at,
                        on_connected) != 0)
@@ -138,8 +179,13 @@ void peers_send(struct peers *all, uint64_t node, const void *frame, size_t byte
 
     while (p->all != NULL && p->address.node != node)
         p++;
-    if (p->all == NULL)
+    if (p->all == NULL) {
+        if (all->unknown != node)
+            log_line("peer.unknown", "node", NULL,
+                     (int64_t)node); /* the configuration has no line */
+        all->unknown = node;
         return;
+    }
     if (!p->connected) {
         call(p);
         return;
@@ -175,6 +221,17 @@ static void on_room(uv_handle_t *handle, size_t wanted, uv_buf_t *buffer)
     *buffer = uv_buf_init(take(NULL, wanted), (unsigned)wanted);
 }
 
+static void take_frame(struct inlet *i, const char *frame, size_t bytes)
+{
+    int rc = vshard_node_recv(i->s->node, server_now(), frame, bytes);
+
+    if (rc == VSHARD_ENOTFOUND || rc == VSHARD_ECORRUPT || rc == VSHARD_EVERSION) {
+        if (!i->refused)
+            log_line("peer.refused", "why", vshard_strerror(rc), 0);
+        i->refused = true;
+    }
+}
+
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
 {
     struct inlet *i = stream->data;
@@ -192,7 +249,7 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
         }
         if (i->got.count - at < sizeof bytes + bytes)
             break;
-        vshard_node_recv(i->s->node, server_now(), i->got.at + at + sizeof bytes, bytes);
+        take_frame(i, i->got.at + at + sizeof bytes, bytes);
         at += sizeof bytes + bytes;
     }
     if (count < 0)
@@ -215,12 +272,13 @@ static void on_connection(uv_stream_t *listener, int status)
     if (uv_accept(listener, (uv_stream_t *)&i->tcp) != 0 ||
         uv_read_start((uv_stream_t *)&i->tcp, on_room, on_read) != 0)
         uv_close((uv_handle_t *)&i->tcp, on_inlet_closed);
+    else
+        stream_watch(&i->tcp, SILENCE_S);
 }
 
 struct peers *peers_open(struct server *s)
 {
     struct peers *p = take(NULL, sizeof *p);
-    int rc;
 
     *p = (struct peers){ .s = s };
     for (uint32_t i = 0; i < s->config.peer_count; i++) {
@@ -228,11 +286,7 @@ struct peers *peers_open(struct server *s)
         p->peer[i].address = s->config.peer[i];
         uv_timer_init(s->loop, &p->peer[i].timer);
     }
-    uv_tcp_init(s->loop, &p->listener);
     p->listener.data = p;
-    uv_tcp_bind(&p->listener, (const struct sockaddr *)&s->config.listen.at, 0);
-    rc = uv_listen((uv_stream_t *)&p->listener, 64, on_connection);
-    if (rc != 0)
-        die("listen", uv_strerror(rc));
+    stream_listen(s->loop, &p->listener, "listen", &s->config.listen, on_connection);
     return p;
 }

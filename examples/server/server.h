@@ -2,11 +2,13 @@
  *
  * One thread, that of the loop, makes all control calls of the node and owns everything but
  * the flags that workers and the node's wake() set. Reading order: main.c (the node and its
- * workers), peers.c (frames between nodes), clients.c (the protocol), requests.c (what a line
- * asks for), answers.c (what a line tells). */
+ * workers), config.c and log.c (what it is told, and what it tells), peers.c (frames between
+ * nodes), clients.c (the protocol), requests.c (what a line asks for), answers.c (what a line
+ * tells). */
 #ifndef SERVER_H
 #define SERVER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,11 +21,12 @@ enum { NODES_MAX = 16, WORKERS_MAX = 64, TAG_BYTES = 32, WORDS_MAX = 32 };
 struct address {
     uint64_t node;
     struct sockaddr_storage at;
+    char text[72]; /* as the configuration has it */
 };
 
 struct config {
     uint64_t node;
-    struct vshard_key cluster;
+    struct vshard_key cluster; /* 0: none was named */
     char dir[3000];
     struct address listen, client;
     struct address peer[NODES_MAX]; /* others */
@@ -40,8 +43,10 @@ struct config {
 /* Reads a file of lines "name = value"; says what is wrong, and ends. */
 void config_read(struct config *c, const char *path);
 
-/* One JSON line to stderr. */
+/* One JSON line to stderr, of the server and of its node; any thread. */
 void log_line(const char *event, const char *name, const char *text, int64_t value);
+void log_event(uint32_t level, const char *name, const struct vshard_log_field *field,
+               size_t count);
 _Noreturn void die(const char *what, const char *why);
 void *take(void *old, size_t bytes);
 
@@ -71,7 +76,9 @@ struct server {
     uv_thread_t worker[WORKERS_MAX];
     uv_mutex_t lock;
     uv_cond_t work;
-    bool work_wanted, ending, woken;
+    uv_signal_t stop[2]; /* by which it is asked to end */
+    bool work_wanted, woken;
+    atomic_bool ending;
     uv_thread_t thread; /* of the loop */
     char why[256];      /* what was wrong with the request at hand: argument, value and limit */
 };
@@ -119,6 +126,12 @@ void print_nodes(struct bytes *line, struct vshard_node *node);
 int print_collection(struct bytes *line, struct vshard_node *node, const char *name);
 int print_shards(struct bytes *line, struct vshard_node *node, const char *name);
 
+/* Listens there, or says why not, and ends; `name` is that of the line of the configuration. */
+void stream_listen(uv_loop_t *loop, uv_tcp_t *tcp, const char *name, const struct address *at,
+                   uv_connection_cb call);
+/* A connection whose other end is silent is asked whether that is still there, and ends when it is
+ * not for so long: a machine that has vanished closes nothing. */
+void stream_watch(uv_tcp_t *tcp, unsigned seconds);
 /* Writes what the kernel does not take at once later; frees `data` in any case. */
 int stream_write(uv_stream_t *to, char *data, size_t bytes, void (*written)(void *ctx, int status),
                  void *ctx);

@@ -18,7 +18,7 @@ server: $(if $(UV_LIBS),$(server)) ## build the TCP host of a cluster, examples/
 .PHONY: server-test
 check: server-test
 server-test: $(if $(UV_LIBS),$(server))
-	$(if $(UV_LIBS),@O=$(abspath $(O)) srcdir=$(srcdir) sh -c 'for t in server server_alone server_values server_admin; do python3 -B $(srcdir)/tests/$$t.py || exit 1; done',@echo 'skip server: built without libuv')
+	$(if $(UV_LIBS),@O=$(abspath $(O)) srcdir=$(srcdir) sh -c 'for t in server server_alone server_values server_admin server_misuse; do python3 -B $(srcdir)/tests/$$t.py || exit 1; done',@echo 'skip server: built without libuv')
 
 .PHONY: server-whole
 check-long: server-whole
