@@ -4,7 +4,10 @@
 A server is given configurations that are wrong, addresses that are another's, and the directory of another cluster: it names
 the line, or the address, and ends. Each line of its log must be JSON whatever paths have in them. A line that cannot be
 read is answered before the connection ends. SIGTERM ends a server with 0, also amid a load, and nothing that was
-acknowledged is lost. Connections must have timers, since a machine that has vanished closes none."""
+acknowledged is lost. Connections must have timers, since a machine that has vanished closes none.
+
+vshardctl is given files that are no rows, rows that no collection takes, names that are no words, and manifests that are damaged:
+each is named, and nothing is half done without a word. It is interrupted, nobody reads what it says, and what it reads fails."""
 import json
 import os
 import signal
@@ -20,7 +23,7 @@ DIM = 8
 
 
 def vector(key):
-    return struct.pack('<%df' % DIM, *(float(key % 97 + i) for i in range(DIM)))
+    return struct.pack('<%df' % DIM, *(float(key % 97 + i + 1) for i in range(DIM)))
 
 
 def log_of(path):
@@ -118,6 +121,143 @@ def stopped(cluster):
     test.check_rows(cluster.connect(1), {key: vector(key) for key in there})
 
 
+def npy(folder, name, descr='<f4', shape=(3, DIM), order=False, values=None, raw=None):
+    """A file, with rows of 1, 2, .. unless it is given others."""
+    head = ("{'descr': %r, 'fortran_order': %s, 'shape': %s}" % (descr, order, shape)).encode()
+    body = struct.pack('<%df' % (3 * DIM), *(values or range(1, 3 * DIM + 1)))
+    path = os.path.join(folder, name + '.npy')
+    with open(path, 'wb') as f:
+        f.write(raw if raw is not None else b'\x93NUMPY\x01\0' + struct.pack('<H', len(head)) + head + body)
+    return path
+
+
+def files(cluster, folder):
+    """What is wrong with a file, or a row of it, is said, and what is not wrong is not."""
+    def head(text):
+        return b'\x93NUMPY\x01\0' + struct.pack('<H', len(text)) + text
+
+    bad, nowhere = list(range(1, 3 * DIM + 1)), list(range(1, 3 * DIM + 1))
+    bad[2 * DIM + 3], nowhere[DIM:2 * DIM] = float('nan'), [0] * DIM
+    unreadable_head = 'head can be read'
+    for path, wanted in (
+            (npy(folder, 'f8', '<f8'), "elements of '<f8'"), (npy(folder, 'big', '>f4'), "elements of '>f4'"),
+            (npy(folder, 'f', order=True), 'Fortran order'), (npy(folder, 'one', shape=(24,)), 'shape (24,)'),
+            (npy(folder, 'less', shape=(-1, DIM)), 'a shape of (-1, 8)'), (npy(folder, 'five', shape=5), 'a shape of 5'),
+            (npy(folder, 'long', shape=(4, DIM)), 'shorter than'), (npy(folder, 'no', descr=''), "elements of ''"),
+            (npy(folder, 'int', raw=head(b'5')), unreadable_head), (npy(folder, 'cut', raw=head(b'{' * 100)[:40]), unreadable_head),
+            (npy(folder, 'minus', raw=head(b'-' * 60000 + b'1')), unreadable_head), (npy(folder, 'none', raw=head(b'{}')), unreadable_head),
+            (npy(folder, 'bytes', raw=head(b'\xff\xfe')), unreadable_head), (npy(folder, 'nan', values=bad), 'row 2: element 3 is nan'),
+            (npy(folder, 'zero', values=nowhere), 'row 1: all elements are 0')):
+        test.say(cluster, (1,), 'load', 'words', path, status=1, wanted=wanted)
+    good = npy(folder, 'good')
+    for row, path, wanted in ((2, 'nan', 'element 3 is nan'), (1, 'zero', 'all elements are 0')):
+        test.say(cluster, (1,), 'search', 'words', os.path.join(folder, path + '.npy'), row, status=1, wanted=wanted)
+        test.say(cluster, (1,), 'put', 'words', 1, os.path.join(folder, path + '.npy'), row, status=1, wanted=wanted)
+    test.say(cluster, (1,), 'load', 'words', good, (1 << 64) - 2, status=2, wanted='keys of 3 rows')
+    test.say(cluster, (1,), 'load', 'words', good, (1 << 64) - 3, wanted='3 of 3 rows')
+    return good
+
+
+def names(cluster):
+    for name in ('a b', '', 'x\nend 1', 'a' * 65, '\u00e9' * 33, 'bad\udcff', 'tab\t', '\x7f'):
+        test.say(cluster, (1,), 'create', name, DIM, 'l2', 1, 1, status=2, wanted='1 to 64 bytes')
+    test.say(cluster, (1,), 'create', 'z', DIM, 'l2', 1, 1, 'm=4\nend 1', status=1, wanted='one line')
+    test.say(cluster, (1,), 'create', 'z', DIM, 'l2', 1, 1, *range(40), status=1, wanted='32 words')
+    test.say(cluster, (1,), 'fetch', 'words', '\u00b2', status=2, wanted='KEY is a number')
+    test.say(cluster, (1,), '--help', wanted='vshardctl COMMAND --help')
+    test.say(cluster, (1,), 'join', 1, wanted='node 1 is a member already')
+
+
+def backups(cluster, folder, good):
+    """Files stay in their folder, and a manifest that is damaged is said to be."""
+    odd = '../../\u00e9vil'
+    test.say(cluster, (1,), 'create', odd, DIM, 'cosine', 1, 1)
+    test.say(cluster, (1,), 'load', odd, good, wanted='3 of 3 rows')
+    home = os.path.join(folder, 'deep', 'er', 'backup')
+    test.say(cluster, (1,), 'backup', home, odd, odd, status=2, wanted='named twice')
+    test.say(cluster, (1,), 'backup', home, odd, wanted='3 rows in 1 shards')
+    if len(os.listdir(home)) != 2 or os.listdir(os.path.join(folder, 'deep')) != ['er']:
+        raise RuntimeError('a backup is elsewhere: %s' % os.listdir(home))
+    test.say(cluster, (1,), 'drop', odd)
+    manifest = os.path.join(home, 'manifest.json')
+    with open(manifest) as file:
+        whole = file.read()
+    for text, wanted in (('', 'cannot be read'), (whole[:50], 'cannot be read'), ('[]', 'is damaged'), ('{"format": 2}', "KeyError: 'collections'"),
+                         ('{"format": 2, "collections": [{}]}', "KeyError: 'name'"), (whole.replace('"format": 2', '"format": 3'), 'another version, 3'),
+                         (whole.replace('"dim": 8', '"dim": "8"'), 'is damaged'), (whole.replace('"file": "', '"file": "../'), 'is elsewhere')):
+        with open(manifest, 'w') as file:
+            file.write(text)
+        test.say(cluster, (1,), 'restore', home, status=1, wanted=wanted)
+        test.say(cluster, (1,), 'describe', odd, status=1, wanted='no collection')
+    with open(manifest, 'w') as file:
+        file.write(whole.replace('"dim": 8', '"dim": 9'))
+    test.say(cluster, (1,), 'restore', home, status=1, wanted='was not whole, and is dropped')
+    with open(manifest, 'w') as file:
+        file.write(whole)
+    test.say(cluster, (1,), 'restore', home, wanted='3 of 3 rows')
+
+
+def broken_source(cluster):
+    """What cannot be read is not taken for a server that has gone: once, a load then ended well, without the rest."""
+    def writes():
+        yield ctl.Write(1, 'write', ('words', 1, 0), ctl.rows_body([1], vector(1)))
+        raise OSError('the disk fails')
+    try:
+        ctl.write_all(ctl.Servers([('127.0.0.1', cluster.client[1])]), writes(), lambda rows: None)
+    except OSError as problem:
+        if 'the disk fails' in str(problem):
+            return
+        raise
+    raise RuntimeError('half of what was to be written is called all of it')
+
+
+def run_ctl(port, *words, **how):
+    return subprocess.Popen([sys.executable, '-B', os.path.join(test.root, 'examples/server/vshardctl'), '--at',
+                             '127.0.0.1:%d' % port, *words], stderr=subprocess.PIPE, text=True, **how)
+
+
+def interrupted(cluster, good):
+    """A load says what is there, and what to do, here of a server that takes a write and says no more. Where nobody reads what
+    is said, that is no error to speak of."""
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        listener.listen()
+        loading = run_ctl(listener.getsockname()[1], 'load', 'words', good, stdout=subprocess.PIPE)
+        server, _ = listener.accept()
+        server.recv(1000)
+        said = loading.stderr.readline()
+        server.sendall(b'1 ok metric=cosine dim=%d shards=1 replicas=1\n' % DIM)
+        server.recv(1000)
+        loading.send_signal(signal.SIGINT)
+        test.must_say('a load', loading, 130, 'the same command again')
+        server.close()
+    if 'waiting for the answer' not in said:
+        raise RuntimeError('a server that does not answer is waited for without a word: %s' % said)
+    reads, writes = os.pipe()
+    os.close(reads)
+    unread = run_ctl(cluster.client[1], 'describe', 'words', stdout=writes)
+    os.close(writes)
+    said = unread.communicate(timeout=60)[1]
+    if unread.returncode != 141 or said:
+        raise RuntimeError('without a reader it ends with %d: %s' % (unread.returncode, said))
+
+
+def watched(cluster):
+    """A server that stops while it is watched may come back."""
+    watching = test.vshardctl(cluster, (1,), 'watch', 'words')
+    watching.stdout.readline()
+    cluster.kill(1)
+    for wanted in ('no server answers', 'shard  leader'):
+        while wanted not in watching.stdout.readline():
+            if watching.poll() is not None:
+                raise RuntimeError('watch ends: %s' % watching.stderr.read())
+        if wanted == 'no server answers':
+            test.say(cluster, (1,), 'status', status=1, wanted='no server answers')
+            cluster.start(1, nodes=(1,))
+    watching.send_signal(signal.SIGINT)
+    test.must_say('watch', watching, 130, '')
+
+
 def timers(port):
     """Of each connection whose near end is the port, which timer runs; 2: that of keepalive."""
     with open('/proc/net/tcp') as table:
@@ -130,14 +270,20 @@ def run(folder):
     cluster = test.Cluster(os.path.join(folder, 'one'))
     cluster.start(1, '--format', nodes=(1,))
     server = cluster.connect(1)
-    test.say(cluster, (1,), 'create', 'words', DIM, 'l2', 1, 1)
+    test.say(cluster, (1,), 'create', 'words', DIM, 'cosine', 1, 1)
     test.wait('a leader', 60, lambda: ctl.shards(server, 'words')[0]['leader'] == '1')
     unreadable(cluster)
     if sys.platform == 'linux':
         test.wait('a timer', 20, lambda: timers(cluster.client[1])[:1] == [2])
     server.close()
+    good = files(cluster, folder)
+    names(cluster)
+    backups(cluster, folder, good)
+    broken_source(cluster)
+    interrupted(cluster, good)
     stopped(cluster)
-    return 'wrong configurations named, lines that cannot be read answered, stopped with what was acknowledged'
+    watched(cluster)
+    return 'wrong configurations, lines, files, names and manifests are named; stopped with what was acknowledged'
 
 
 if __name__ == '__main__':

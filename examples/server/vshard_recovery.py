@@ -5,7 +5,7 @@ most of the log; vshard/node.h says why nothing automatic does this."""
 import collections
 import time
 
-from vshard_client import BUSY, EXISTS, Refused, Usage, number
+from vshard_client import BUSY, EXISTS, Refused, Usage, clock, number
 
 def read_recovery(words):
     """NODE... [--yes STATEMENT]: the nodes, and the statement or None."""
@@ -62,7 +62,7 @@ def recover_all(recoveries, lost, statement):
 
 
 def recover_one(r, lost, statement):
-    until = time.time() + 10
+    until = clock() + 10
     while True:
         fine, words = r.server.ask('recover', r.group, r.epoch, r.last, r.last_term, '+'.join(map(str, lost)),
                                    body=statement.encode())
@@ -73,7 +73,7 @@ def recover_one(r, lost, statement):
         if int(words[0]) == EXISTS:
             print('%s: the others are a quorum, and nothing was done' % r.what)
             return
-        if int(words[0]) != BUSY or time.time() > until:
+        if int(words[0]) != BUSY or clock() > until:
             raise Refused(r.what, words)
         time.sleep(0.2)  # a lost node, or a leader, was heard a moment ago
 

@@ -72,11 +72,17 @@ class Array:
         head = self.file.read(10)
         if head[:7] != b'\x93NUMPY\x01' or len(head) < 10:
             raise RuntimeError('%s is not an .npy file of version 1' % path)
-        about = ast.literal_eval(self.file.read(struct.unpack('<H', head[8:])[0]).decode())
+        try:
+            about = ast.literal_eval(self.file.read(struct.unpack('<H', head[8:])[0]).decode())
+            self.descr, self.shape, self.fortran = str(about['descr']), about['shape'], about['fortran_order']
+            self.kind = self.descr.lstrip('<|')
+            self.bytes = int(self.kind[1:]) if self.kind[:1] == 'S' else struct.calcsize(NUMBERS.get(self.kind, ''))
+            if not isinstance(self.shape, tuple) or any(type(n) is not int or n < 0 for n in self.shape):
+                raise ValueError('a shape of %s' % (self.shape,))
+        except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as problem:
+            raise RuntimeError('%s is no .npy file whose head can be read: %s' % (path, str(problem)[:200]))
         self.start = self.file.tell()
-        self.kind, self.shape = str(about['descr']).lstrip('<|'), about['shape']
-        self.bytes = int(self.kind[1:]) if self.kind[0] == 'S' else struct.calcsize(NUMBERS.get(self.kind, ''))
-        self.plain = not about['fortran_order'] and self.bytes > 0
+        self.plain = not self.fortran and self.bytes > 0
 
     def check_size(self):
         if os.fstat(self.file.fileno()).st_size < self.start + math.prod(self.shape) * self.bytes:
@@ -92,8 +98,12 @@ class Rows(Array):
 
     def __init__(self, path):
         super().__init__(path)
-        if self.kind not in ('f4', 'f2') or not self.plain or len(self.shape) != 2:
-            raise RuntimeError('%s has no rows of float16 or float32' % path)
+        if self.kind not in ('f4', 'f2'):
+            raise RuntimeError("%s has elements of '%s', and no rows of float16 or float32 ('<f2' or '<f4')" % (path, self.descr))
+        if self.fortran:
+            raise RuntimeError('%s is in Fortran order, and rows are to be one behind the other, as C has them' % path)
+        if len(self.shape) != 2:
+            raise RuntimeError('%s is of shape %s, and rows need two dimensions' % (path, self.shape))
         self.check_size()
         self.count, self.dim = self.shape
 
@@ -144,6 +154,15 @@ class Column:
             return [check_keyword(self.attribute, raw[i:i + width].rstrip(b'\0')) for i in range(0, len(raw), width)]
         numbers = struct.unpack('<%d%s' % (len(raw) // width, NUMBERS[self.array.kind]), raw)
         return [struct.pack('<' + TYPES[self.attribute.type].code, n) for n in numbers]
+
+
+def unfit(vector, metric):
+    """Why no collection takes it, or None."""
+    values = struct.unpack('<%df' % (len(vector) // 4), vector)
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            return 'element %d is %s' % (i, value)
+    return 'all elements are 0, and cosine needs a direction' if metric == 'cosine' and not any(values) else None
 
 
 # ---- the body of a write ----
