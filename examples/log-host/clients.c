@@ -25,13 +25,14 @@
  * and one that does not read its answers is cut off. Who closes its half of the connection gets
  * the answers that are under way, and then the end. */
 #include "host.h"
+#include "../server/tcp_watch.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { LINE_MAX_BYTES = KEY_MAX + VALUE_MAX + 128, WORDS = 7, BACKLOG = 128 };
-enum { UNDER_WAY_MAX = 2048, UNREAD_MAX = 16 << 20, READ_BYTES = 64 << 10 };
+enum { UNDER_WAY_MAX = 2048, UNREAD_MAX = 16 << 20, READ_BYTES = 64 << 10, SILENCE_S = 60 };
 
 struct client {
     uv_tcp_t tcp;
@@ -302,8 +303,10 @@ static void on_connection(uv_stream_t *listener, int status)
     if (uv_accept(listener, (uv_stream_t *)&c->tcp) != 0 ||
         uv_read_start((uv_stream_t *)&c->tcp, on_room, on_read) != 0)
         drop(c);
-    else
+    else {
         uv_tcp_nodelay(&c->tcp, 1);
+        tcp_watch(&c->tcp, SILENCE_S);
+    }
 }
 
 /* It asks for no more, and has all its answers. */

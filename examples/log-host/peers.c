@@ -5,15 +5,17 @@
  * says whose it is, and a peer is whoever can make a frame that is accepted (with keys,
  * whoever has the key). A stream whose next frame cannot be found is closed.
  *
- * What is sent to a peer that is away, or too slow to take it, is dropped. */
+ * What is sent to a peer that is away, or too slow to take it, is dropped. A connection on which
+ * nothing is acknowledged for SILENCE_S ends, and is made anew: the machine may have vanished. */
 #include "host.h"
+#include "../server/tcp_watch.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { RAFT_MESSAGE = 1, QUEUE_MAX = 32 << 20, READ_BYTES = 256 << 10, BACKLOG = 64 };
-enum { RETRY_MIN_MS = 10, RETRY_MAX_MS = 250 };
+enum { RETRY_MIN_MS = 10, RETRY_MAX_MS = 250, SILENCE_S = 5 };
 
 struct peer {
     struct peers *all;
@@ -129,6 +131,8 @@ static void on_connection(uv_stream_t *listener, int status)
     if (uv_accept(listener, (uv_stream_t *)&i->tcp) != 0 ||
         uv_read_start((uv_stream_t *)&i->tcp, on_room, on_read) != 0)
         inlet_close(i);
+    else
+        tcp_watch(&i->tcp, SILENCE_S);
 }
 
 /* ---- sending ---- */
@@ -194,7 +198,8 @@ static void on_connected(uv_connect_t *request, int status)
 static void peer_connect(struct peer *p)
 {
     p->tcp = take(NULL, sizeof *p->tcp);
-    uv_tcp_init(p->all->loop, p->tcp);
+    uv_tcp_init_ex(p->all->loop, p->tcp, p->address.at.ss_family);
+    tcp_watch(p->tcp, SILENCE_S);
     p->tcp->data = p;
     p->request.data = p;
     p->out.stream = (uv_stream_t *)p->tcp;

@@ -48,6 +48,7 @@
  * of vshard/node.h: 0 any, 3 linearizable; STATUS that of vshard/base.h. Numbers in bodies are
  * little-endian. Who speaks this may do all that there is: it is not for strangers. */
 #include "server.h"
+#include "tcp_watch.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -441,7 +442,7 @@ static void on_connection(uv_stream_t *listener, int rc)
         uv_read_start((uv_stream_t *)&c->tcp, on_room, on_read) != 0)
         uv_close((uv_handle_t *)&c->tcp, on_closed);
     else
-        stream_watch(&c->tcp, SILENCE_S);
+        tcp_watch(&c->tcp, SILENCE_S);
 }
 
 /* A process that was killed may have left them. */

@@ -8,11 +8,10 @@
  * quarter of an hour, ever more seldom, also when it has long been back. So a connection on which
  * nothing is acknowledged for SILENCE_S ends, and is made anew: that is many times what makes the
  * node elect another leader (150 ms), and little of what makes it give replicas up (60 s). */
-#define _GNU_SOURCE /* TCP_USER_TIMEOUT */
 #include "server.h"
+#include "tcp_watch.h"
 
 #include <inttypes.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,19 +93,6 @@ void stream_listen(uv_loop_t *loop, uv_tcp_t *tcp, const char *name, const struc
     die(name, why);
 }
 
-void stream_watch(uv_tcp_t *tcp, unsigned seconds)
-{
-    uv_tcp_keepalive(tcp, 1, (seconds + 1) / 2);
-#ifdef TCP_USER_TIMEOUT /* Linux; what is sent and not acknowledged counts as well */
-    int fd, every = 1, ms = (int)seconds * 1000;
-
-    if (uv_fileno((uv_handle_t *)tcp, &fd) == 0) {
-        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
-        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
-    }
-#endif
-}
-
 /* ---- sending ---- */
 
 static void on_closed(uv_handle_t *handle)
@@ -131,7 +117,7 @@ static void call(struct peer *p)
     p->tcp = take(NULL, sizeof *p->tcp);
     uv_tcp_init_ex(p->all->s->loop, p->tcp, p->address.at.ss_family);
     uv_tcp_nodelay(p->tcp, 1);
-    stream_watch(p->tcp, SILENCE_S);
+    tcp_watch(p->tcp, SILENCE_S);
     p->connect.data = p;
     if (uv_tcp_connect(&p->connect, p->tcp, (const struct sockaddr *)&p->address.at,
                        on_connected) != 0)
@@ -273,7 +259,7 @@ static void on_connection(uv_stream_t *listener, int status)
         uv_read_start((uv_stream_t *)&i->tcp, on_room, on_read) != 0)
         uv_close((uv_handle_t *)&i->tcp, on_inlet_closed);
     else
-        stream_watch(&i->tcp, SILENCE_S);
+        tcp_watch(&i->tcp, SILENCE_S);
 }
 
 struct peers *peers_open(struct server *s)

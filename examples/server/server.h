@@ -129,9 +129,6 @@ int print_shards(struct bytes *line, struct vshard_node *node, const char *name)
 /* Listens there, or says why not, and ends; `name` is that of the line of the configuration. */
 void stream_listen(uv_loop_t *loop, uv_tcp_t *tcp, const char *name, const struct address *at,
                    uv_connection_cb call);
-/* A connection whose other end is silent is asked whether that is still there, and ends when it is
- * not for so long: a machine that has vanished closes nothing. */
-void stream_watch(uv_tcp_t *tcp, unsigned seconds);
 /* Writes what the kernel does not take at once later; frees `data` in any case. */
 int stream_write(uv_stream_t *to, char *data, size_t bytes, void (*written)(void *ctx, int status),
                  void *ctx);
