@@ -393,7 +393,8 @@ struct vshard_search_options {
  *
  * With target_recall, the beam is as wide as the calibration says that this takes, on
  * average over queries like the rows. A target that even the widest calibrated beam did
- * not reach gets that one; info says what was used, and what it is expected to find.
+ * not reach gets that one, as one near 1 does of a lean index, whose codes tell only so much
+ * apart; info says what was used, and what it is expected to find.
  *
  * The distances of the answers are computed on the stored elements, in a lean index on
  * those that the code stands for. With
@@ -505,7 +506,13 @@ VSHARD_API int vshard_index_explain(struct vshard_index *index, const void *quer
  * part of the index, of its file and its digest, until the next call: calibrate again
  * when the number of rows has doubled or half of them were replaced (stats tells how
  * many there were). Where there is no graph it does nothing, as every answer is exact.
- * The recall of a lean index is that among its codes.
+ *
+ * The recall of a lean index is that of the vectors it was given, which it does not have any
+ * more: they are taken to lie anywhere within half a step of what their codes stand for.
+ * Rounding loses a part of the nearest that no beam finds, nor VSHARD_SEARCH_EXACT, which is exact
+ * among codes: 0.02 of words of 100 dimensions, 0.01 of sentences of 384. Beams are measured until
+ * they find 0.995 of what there is to be found, and a target above that gets the widest of
+ * these. Where elements have but few values, or rows are equal, less may be lost than is expected.
  *
  * Returns   0, EINVAL (a query that a search would refuse, too), ENOMEM, ENOTSUP (a
  *           mapped index); on failure the calibration is as it was

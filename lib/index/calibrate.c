@@ -21,6 +21,13 @@
  * before they are linked is exact, but new rows are not like all where rows come in an
  * order, as words by frequency do (0.02 too much there), and a bulk load links all at once.
  *
+ * Of a lean index the vectors are gone, and its answers are the nearest by what codes stand
+ * for. How many of these are the nearest by what was given is found by the same error once
+ * more: a row is taken for a vector drawn from those that have its code, each element anywhere
+ * within half a step. The nearest by such vectors are what is to be found, and so are those
+ * that are asked, of which walks know the code. What no beam finds is the part that rounding takes
+ * (of words 0.02); beyond it, wider beams are not tried.
+ *
  * Everything here is integers, or sums in one fixed order, so the calibration is a
  * function of the index and takes part in its digest. What is derived
  * from it for a search is not: there ef and recall are interpolated, linearly between
@@ -33,6 +40,7 @@ enum {
     ASKED_DEFAULT = 2000,
     PROBES_MIN = 100, /* fewer would tell less than rows that are harder */
     NEAREST = 100,    /* the last of ks */
+    ANSWERS = 128,    /* those, and who is answered in place of those that a walk missed */
     CANDIDATES = 400, /* nearest by code, among whom the nearest are looked for */
     PLACES = 256      /* of a hash table for them: a power of two */
 };
@@ -41,10 +49,18 @@ static const uint32_t ks[CALIBRATED_KS] = { 1, 10, 100 };
 static const uint32_t efs[CALIBRATED_EFS] = { 8,   12,  16,  24,  32,   48,   64,   100,  128, 192,
                                               256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096 };
 
+struct nearest {
+    uint32_t without; /* a slot that is not taken */
+    uint32_t count;
+    uint32_t slots[ANSWERS]; /* nearest first */
+    double distances[ANSWERS];
+};
+
 struct asked {
     uint32_t slot; /* of a row; else VS_SLOT_NONE */
     uint32_t count;
-    uint32_t nearest[NEAREST]; /* slots [count], nearest first */
+    uint32_t slots[ANSWERS]; /* nearest first, as searches measure */
+    uint8_t ranks[ANSWERS];  /* by the vectors as they were given: 0 is the nearest */
 };
 
 struct calibrating {
@@ -54,6 +70,7 @@ struct calibrating {
     uint32_t count;
     uint32_t ef; /* at hand */
     _Atomic uint32_t found[CALIBRATED_KS];
+    uint32_t findable[CALIBRATED_KS]; /* by the widest beam that there could be */
 };
 
 /* Of one query, how many neighbours there are to be found: a row is not its own. */
@@ -64,12 +81,31 @@ static uint64_t wanted(const struct vs_calibration *c, size_t k)
 
 /* ---- asking ---- */
 
-static void vector_of(struct vshard_index *x, uint32_t slot, float *out)
+/* By which answers are ranked. */
+static void vector_of(const struct vshard_index *x, uint32_t slot, float *out)
 {
     if (vs_is_codes_only(x))
         vs_decode(x, slot, 0, x->dim, out);
     else
         vs_widen(x, vs_column_at(&x->elements, slot), out);
+}
+
+/* As it was given, or may have been. */
+static void original_of(const struct vshard_index *x, uint32_t slot, float *out)
+{
+    float unit = 1.0f / x->quantizer.scale / 256;
+    uint64_t drawn = 0;
+
+    vector_of(x, slot, out);
+    if (!vs_is_codes_only(x))
+        return;
+    if (x->metric == VSHARD_METRIC_COSINE)
+        unit /= vs_row_at(x, slot)->inverse_length;
+    for (size_t i = 0; i < x->dim; i++, drawn >>= 8) {
+        if (i % 8 == 0)
+            drawn = vs_mix64((uint64_t)slot << 32 | (i + 1));
+        out[i] += ((float)(drawn & 0xff) - 127.5f) * unit;
+    }
 }
 
 /* The row of this slot as a query that it does not answer itself. */
@@ -81,7 +117,7 @@ static struct vs_query query_of_row(struct vshard_index *x, uint32_t slot, struc
 
     if (x->metric != VSHARD_METRIC_IP)
         return q;
-    vector_of(x, slot, s->vector);
+    original_of(x, slot, s->vector);
     vs_encode_dot_query(x, s->vector, (int8_t *)s->code);
     q.code = s->code;
     q.space = SPACE_CODE_DOT;
@@ -139,23 +175,23 @@ static double distance(const struct vshard_index *x, const float *query, float *
 }
 
 /* Takes a row among the nearest so far, if it is. */
-static void keep_nearest(struct asked *a, double distances[NEAREST], uint32_t slot, double d)
+static void keep_nearest(struct nearest *n, uint32_t slot, double d)
 {
-    uint32_t place = a->count;
+    uint32_t place = n->count;
 
-    if (slot == a->slot)
+    if (slot == n->without)
         return;
-    for (; place > 0 && distances[place - 1] > d; place--) {
-        if (place < NEAREST) {
-            distances[place] = distances[place - 1];
-            a->nearest[place] = a->nearest[place - 1];
+    for (; place > 0 && n->distances[place - 1] > d; place--) {
+        if (place < ANSWERS) {
+            n->distances[place] = n->distances[place - 1];
+            n->slots[place] = n->slots[place - 1];
         }
     }
-    if (place == NEAREST)
+    if (place == ANSWERS)
         return;
-    distances[place] = d;
-    a->nearest[place] = slot;
-    a->count += a->count < NEAREST;
+    n->distances[place] = d;
+    n->slots[place] = slot;
+    n->count += n->count < ANSWERS;
 }
 
 /* The key from which on no row can be expected to be nearer than this, as of distance(): under
@@ -183,38 +219,68 @@ static bool may_miss(const struct vshard_index *x, const struct vs_scratch *s, d
     return (float)p->keys[p->count - 1] <= limit_of(x, s, farthest);
 }
 
-/* The nearest, first of the candidates; where elements are codes, their order is right. `row`
- * has room for a vector. */
-static void note_nearest(const struct calibrating *c, uint32_t at, struct vs_scratch *s, float *row)
+/* The nearest candidates, by the vectors that `of` gives; where elements are codes, their order is
+ * right. `row` has room for a vector. */
+static void rank_candidates(const struct vshard_index *x, const struct vs_scratch *s,
+                            void (*of)(const struct vshard_index *, uint32_t, float *), float *row,
+                            struct nearest *n)
 {
-    struct vshard_index *x = c->x;
-    struct asked *a = &c->asked[at];
-    double distances[NEAREST] = { 0 };
-    uint32_t slots = atomic_load(&x->slot_count);
-
-    if (!vs_elements_are_codes(x) && c->queries != NULL)
-        vs_widen(x, c->queries + at * vs_vector_bytes(x), s->vector);
-    else if (!vs_elements_are_codes(x))
-        vector_of(x, a->slot, s->vector);
-    a->count = 0;
     for (uint32_t i = 0; i < s->pool.count; i++) {
         uint32_t slot = s->pool.slots[i];
         double d = s->pool.keys[i];
 
         if (!vs_elements_are_codes(x)) {
-            vector_of(x, slot, row);
+            of(x, slot, row);
             d = distance(x, s->vector, row);
         }
-        keep_nearest(a, distances, slot, d);
+        keep_nearest(n, slot, d);
     }
-    if (a->count < NEAREST || !may_miss(x, s, distances[NEAREST - 1]))
-        return;
-    a->count = 0;
+}
+
+static void rank_all(const struct vshard_index *x, const struct vs_scratch *s, float *row,
+                     struct nearest *n)
+{
+    uint32_t slots = atomic_load(&x->slot_count);
+
+    n->count = 0;
     for (uint32_t slot = 0; slot < slots; slot++) {
         if (vs_row_state(x, slot) != VS_ROW_LIVE)
             continue;
         vector_of(x, slot, row);
-        keep_nearest(a, distances, slot, distance(x, s->vector, row));
+        keep_nearest(n, slot, distance(x, s->vector, row));
+    }
+}
+
+/* UINT8_MAX: it is none of them. */
+static uint32_t rank_in(const struct nearest *n, uint32_t slot)
+{
+    uint32_t rank = 0;
+
+    while (rank < n->count && n->slots[rank] != slot)
+        rank++;
+    return rank < n->count ? rank : UINT8_MAX;
+}
+
+/* `row` has room for a vector. */
+static void note_nearest(const struct calibrating *c, uint32_t at, struct vs_scratch *s, float *row)
+{
+    struct vshard_index *x = c->x;
+    struct asked *a = &c->asked[at];
+    struct nearest answers = { .without = a->slot }, truth = answers;
+
+    if (!vs_elements_are_codes(x) && c->queries != NULL)
+        vs_widen(x, c->queries + at * vs_vector_bytes(x), s->vector);
+    else if (!vs_elements_are_codes(x))
+        original_of(x, a->slot, s->vector);
+    rank_candidates(x, s, vector_of, row, &answers);
+    if (answers.count >= NEAREST && may_miss(x, s, answers.distances[NEAREST - 1]))
+        rank_all(x, s, row, &answers);
+    if (vs_is_codes_only(x))
+        rank_candidates(x, s, original_of, row, &truth);
+    a->count = answers.count;
+    for (uint32_t i = 0; i < a->count; i++) {
+        a->slots[i] = answers.slots[i];
+        a->ranks[i] = (uint8_t)(vs_is_codes_only(x) ? rank_in(&truth, a->slots[i]) : i);
     }
 }
 
@@ -246,28 +312,54 @@ static uint32_t place_of(const struct asked *a, const uint8_t *table, uint32_t s
 {
     uint32_t place = (uint32_t)vs_mix64(slot) % PLACES;
 
-    while (table[place] != 0 && a->nearest[table[place] - 1] != slot)
+    while (table[place] != 0 && a->slots[table[place] - 1] != slot)
         place = (place + 1) % PLACES;
     return place;
 }
 
+/* The k nearest of those that were met are the answer. */
+static void count_right(const struct calibrating *c, const struct asked *a, const bool *met,
+                        uint32_t right[CALIBRATED_KS])
+{
+    for (size_t k = 0; k < CALIBRATED_KS; k++) {
+        uint32_t answers = 0;
+
+        right[k] = 0;
+        for (uint32_t i = 0; i < a->count && answers < ks[k]; i++) {
+            answers += met[i];
+            right[k] += met[i] && a->ranks[i] < ks[k];
+        }
+        if (right[k] >= c->x->live) /* of a query, whom all rows are neighbours */
+            right[k] = (uint32_t)c->x->live - 1;
+    }
+}
+
 static void count_found(struct calibrating *c, const struct vs_pool *p, const struct asked *a)
 {
-    uint32_t found[CALIBRATED_KS] = { 0 };
-    uint8_t table[PLACES] = { 0 }; /* ranks, from 1 */
+    uint32_t right[CALIBRATED_KS];
+    uint8_t table[PLACES] = { 0 }; /* places in slots[], from 1 */
+    bool met[ANSWERS + 1] = { false };
 
     for (uint32_t i = 0; i < a->count; i++)
-        table[place_of(a, table, a->nearest[i])] = (uint8_t)(i + 1);
-    for (uint32_t i = 0; i < p->count; i++) {
-        uint32_t rank = table[place_of(a, table, p->slots[i] & ~VS_POOL_EXPANDED)];
+        table[place_of(a, table, a->slots[i])] = (uint8_t)(i + 1);
+    for (uint32_t i = 0; i < p->count; i++)
+        met[table[place_of(a, table, p->slots[i] & ~VS_POOL_EXPANDED)]] = true;
+    count_right(c, a, met + 1, right);
+    for (size_t k = 0; k < CALIBRATED_KS; k++)
+        atomic_fetch_add_explicit(&c->found[k], right[k], memory_order_relaxed);
+}
 
+static void count_findable(struct calibrating *c)
+{
+    bool met[ANSWERS];
+
+    memset(met, true, sizeof met);
+    for (uint32_t at = 0; at < c->count; at++) {
+        uint32_t right[CALIBRATED_KS];
+
+        count_right(c, &c->asked[at], met, right);
         for (size_t k = 0; k < CALIBRATED_KS; k++)
-            found[k] += rank != 0 && rank <= ks[k];
-    }
-    for (size_t k = 0; k < CALIBRATED_KS; k++) {
-        if (found[k] >= c->x->live) /* of a query, whom all rows are neighbours */
-            found[k] = (uint32_t)c->x->live - 1;
-        atomic_fetch_add_explicit(&c->found[k], found[k], memory_order_relaxed);
+            c->findable[k] += right[k];
     }
 }
 
@@ -315,13 +407,14 @@ static uint32_t choose_rows(struct calibrating *c, uint32_t most,
     return chosen;
 }
 
-/* A wider beam would tell nothing new. */
-static bool is_enough(const struct vs_calibration *c, size_t e)
+/* A wider beam would find nothing new. */
+static bool is_enough(const struct calibrating *c, const struct vs_calibration *out, size_t e)
 {
-    uint64_t ten = c->asked * wanted(c, 1), hundred = c->asked * wanted(c, 2);
+    uint64_t ten = c->findable[1], hundred = c->findable[2];
 
-    return efs[e] >= c->rows || (efs[e] > ks[2] && c->found[1][e] * UINT64_C(1000) >= ten * 995 &&
-                                 c->found[2][e] * UINT64_C(100) >= hundred * 99);
+    return efs[e] >= out->rows ||
+           (efs[e] > ks[2] && out->found[1][e] * UINT64_C(1000) >= ten * 995 &&
+            out->found[2][e] * UINT64_C(100) >= hundred * 99);
 }
 
 static int measure(struct calibrating *c, struct vs_calibration *out)
@@ -331,6 +424,8 @@ static int measure(struct calibrating *c, struct vs_calibration *out)
 
     if (rc == VSHARD_OK)
         vs_parallel(c->x, groups, scan_group, c);
+    if (rc == VSHARD_OK)
+        count_findable(c);
     for (size_t e = 0; rc == VSHARD_OK && e < CALIBRATED_EFS; e++) {
         c->ef = efs[e];
         rc = vs_strands_reserve(c->x, vs_walk_width(c->x, c->ef));
@@ -344,7 +439,7 @@ static int measure(struct calibrating *c, struct vs_calibration *out)
 
             out->found[k][e] = found > before ? found : before;
         }
-        if (is_enough(out, e))
+        if (is_enough(c, out, e))
             break;
     }
     return rc;
