@@ -102,9 +102,13 @@ static void original_of(const struct vshard_index *x, uint32_t slot, float *out)
     if (x->metric == VSHARD_METRIC_COSINE)
         unit /= vs_row_at(x, slot)->inverse_length;
     for (size_t i = 0; i < x->dim; i++, drawn >>= 8) {
+        float moved;
+
         if (i % 8 == 0)
             drawn = vs_mix64((uint64_t)slot << 32 | (i + 1));
-        out[i] += ((float)(drawn & 0xff) - 127.5f) * unit;
+        moved = ((float)(drawn & 0xff) - 127.5f) * unit; /* by itself, so that it is rounded alike
+                                                            everywhere */
+        out[i] += moved;
     }
 }
 
@@ -251,7 +255,7 @@ static void rank_all(const struct vshard_index *x, const struct vs_scratch *s, f
     }
 }
 
-/* UINT8_MAX: it is none of them. */
+/* UINT8_MAX: it is none of the nearest. */
 static uint32_t rank_in(const struct nearest *n, uint32_t slot)
 {
     uint32_t rank = 0;
