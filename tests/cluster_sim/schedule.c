@@ -508,7 +508,26 @@ static void see_nodes(struct schedule *s)
     }
 }
 
-/* The last ones, too; and all come to know of it. */
+/* As any of the others knows. */
+static bool is_member(const struct schedule *s, uint64_t id)
+{
+    struct vshard_peer_status peer[VSHARD_NODES_MAX];
+    bool found = false;
+
+    for (uint64_t at = 1; at <= s->c->count; at++) {
+        size_t count = 0;
+
+        if (at == id || s->c->node[at].node == NULL)
+            continue;
+        vshard_node_peers(s->c->node[at].node, peer, VSHARD_NODES_MAX, &count);
+        for (size_t i = 0; i < count; i++)
+            found |= peer[i].node == id;
+    }
+    return found;
+}
+
+/* The last ones, too; and all come to know of it. One that was to join, and was of an earlier
+ * version than all when it was heard, asks again. */
 static void upgrade_all(struct schedule *s)
 {
     bool all = false;
@@ -517,6 +536,8 @@ static void upgrade_all(struct schedule *s)
         if (s->c->node[id].node == NULL || s->c->node[id].level == NEXT)
             continue;
         restart(s, id, NEXT);
+        if (id != s->gone && !is_member(s, id))
+            cluster_join(s->c, id, id % s->c->founders + 1);
         cluster_run(s->c, 500 * MS);
     }
     for (int i = 0; i < 100 && !all; i++) {
