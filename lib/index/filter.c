@@ -189,13 +189,18 @@ static void mark_by_map(const struct vshard_index *x, struct vs_filter *f, struc
 }
 
 /* Ids that count from 0 on are often the slots themselves, so that is tried first: it saves
- * two of three accesses, and costs little where it is in vain. */
+ * two of three accesses. Where it is mostly in vain, as after a bulk load, whose rows lie beside
+ * those near them, it is not tried again: it would be one access more. */
 static void mark_ids(const struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
                      const uint64_t *ids, uint32_t count)
 {
     uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire), rest = 0;
     uint64_t others[BATCH];
 
+    if (f->ids_differ) {
+        mark_by_map(x, f, s, ids, count);
+        return;
+    }
     for (uint32_t i = 0; i < count; i++) {
         if (ids[i] < slots)
             __builtin_prefetch(vs_row_at(x, (uint32_t)ids[i]), 0, 3);
@@ -209,6 +214,7 @@ static void mark_ids(const struct vshard_index *x, struct vs_filter *f, struct v
         else
             others[rest++] = ids[i];
     }
+    f->ids_differ = rest > count / 2;
     mark_by_map(x, f, s, others, rest);
 }
 
