@@ -340,12 +340,12 @@ struct vs_group {
     uint8_t waiting_config;           /* of all requests one is a configuration */
     uint64_t sure_index, sure_term, sure_at;
     uint64_t waiting_applied, waiting_round; /* when those that wait were looked at */
-    uint64_t mark; /* the step that last counted this group */
+    uint64_t mark;                           /* the step that last counted this group */
 };
 
 struct vs_pending { /* a PERSIST whose barrier is not reached */
     uint64_t seq;
-    uint64_t last; /* the group's log is durable to here with it; 0: says nothing */
+    uint64_t last;     /* the group's log is durable to here with it; 0: says nothing */
     uint64_t since_ns; /* by ran_ns */
     struct vs_group *group;
     uint32_t vote_only, reserved; /* it holds no entries, and takes none away */
