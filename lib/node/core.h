@@ -134,8 +134,11 @@ const struct vs_meta_shard *vs_cluster_group(const struct vs_cluster *m, uint64_
 bool vs_cluster_holds(const struct vs_cluster *m, uint64_t node);
 bool vs_cluster_leaves(const struct vs_cluster *m, uint64_t node);
 const struct vs_meta_node *vs_cluster_node(const struct vs_cluster *m, uint64_t node);
-/* Whether a node was a member under this incarnation, and has been given up. */
-bool vs_cluster_former(const struct vs_cluster *m, uint64_t node, uint64_t incarnation);
+/* Whether a node may be written down: 0; EVERSION: it knows less than what is written; ESTALE: it
+ * was a member under this incarnation, and has been given up; E2BIG: there are as many as there may
+ * be. */
+int vs_cluster_admits(const struct vs_cluster *m, uint64_t node, uint64_t incarnation,
+                      uint32_t level);
 /* Whether replicas of a node vote: it is in the primary region. */
 bool vs_cluster_votes(const struct vs_cluster *m, uint64_t node);
 void vs_cmd_node(struct vs_out *o, uint64_t node, uint64_t incarnation, uint32_t region,

@@ -107,7 +107,8 @@ const struct vs_meta_node *vs_cluster_node(const struct vs_cluster *m, uint64_t 
     return NULL;
 }
 
-bool vs_cluster_former(const struct vs_cluster *m, uint64_t node, uint64_t incarnation)
+/* It was a member under this incarnation, and has been given up. */
+static bool is_former(const struct vs_cluster *m, uint64_t node, uint64_t incarnation)
 {
     for (uint32_t i = 0; i < m->former_count; i++) {
         if (m->former[i].node == node && m->former[i].incarnation == incarnation)
@@ -318,10 +319,22 @@ static void give_up(struct vs_cluster *m, struct vs_meta_node x)
     m->former[m->former_count++] = x;
 }
 
+int vs_cluster_admits(const struct vs_cluster *m, uint64_t node, uint64_t incarnation,
+                      uint32_t level)
+{
+    if (level < m->level)
+        return VSHARD_EVERSION;
+    if (is_former(m, node, incarnation))
+        return VSHARD_ESTALE;
+    return m->node_count == VSHARD_NODES_MAX && vs_cluster_node(m, node) == NULL ? VSHARD_E2BIG
+                                                                                 : VSHARD_OK;
+}
+
 static int apply_node(struct vs_cluster *m, struct vs_in *in)
 {
     struct vs_meta_node x;
     uint32_t at = 0, region, level;
+    int rc;
 
     x.node = vs_take64(in);
     x.incarnation = vs_take64(in);
@@ -329,15 +342,12 @@ static int apply_node(struct vs_cluster *m, struct vs_in *in)
     level = vs_take32(in);
     if (in->status != VSHARD_OK || x.node == 0 || x.incarnation == 0)
         return VSHARD_EINVAL;
-    if (level < m->level)
-        return VSHARD_EVERSION;
-    if (vs_cluster_former(m, x.node, x.incarnation))
-        return VSHARD_ESTALE;
+    rc = vs_cluster_admits(m, x.node, x.incarnation, level);
+    if (rc != VSHARD_OK)
+        return rc;
     while (at < m->node_count && m->node[at].node < x.node)
         at++;
     if (at == m->node_count || m->node[at].node != x.node) {
-        if (m->node_count == VSHARD_NODES_MAX)
-            return VSHARD_E2BIG;
         memmove(&m->node[at + 1], &m->node[at], (m->node_count - at) * sizeof *m->node);
         memmove(&m->leaving[at + 1], &m->leaving[at], (m->node_count - at) * sizeof *m->leaving);
         memmove(&m->region[at + 1], &m->region[at], (m->node_count - at) * sizeof *m->region);

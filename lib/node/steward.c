@@ -915,22 +915,16 @@ static void lead_map(struct vshard_node *n)
     }
 }
 
-/* As far as this node knows, which is what the map would answer (apply_node in meta.c). */
-static int admits(const struct vshard_node *n, uint64_t node, uint64_t incarnation, uint32_t level)
+static void log_refusal(const struct vshard_node *n, uint64_t node, int status)
 {
-    if (vs_cluster_former(&n->meta, node, incarnation)) { /* or it has a directory of then */
+    if (status == VSHARD_ESTALE) /* or it has a directory of then */
         vs_node_event(n, VSHARD_LOG_WARN, "node.former", VS_META, "is no member any more",
                       (int64_t)node);
-        return VSHARD_ESTALE;
-    }
-    if (level < n->meta.level) {
+    else if (status == VSHARD_EVERSION)
         vs_node_event(n, VSHARD_LOG_WARN, "node.outdated", VS_META, "of an earlier version",
                       (int64_t)node);
-        return VSHARD_EVERSION;
-    }
-    if (n->meta.node_count == VSHARD_NODES_MAX && vs_cluster_node(&n->meta, node) == NULL)
-        return vs_node_refuse(n, VSHARD_E2BIG, "nodes", VSHARD_NODES_MAX + 1, VSHARD_NODES_MAX);
-    return VSHARD_OK;
+    else
+        vs_node_refuse(n, status, "nodes", VSHARD_NODES_MAX + 1, VSHARD_NODES_MAX);
 }
 
 void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, struct vs_in *in)
@@ -944,8 +938,9 @@ void vs_join_take(struct vshard_node *n, uint64_t from, uint64_t incarnation, st
     if (in->status != VSHARD_OK || vs_hosted(n) || (x != NULL && x->incarnation == incarnation) ||
         n->steward_busy)
         return;
-    rc = admits(n, from, incarnation, level);
-    if (rc != VSHARD_OK) {
+    rc = vs_cluster_admits(&n->meta, from, incarnation, level);
+    if (rc != VSHARD_OK) { /* as the map would answer, as far as this node knows it */
+        log_refusal(n, from, rc);
         vs_store64(reply, incarnation);
         vs_store32(reply + 8, (uint32_t)rc);
         vs_post(n, from, VS_FRAME_JOIN_REPLY, VS_META, reply, sizeof reply, NULL, 0);
