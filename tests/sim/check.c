@@ -132,12 +132,17 @@ static uint32_t session_says(const struct world *w, struct group_truth *t, uint6
     return s->high - x->sequence < 64 ? VSHARD_RAFT_DUPLICATE : VSHARD_RAFT_EXPIRED;
 }
 
+bool check_is_lost(const struct world *w, uint32_t g, uint64_t index, uint64_t term)
+{
+    return g == 0 && index > w->kept && vs_epoch(term) < w->past_epoch;
+}
+
 /* What an entry must agree with: the log that there is, or what a promotion has lost of the one
  * before. After they part, no entry is in both. */
 static struct group_truth *truth_of(struct world *w, uint32_t g, const struct vshard_raft_entry *e)
 {
     struct group_truth *past = &w->past;
-    bool old = g == 0 && e->index > w->kept && vs_epoch(e->term) < w->past_epoch;
+    bool old = check_is_lost(w, g, e->index, e->term);
 
     return old && (e->index > past->count || past->committed[e->index - 1].term == e->term)
                ? past

@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "raft/core.h"
-
 static void again(struct world *w, struct client *c, uint64_t after)
 {
     world_at(w, w->now + after, (struct event){ .kind = EV_CLIENT, .a = c->id });
@@ -156,7 +154,7 @@ static void finish(struct world *w, struct client *c)
 static bool is_late(const struct world *w, const struct client *c,
                     const struct vshard_raft_effect *e)
 {
-    return c->group == 0 && e->index > w->kept && vs_epoch(e->term) < w->past_epoch;
+    return check_is_lost(w, c->group, e->index, e->term);
 }
 
 /* The entry of a client's write that it was told about. */

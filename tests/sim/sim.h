@@ -380,6 +380,8 @@ void check_apply(struct world *w, struct node *n, uint32_t g, const struct vshar
 void check_elected(struct world *w, struct node *n, uint32_t g, uint64_t term);
 void check_node(struct world *w, struct node *n);
 void check_floor(struct world *w, uint32_t g, uint64_t index);
+/* Whether this is of what the last forced promotion has lost, of the log before it. */
+bool check_is_lost(const struct world *w, uint32_t g, uint64_t index, uint64_t term);
 uint64_t check_floor_at(const struct world *w, uint32_t g, uint64_t at);
 void check_converged(struct world *w);
 bool check_settled(struct world *w);
