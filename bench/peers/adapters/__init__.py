@@ -64,3 +64,8 @@ def power_of_two(x):
 
 def values(name, *them):
     return [{name: v} for v in them]
+
+
+def beams():
+    """Of a graph over rows as they are, from fast to thorough."""
+    return values("ef", 10, 20, 30, 40, 60, 80, 120, 180, 260, 400, 600, 900, 1300)

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import voyager
 
-from . import Index, values
+from . import Index, beams
 
 
 class Voyager(Index):
@@ -12,8 +12,7 @@ class Voyager(Index):
 
     @classmethod
     def grid(cls, s):
-        ef = values("ef", 10, 20, 30, 40, 60, 80, 120, 180, 260, 400, 600, 900, 1300)
-        return [({"M": m, "efC": 200}, ef) for m in (16, 32)]
+        return [({"M": m, "efC": 200}, beams()) for m in (16, 32)]
 
     def __init__(self, s, params, threads):
         self.queries = s.queries

@@ -8,7 +8,7 @@ import tempfile
 
 import zvec
 
-from . import Index, folder_bytes, values
+from . import Index, beams, folder_bytes
 
 zvec.init(query_threads=1, log_level=zvec.LogLevel.ERROR)
 
@@ -21,8 +21,7 @@ class Graph(Index):
 
     @classmethod
     def grid(cls, s):
-        ef = values("ef", 10, 20, 30, 40, 60, 80, 120, 180, 260, 400, 600, 900, 1300)
-        return [({"M": m, "efC": 200}, ef) for m in (32, 16)]
+        return [({"M": m, "efC": 200}, beams()) for m in (32, 16)]
 
     def __init__(self, s, params, threads):
         self.queries = s.queries
