@@ -246,6 +246,11 @@ def half_closed():
         for i in (1, 2, 3):
             got, whole = answers(i, lines)
             expect(whole, f"{len(got)} of {len(lines)} requests are answered to who has closed its half: {got[-3:]}")
+    for i in (1, 2, 3) * 20:  # who is gone before the second of two answers: writing that one is no signal to die of
+        with c.connect(i) as s:
+            s.sendall(b"0 status\n1 put 0 0 k v\n2 status\n")
+    c.until("all answer still, or an end", lambda: any(p.poll() for p in c.process.values()) or all(c.status(i) for i in c.process))
+    expect([p.poll() for p in c.process.values()] == [None] * 3, "a client that is gone ends a node")
     c.end()
 
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -321,6 +322,7 @@ int main(int argc, char **argv)
     uv_signal_t interrupt, terminate;
     struct node *n;
 
+    signal(SIGPIPE, SIG_IGN); /* that a peer or a client is gone, writing says */
     options_read(&o, argc, argv);
     own_node = o.node;
     if (uv_loop_init(&loop) != 0)
