@@ -259,6 +259,30 @@ def table_line(name, what, values, note_text=""):
     say(f"| {name} | {what} | {len(values)} | {at(values, 0.5):.0f} | {at(values, 0.99):.0f} | {max(values):.0f} | {note_text} |")
 
 
+class Disk:
+    """A bare fdatasync every 20 ms: how long the disk itself stood still, and when."""
+    def __init__(self, directory):
+        self.path, self.syncs, self.stopping = os.path.join(directory, "disk"), [], threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        with open(self.path, "wb", buffering=0) as f:
+            while not self.stopping.wait(0.02):
+                begun = now_ns()
+                os.pwrite(f.fileno(), bytes(4096), 0)
+                os.fdatasync(f.fileno())
+                self.syncs.append((begun, now_ns()))
+
+    def longest(self, begun, ended):
+        """In milliseconds, of those under way within a span."""
+        return max(((b - a) / 1e6 for a, b in self.syncs if b > begun and a < ended), default=0)
+
+    def stop(self):
+        self.stopping.set()
+        self.thread.join()
+
+
 def one_failover(c, load, times):
     leader = c.wait_leader()
     before = max(load.terms) if load.terms else 0
@@ -269,19 +293,22 @@ def one_failover(c, load, times):
     times.append((span[1] - when) / 1e6)
     c.start(leader)
     time.sleep(random.uniform(0.5, 1.0))
+    return when, span[1]
 
 
 def probe_failover(directory):
-    host, times, theirs = Host(directory), [], []
+    host, times, theirs, spans = Host(directory), [], [], []
     host.wait_leader()
     load = Load(host.load(64, 0, add=True))
+    disk = Disk(directory)
     time.sleep(1)
     for k in range(args.kills):
-        one_failover(host, load, times)
+        spans.append(one_failover(host, load, times))
         if (k + 1) % 20 == 0:
             note(f"kill {k + 1}/{args.kills}: median {at(times, 0.5):.0f} ms, p99 {at(times, 0.99):.0f}")
     checked = load.finish()[-1]
     host.stop()
+    disk.stop()
     if args.etcd_load:
         etcd = Etcd(directory)
         etcd.wait_leader()
@@ -298,7 +325,8 @@ def probe_failover(directory):
     table_line("vshard", "64 in flight", times, checked)
     if theirs:
         table_line("etcd", "64 in flight", theirs)
-    return times
+    say("\nThe longest, ms, and the longest bare fdatasync beside each:",
+        ", ".join(f"{(b - a) / 1e6:.0f} ({disk.longest(a, b):.0f})" for a, b in sorted(spans, key=lambda x: x[0] - x[1])[:6]))
 
 
 def probe_transfer(directory):
