@@ -157,7 +157,10 @@ enum {
     VSHARD_IO_WRITE = 4,    /* file, offset, buffer, count -> all of it, or a status */
     VSHARD_IO_SYNC = 5,     /* file: contents and length are durable afterwards; after a failure
                                nobody knows what is, and syncing again does not help */
-    VSHARD_IO_RESIZE = 6,   /* file, offset = new length in bytes; new bytes read as zero */
+    VSHARD_IO_RESIZE = 6,   /* file, offset = new length in bytes; new bytes read as zero; with
+                               RESIZE_RESERVE -> count = bytes from the start that have their
+                               space, so that writing them finds room; ENOSPC where there is
+                               none for that. 0: this storage cannot reserve */
     VSHARD_IO_RENAME = 7,   /* path -> path_to, replacing it in one step */
     VSHARD_IO_REMOVE = 8,   /* path */
     VSHARD_IO_SYNC_DIR = 9, /* path of a directory: its entries are durable afterwards */
@@ -179,6 +182,11 @@ enum {
                                      or another: EBUSY, and nothing is done to the file. Closing
                                      it gives it back, and so does the end of the process.
                                      Storage that cannot tell ignores the flag */
+};
+
+/* Flags of VSHARD_IO_RESIZE. */
+enum {
+    VSHARD_IO_RESIZE_RESERVE = 1 /* with count = 0, for storage that does not know the flag */
 };
 
 /* One storage request. The submitter fills it in, and neither moves nor touches

@@ -234,12 +234,35 @@ static int sync_file(struct vshard_io *io)
     return status_of_call(rc);
 }
 
+/* As far as the file system can: the others say so in one way or another, and have no
+ * promise to give. */
+static int reserve(struct vshard_io *io)
+{
+    int rc = -1;
+
+    io->count = 0;
+#ifdef __linux__
+    do
+        rc = fallocate(descriptor(io), 0, 0, (off_t)io->offset);
+    while (rc != 0 && errno == EINTR);
+    if (rc != 0 && (errno == ENOSPC || errno == EDQUOT))
+        return status_of_call(rc);
+#endif
+    if (rc == 0)
+        io->count = io->offset;
+    return VSHARD_OK;
+}
+
 static int resize_file(struct vshard_io *io)
 {
-    int rc;
+    int rc = VSHARD_OK;
 
     if (!in_range(io->offset, 0))
         return VSHARD_E2BIG;
+    if ((io->flags & VSHARD_IO_RESIZE_RESERVE) != 0 && io->offset != 0)
+        rc = reserve(io);
+    if (rc != VSHARD_OK)
+        return rc;
     do
         rc = ftruncate(descriptor(io), (off_t)io->offset);
     while (rc != 0 && errno == EINTR);

@@ -53,8 +53,10 @@ struct vs_wal_file {
     uint64_t filled; /* up to where they have been */
     uint64_t end;    /* of its batches */
     uint32_t open;
-    uint32_t ready; /* batches may be written */
-    uint32_t full;  /* the next one did not fit */
+    uint32_t ready;  /* batches may be written */
+    uint32_t full;   /* the next one did not fit */
+    uint32_t old;    /* it was a segment before, so its length promises no zeros */
+    uint32_t backed; /* the length promises zeros, and has its space */
     uint32_t reserved;
 };
 

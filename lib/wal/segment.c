@@ -5,7 +5,8 @@
  * disk is met here, where nothing is at stake, and a batch's sync has no extents to
  * allocate. The zeros go out in pieces, each synced, at twice the pace at which the
  * current segment fills, so that a batch waits for them only in the first segment. Then they are
- * large pieces: each is a turn of the host, which may be a second where it is busy. The header
+ * large pieces: each is a turn of the host, which may be a second where it is busy. Where storage
+ * reserves space and batches come faster than pieces, the rest stays unwritten. The header
  * is written last: a file without one was never used.
  *
  * Once a newer segment is written to, the old one is cut to its batches, unless it is full.
@@ -142,22 +143,35 @@ static uint64_t pace(const struct vshard_wal *w)
     return used > quarter ? (used - quarter) * w->making.goal / (2 * quarter) + eighth : eighth;
 }
 
-/* The next piece of zeros, or the header when there are no more to write. */
+/* The next piece of zeros, or the header when there are no more to write. Batches of a MiB leave
+ * small pieces behind, one of which goes out with each. Where the file has its space, zeros are
+ * then left to the promise of its length: a sync that changes the file system's books is less than
+ * every byte twice. Elsewhere all that is due is one piece. */
 static bool fill_more(struct vshard_wal *w)
 {
-    uint64_t piece = vs_wal_piece(w, w->blocked ? VS_WAL_PIECES : VS_WAL_PIECE);
-    uint64_t left = w->making.goal - w->making.filled;
+    uint64_t least = vs_wal_piece(w, VS_WAL_PIECE), most = vs_wal_piece(w, VS_WAL_PIECES);
+    uint64_t left = w->making.goal - w->making.filled, to = pace(w), due;
 
     if (left == 0) {
         vs_wal_segment_write(&w->making.head, w->head_bytes);
         maker_write(w, HEADING, 0, w->head_bytes, VS_WAL_START);
         return true;
     }
-    if (w->making.filled >= pace(w)) {
+    if (w->making.filled >= to) {
         w->maker.step = FILLED;
         return false;
     }
-    maker_write(w, FILLING, w->making.filled, w->zeros, left < piece ? left : piece);
+    due = to - w->making.filled;
+    if (w->making.backed && w->current.open && due > w->making.goal / 4) {
+        w->making.filled = w->making.goal;
+        maker_io(w, PROMISED, VSHARD_IO_SYNC);
+        return true;
+    }
+    if (due < least || (w->making.backed && w->current.open))
+        due = least;
+    else if (due > most)
+        due = most;
+    maker_write(w, FILLING, w->making.filled, w->zeros, left < due ? left : due);
     return true;
 }
 
@@ -204,9 +218,12 @@ static bool maker_next(struct vshard_wal *w)
     case TAKEN: open_segment(t, 0); return true;
     case OPENING:
         t->io.offset = w->making.bytes;
+        t->io.count = 0;
+        t->io.flags = w->options.flags & VSHARD_WAL_SPARSE ? 0 : VSHARD_IO_RESIZE_RESERVE;
         maker_io(w, SIZING, VSHARD_IO_RESIZE);
         return true;
     case SIZING: /* zeros by promise are durable after a sync, too */
+        w->making.backed = !w->making.old && t->io.count >= w->making.bytes;
         if ((w->options.flags & VSHARD_WAL_SPARSE) == 0)
             return fill_more(w);
         w->making.filled = w->making.goal;
@@ -258,6 +275,7 @@ bool vs_wal_maker_step(struct vshard_wal *w)
     if (t->step == OPENING && status == VSHARD_OK) {
         w->making.file = t->io.file;
         w->making.open = 1;
+        w->making.old = t->io.count != 0;
         if (t->io.count >= w->making.bytes)
             use_spare(&w->making);
     }

@@ -34,7 +34,7 @@ struct fault_storage {
     uint64_t seen[RULES]; /* requests each rule has looked at */
     uint32_t rule_count;
     uint32_t handle_count, map_count, queue_count;
-    uint32_t defer, refuse_maps;
+    uint32_t defer, refuse_maps, refuse_reserves;
     struct handle handles[HANDLES];
     struct map maps[MAPS];
     struct map last; /* that was unmapped: nobody may touch it */
@@ -207,6 +207,8 @@ static int resize_file(struct fault_storage *fs, struct vshard_io *io)
     if (!has_room(fs, f, io->offset, &fits))
         return VSHARD_ENOSPC;
     disk_resize(f, io->offset);
+    if ((io->flags & VSHARD_IO_RESIZE_RESERVE) != 0 && !fs->refuse_reserves)
+        io->count = io->offset;
     return VSHARD_OK;
 }
 
@@ -429,7 +431,8 @@ static void check(struct fault_storage *fs, const struct vshard_io *io)
              (needs[io->op].path_to && io->path_to == NULL) ||
              (needs[io->op].buffer && io->buffer == NULL && io->count > 0))
         breach(fs, "a field the op needs is NULL", io);
-    else if (io->flags != 0 && io->op != VSHARD_IO_OPEN)
+    else if (io->flags != 0 && io->op != VSHARD_IO_OPEN &&
+             (io->op != VSHARD_IO_RESIZE || io->flags != VSHARD_IO_RESIZE_RESERVE))
         breach(fs, "a field the op does not use is set", io);
     else
         for (uint32_t i = 0; i < fs->queue_count; i++) {
@@ -612,6 +615,11 @@ void fault_storage_refuse_maps(struct fault_storage *fs, uint32_t refuse)
     fs->refuse_maps = refuse;
 }
 
+void fault_storage_refuse_reserves(struct fault_storage *fs, uint32_t refuse)
+{
+    fs->refuse_reserves = refuse;
+}
+
 void fault_storage_defer(struct fault_storage *fs, uint32_t defer)
 {
     fs->defer = defer;
@@ -720,6 +728,7 @@ struct fault_storage *fault_storage_after(struct fault_storage *fs, const struct
     disk_crash(disk, each, chosen, crash->flags & FAULT_CRASH_GARBAGE ? &seed : NULL);
     after->capacity = fs->capacity;
     after->refuse_maps = fs->refuse_maps;
+    after->refuse_reserves = fs->refuse_reserves;
     free(states);
     free(chosen);
     return after;

@@ -94,6 +94,9 @@ uint64_t fault_storage_used(const struct fault_storage *fs); /* by all files tog
 
 /* How MAP answers: with a read-only copy (0, from the start) or with ENOTSUP (1). */
 void fault_storage_refuse_maps(struct fault_storage *fs, uint32_t refuse);
+/* Whether RESIZE can reserve: it can (0, from the start) or does not know the flag (1). Space is
+ * counted by lengths either way. */
+void fault_storage_refuse_reserves(struct fault_storage *fs, uint32_t refuse);
 
 /* ---- deferred completion ----
  * With `defer` 1, a request does nothing until the test completes it, or somebody

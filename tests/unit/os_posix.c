@@ -176,6 +176,33 @@ Test(os_posix, resizes_with_zeros)
     vs_io_close(NULL, file);
 }
 
+/* Where the file system can, or it says that it cannot: never a promise without space. */
+Test(os_posix, reserves_the_space_that_it_says)
+{
+    static const uint64_t length = 1 << 20;
+    struct vshard_io io = { .op = VSHARD_IO_RESIZE, .flags = VSHARD_IO_RESIZE_RESERVE };
+    struct vshard_storage s;
+    unsigned char bytes[64] = { 1 }, zeros[64] = { 0 };
+    struct stat st;
+
+    vshard_storage_posix(&s);
+    io.file = opened(path, CREATE);
+    for (int turn = 0; turn < 3; turn++) { /* longer, shorter, and none at all */
+        io.offset = turn == 0 ? length : turn == 1 ? length / 4 : 0;
+        io.count = 0;
+        s.submit(s.ctx, &io);
+        cr_assert_eq(io.status, VSHARD_OK);
+        cr_assert_eq(stat(path, &st), 0);
+        cr_expect_eq((uint64_t)st.st_size, io.offset);
+        cr_expect(io.count == io.offset || io.count == 0);
+        cr_expect_geq((uint64_t)st.st_blocks * 512, io.count);
+        if (turn == 0)
+            cr_assert_eq(vs_io_read(NULL, io.file, length - 64, bytes, 64), VSHARD_OK);
+        cr_expect_arr_eq(bytes, zeros, 64);
+    }
+    vs_io_close(NULL, io.file);
+}
+
 Test(os_posix, refuses_ranges_no_file_has)
 {
     uint64_t file = opened(path, CREATE);

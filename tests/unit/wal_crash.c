@@ -223,6 +223,7 @@ static uint64_t run(const struct vshard_wal_options *options, uint64_t seed, uin
     };
 
     fault_storage_mkdir(r.fs, "log");
+    fault_storage_refuse_reserves(r.fs, seed & 1);
     r.options.storage = fault_storage_hook(r.fs);
     model_init(&r.model);
     cr_assert_eq(vshard_wal_open(&r.options, NULL, &r.wal), VSHARD_OK);

@@ -101,6 +101,7 @@ Test(wal_log, holds_what_was_appended_for_each_seed, .timeout = 600)
         o.flags = seed % 2 ? VSHARD_WAL_UNPACKED : 0;
         o.flags |= seed % 4 > 1 ? VSHARD_WAL_SPARSE : 0;
         o.rewrite_above = 2;
+        fault_storage_refuse_reserves(fs, seed & 1);
         run(&o, seed, 120);
         cr_expect_null(fault_storage_verdict(fs), "%s", fault_storage_verdict(fs));
         fault_storage_destroy(fs);

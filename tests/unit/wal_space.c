@@ -510,3 +510,53 @@ Test(wal_space, makes_segments_ahead_and_shortens_them_behind)
     cr_expect_geq(writes[0], writes[1] + 16, "%lu, %lu", (unsigned long)writes[0],
                   (unsigned long)writes[1]);
 }
+
+/* Batches that fill a segment faster than pieces of zeros go out beside them would each wait for
+ * the rest of the next one. Where storage has reserved its space, that rest is left unwritten, and
+ * a disk that fills up meanwhile still has room for it. */
+Test(wal_space, leaves_unwritten_what_is_reserved_and_behind)
+{
+    static unsigned char payload[60 << 10];
+    uint64_t writes[2];
+
+    for (uint32_t refuse = 0; refuse < 2; refuse++) {
+        struct fault_storage *fs = disk(1);
+        struct vshard_wal_options o = options(fs);
+        struct vshard_wal_record r[2] = { { .group = 1, .index = 1, .kind = VSHARD_WAL_ENTRY },
+                                          { .group = 2, .index = 1, .kind = VSHARD_WAL_ENTRY } };
+        struct vshard_wal_report report = { .size = sizeof report };
+        struct vshard_wal *wal;
+        uint64_t barrier = 0, batches = 0;
+
+        fault_storage_refuse_reserves(fs, refuse);
+        o.segment_bytes = 1 << 20;
+        o.flags = VSHARD_WAL_UNPACKED;
+        r[0].payload = r[1].payload = payload;
+        r[0].payload_bytes = r[1].payload_bytes = sizeof payload;
+        cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
+        cr_assert_eq(vshard_wal_append(wal, r, 2, &barrier), VSHARD_OK);
+        cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK, "the first segment is there");
+        writes[refuse] = fault_storage_count(fs, VSHARD_IO_WRITE);
+        while (length_of(fs, "log/0000000000000003.wal") == 0) {
+            r[0].index = ++r[1].index;
+            cr_assert_eq(vshard_wal_append(wal, r, 2, &barrier), VSHARD_OK);
+            cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+            cr_assert_lt(++batches, 20u);
+        }
+        fault_storage_capacity(fs, fault_storage_used(fs));
+        for (int i = 0; i < 4; i++) { /* into the third */
+            r[0].index = ++r[1].index;
+            cr_assert_eq(vshard_wal_append(wal, r, 2, &barrier), VSHARD_OK);
+            cr_assert_eq(vshard_wal_sync(wal, barrier), VSHARD_OK);
+        }
+        writes[refuse] = fault_storage_count(fs, VSHARD_IO_WRITE) - writes[refuse];
+        vshard_wal_close(wal);
+        cr_assert_eq(vshard_wal_open(&o, &report, &wal), VSHARD_OK);
+        cr_expect_eq(report.records, 2 * r[0].index);
+        vshard_wal_close(wal);
+        cr_expect_null(fault_storage_verdict(fs), "%s", fault_storage_verdict(fs));
+        fault_storage_destroy(fs);
+    }
+    cr_expect_geq(writes[1], writes[0] + 6, "%lu writes, and %lu where nothing is reserved",
+                  (unsigned long)writes[0], (unsigned long)writes[1]);
+}

@@ -2,13 +2,13 @@
  *
  * Method: exhaustion. Each operation of the log (the first append, an append behind
  * others, rotation, a cut, compaction with the removal of segments, the use of a removed one as
- * the next, the install of a snapshot, a copy forward, a witness, a settling) runs on storage whose requests wait.
- * Before and after each request is carried out the power fails, and the disk is left in
- * every state that it may be left in, unit by unit: each unsynced sector old or new, each
- * length and each name ahead or behind. Where these are more than LIMIT, they are drawn,
- * with those in which all, none, or all but one unit is new always among them. On each the
- * log is opened, must be clean or torn, hold what was acknowledged, and be exactly the
- * state at the barrier that it reports (support/wal_model.h).
+ * the next, the install of a snapshot, a copy forward, a witness, a settling) runs on storage whose
+ * requests wait. Before and after each request is carried out the power fails, and the disk is left
+ * in every state that it may be left in, unit by unit: each unsynced sector old or new, each length
+ * and each name ahead or behind. Where these are more than LIMIT, they are drawn, with those in
+ * which all, none, or all but one unit is new always among them. On each the log is opened, must be
+ * clean or torn, hold what was acknowledged, and be exactly the state at the barrier that it
+ * reports (support/wal_model.h).
  *
  * And every so often the recovery is stopped at its k-th request, for each k, the power
  * fails again, and what that leaves is opened. VSHARD_LONG raises LIMIT to where the
@@ -298,6 +298,23 @@ static void reuse(struct run *r)
     step(r);
 }
 
+/* Batches fill a segment faster than pieces of zeros go out beside them, so that much of the next
+ * one is left unwritten: from when it is made until it is written to, and a batch behind that. */
+static void overtake(struct run *r)
+{
+    uint64_t i = 1;
+
+    for (; r->wal->current.head.segment < 2; i++) {
+        cr_assert_lt(i, 40, "the second segment is not written to");
+        r->watching = r->wal->making.open;
+        put(r, 1, VSHARD_WAL_ENTRY, i, 7000);
+        step(r);
+    }
+    r->watching = 1;
+    put(r, 1, VSHARD_WAL_ENTRY, i, 7000);
+    step(r);
+}
+
 static void run(const char *name, void (*operation)(struct run *r), uint32_t flags)
 {
     struct run r = { .fs = fault_storage_create(1), .name = name, .seed = 7 };
@@ -339,6 +356,11 @@ Test(wal_states, recovers_from_all_of_a_segment_filled_with_zeros, .timeout = 30
 Test(wal_states, recovers_from_all_of_a_segment_used_again, .timeout = 3000)
 {
     run("used again", reuse, 0);
+}
+
+Test(wal_states, recovers_from_all_of_a_segment_left_unwritten, .timeout = 3000)
+{
+    run("left unwritten", overtake, 0);
 }
 
 SCENARIO(first_append)
