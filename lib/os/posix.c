@@ -235,16 +235,14 @@ static int sync_file(struct vshard_io *io)
 }
 
 /* As far as the file system can: the others say so in one way or another, and have no
- * promise to give. */
+ * promise to give. Nor has one that a signal interrupts, which might do so again for ever. */
 static int reserve(struct vshard_io *io)
 {
     int rc = -1;
 
     io->count = 0;
 #ifdef __linux__
-    do
-        rc = fallocate(descriptor(io), 0, 0, (off_t)io->offset);
-    while (rc != 0 && errno == EINTR);
+    rc = fallocate(descriptor(io), 0, 0, (off_t)io->offset);
     if (rc != 0 && (errno == ENOSPC || errno == EDQUOT))
         return status_of_call(rc);
 #endif

@@ -11,8 +11,8 @@
 enum {
     VS_WAL_WINDOW = 1 << 20, /* bytes read at a time */
     VS_WAL_NAME = 32,        /* room for "/0123456789abcdef.wal" and the longest suffix */
-    VS_WAL_PIECE = 1 << 18,  /* zeros written ahead between two batches, at most, */
-    VS_WAL_PIECES = 1 << 22, /* and in one request while a batch waits for them */
+    VS_WAL_PIECE = 1 << 18,  /* zeros written ahead between two batches, */
+    VS_WAL_PIECES = 1 << 22, /* and at most where they are late, or a batch waits for them */
     VS_WAL_SPARES = 2        /* files that the log has left, and keeps for its next segments */
 };
 

@@ -1,12 +1,12 @@
 /* segment.c - segments made ahead, shortened behind, and removed.
  *
- * A segment is made while the one before it fills: a file of its full length, in
- * which zeros have been written, not merely promised by its length, so that a full
+ * A segment is made while the one before it fills: a file of its full length, whose space
+ * storage reserves if it can and in which zeros are written, so that a full
  * disk is met here, where nothing is at stake, and a batch's sync has no extents to
  * allocate. The zeros go out in pieces, each synced, at twice the pace at which the
  * current segment fills, so that a batch waits for them only in the first segment. Then they are
- * large pieces: each is a turn of the host, which may be a second where it is busy. Where storage
- * reserves space and batches come faster than pieces, the rest stays unwritten. The header
+ * large pieces: each is a turn of the host, which may be a second where it is busy. Where space is
+ * reserved and a file is wanted sooner than its zeros are, they stay unwritten. The header
  * is written last: a file without one was never used.
  *
  * Once a newer segment is written to, the old one is cut to its batches, unless it is full.
@@ -146,10 +146,10 @@ static uint64_t pace(const struct vshard_wal *w)
 /* The next piece of zeros, or the header when there are no more to write. Batches of a MiB leave
  * small pieces behind, one of which goes out with each. Where the file has its space, zeros are
  * then left to the promise of its length: a sync that changes the file system's books is less than
- * every byte twice. Elsewhere all that is due is one piece. */
+ * every byte twice. Elsewhere pieces grow. */
 static bool fill_more(struct vshard_wal *w)
 {
-    uint64_t least = vs_wal_piece(w, VS_WAL_PIECE), most = vs_wal_piece(w, VS_WAL_PIECES);
+    uint64_t piece = vs_wal_piece(w, VS_WAL_PIECE), most = vs_wal_piece(w, VS_WAL_PIECES);
     uint64_t left = w->making.goal - w->making.filled, to = pace(w), due;
 
     if (left == 0) {
@@ -162,16 +162,16 @@ static bool fill_more(struct vshard_wal *w)
         return false;
     }
     due = to - w->making.filled;
-    if (w->making.backed && w->current.open && due > w->making.goal / 4) {
-        w->making.filled = w->making.goal;
-        maker_io(w, PROMISED, VSHARD_IO_SYNC);
-        return true;
+    if (due > w->making.goal / 4) {
+        if (w->making.backed && w->current.end > w->current.bytes / 4) {
+            w->making.filled = w->making.goal;
+            maker_io(w, PROMISED, VSHARD_IO_SYNC);
+            return true;
+        }
+        piece = due < most ? (due + VS_WAL_PAGE - 1) / VS_WAL_PAGE * VS_WAL_PAGE : most;
+        piece = piece < most ? piece : most;
     }
-    if (due < least || (w->making.backed && w->current.open))
-        due = least;
-    else if (due > most)
-        due = most;
-    maker_write(w, FILLING, w->making.filled, w->zeros, left < due ? left : due);
+    maker_write(w, FILLING, w->making.filled, w->zeros, left < piece ? left : piece);
     return true;
 }
 
@@ -219,7 +219,9 @@ static bool maker_next(struct vshard_wal *w)
     case OPENING:
         t->io.offset = w->making.bytes;
         t->io.count = 0;
-        t->io.flags = w->options.flags & VSHARD_WAL_SPARSE ? 0 : VSHARD_IO_RESIZE_RESERVE;
+        /* Not for a spare, which has its space: XFS would look for as much again. */
+        if ((w->options.flags & VSHARD_WAL_SPARSE) == 0 && !w->making.old)
+            t->io.flags = VSHARD_IO_RESIZE_RESERVE;
         maker_io(w, SIZING, VSHARD_IO_RESIZE);
         return true;
     case SIZING: /* zeros by promise are durable after a sync, too */

@@ -198,6 +198,7 @@ static int write_file(struct fault_storage *fs, struct vshard_io *io, uint32_t f
 static int resize_file(struct fault_storage *fs, struct vshard_io *io)
 {
     struct disk_file *f = file_of(fs, io, VSHARD_IO_OPEN_WRITE);
+    int reserves = (io->flags & VSHARD_IO_RESIZE_RESERVE) != 0 && !fs->refuse_reserves;
     uint64_t fits;
 
     if (f == NULL)
@@ -206,9 +207,14 @@ static int resize_file(struct fault_storage *fs, struct vshard_io *io)
         return VSHARD_E2BIG;
     if (!has_room(fs, f, io->offset, &fits))
         return VSHARD_ENOSPC;
-    disk_resize(f, io->offset);
-    if ((io->flags & VSHARD_IO_RESIZE_RESERVE) != 0 && !fs->refuse_reserves)
+    if (reserves) { /* as XFS, looks for room for all of it, whatever the file has */
+        uint64_t used = disk_bytes(fs->disk);
+
+        if (fs->capacity < used || fs->capacity - used < io->offset)
+            return VSHARD_ENOSPC;
         io->count = io->offset;
+    }
+    disk_resize(f, io->offset);
     return VSHARD_OK;
 }
 

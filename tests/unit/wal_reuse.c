@@ -107,6 +107,41 @@ Test(wal_reuse, finds_nothing_of_a_log_that_was_there_before)
     model_fini(&w.model);
 }
 
+/* Also one that is wanted at once, which a new file would be as it is: what stands in a spare is
+ * never taken for zeros. */
+Test(wal_reuse, trusts_no_length_of_a_spare)
+{
+    struct fault_storage *fs = disk(1);
+    struct vshard_wal_options o = options(fs);
+    struct vshard_wal_report report = { .size = sizeof report };
+    struct writer w = { .seed = 1 };
+    uint64_t i = 1;
+
+    o.flags = VSHARD_WAL_UNPACKED;
+    model_init(&w.model);
+    open_log(&w, &o);
+    /* Until one is being filled with zeros, and the current segment is far enough. */
+    for (;
+         !w.wal->making.old || w.wal->making.ready || w.wal->current.end < w.wal->current.bytes / 3;
+         i++) {
+        cr_assert_lt(i, (uint64_t)2000);
+        put(&w, 1, VSHARD_WAL_ENTRY, i, 500);
+        if (i > 4)
+            put(&w, 1, VSHARD_WAL_MARK, i - 2, 10);
+        cr_assert_eq(vshard_wal_poll(w.wal, NULL), VSHARD_OK);
+    }
+    cr_assert_eq(vshard_wal_rotate(w.wal, 0), VSHARD_OK);
+    put(&w, 1, VSHARD_WAL_ENTRY, i, 500);
+    cr_assert_eq(vshard_wal_poll(w.wal, NULL), VSHARD_OK);
+    cr_assert_neq(w.wal->current.head.ahead, 0, "the spare is not used");
+    fs = stop(&w, fs, &o);
+    cr_assert_eq(vshard_wal_open(&o, &report, &w.wal), VSHARD_OK);
+    cr_expect_eq(report.verdict, VSHARD_WAL_CLEAN);
+    vshard_wal_close(w.wal);
+    model_fini(&w.model);
+    fault_storage_destroy(fs);
+}
+
 /* After an older superblock had to do, numbers are given again that stand in files of before. */
 Test(wal_reuse, hears_no_witness_from_before_a_salvage)
 {
@@ -146,9 +181,9 @@ Test(wal_reuse, hears_no_witness_from_before_a_salvage)
         vshard_wal_close(w.wal);
         o.flags = 0;
         o.storage = fault_storage_hook(after);
-        cr_assert_eq(vshard_wal_open(&o, &r, &w.wal), VSHARD_OK, "seed %lu: verdict %u at %lu of %lu",
-                     (unsigned long)seed, r.verdict, (unsigned long)r.barrier,
-                     (unsigned long)barrier);
+        cr_assert_eq(vshard_wal_open(&o, &r, &w.wal), VSHARD_OK,
+                     "seed %lu: verdict %u at %lu of %lu", (unsigned long)seed, r.verdict,
+                     (unsigned long)r.barrier, (unsigned long)barrier);
         cr_assert_eq(r.barrier, barrier);
         vshard_wal_close(w.wal);
         fault_storage_destroy(after);
@@ -201,9 +236,11 @@ Test(wal_reuse, leaves_nothing_under_a_key_that_is_no_longer_needed)
     o.flags = VSHARD_WAL_UNPACKED;
     cr_assert_eq(vshard_wal_open(&o, NULL, &wal), VSHARD_OK);
     for (uint64_t i = 1; i < 1000; i++) {
-        r = (struct vshard_wal_record){
-            .group = 1, .index = i, .kind = VSHARD_WAL_ENTRY, .payload = secret, .payload_bytes = 600
-        };
+        r = (struct vshard_wal_record){ .group = 1,
+                                        .index = i,
+                                        .kind = VSHARD_WAL_ENTRY,
+                                        .payload = secret,
+                                        .payload_bytes = 600 };
         if (i == 300 && vshard_wal_rotate(wal, 1) != VSHARD_OK)
             break; /* a build without libsodium */
         cr_assert_eq(vshard_wal_append(wal, &r, 1, NULL), VSHARD_OK);
@@ -293,9 +330,9 @@ static void fill_small_disk(int rotate_every)
             refused++;
         vshard_wal_poll(wal, NULL);
         if (r.index > marked + 60) {
-            const struct vshard_wal_record m = {
-                .group = 1, .index = r.index - 30, .kind = VSHARD_WAL_MARK
-            };
+            const struct vshard_wal_record m = { .group = 1,
+                                                 .index = r.index - 30,
+                                                 .kind = VSHARD_WAL_MARK };
 
             if (vshard_wal_append(wal, &m, 1, NULL) == VSHARD_OK)
                 marked = m.index;
