@@ -146,11 +146,11 @@ static uint64_t pace(const struct vshard_wal *w)
 /* The next piece of zeros, or the header when there are no more to write. Batches of a MiB leave
  * small pieces behind, one of which goes out with each. Where the file has its space, zeros are
  * then left to the promise of its length: a sync that changes the file system's books is less than
- * every byte twice. Elsewhere pieces grow. */
+ * every byte twice. Elsewhere pieces are large. */
 static bool fill_more(struct vshard_wal *w)
 {
-    uint64_t piece = vs_wal_piece(w, VS_WAL_PIECE), most = vs_wal_piece(w, VS_WAL_PIECES);
-    uint64_t left = w->making.goal - w->making.filled, to = pace(w), due;
+    uint64_t piece = vs_wal_piece(w, VS_WAL_PIECE), to = pace(w);
+    uint64_t left = w->making.goal - w->making.filled;
 
     if (left == 0) {
         vs_wal_segment_write(&w->making.head, w->head_bytes);
@@ -161,15 +161,13 @@ static bool fill_more(struct vshard_wal *w)
         w->maker.step = FILLED;
         return false;
     }
-    due = to - w->making.filled;
-    if (due > w->making.goal / 4) {
+    if (to - w->making.filled > w->making.goal / 4) {
         if (w->making.backed && w->current.end > w->current.bytes / 4) {
             w->making.filled = w->making.goal;
             maker_io(w, PROMISED, VSHARD_IO_SYNC);
             return true;
         }
-        piece = due < most ? (due + VS_WAL_PAGE - 1) / VS_WAL_PAGE * VS_WAL_PAGE : most;
-        piece = piece < most ? piece : most;
+        piece = vs_wal_piece(w, VS_WAL_PIECES);
     }
     maker_write(w, FILLING, w->making.filled, w->zeros, left < piece ? left : piece);
     return true;
