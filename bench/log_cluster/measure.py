@@ -259,6 +259,10 @@ def table_line(name, what, values, note_text=""):
     say(f"| {name} | {what} | {len(values)} | {at(values, 0.5):.0f} | {at(values, 0.99):.0f} | {max(values):.0f} | {note_text} |")
 
 
+def milliseconds(span):
+    return (span[1] - span[0]) / 1e6
+
+
 class Disk:
     """A bare fdatasync every 20 ms: how long the disk itself stood still, and when."""
     def __init__(self, directory):
@@ -276,21 +280,21 @@ class Disk:
 
     def longest(self, begun, ended):
         """In milliseconds, of those under way within a span."""
-        return max(((b - a) / 1e6 for a, b in self.syncs if b > begun and a < ended), default=0)
+        return max((milliseconds(x) for x in self.syncs if x[1] > begun and x[0] < ended), default=0)
 
     def stop(self):
         self.stopping.set()
         self.thread.join()
 
 
-def one_failover(c, load, times):
+def one_failover(c, load):
+    """When the leader was killed, and when the first write after it was acknowledged."""
     leader = c.wait_leader()
     before = max(load.terms) if load.terms else 0
     when = c.kill(leader)
     term, span = load.next_term(before, 60)
     if term is None:
         sys.exit(f"measure.py: FAILED: no write was acknowledged within 60 s of a kill ({c.name})")
-    times.append((span[1] - when) / 1e6)
     c.start(leader)
     time.sleep(random.uniform(0.5, 1.0))
     return when, span[1]
@@ -303,7 +307,8 @@ def probe_failover(directory):
     disk = Disk(directory)
     time.sleep(1)
     for k in range(args.kills):
-        spans.append(one_failover(host, load, times))
+        spans.append(one_failover(host, load))
+        times.append(milliseconds(spans[-1]))
         if (k + 1) % 20 == 0:
             note(f"kill {k + 1}/{args.kills}: median {at(times, 0.5):.0f} ms, p99 {at(times, 0.99):.0f}")
     checked = load.finish()[-1]
@@ -316,7 +321,7 @@ def probe_failover(directory):
         time.sleep(2)
         for k in range(args.etcd_kills):
             note(f"etcd, kill {k + 1}/{args.etcd_kills}")
-            one_failover(etcd, load, theirs)
+            theirs.append(milliseconds(one_failover(etcd, load)))
             time.sleep(3)
         load.finish()
         etcd.stop()
@@ -326,7 +331,7 @@ def probe_failover(directory):
     if theirs:
         table_line("etcd", "64 in flight", theirs)
     say("\nThe longest, ms, and the longest bare fdatasync beside each:",
-        ", ".join(f"{(b - a) / 1e6:.0f} ({disk.longest(a, b):.0f})" for a, b in sorted(spans, key=lambda x: x[0] - x[1])[:6]))
+        ", ".join(f"{milliseconds(x):.0f} ({disk.longest(*x):.0f})" for x in sorted(spans, key=milliseconds)[:-7:-1]))
 
 
 def probe_transfer(directory):
