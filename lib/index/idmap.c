@@ -45,7 +45,7 @@ static void set_entry(struct vs_idtable *table, uint64_t at, uint32_t slot)
 /* Where an id would be if it were alone. */
 static uint64_t home_of(const struct vs_idmap *map, const struct vs_idtable *table, uint64_t id)
 {
-    return vs_mix64(id ^ map->seed) & (table->cap - 1);
+    return (table->direct ? id : vs_mix64(id ^ map->seed)) & (table->cap - 1);
 }
 
 /* The entry that holds the id, or the empty one where it would go; and what is in it. */
@@ -54,6 +54,10 @@ static uint64_t probe(const struct vs_idmap *map, const struct vs_idtable *table
 {
     uint64_t mask = table->cap - 1, at = home_of(map, table, id);
 
+    if (table->direct) {
+        *slot = at == id ? entry(table, at) : VS_SLOT_NONE;
+        return at;
+    }
     while ((*slot = entry(table, at)) != VS_SLOT_NONE && row_id(map, *slot) != id)
         at = (at + 1) & mask;
     return at;
@@ -71,26 +75,48 @@ uint64_t vs_idmap_cap_for(const struct vs_idmap *map, uint64_t count)
     return grown_cap(vs_idmap_cap(map) ? vs_idmap_cap(map) : CAP_MIN, count);
 }
 
-static int replace(struct vs_idmap *map, uint64_t cap, const struct vshard_allocator *a,
-                   struct vs_idtable **old)
+/* The id that an entry is of, or 0 if it is empty. */
+static uint64_t id_at(const struct vs_idmap *map, const struct vs_idtable *table, uint64_t at)
+{
+    uint32_t slot = entry(table, at);
+
+    return slot == VS_SLOT_NONE ? 0 : table->direct ? at : row_id(map, slot);
+}
+
+/* Are all ids, those there and those up to `largest`, numbers of entries? */
+static bool fits(const struct vs_idmap *map, uint64_t cap, uint64_t largest)
+{
+    const struct vs_idtable *table = vs_idmap_table(map);
+
+    for (uint64_t i = 0; table != NULL && largest < cap && i < table->cap; i++) {
+        uint64_t id = id_at(map, table, i);
+
+        largest = id > largest ? id : largest;
+    }
+    return largest < cap;
+}
+
+static int replace(struct vs_idmap *map, uint64_t cap, uint64_t largest,
+                   const struct vshard_allocator *a, struct vs_idtable **old)
 {
     struct vs_idtable *table = vs_idmap_table(map), *grown;
     uint32_t none;
 
     *old = NULL;
-    if (table != NULL && cap == table->cap)
+    if (table != NULL && cap == table->cap && (!table->direct || largest < cap))
         return VSHARD_OK;
     grown = vs_alloc(a, vs_idtable_bytes(cap));
     if (grown == NULL)
         return VSHARD_ENOMEM;
     grown->cap = cap;
+    grown->direct = fits(map, cap, largest);
     for (uint64_t i = 0; i < cap; i++)
         atomic_init(&grown->slots[i], VS_SLOT_NONE);
     for (uint64_t i = 0; table != NULL && i < table->cap; i++) {
         uint32_t slot = entry(table, i);
 
         if (slot != VS_SLOT_NONE)
-            set_entry(grown, probe(map, grown, row_id(map, slot), &none), slot);
+            set_entry(grown, probe(map, grown, id_at(map, table, i), &none), slot);
     }
     atomic_store_explicit(&map->table, grown, memory_order_release);
     atomic_store(&map->bytes, vs_idtable_bytes(cap));
@@ -98,15 +124,15 @@ static int replace(struct vs_idmap *map, uint64_t cap, const struct vshard_alloc
     return VSHARD_OK;
 }
 
-int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, const struct vshard_allocator *a,
-                     struct vs_idtable **old)
+int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, uint64_t largest,
+                     const struct vshard_allocator *a, struct vs_idtable **old)
 {
-    return replace(map, vs_idmap_cap_for(map, count), a, old);
+    return replace(map, vs_idmap_cap_for(map, count), largest, a, old);
 }
 
 int vs_idmap_cut(struct vs_idmap *map, const struct vshard_allocator *a, struct vs_idtable **old)
 {
-    return replace(map, grown_cap(CAP_MIN, map->count), a, old);
+    return replace(map, grown_cap(CAP_MIN, map->count), 0, a, old);
 }
 
 /* While entries are moved, one may be missed; so the search is repeated until none was. */
@@ -188,9 +214,13 @@ uint32_t vs_idmap_remove(struct vs_idmap *map, uint64_t id)
     hole = probe(map, table, id, &slot);
     if (slot == VS_SLOT_NONE)
         return VS_SLOT_NONE;
-    turn_on(map);
-    close_hole(map, table, hole);
-    turn_on(map);
+    if (table->direct) {
+        set_entry(table, hole, VS_SLOT_NONE);
+    } else {
+        turn_on(map);
+        close_hole(map, table, hole);
+        turn_on(map);
+    }
     map->count--;
     return slot;
 }

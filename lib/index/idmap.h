@@ -1,10 +1,12 @@
 /* idmap.h - from the caller's id to the slot that holds the vector.
  *
- * A hash table of slots only, 4 bytes an entry: the id itself stands in the row. The hash takes
- * the index's seed, so that who does not know it cannot choose ids that fall on one place.
- * Linear probing; removal shifts the followers back, so there are no tombstones and
- * a table never gets slower with age. Its layout depends on its history, so digests
- * and files speak of rows and never of the table.
+ * A table of slots only, 4 bytes an entry. Where all ids are below its size, as those that
+ * count from 0 on, it is direct: an id is its own place, and neighbours in the list of a
+ * filter are neighbours here. Else it is a hash table of the same size: the id itself stands in
+ * the row. The hash takes the index's seed, so that who does not know it cannot choose ids that
+ * fall on one place. Linear probing; removal shifts the followers back, so there are no
+ * tombstones and a table never gets slower with age. Its layout depends on its history, so
+ * digests and files speak of rows and never of the table.
  *
  * Readers look up ids while the writer changes the table. An entry is one word; only a
  * removal moves entries that others may be looking for, and `turn` tells. */
@@ -34,6 +36,7 @@ enum {
 
 struct vs_idtable {
     uint64_t cap;             /* a power of two */
+    uint64_t direct;          /* 1: the entry of an id is the one with its number */
     _Atomic uint32_t slots[]; /* [cap], VS_SLOT_NONE where empty */
 };
 
@@ -70,10 +73,11 @@ uint64_t vs_idmap_cap_for(const struct vs_idmap *map, uint64_t count);
 void vs_idmap_init(struct vs_idmap *map, const struct vs_column *rows, uint64_t seed);
 void vs_idmap_fini(struct vs_idmap *map, const struct vshard_allocator *a);
 
-/* Makes room for `count` ids in all. On failure the map is as it was. *old is the table
- * that was replaced, to be freed when no reader can know it any more, or NULL. */
-int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, const struct vshard_allocator *a,
-                     struct vs_idtable **old);
+/* Makes room for `count` ids in all, of which those to come are at most `largest`. On failure
+ * the map is as it was. *old is the table that was replaced, to be freed when no reader can know
+ * it any more, or NULL. */
+int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, uint64_t largest,
+                     const struct vshard_allocator *a, struct vs_idtable **old);
 /* A table that is as small as it may be for the ids that are there; *old as above. */
 int vs_idmap_cut(struct vs_idmap *map, const struct vshard_allocator *a, struct vs_idtable **old);
 void vs_idtable_free(struct vs_idtable *table, const struct vshard_allocator *a);

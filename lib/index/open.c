@@ -370,8 +370,16 @@ static int reserve_ids(struct vshard_index *x)
 {
     uint32_t slots = atomic_load(&x->slot_count);
     struct vs_idtable *none;
-    int rc = vs_idmap_reserve(&x->ids, x->live, x->allocator, &none);
+    uint64_t largest = 0;
+    int rc;
 
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        const struct vs_row *row = vs_row_at(x, slot);
+
+        if (atomic_load(&row->state) == VS_ROW_LIVE && row->id > largest)
+            largest = row->id;
+    }
+    rc = vs_idmap_reserve(&x->ids, x->live, largest, x->allocator, &none);
     if (rc == VSHARD_OK && x->mapping.bytes == NULL)
         rc = vs_column_reserve(&x->links, slots, x->allocator);
     return rc < 0 ? rc : vs_scan_reserve_rows(x, slots);

@@ -194,11 +194,18 @@ static int check_bytes(const struct vshard_index *x, const struct plan *p, uint6
 }
 
 /* Readers may look ids up in a table that is too small meanwhile. */
-static int reserve_ids(struct vshard_index *x, uint64_t count)
+static int reserve_ids(struct vshard_index *x, const struct plan *p)
 {
     struct vs_idtable *old;
-    int rc = vs_idmap_reserve(&x->ids, count, x->allocator, &old);
+    uint64_t largest = 0;
+    int rc;
 
+    for (uint32_t i = 0; i < p->count; i++) {
+        uint64_t id = p->ids[p->order[i]];
+
+        largest = id > largest ? id : largest;
+    }
+    rc = vs_idmap_reserve(&x->ids, x->live + p->count, largest, x->allocator, &old);
     if (old != NULL)
         vs_readers_drain(x);
     vs_idtable_free(old, x->allocator);
@@ -242,7 +249,7 @@ static int reserve_rows(struct vshard_index *x, struct plan *p)
     if (rc == VSHARD_OK)
         rc = vs_column_reserve(&x->links, slots, x->allocator);
     if (rc == VSHARD_OK)
-        rc = reserve_ids(x, x->live + p->count);
+        rc = reserve_ids(x, p);
     if (rc == VSHARD_OK)
         rc = vs_scan_reserve_rows(x, slots);
     if (rc == VSHARD_OK)
