@@ -7,19 +7,18 @@
  * to place memory in the middle of an index's life. */
 #include <criterion/criterion.h>
 
+#include <errno.h>
 #include <unistd.h>
 
 #include "index/state.h"
 #include "support/fault_alloc.h"
 #include "support/fault_storage.h"
 #include "support/index_data.h"
+#include "support/refuse_call.h"
 #include "support/sanitized.h"
 #include "support/smaps.h"
 
-#if defined(VS_HAVE_HWLOC) && defined(__linux__)
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
+#ifdef __linux__
 #include <sys/syscall.h>
 #endif
 
@@ -439,21 +438,6 @@ Test(index_memory, every_large_block_of_a_placed_index_is_bound_to_its_node)
     free_rows(&r);
 }
 
-/* From now on the kernel refuses mbind() to this process. */
-static bool forbid_binding(void)
-{
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mbind, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | 1), /* EPERM */
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog filter = { VS_COUNT(code), code };
-
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
-}
-
 Test(index_memory, an_index_is_unchanged_when_the_system_stops_placing_memory)
 {
     struct vshard_index_options o = small_options(D, VSHARD_METRIC_IP, VSHARD_ELEMENT_F32);
@@ -468,7 +452,7 @@ Test(index_memory, an_index_is_unchanged_when_the_system_stops_placing_memory)
     if (x != NULL) {
         add_rows(x, r.ids, r.vectors, 900);
         digest = digest_of(x);
-        if (!forbid_binding()) {
+        if (!refuse_call(SYS_mbind, EPERM)) {
             printf("index_memory: skipped, no filter of system calls here\n");
         } else {
             cr_expect_eq(vshard_index_add(x, r.ids, r.vectors, ROWS), VSHARD_ENOMEM);

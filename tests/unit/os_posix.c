@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "os/os.h"
+#include "support/refuse_call.h"
 
 enum { WRITE = VSHARD_IO_OPEN_WRITE, CREATE = VSHARD_IO_OPEN_WRITE | VSHARD_IO_OPEN_CREATE };
 
@@ -202,6 +203,52 @@ Test(os_posix, reserves_the_space_that_it_says)
     }
     vs_io_close(NULL, io.file);
 }
+
+#ifdef SYS_fallocate
+/* What is answered to a request for room, by a file of two bytes and a kernel that refuses so. */
+static void expect_refused(int error, int32_t status, uint64_t bytes)
+{
+    struct vshard_io io = { .op = VSHARD_IO_RESIZE, .flags = VSHARD_IO_RESIZE_RESERVE };
+    struct vshard_storage s;
+    struct stat st;
+
+    vshard_storage_posix(&s);
+    put(path, "ab");
+    io.file = opened(path, WRITE);
+    io.offset = 1 << 20;
+    io.count = 7;
+    if (!refuse_call(SYS_fallocate, error)) {
+        printf("os_posix: skipped, no filter of system calls here\n");
+    } else {
+        s.submit(s.ctx, &io);
+        cr_expect_eq(io.status, status, "%s", vshard_strerror(io.status));
+        cr_expect_eq(io.count, 0, "%llu bytes are promised", (unsigned long long)io.count);
+        cr_assert_eq(stat(path, &st), 0);
+        cr_expect_eq((uint64_t)st.st_size, bytes);
+    }
+    vs_io_close(NULL, io.file);
+}
+
+Test(os_posix, promises_no_room_where_the_file_system_cannot_reserve)
+{
+    expect_refused(EOPNOTSUPP, VSHARD_OK, 1 << 20);
+}
+
+Test(os_posix, promises_no_room_where_a_signal_comes_between)
+{
+    expect_refused(EINTR, VSHARD_OK, 1 << 20);
+}
+
+Test(os_posix, a_file_stays_as_long_as_it_was_where_there_is_no_room_to_reserve)
+{
+    expect_refused(ENOSPC, VSHARD_ENOSPC, 2);
+}
+
+Test(os_posix, a_file_stays_as_long_as_it_was_where_the_quota_is_used_up)
+{
+    expect_refused(EDQUOT, VSHARD_ENOSPC, 2);
+}
+#endif
 
 Test(os_posix, refuses_ranges_no_file_has)
 {
