@@ -243,6 +243,7 @@ int main(int argc, char **argv)
     struct bench_vectors base, query;
     double one, many;
 
+    bench_usage(argc, argv, 2, "[set [rows]]");
     overhead();
     cached();
     bench_read(&base, set, "base.npy", rows, false);

@@ -102,13 +102,14 @@ static double kill_once(struct cluster *c, uint64_t *searches, uint64_t *failed)
     return (double)killed * 1e-6;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct vshard_node_options o = { .segment_bytes = 65536, .write_ns = 5000 * MS };
     struct cluster *c = cluster_create(5, 5, 1, &o);
     double took[KILLS];
     uint64_t searches = 0, failed = 0;
 
+    bench_usage(argc, argv, 0, "");
     c->disk_ns = 4 * MS;
     create(c);
     for (int i = 0; i < KILLS; i++)

@@ -165,6 +165,7 @@ int main(int argc, char **argv)
                 batches = parse(argc > 3 ? argv[3] : "4096,0"),
                 threads = parse(argc > 4 ? argv[4] : "1,2");
 
+    bench_usage(argc, argv, 6, "[set [rows,... [batch,... [threads,... [m [ef_construction]]]]]]");
     b.m = argc > 5 ? (uint32_t)atoi(argv[5]) : 16;
     b.ef_construction = argc > 6 ? (uint32_t)atoi(argv[6]) : 200;
     read_set(&b, &rows);

@@ -16,6 +16,7 @@
 
 #include <vshard/index.h>
 
+#include "support/bench.h"
 #include "support/random.h"
 
 enum { DIM = 100, K = 10, CASES = 3, QUERIES_MOST = 256 };
@@ -91,6 +92,7 @@ int main(int argc, char **argv)
     size_t cut[CASES] = { 0 };
     struct vshard_index *flat, *graph;
 
+    bench_usage(argc, argv, 4, "[rows [tries [longest [queries]]]]");
     if (longest < 2 || queries < 1 || queries > QUERIES_MOST || rows < queries)
         return 1;
     for (int c = 0; c < CASES; c++)

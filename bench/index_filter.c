@@ -355,6 +355,7 @@ int main(int argc, char **argv)
     struct bench b = { .rows = argc > 2 ? strtoull(argv[2], NULL, 10) : 100000,
                        .queries = argc > 3 ? strtoull(argv[3], NULL, 10) : 200 };
 
+    bench_usage(argc, argv, 4, "[set [rows [queries [ids|bits|call|where]]]]");
     b.form = strcmp(form, "ids") == 0     ? VSHARD_FILTER_IDS
              : strcmp(form, "call") == 0  ? VSHARD_FILTER_CALL
              : strcmp(form, "where") == 0 ? VSHARD_FILTER_WHERE

@@ -567,6 +567,7 @@ int main(int argc, char **argv)
     const char *asked = argc > 1 ? argv[1] : "churn,half,thin,remove,beside,saving";
     struct bench b = { .set = argc > 2 ? argv[2] : "glove30k", .seed = 1 };
 
+    bench_usage(argc, argv, 4, "[probe,... [set [rows [m]]]]");
     bench_read(&b.base, b.set, "base.npy", 0, false);
     bench_read(&b.query, b.set, "query.npy", QUERIES, false);
     b.rows = argc > 3 ? strtoul(argv[3], NULL, 10) : b.base.rows;

@@ -282,6 +282,7 @@ int main(int argc, char **argv)
     double efs[EF_COUNT_MAX];
     size_t count = parse_list(argc > 2 ? argv[2] : "16,32,64,128,256", efs);
 
+    bench_usage(argc, argv, 99, "[set [ef,ef,... [f16] [lean] [m16]]]");
     for (int i = 3; i < argc; i++) {
         halves |= strcmp(argv[i], "f16") == 0;
         b.profile |= strcmp(argv[i], "lean") == 0 ? VSHARD_PROFILE_LEAN : 0;

@@ -26,6 +26,7 @@
 
 #include "kernel/kernel.h"
 #include "os/os.h"
+#include "support/bench.h"
 
 enum { REPEATS_DEFAULT = 15, BATCH = 32, CACHED_ROWS = 64, OFFERS_FOR_ENTRY = 32, KEYS = 1 << 18 };
 
@@ -319,6 +320,7 @@ int main(int argc, char **argv)
     size_t count = 0;
     struct vs_kernel kernel;
 
+    bench_usage(argc, argv, 1, "[repeats]");
     if (data == NULL || sample == NULL || repeats == 0)
         return 1;
     for (size_t i = 0; i < DATA_BYTES; i += 4) { /* floats of [1, 2) whose bytes are codes */

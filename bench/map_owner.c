@@ -17,6 +17,8 @@
 
 #include <vshard/map.h>
 
+#include "support/bench.h"
+
 enum { REPEATS_DEFAULT = 31, KEYS = 65536, POINTS = 128, SHARDS_MAX = 1024 };
 
 static double now_ns(void)
@@ -181,6 +183,7 @@ int main(int argc, char **argv)
     static struct vshard_key keys[KEYS];
     size_t repeats = argc > 1 ? strtoul(argv[1], NULL, 10) : REPEATS_DEFAULT;
 
+    bench_usage(argc, argv, 1, "[repeats]");
     if (repeats == 0)
         return 1;
     for (uint32_t i = 0; i < KEYS; i++)

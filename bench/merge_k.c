@@ -27,6 +27,8 @@
 
 #include <vshard/merge.h>
 
+#include "support/bench.h"
+
 enum { REPEATS_DEFAULT = 41, PER_LIST = 100, LISTS_MAX = 256, QUERIES = 16, K_MAX = 100, WAYS = 6 };
 
 struct query {
@@ -296,6 +298,7 @@ int main(int argc, char **argv)
     size_t repeats = argc > 1 ? strtoul(argv[1], NULL, 10) : REPEATS_DEFAULT;
     struct query *queries = calloc(QUERIES, sizeof *queries);
 
+    bench_usage(argc, argv, 1, "[repeats]");
     if (queries == NULL || repeats == 0)
         return 1;
     puts(

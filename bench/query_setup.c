@@ -78,6 +78,7 @@ int main(int argc, char **argv)
     const char *const *dims = argc > 1 ? (const char *const *)argv : usual;
     int count = argc > 1 ? argc : (int)VS_COUNT(usual);
 
+    bench_usage(argc, argv, 99, "[dim ...]");
     printf("dim\tset-up, us\taxes, bytes\taxes read, us\n");
     for (int i = 1; i < count; i++) {
         struct bench_vectors base, query;

@@ -25,6 +25,8 @@
 
 #include <vshard/log.h>
 
+#include "support/bench.h"
+
 enum { BYTES = 256, REPLICAS = 3, QUEUE = 256, WARM_UP = 8000, SECOND = 1000000000 };
 
 struct packet {
@@ -446,6 +448,7 @@ int main(int argc, char **argv)
     double for_seconds = argc > 1 ? strtod(argv[1], NULL) : 2;
     uint32_t groups = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 10000;
 
+    bench_usage(argc, argv, 3, "[seconds [message|calls|idle [groups]]]");
     if (strcmp(what, "idle") != 0) {
         puts("batch\tentries_per_cpu_s\tallocations_per_entry");
         for (uint32_t batch = 1; batch <= 1024; batch = batch == 1 ? 64 : batch * 16)

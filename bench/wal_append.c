@@ -23,6 +23,8 @@
 
 #include <vshard.h>
 
+#include "support/bench.h"
+
 enum { LATENCIES = 1 << 20 };
 
 static double latency_us[LATENCIES];
@@ -252,6 +254,7 @@ int main(int argc, char **argv)
     double seconds = argc > 2 ? atof(argv[2]) : 1.0;
     uint64_t records = argc > 3 ? strtoull(argv[3], NULL, 10) : 1000000;
 
+    bench_usage(argc, argv, 3, "[directory [seconds [records]]]");
     if (argc > 1)
         snprintf(path, sizeof path, "%s", argv[1]);
     else

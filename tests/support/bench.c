@@ -18,6 +18,23 @@ double bench_seconds(clockid_t clock)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+void bench_usage(int argc, char **argv, int most, const char *arguments)
+{
+    for (int i = 1; i < argc; i++) {
+        bool asked = strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
+
+        if (!asked && argv[i][0] != '-' && i <= most)
+            continue;
+        if (!asked)
+            fprintf(stderr, "%s: not understood: %s\n", argv[0], argv[i]);
+        fprintf(asked ? stdout : stderr,
+                "usage: %s%s%s\nWhat it measures, and how, is told where %s.c begins.\n", argv[0],
+                *arguments ? " " : "", arguments,
+                strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0]);
+        exit(asked ? 0 : 2);
+    }
+}
+
 void bench_die(const char *what, const char *why)
 {
     fprintf(stderr, "bench: %s: %s\n", what, why);

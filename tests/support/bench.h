@@ -11,6 +11,10 @@
 
 double bench_seconds(clockid_t clock);
 
+/* Says how the program is called if it is asked with --help or -h, and ends the process; so, too,
+ * if there is another option, or there are more than `most` arguments. */
+void bench_usage(int argc, char **argv, int most, const char *arguments);
+
 /* Ends the process with a line of reason. */
 void bench_die(const char *what, const char *why);
 void bench_must(const char *what, int status);
