@@ -30,8 +30,10 @@
  *
  * Everything here is integers, or sums in one fixed order, so the calibration is a
  * function of the index and takes part in its digest. What is derived
- * from it for a search is not: there ef and recall are interpolated, linearly between
- * the beams that were measured, and between k of 1, 10 and 100 by a power of k. */
+ * from it for a search is not: there ef and recall are interpolated, between the beams that were
+ * measured as if what is missed fell by a power of ef (on a straight line between 8 and 12 a beam
+ * of 10 would find 0.015 more than is expected of it), and between k of 1, 10 and 100 by a power
+ * of k. */
 #include "index/state.h"
 
 #include <math.h>
@@ -590,18 +592,18 @@ static size_t widest(const struct vs_calibration *c, size_t k)
  * narrower than what it is to find: callers see to that, once they have gone between ks. */
 static double beam_for(const struct vs_calibration *c, size_t k, double recall)
 {
+    double least = 0.5 / (double)(c->asked * wanted(c, k)); /* where none was missed */
     size_t e = 0, last = widest(c, k);
-    double ef;
 
     while (e < last && recall_at(c, k, e) < recall)
         e++;
-    ef = efs[e];
     if (e > 0 && recall_at(c, k, e) > recall) {
-        double low = recall_at(c, k, e - 1), high = recall_at(c, k, e);
+        double many = 1 - recall_at(c, k, e - 1), few = fmax(1 - recall_at(c, k, e), least);
+        double way = fmin(log(many / (1 - recall)) / log(many / few), 1);
 
-        ef = efs[e - 1] + (ef - efs[e - 1]) * (recall - low) / (high - low);
+        return efs[e - 1] * pow((double)efs[e] / efs[e - 1], way);
     }
-    return ef;
+    return efs[e];
 }
 
 /* The two of ks that k is between, and the power of the step from the first to the
