@@ -177,8 +177,8 @@ static void mark_one(const struct vshard_index *x, struct vs_filter *f, struct v
 }
 
 /* Looks up ids that are on their way from memory together. */
-static void mark_ids(const struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
-                     const uint64_t *ids, uint32_t count)
+static void mark_by_map(const struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
+                        const uint64_t *ids, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
         vs_idmap_prefetch(&x->ids, ids[i]);
@@ -186,6 +186,36 @@ static void mark_ids(const struct vshard_index *x, struct vs_filter *f, struct v
         vs_idmap_prefetch_row(&x->ids, ids[i]);
     for (uint32_t i = 0; i < count; i++)
         mark_one(x, f, s, vs_find_visible(x, ids[i], s->position));
+}
+
+/* Ids that count from 0 on are often the slots themselves, so that is tried first: it saves
+ * one of two accesses, or two of three where ids are hashed. Where it is mostly in vain, as after a
+ * bulk load, whose rows lie beside those near them, it is not tried again: it would be one more. */
+static void mark_ids(const struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
+                     const uint64_t *ids, uint32_t count)
+{
+    uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire), rest = 0;
+    uint64_t others[BATCH];
+
+    if (f->ids_differ) {
+        mark_by_map(x, f, s, ids, count);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (ids[i] < slots)
+            __builtin_prefetch(vs_row_at(x, (uint32_t)ids[i]), 0, 3);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t slot = (uint32_t)ids[i];
+
+        if (ids[i] < slots && vs_row_visible(x, slot, s->position) &&
+            vs_row_at(x, slot)->id == ids[i])
+            mark_one(x, f, s, slot);
+        else
+            others[rest++] = ids[i];
+    }
+    f->ids_differ = rest > count / 2;
+    mark_by_map(x, f, s, others, rest);
 }
 
 static int list_ids(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s)

@@ -96,20 +96,20 @@ static bool fits(const struct vs_idmap *map, uint64_t cap, uint64_t largest)
     return largest < cap;
 }
 
-static int replace(struct vs_idmap *map, uint64_t cap, uint64_t largest,
+static int replace(struct vs_idmap *map, uint64_t cap, bool direct,
                    const struct vshard_allocator *a, struct vs_idtable **old)
 {
     struct vs_idtable *table = vs_idmap_table(map), *grown;
     uint32_t none;
 
     *old = NULL;
-    if (table != NULL && cap == table->cap && (!table->direct || largest < cap))
+    if (table != NULL && cap == table->cap && direct == (table->direct != 0))
         return VSHARD_OK;
     grown = vs_alloc(a, vs_idtable_bytes(cap));
     if (grown == NULL)
         return VSHARD_ENOMEM;
     grown->cap = cap;
-    grown->direct = fits(map, cap, largest);
+    grown->direct = direct;
     for (uint64_t i = 0; i < cap; i++)
         atomic_init(&grown->slots[i], VS_SLOT_NONE);
     for (uint64_t i = 0; table != NULL && i < table->cap; i++) {
@@ -127,12 +127,20 @@ static int replace(struct vs_idmap *map, uint64_t cap, uint64_t largest,
 int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, uint64_t largest,
                      const struct vshard_allocator *a, struct vs_idtable **old)
 {
-    return replace(map, vs_idmap_cap_for(map, count), largest, a, old);
+    const struct vs_idtable *table = vs_idmap_table(map);
+    uint64_t cap = vs_idmap_cap_for(map, count);
+    /* A hash table that is large enough stays one: to look each time would take too long. */
+    bool direct = table != NULL && cap == table->cap ? table->direct && largest < cap
+                                                     : fits(map, cap, largest);
+
+    return replace(map, cap, direct, a, old);
 }
 
 int vs_idmap_cut(struct vs_idmap *map, const struct vshard_allocator *a, struct vs_idtable **old)
 {
-    return replace(map, grown_cap(CAP_MIN, map->count), 0, a, old);
+    uint64_t cap = grown_cap(CAP_MIN, map->count);
+
+    return replace(map, cap, fits(map, cap, 0), a, old);
 }
 
 /* While entries are moved, one may be missed; so the search is repeated until none was. */

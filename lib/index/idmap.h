@@ -1,15 +1,15 @@
 /* idmap.h - from the caller's id to the slot that holds the vector.
  *
- * A table of slots only, 4 bytes an entry. Where all ids are below its size, as those that
- * count from 0 on, it is direct: an id is its own place, and neighbours in the list of a
- * filter are neighbours here. Else it is a hash table of the same size: the id itself stands in
+ * A table of slots only, 4 bytes an entry. Where all ids are below its size when it is made, as
+ * those that count from 0 on, it is direct: an id is its own place, and neighbours in the list of
+ * a filter are neighbours here. Else it is a hash table of the same size: the id itself stands in
  * the row. The hash takes the index's seed, so that who does not know it cannot choose ids that
  * fall on one place. Linear probing; removal shifts the followers back, so there are no
  * tombstones and a table never gets slower with age. Its layout depends on its history, so
  * digests and files speak of rows and never of the table.
  *
- * Readers look up ids while the writer changes the table. An entry is one word; only a
- * removal moves entries that others may be looking for, and `turn` tells. */
+ * Readers look up ids while the writer changes the table. An entry is one word; only a removal
+ * from a hash table moves entries that others may be looking for, and `turn` tells. */
 #ifndef VS_IDMAP_H
 #define VS_IDMAP_H
 
@@ -78,7 +78,8 @@ void vs_idmap_fini(struct vs_idmap *map, const struct vshard_allocator *a);
  * it any more, or NULL. */
 int vs_idmap_reserve(struct vs_idmap *map, uint64_t count, uint64_t largest,
                      const struct vshard_allocator *a, struct vs_idtable **old);
-/* A table that is as small as it may be for the ids that are there; *old as above. */
+/* A table that is as small as it may be for the ids that are there, and direct if it may; *old as
+ * above. */
 int vs_idmap_cut(struct vs_idmap *map, const struct vshard_allocator *a, struct vs_idtable **old);
 void vs_idtable_free(struct vs_idtable *table, const struct vshard_allocator *a);
 

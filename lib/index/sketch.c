@@ -9,11 +9,11 @@
  * The query keeps all 7. On real vectors that orders near rows nearly as codes do: of
  * the 10 nearest words in 331,000 of GloVe, 0.99 are among the 16 nearest by sketch.
  *
- * Codes of more than 256 elements are turned first, so that the 255 directions in which
- * the first rows differ most (their principal components) are kept, and then mixed, so that rows
- * differ along each alike: of MiniLM's 384 that is 0.97 of the variance, and 0.995 of the 10
- * nearest are among the 16 nearest by sketch. (Along the components themselves, whose deviations
- * are up to 2.8 times what they are on average, 4 bits leave 0.97 of them.)
+ * Codes of more than 256 elements are turned first, so that the 256 directions in which
+ * the first rows differ most (their principal components) are kept, and mixed, so that rows differ
+ * along each alike; 255 mixtures are kept: of MiniLM's 384 that is 0.97 of the variance, and 0.995
+ * of the 10 nearest are among the 16 nearest by sketch. (Along the components themselves, whose
+ * deviations are up to 2.8 times what they are on average, 4 bits leave 0.97 of them.)
  *
  * Not all rows can be sketched: of those that differ in all directions alike too much is
  * left out, and in clusters whose spread is a tenth of what lies between them all rows of one
@@ -339,17 +339,19 @@ static void make_orthonormal(struct rounding *r)
 }
 
 /* Turns the axes among themselves (a Walsh-Hadamard transform, but for its length): each becomes
- * a sum and difference of all. They span what they did, and rows differ along each alike, so that
- * one step suits all; along principal axes it is set by the first, and too coarse for most. */
+ * a sum and difference of all. Together they span what they did, and rows differ along each alike,
+ * so that one step suits all; along principal axes it is set by the first, and too coarse for most.
+ */
 static void mix_axes(const struct vshard_index *x, struct vs_sketching *t)
 {
     size_t dims = x->quantizer.code_dim;
 
     for (size_t apart = 1; apart < SKETCH_DIMS; apart *= 2) {
         for (size_t axis = 0; axis < SKETCH_DIMS; axis++) {
-            float *one = t->axes + axis * dims, *other = one + apart * dims;
+            float *one = t->axes + axis * dims;
+            float *other = t->axes + (axis ^ apart) * dims;
 
-            for (size_t i = 0; (axis & apart) == 0 && i < dims; i++) {
+            for (size_t i = 0; axis < (axis ^ apart) && i < dims; i++) {
                 float sum = one[i] + other[i];
 
                 other[i] = one[i] - other[i];

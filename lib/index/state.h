@@ -162,6 +162,7 @@ struct vs_filter {
     double share;     /* of the live rows */
     uint64_t set;     /* BITS: of them, as counted */
     bool by_id;       /* they are found by their ids faster than by asking about all rows */
+    bool ids_differ;  /* from the slots of their rows, mostly */
     uint64_t checks;
 };
 

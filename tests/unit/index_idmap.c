@@ -1,8 +1,8 @@
 /* index_idmap.c - the table that leads from ids to slots, and when it is direct.
  *
  * Method: the table alone, from the private header index/idmap.h, over a column of rows that the
- * test fills; beside it an array that says where each id must lead. Every id of a small range is
- * asked for, and strangers, after each step. */
+ * test fills; beside it an array that says where each id must lead. All ids that come are asked
+ * for, and strangers around them, again and again. */
 #include <criterion/criterion.h>
 
 #include "index/idmap.h"
@@ -20,6 +20,7 @@ struct rig {
     struct vs_idmap map;
     uint64_t first, apart;
     int64_t slot_of[KEYS]; /* or ABSENT */
+    uint32_t replaced;
 };
 
 static uint64_t id_of(const struct rig *r, uint32_t key)
@@ -35,6 +36,7 @@ static void begin(struct rig *r, uint64_t first, uint64_t apart)
     vs_idmap_init(&r->map, &r->rows, 7);
     r->first = first;
     r->apart = apart;
+    r->replaced = 0;
     for (uint32_t i = 0; i < KEYS; i++)
         r->slot_of[i] = ABSENT;
 }
@@ -47,11 +49,13 @@ static void end(struct rig *r)
     fault_alloc_fini(&r->memory);
 }
 
+/* Counts the tables that are made in place of another, for each looks at all ids. */
 static int reserve(struct rig *r, uint64_t count, uint64_t largest)
 {
     struct vs_idtable *old;
     int rc = vs_idmap_reserve(&r->map, count, largest, &r->memory.hook, &old);
 
+    r->replaced += old != NULL;
     vs_idtable_free(old, &r->memory.hook);
     return rc;
 }
@@ -177,6 +181,51 @@ Test(index_idmap, every_id_is_found_whatever_the_table_is_seeds)
         }
         end(&r);
     }
+}
+
+/* To 2,048 entries from 64 on, whether they are hashed or not. */
+Test(index_idmap, a_table_is_replaced_when_it_is_full_and_not_before)
+{
+    static const uint64_t firsts[] = { 0, 1ull << 40 };
+
+    for (size_t i = 0; i < sizeof firsts / sizeof *firsts; i++) {
+        struct rig r;
+
+        begin(&r, firsts[i], 1);
+        for (uint32_t key = 0; key < KEYS; key++)
+            put(&r, key);
+        for (uint32_t key = 0; key < KEYS; key++) {
+            take_away(&r, key);
+            put(&r, key);
+        }
+        cr_expect_eq(r.replaced, 5, "%u tables", r.replaced);
+        expect_model(&r, "one by one");
+        end(&r);
+    }
+}
+
+/* One id that is far makes a hash table of it for as long as it is there. */
+Test(index_idmap, a_table_is_direct_again_once_the_far_id_is_gone_and_it_is_cut)
+{
+    struct rig r;
+    struct vs_row *row;
+
+    begin(&r, 0, 1);
+    for (uint32_t key = 0; key < KEYS - 1; key++)
+        put(&r, key);
+    cr_assert_eq(reserve(&r, KEYS, 1ull << 40), 0);
+    row = vs_column_at(&r.rows, ROWS - 1);
+    row->id = 1ull << 40;
+    cr_assert_eq(vs_idmap_put(&r.map, row->id, ROWS - 1), VS_SLOT_NONE);
+    cut(&r);
+    cr_expect_not(is_direct(&r));
+    cr_expect_eq(vs_idmap_find(&r.map, 1ull << 40), ROWS - 1);
+    cr_assert_eq(vs_idmap_remove(&r.map, 1ull << 40), ROWS - 1);
+    expect_model(&r, "hashed");
+    cut(&r);
+    cr_expect(is_direct(&r));
+    expect_model(&r, "direct again");
+    end(&r);
 }
 
 Test(index_idmap, without_memory_for_another_table_it_is_as_it_was)
