@@ -100,6 +100,8 @@ class Cluster:
 
 def perform(name, run):
     """A test, in a folder of its own: `run` returns what is to be said of it. Returns an exit code."""
+    # A shell that starts this behind itself has it, and what it starts, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix='vshard-%s.' % name)
     try:
         said = run(folder)
@@ -527,8 +529,6 @@ def run_whole(cluster):
 
 
 def main():
-    # A shell that starts this behind itself has it, and what it starts, ignore Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.argv[1:] == ['--whole']:
         return perform('server-whole', lambda folder: run_whole(Cluster(folder)))
     return perform('server', lambda folder: run_small(Cluster(folder)))
