@@ -103,7 +103,7 @@ static int replace(struct vs_idmap *map, uint64_t cap, bool direct,
     uint32_t none;
 
     *old = NULL;
-    if (table != NULL && cap == table->cap && direct == (table->direct != 0))
+    if (table != NULL && cap == table->cap && direct == table->direct)
         return VSHARD_OK;
     grown = vs_alloc(a, vs_idtable_bytes(cap));
     if (grown == NULL)

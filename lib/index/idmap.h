@@ -36,7 +36,7 @@ enum {
 
 struct vs_idtable {
     uint64_t cap;             /* a power of two */
-    uint64_t direct;          /* 1: the entry of an id is the one with its number */
+    bool direct;              /* the entry of an id is the one with its number */
     _Atomic uint32_t slots[]; /* [cap], VS_SLOT_NONE where empty */
 };
 

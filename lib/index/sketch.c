@@ -340,18 +340,16 @@ static void make_orthonormal(struct rounding *r)
 
 /* Turns the axes among themselves (a Walsh-Hadamard transform, but for its length): each becomes
  * a sum and difference of all. Together they span what they did, and rows differ along each alike,
- * so that one step suits all; along principal axes it is set by the first, and too coarse for most.
- */
+ * so that one step suits all; along principal axes the first sets it, too coarse for most. */
 static void mix_axes(const struct vshard_index *x, struct vs_sketching *t)
 {
     size_t dims = x->quantizer.code_dim;
 
     for (size_t apart = 1; apart < SKETCH_DIMS; apart *= 2) {
-        for (size_t axis = 0; axis < SKETCH_DIMS; axis++) {
-            float *one = t->axes + axis * dims;
-            float *other = t->axes + (axis ^ apart) * dims;
+        for (size_t axis = 0; axis < SKETCH_DIMS; axis += 2 * apart) {
+            float *one = t->axes + axis * dims, *other = one + apart * dims;
 
-            for (size_t i = 0; axis < (axis ^ apart) && i < dims; i++) {
+            for (size_t i = 0; i < apart * dims; i++) {
                 float sum = one[i] + other[i];
 
                 other[i] = one[i] - other[i];

@@ -112,7 +112,7 @@ static void expect_model(const struct rig *r, const char *when)
 
 static bool is_direct(const struct rig *r)
 {
-    return vs_idmap_table(&r->map)->direct != 0;
+    return vs_idmap_table(&r->map)->direct;
 }
 
 Test(index_idmap, a_table_is_direct_as_long_as_all_ids_are_below_its_size)
