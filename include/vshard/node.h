@@ -99,8 +99,8 @@ struct vshard_node_done {
     uint32_t kind;   /* VSHARD_NODE_WRITE .. */
     uint64_t tag;    /* as it was given */
     int32_t status;  /* 0, or why there is no answer; of a search that some shards answered, 0 */
-    uint32_t limits; /* SEARCH: VSHARD_LIMIT_* that cut a shard's search; DEADLINE also where a shard
-                        has answered, and was to say whether it has more of the nearest */
+    uint32_t limits; /* SEARCH: VSHARD_LIMIT_* that cut a shard's search; DEADLINE also where a
+                        shard has answered, and was to say whether it has more of the nearest */
     uint32_t shards; /* asked, or written to */
     uint32_t shards_answered; /* of them; fewer: the answer is partial */
     uint32_t hit_count;
@@ -164,7 +164,8 @@ struct vshard_node_options {
     uint64_t replace_ns; /* a node that is silent for so long loses its replicas to a spare one, and
                             its vote about the map, if there are five others; and one whose replica
                             has halted for so long loses that; default 60 s; UINT64_MAX: never */
-    uint64_t snapshot_bytes; /* of entries between two snapshots of a shard; default 64 MiB */
+    uint64_t snapshot_bytes; /* of entries between two snapshots of a shard; as many as the last one
+                                is long will do, from 4 MiB on; default 64 MiB */
     uint64_t backlog_bytes;  /* of a shard's entries that are durable and not applied; beyond it a
                                 leader refuses writes with EBUSY, and beyond twice that a replica
                                 is sent no more; default 64 MiB */
@@ -569,36 +570,36 @@ VSHARD_API int vshard_node_cancel(struct vshard_node *node, uint64_t tag);
 /* Set `size`; the library fills in as much as fits. */
 struct vshard_node_status {
     uint32_t size;
-    int32_t status;          /* [out] what has stopped this node, or 0 */
-    uint64_t node;           /* [out] */
-    uint64_t incarnation;    /* [out] */
-    uint64_t boot;           /* [out] how often it was opened */
-    uint64_t meta_leader;    /* [out] who leads the cluster's map; 0: not known */
-    uint64_t map_index;      /* [out] the last change of the map that this node knows */
-    uint64_t map_last;       /* [out] where the map's log ends here, */
-    uint64_t map_last_term;  /* [out] in which term, */
-    uint32_t map_epoch;      /* [out] and in which recovery epoch it is */
-    uint32_t region;         /* [out] where it stands */
-    uint32_t primary;        /* [out] the region whose replicas vote */
-    uint32_t level;          /* [out] of formats: what all nodes know, and each writes. In an
-                                upgrade it rises when the last node is of the new version; until
-                                then each may go back to the old one */
-    uint32_t nodes;          /* [out] of the cluster */
-    uint32_t collections;    /* [out] */
-    uint32_t shards;         /* [out] of all collections */
-    uint32_t replicas;       /* [out] here */
-    uint32_t requests;       /* [out] under way */
-    uint32_t items;          /* [out] of work, waiting */
-    uint64_t frames_taken;   /* [out] */
-    uint64_t frames_refused; /* [out] */
-    uint64_t hedges;         /* [out] second requests sent */
-    uint64_t forwards;       /* [out] writes sent to a leader elsewhere */
-    uint64_t elections;      /* [out] begun here */
-    uint64_t cache_answers;  /* [out] searches that were answered from the cache, */
-    uint64_t cache_misses;   /* [out] those that could have been and were not, */
-    uint64_t cache_bytes;    /* [out] and what it holds */
-    uint32_t level_known;    /* [out] the highest level of formats that this node knows */
-    int32_t map_status;      /* [out] what has halted this node's replica of the map, or 0 */
+    int32_t status;            /* [out] what has stopped this node, or 0 */
+    uint64_t node;             /* [out] */
+    uint64_t incarnation;      /* [out] */
+    uint64_t boot;             /* [out] how often it was opened */
+    uint64_t meta_leader;      /* [out] who leads the cluster's map; 0: not known */
+    uint64_t map_index;        /* [out] the last change of the map that this node knows */
+    uint64_t map_last;         /* [out] where the map's log ends here, */
+    uint64_t map_last_term;    /* [out] in which term, */
+    uint32_t map_epoch;        /* [out] and in which recovery epoch it is */
+    uint32_t region;           /* [out] where it stands */
+    uint32_t primary;          /* [out] the region whose replicas vote */
+    uint32_t level;            /* [out] of formats: what all nodes know, and each writes. In an
+                                  upgrade it rises when the last node is of the new version; until
+                                  then each may go back to the old one */
+    uint32_t nodes;            /* [out] of the cluster */
+    uint32_t collections;      /* [out] */
+    uint32_t shards;           /* [out] of all collections */
+    uint32_t replicas;         /* [out] here */
+    uint32_t requests;         /* [out] under way */
+    uint32_t items;            /* [out] of work, waiting */
+    uint64_t frames_taken;     /* [out] */
+    uint64_t frames_refused;   /* [out] */
+    uint64_t hedges;           /* [out] second requests sent */
+    uint64_t forwards;         /* [out] writes sent to a leader elsewhere */
+    uint64_t elections;        /* [out] begun here */
+    uint64_t cache_answers;    /* [out] searches that were answered from the cache, */
+    uint64_t cache_misses;     /* [out] those that could have been and were not, */
+    uint64_t cache_bytes;      /* [out] and what it holds */
+    uint32_t level_known;      /* [out] the highest level of formats that this node knows */
+    int32_t map_status;        /* [out] what has halted this node's replica of the map, or 0 */
     struct vshard_key cluster; /* [out] which it is, as the node was formatted */
 };
 

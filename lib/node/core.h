@@ -318,6 +318,7 @@ struct vs_replica {
 
     uint64_t since_snapshot;                /* bytes of entries behind the last that was begun */
     uint64_t snapshot_index, snapshot_term; /* the newest that the log marks */
+    _Atomic uint64_t snapshot_bytes;        /* of the files of the last of a shard, or 0 */
     uint64_t taking_index, taking_term;     /* being made or marked; 0: none */
     uint64_t compact_index;
     uint64_t mark_barrier;    /* of the log; 0: none */

@@ -1,15 +1,16 @@
 /* frozen.c - snapshots of a replica: taken, sent, received, installed.
  *
- * A snapshot is taken when snapshot_bytes of entries have come since the last. The core says
- * of which position: of the last entry that it has handed over, and of those some may wait
- * to be applied, always while much is written. So the item waits, too, and applying stops
- * at that entry; then the shard stands there. It is saved as an item that reads: searches go on,
- * applying waits. When its files are
- * durable the log marks it, and when the mark is durable the core forgets the entries
- * and the files of the one before are removed. A crash at any point finds the files that
- * the log names, and may find others, of a save that was under way or of a snapshot that another
- * had followed: these are removed when the node is opened, or as soon as it is settled what its log
- * names.
+ * A snapshot is taken when snapshot_bytes of entries have come since the last, or fewer, as many as
+ * the last is long: who comes back applies all entries since, and of a small shard that is changed
+ * a lot these would be many times what there is. So no more is written again than comes. The core
+ * says of which position: of the last entry that it has handed over, and of those some may wait to
+ * be applied, always while much is written. So the item waits, too, and applying stops at that
+ * entry; then the shard stands there. It is saved as an item that reads: searches go on, applying
+ * waits. When its files are durable the log marks it, and when the mark is durable the core forgets
+ * the entries and the files of the one before are removed. A crash at any point finds the files
+ * that the log names, and may find others, of a save that was under way or of a snapshot that
+ * another had followed: these are removed when the node is opened, or as soon as it is settled what
+ * its log names.
  *
  * On its way it is one run of bytes: of a shard 8 bytes of the rows file, 8 of the index
  * file, and both files; of the map its file. What arrives is written beside, and
@@ -21,6 +22,8 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+
+enum { SNAPSHOT_MIN = 4 << 20 }; /* entries of so many bytes are applied in a second */
 
 void vs_snapshot_path(const struct vshard_node *n, char path[4096], uint64_t group, uint64_t index)
 {
@@ -35,16 +38,26 @@ void vs_incoming_path(const struct vshard_node *n, char path[4096], uint64_t gro
 
 /* ---- taking ---- */
 
+/* Bytes of entries. */
+static uint64_t enough(const struct vshard_node *n, const struct vs_replica *r)
+{
+    uint64_t last = atomic_load(&r->snapshot_bytes);
+
+    if (r->group == VS_META)
+        return 1 << 16;
+    last = last < SNAPSHOT_MIN ? SNAPSHOT_MIN : last;
+    return last < n->o.snapshot_bytes ? last : n->o.snapshot_bytes;
+}
+
 void vs_replica_snapshot(struct vshard_node *n, struct vs_replica *r)
 {
-    uint64_t enough = r->group == VS_META ? 1 << 16 : n->o.snapshot_bytes;
     struct vshard_raft_event event = vs_event(VSHARD_RAFT_SNAPSHOT, r->group);
 
     if (r->mark_wanted)
         vs_mark(n, r, r->installing ? r->taking_index : r->compact_index,
                 r->installing ? r->taking_term
                               : vshard_raft_term(n->raft, r->group, r->compact_index));
-    if (r->since_snapshot < enough || r->taking_index != 0 || r->diverged || r->refilling ||
+    if (r->since_snapshot < enough(n, r) || r->taking_index != 0 || r->diverged || r->refilling ||
         r->acknowledged != r->queued || r->status != VSHARD_OK || !r->open)
         return;
     vs_step(n, &event); /* EBUSY: later */

@@ -165,14 +165,6 @@ static int fetch(struct vs_item *item)
 
 /* ---- snapshots ---- */
 
-static int save(struct vshard_node *n, struct vs_item *item)
-{
-    char path[4096];
-
-    vs_snapshot_path(n, path, item->replica->group, item->index);
-    return vs_shard_save(item->replica->shard, path, item->bytes, item->meta_bytes);
-}
-
 static int save_map(struct vshard_node *n, struct vs_item *item)
 {
     char path[4096], map[4096 + 8];
@@ -212,13 +204,45 @@ static int read_part(struct vshard_node *n, const char *name, uint64_t offset, v
     return rc;
 }
 
+static int measure(struct vshard_node *n, struct files *f)
+{
+    int rc = VSHARD_OK;
+
+    for (uint32_t i = 0; rc == VSHARD_OK && i < f->count; i++)
+        rc = read_part(n, f->name[i], 0, NULL, 0, &f->bytes[i]);
+    return rc;
+}
+
+/* So that it is known when as much has come since (frozen.c). */
+static void note_size(struct vshard_node *n, struct vs_replica *r, const char *path)
+{
+    struct files f;
+
+    files_of(&f, r, path);
+    if (measure(n, &f) == VSHARD_OK)
+        atomic_store(&r->snapshot_bytes, f.bytes[0] + f.bytes[1]);
+}
+
+static int save(struct vshard_node *n, struct vs_item *item)
+{
+    struct vs_replica *r = item->replica;
+    char path[4096];
+    int rc;
+
+    vs_snapshot_path(n, path, r->group, item->index);
+    rc = vs_shard_save(r->shard, path, item->bytes, item->meta_bytes);
+    if (rc == VSHARD_OK)
+        note_size(n, r, path);
+    return rc;
+}
+
 static int read_chunk(struct vshard_node *n, struct vs_item *item)
 {
     char path[4096];
     struct files f;
     uint64_t at, end;
     unsigned char *to;
-    int rc = VSHARD_OK;
+    int rc;
 
     vs_snapshot_path(n, path, item->replica->group, item->index);
     files_of(&f, item->replica, path);
@@ -226,8 +250,7 @@ static int read_chunk(struct vshard_node *n, struct vs_item *item)
     if (to == NULL)
         return VSHARD_ENOMEM;
     item->count = CHUNK;
-    for (uint32_t i = 0; rc == VSHARD_OK && i < f.count; i++)
-        rc = read_part(n, f.name[i], 0, NULL, 0, &f.bytes[i]);
+    rc = measure(n, &f);
     end = f.head + f.bytes[0] + f.bytes[1];
     if (item->offset > end)
         rc = VSHARD_ENOTFOUND;
@@ -361,6 +384,7 @@ static int install(struct vshard_node *n, struct vs_item *item)
         return VSHARD_OK;
     }
     exchange(r, shard);
+    note_size(n, r, path);
     return VSHARD_OK;
 }
 
@@ -391,6 +415,7 @@ static int open_snapshot(struct vshard_node *n, struct vs_item *item)
     char path[4096];
 
     vs_snapshot_path(n, path, r->group, item->index);
+    note_size(n, r, path);
     return vs_shard_open(&r->plan, path, &r->shard, &item->bytes, &item->count);
 }
 

@@ -16,8 +16,8 @@ static struct vs_replica *replica(struct cluster *c, uint64_t at)
     return vs_replica_find(c->node[at].node, 1);
 }
 
-/* Rows so heavy that their snapshot goes in some pieces. */
-static void write_heavy(struct cluster *c, uint64_t salt)
+/* Rows from `first` on, so heavy that their snapshot goes in some pieces. */
+static void write_heavy(struct cluster *c, uint64_t first, uint64_t salt)
 {
     static const char payload[HEAVY];
     const void *payloads[ROWS];
@@ -31,7 +31,7 @@ static void write_heavy(struct cluster *c, uint64_t salt)
         payloads[i] = payload;
         bytes[i] = HEAVY;
     }
-    a = cluster_wait(c, write_rows(c, 1, 1, ROWS, salt, &more), 12000 * MS);
+    a = cluster_wait(c, write_rows(c, 1, first, ROWS, salt, &more), 12000 * MS);
     cr_assert(a != NULL && a->status == VSHARD_OK);
 }
 
@@ -56,7 +56,7 @@ static void fall_behind(struct cluster *c)
 {
     cluster_kill(c, 3);
     for (uint64_t i = 0; i < WRITES; i++)
-        write_heavy(c, i);
+        write_heavy(c, 1, i);
     cr_assert_eq(cluster_start(c, 3), VSHARD_OK);
     for (int t = 0; t < 2000 && (replica(c, 3) == NULL || replica(c, 3)->incoming == 0); t++)
         cluster_run(c, MS);
@@ -94,6 +94,45 @@ Test(node_snapshot, arrives_though_a_piece_cannot_be_written)
         cr_expect_eq(c->node[3].node->failed, VSHARD_OK);
         cluster_destroy(c);
     }
+}
+
+/* Node 1 has another snapshot than the one at `before` after so many writes, at most. */
+static uint32_t writes_until_next(struct cluster *c, bool grows, uint64_t before)
+{
+    static uint64_t salt;
+
+    for (uint32_t writes = 1; writes < 30; writes++) {
+        salt++;
+        write_heavy(c, grows ? 1 + salt * ROWS : 1, salt);
+        cluster_run(c, 1000 * MS);
+        if (replica(c, 1)->snapshot_index != before)
+            return writes;
+    }
+    return UINT32_MAX;
+}
+
+/* A write is 0.9 MB of entries; of a shard that is as small snapshots come all 4 MiB, though
+ * snapshot_bytes is 64 MiB, and then when it doubles, or as much of it is replaced. So who comes
+ * back has no more to apply than there is. */
+Test(node_snapshot, comes_when_as_much_has_come_as_the_last_is_long)
+{
+    struct cluster *c = begin_with(NULL, 0);
+    uint64_t grown;
+
+    write_heavy(c, 1, 0);
+    cr_expect_eq(writes_until_next(c, false, 0), (uint32_t)4);
+    cr_expect_lt(replica(c, 1)->snapshot_bytes, (uint64_t)3 << 20);
+    cr_expect_eq(writes_until_next(c, false, replica(c, 1)->snapshot_index), (uint32_t)5);
+    cr_expect_eq(writes_until_next(c, true, replica(c, 1)->snapshot_index), (uint32_t)5);
+    cr_expect_eq(writes_until_next(c, true, replica(c, 1)->snapshot_index), (uint32_t)7);
+    grown = replica(c, 1)->snapshot_bytes;
+    cr_expect(grown > (uint64_t)9 << 20 && grown < (uint64_t)12 << 20, "%d", (int)grown);
+    cluster_kill(c, 1); /* it knows how long the last was, too, when it comes back */
+    cr_assert_eq(cluster_start(c, 1), VSHARD_OK);
+    cluster_run(c, 1000 * MS);
+    cr_expect_eq(replica(c, 1)->snapshot_bytes, grown);
+    cr_expect_eq(writes_until_next(c, false, replica(c, 1)->snapshot_index), (uint32_t)14);
+    cluster_destroy(c);
 }
 
 /* ---- its last step ---- */
@@ -255,7 +294,7 @@ Test(node_snapshot, of_which_nothing_came_is_removed_when_the_log_is_settled)
                                         "home/g1-in.index", "home/g0-7f.map" };
     struct cluster *c = begin(NULL);
 
-    write_heavy(c, 1);
+    write_heavy(c, 1, 1);
     cluster_kill(c, 3);
     damage_the_end(c);
     for (size_t i = 0; i < VS_COUNT(left); i++)
