@@ -10,13 +10,21 @@
  *
  * By `where` the filter is a comparison of an attribute, of rows allowed at random alone.
  *
- * Each query is asked three times, one after the other: with the filter, by the least beam
- * that finds 0.95 (or the widest); with the filter and EXACT, which scans what it allows;
- * and without the filter by the least beam that finds as much; each twice, and the second
- * counts. Times are this thread's
- * processor time; `ratio` is that of the filter over the better of the other two; `met` and
- * `followed` are the rows whose sketch or code was looked at, and whose edges were, by the search
- * with the filter and by the one without. Truth is a scan in the benchmark itself, under cosine. */
+ * Each query is asked four times, one after the other, each twice, of which the second counts:
+ *
+ *   filter   with the filter, by the least beam that finds 0.95 (or the widest)
+ *   exact    with the filter and EXACT, which scans what it allows
+ *   after    without it, for as many rows as the host needs to find as much among those that are
+ *            allowed, which it sorts out afterwards (its part is not in the time); inf where even
+ *            the widest beam does not hold them
+ *   plain    without it, and without a look at who is allowed: another question, whose answers are
+ *            found to the same recall by this beam
+ *
+ * Times are this thread's processor time. `ratio` is that of the filter over the better of exact
+ * and after, the two ways to the same answers that there are without it, and then over the better
+ * of exact and plain. `met` and `followed` are the rows whose sketch or code was looked at, and
+ * whose edges were, by the search with the filter and by the plain one. Truth is a scan in the
+ * benchmark itself, under cosine. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,11 +35,11 @@
 #include "support/bench.h"
 #include "support/random.h"
 
-enum { K = 10, LADDER = 10, KINDS = 3 };
+enum { K = 10, LADDER = 12, WIDEST = 1536, KINDS = 3 };
 
 #define LEAST 0.95 /* recall */
 
-static const uint32_t ladder[LADDER] = { 10, 16, 24, 32, 48, 64, 96, 128, 192, 384 };
+static const uint32_t ladder[LADDER] = { 10, 16, 24, 32, 48, 64, 96, 128, 192, 384, 768, WIDEST };
 static const double shares[] = { 1, 0.9, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01, 0.001, 0.0001, 0.00001 };
 static const char *const kinds[KINDS] = { "random", "nearest", "farthest" };
 
@@ -47,6 +55,7 @@ struct bench {
     size_t where_bytes;
     struct vshard_index *index;
     double ladder_recall[LADDER], ladder_us[LADDER];
+    struct vshard_hit *held[LADDER]; /* [queries x ladder[i]] all that an unfiltered beam holds */
 };
 
 /* What searches did. */
@@ -55,7 +64,7 @@ struct work {
 };
 
 struct sums {
-    double filtered, exact, plain, right, wanted;
+    double filtered, exact, after, plain, right, wanted, after_right[LADDER];
     uint64_t scans;
     struct work work, plain_work;
 };
@@ -226,7 +235,7 @@ static float truth(const struct bench *b, size_t *wanted)
     return count > 0 ? nearest[count - 1] : 0;
 }
 
-static double search(struct bench *b, size_t query, const struct vshard_search_options *o,
+static double search(struct bench *b, size_t query, size_t k, const struct vshard_search_options *o,
                      struct vshard_hit *hits)
 {
     double from = 0;
@@ -234,7 +243,7 @@ static double search(struct bench *b, size_t query, const struct vshard_search_o
     for (int i = 0; i < 2; i++) { /* the first brings into cache what the last threw out */
         from = cpu_us();
         bench_must("search",
-                   vshard_index_search(b->index, b->query + query * b->dim, 1, K, hits, o));
+                   vshard_index_search(b->index, b->query + query * b->dim, 1, k, hits, o));
     }
     return cpu_us() - from;
 }
@@ -247,6 +256,21 @@ static size_t count_right(const struct bench *b, const struct vshard_hit *hits, 
         if (!allows(b, hits[i].id))
             bench_die("filter", "a row was answered that is not allowed");
         right += b->distances[hits[i].id] <= farthest + 1e-5f;
+    }
+    return right;
+}
+
+/* Of all that an unfiltered beam held, those among the first K allowed that belong there. */
+static size_t count_after(const struct bench *b, const struct vshard_hit *held, size_t count,
+                          float farthest)
+{
+    size_t right = 0, taken = 0;
+
+    for (size_t i = 0; i < count && taken < K && held[i].id != VSHARD_ID_NONE; i++) {
+        if (!allows(b, held[i].id))
+            continue;
+        taken++;
+        right += b->distances[held[i].id] <= farthest + 1e-5f;
     }
     return right;
 }
@@ -265,9 +289,10 @@ static void measure_ladder(struct bench *b)
         for (int i = 0; i < LADDER; i++) {
             struct vshard_search_options o = { .size = sizeof o, .ef_search = ladder[i] };
 
-            b->ladder_us[i] += search(b, q, &o, hits) / (double)b->queries;
+            b->ladder_us[i] += search(b, q, K, &o, hits) / (double)b->queries;
             b->ladder_recall[i] +=
                 (double)count_right(b, hits, farthest) / (double)(K * b->queries);
+            search(b, q, ladder[i], &o, b->held[i] + q * ladder[i]);
         }
     }
     for (int i = 0; i < LADDER; i++)
@@ -281,13 +306,19 @@ static void count_work(struct work *w, const struct vshard_search_info *info)
     w->hops += info->hops;
 }
 
-static void probe(struct bench *b, size_t query, uint32_t ef, uint32_t plain_ef, struct sums *s)
+/* The beams that are asked. */
+struct beams {
+    uint32_t filtered, after, plain;
+};
+
+static void probe(struct bench *b, size_t query, const struct beams *beams, struct sums *s)
 {
     struct vshard_search_info info = { .size = sizeof info }, plain_info = info;
     struct vshard_filter f = filter_of(b);
-    struct vshard_search_options filtered = { .size = sizeof filtered, .ef_search = ef };
-    struct vshard_search_options exact = filtered, plain = filtered;
-    struct vshard_hit hits[K];
+    struct vshard_search_options filtered = { .size = sizeof filtered,
+                                              .ef_search = beams->filtered };
+    struct vshard_search_options exact = filtered, after = filtered, plain = filtered;
+    struct vshard_hit hits[WIDEST];
     size_t wanted;
     float farthest = truth(b, &wanted);
 
@@ -295,27 +326,33 @@ static void probe(struct bench *b, size_t query, uint32_t ef, uint32_t plain_ef,
     filtered.info = &info;
     plain.info = &plain_info;
     exact.flags = VSHARD_SEARCH_EXACT;
-    plain.ef_search = plain_ef;
-    s->plain += search(b, query, &plain, hits);
-    s->exact += search(b, query, &exact, hits);
-    s->filtered += search(b, query, &filtered, hits);
+    after.ef_search = beams->after;
+    plain.ef_search = beams->plain;
+    s->plain += search(b, query, K, &plain, hits);
+    s->after += search(b, query, beams->after, &after, hits);
+    s->exact += search(b, query, K, &exact, hits);
+    s->filtered += search(b, query, K, &filtered, hits);
     s->right += (double)count_right(b, hits, farthest);
     s->wanted += (double)wanted;
     s->scans += info.exact_scans;
     count_work(&s->work, &info);
     count_work(&s->plain_work, &plain_info);
+    for (int i = 0; i < LADDER; i++)
+        s->after_right[i] +=
+            (double)count_after(b, b->held[i] + query * ladder[i], ladder[i], farthest);
 }
 
-static uint32_t equal_ef(const struct bench *b, double recall)
+/* The least beam of the ladder with this recall, else the widest. */
+static uint32_t equal_ef(const double *recalls, double recall)
 {
     for (int i = 0; i < LADDER; i++) {
-        if (b->ladder_recall[i] >= recall)
+        if (recalls[i] >= recall)
             return ladder[i];
     }
     return ladder[LADDER - 1];
 }
 
-static void ask_all(struct bench *b, int kind, double share, uint32_t ef, uint32_t plain_ef,
+static void ask_all(struct bench *b, int kind, double share, const struct beams *beams,
                     struct sums *s)
 {
     memset(s, 0, sizeof *s);
@@ -323,27 +360,35 @@ static void ask_all(struct bench *b, int kind, double share, uint32_t ef, uint32
         take_query(b, q);
         if (kind > 0 || q == 0)
             allow(b, kind, share);
-        probe(b, q, ef, plain_ef, s);
+        probe(b, q, beams, s);
     }
 }
 
 static void measure(struct bench *b, int kind, double share)
 {
-    double n = (double)b->queries, recall = 0, better;
+    struct beams beams = { ladder[0], ladder[0], ladder[0] };
+    double n = (double)b->queries, recall = 0, equal, after, better;
     struct sums s;
-    int at = 0;
 
-    for (;; at++) { /* the least beam that finds enough */
-        ask_all(b, kind, share, ladder[at], ladder[0], &s);
+    for (int i = 0; i < LADDER && recall < LEAST; i++) { /* the least beam that finds enough */
+        beams.filtered = ladder[i];
+        ask_all(b, kind, share, &beams, &s);
         recall = s.wanted > 0 ? s.right / s.wanted : 1;
-        if (recall >= LEAST || at == LADDER - 1)
-            break;
     }
-    ask_all(b, kind, share, ladder[at], equal_ef(b, recall > LEAST ? recall : LEAST), &s);
-    better = s.exact < s.plain ? s.exact : s.plain;
-    printf("%-8s %8g %8llu %4u %7.4f %9.1f %9.1f %9.1f %6.2f %6.2f %7.0f %7.1f %7.0f %7.1f\n",
-           kinds[kind], share, (unsigned long long)b->allowed, ladder[at], recall, s.filtered / n,
-           s.exact / n, s.plain / n, s.filtered / better, (double)s.scans / n,
+    equal = recall > LEAST ? recall : LEAST;
+    for (int i = 0; i < LADDER; i++)
+        s.after_right[i] /= s.wanted > 0 ? s.wanted : 1;
+    beams.after = equal_ef(s.after_right, equal);
+    beams.plain = equal_ef(b->ladder_recall, equal);
+    after = s.after_right[LADDER - 1] >= equal ? 1 : INFINITY;
+    ask_all(b, kind, share, &beams, &s);
+    after *= s.after;
+    better = s.exact < after ? s.exact : after;
+    printf("%-8s %8g %8llu %4u %7.4f %9.1f %9.1f %9.1f %9.1f %6.2f %6.2f %5.2f %7.0f %7.1f %7.0f "
+           "%7.1f\n",
+           kinds[kind], share, (unsigned long long)b->allowed, beams.filtered, recall,
+           s.filtered / n, s.exact / n, after / n, s.plain / n, s.filtered / better,
+           s.filtered / (s.exact < s.plain ? s.exact : s.plain), (double)s.scans / n,
            (double)s.work.rows / n, (double)s.work.hops / n, (double)s.plain_work.rows / n,
            (double)s.plain_work.hops / n);
     fflush(stdout);
@@ -368,11 +413,14 @@ int main(int argc, char **argv)
         measure_rows(&b, q);
     b.bits = bench_allocate(b.rows / 64 + 1, sizeof *b.bits);
     b.ids = bench_allocate(b.rows, sizeof *b.ids);
+    for (int i = 0; i < LADDER; i++)
+        b.held[i] = bench_allocate(b.queries * ladder[i], sizeof *b.held[i]);
     build(&b);
     printf("%s, %zu rows, %zu queries, filter by %s\n", set, b.rows, b.queries, form);
     measure_ladder(&b);
-    printf("rows        share  allowed   ef  recall filter us  exact us  plain us  ratio  scans"
-           "     met followed     met followed\n");
+    printf(
+        "rows        share  allowed   ef  recall filter us  exact us  after us  plain us  ratio  "
+        "ratio scans     met followed     met followed\n");
     for (int kind = 0; kind < (b.form == VSHARD_FILTER_WHERE ? 1 : KINDS); kind++) {
         for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
             measure(&b, kind, shares[i]);
@@ -384,5 +432,7 @@ int main(int argc, char **argv)
     free(b.all_sorted);
     free(b.bits);
     free(b.ids);
+    for (int i = 0; i < LADDER; i++)
+        free(b.held[i]);
     return 0;
 }
