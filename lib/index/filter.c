@@ -6,9 +6,10 @@
  *          (filter_scan.c).
  *   more   the walk is that of any search, and does not ask the filter. Its beam is wider
  *          the fewer rows are allowed, so that it should hold k that are (vs_filter_ef);
- *          but only the nearest fifth of what is added is followed, since nearly all rows
+ *          but only the nearest eighth of what is added is followed, since nearly all rows
  *          of the beam are neighbours of those: half of the time at 5 %, at equal recall.
- *          The filter is asked about the rows in the beam, nearest first.
+ *          The filter is asked about the rows in the beam, nearest first, and of those that
+ *          it allows the nearest are ranked.
  *
  * A beam that holds k allowed rows holds the nearest k, to the recall that beams have. One
  * that holds fewer is widened as long as that costs less than a scan of what is allowed,
@@ -367,10 +368,11 @@ static double sample(const struct vshard_index *x, struct vs_filter *f, uint32_t
     return live > 0 ? ((double)allowed + 0.5) / ((double)live + 0.5) : 1;
 }
 
-/* The beam in which k allowed rows, and half as many again, are to be expected. */
+/* The beam in which twice k allowed rows are to be expected: so one query in some hundred finds
+ * fewer than k and has to begin again, where of half as many again one in fifteen does. */
 uint32_t vs_filter_ef(const struct vs_filter *f, uint32_t ef, size_t k)
 {
-    double wide = (double)ef + 1.5 * (double)k * (1 / f->share - 1);
+    double wide = (double)ef + 2.0 * (double)k * (1 / f->share - 1);
 
     return wide < VSHARD_EF_MAX ? (uint32_t)wide : VSHARD_EF_MAX;
 }
@@ -391,7 +393,7 @@ static double walk_cost(const struct vshard_index *x, bool trained)
                    : x->sketches.stride > 0 ? x->sketches.stride
                                             : x->traversal->stride;
 
-    return 40 + 0.4 * x->degree * (2 + (double)bytes / 64);
+    return 30 + 0.3 * x->degree * (2 + (double)bytes / 64);
 }
 
 /* What finding the allowed rows takes, if they are not listed: by their ids, or by asking
@@ -473,10 +475,10 @@ void vs_filter_pool(const struct vshard_index *x, struct vs_walk *w)
         pool->slots[kept] = pool->slots[i];
         kept += vs_filter_allows(x, w->filter, slot, w->scratch->position);
     }
-    pool->count = kept;
+    pool->count = w->aside || kept < w->rank ? kept : w->rank;
     if (!w->aside)
         return;
     w->scratch->pool.count = w->scratch->pool.next = 0;
-    w->scratch->pool.cap = w->width;
+    w->scratch->pool.cap = w->rank;
     x->kernel.pool_push(&w->scratch->pool, pool->keys, pool->slots, kept);
 }

@@ -30,7 +30,7 @@
  *   - several walks take turns, so that what one has requested arrives while the
  *     others compute. Each walk does what it would do alone.
  *
- * Under a filter only the nearest fifth of a beam is followed, and only that is kept sorted: to
+ * Under a filter only the nearest eighth of a beam is followed, and only that is kept sorted: to
  * keep a wide beam sorted takes a third of a walk. The others are kept aside in the order they
  * came, and narrowed to as many as the beam holds when there is no more room, and at the end. So it
  * is the beam that there would be if all of it were sorted, row for row.

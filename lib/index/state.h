@@ -374,6 +374,7 @@ struct vs_walk {
     struct vs_limits *limits;   /* NULL: none */
     uint64_t counted;           /* distances of the scratch when this walk began */
     uint32_t follow;            /* edges of only so many, the nearest, are followed; 0: of all */
+    uint32_t rank;              /* of the rows that a filter leaves, so many are ranked */
     uint32_t width;             /* of the beam */
     bool aside;                 /* what is not followed is not in the pool, but kept aside */
     int32_t most;               /* greatest key that may still come to the beam */
@@ -719,6 +720,7 @@ int vs_flat_search_many(struct vshard_index *x, struct vs_scratch *s, const void
 struct vs_request {
     uint32_t ef, width; /* the beam as it is called, and as it is */
     uint32_t follow;    /* rows of it whose edges are followed; 0: all */
+    uint32_t rank;      /* those that a filter leaves of it, and that are ranked, at most */
     float recall;       /* expected */
     bool walks;         /* and does not scan */
     uint32_t flags;

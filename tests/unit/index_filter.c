@@ -372,6 +372,13 @@ Test(index_filter, no_answer_is_farther_than_the_most_that_is_wanted)
     }
 }
 
+static int allow_any(void *ctx, uint64_t id)
+{
+    (void)ctx;
+    (void)id;
+    return 1;
+}
+
 static int by_key(const void *a, const void *b)
 {
     const int32_t *x = a, *y = b;
@@ -379,35 +386,55 @@ static int by_key(const void *a, const void *b)
     return (*x > *y) - (*x < *y);
 }
 
+/* Of a beam whose rows a filter may all answer, the nearest that can be seen are ranked. */
+static void expect_few(const struct vshard_index *x, struct vs_walk *w, const int32_t *seen,
+                       uint32_t count)
+{
+    struct vs_filter all = { .given = { .kind = VSHARD_FILTER_CALL, .allow = allow_any } };
+    const struct vs_pool *pool = &w->scratch->pool;
+    uint32_t wanted = count < w->rank ? count : w->rank;
+
+    w->filter = &all;
+    vs_filter_pool(x, w);
+    cr_assert_eq(pool->count, wanted);
+    cr_assert(memcmp(pool->keys, seen, wanted * sizeof *seen) == 0, "the %u nearest", wanted);
+}
+
 /* Whether the beam of a walk holds the nearest of all rows that the walk marked as met. Returns
  * whether what it does not follow was kept aside. */
 static bool expect_nearest(struct vshard_index *x, const void *query, uint32_t width,
                            uint32_t follow)
 {
-    static int32_t met[N];
+    static int32_t met[N], seen[N], beam_keys[N];
     struct vs_scratch s = { .position = atomic_load(&x->position) };
-    struct vs_walk w = { .scratch = &s, .follow = follow };
+    struct vs_walk w = { .scratch = &s, .follow = follow, .rank = width / 4 };
     const struct vs_pool *beam;
-    uint32_t count = 0;
+    uint32_t count = 0, visible = 0;
 
     cr_assert_eq(vs_scratch_reserve(x, &s, vs_walk_room(x, width, follow), K), 0);
     cr_assert_eq(vs_query_check(x, query, true, &s, &w.query), 0);
     vs_graph_walk(x, &w, 1, width);
     cr_assert_eq(w.status, 0);
     for (uint32_t slot = 0; slot < s.visited_slots; slot++) {
-        if (s.visited[slot / 64] >> slot % 64 & 1)
-            met[count++] = vs_key_of(x, &w.query, slot);
+        if (!(s.visited[slot / 64] >> slot % 64 & 1))
+            continue;
+        met[count] = vs_key_of(x, &w.query, slot);
+        if (vs_row_visible(x, slot, s.position))
+            seen[visible++] = met[count];
+        count++;
     }
+    qsort(seen, visible, sizeof *seen, by_key);
     qsort(met, count, sizeof *met, by_key);
-    if (w.aside) {
+    if (w.aside)
         vs_walk_narrow(x, &w);
-        qsort(s.ranked.keys, s.ranked.count, sizeof *s.ranked.keys, by_key);
-    }
     beam = w.aside ? &s.ranked : &s.pool;
     cr_assert_eq(beam->count, count < width ? count : width, "%u of %u, %u met", beam->count, width,
                  count);
-    cr_assert(memcmp(beam->keys, met, beam->count * sizeof *met) == 0, "width %u of %u met", width,
+    memcpy(beam_keys, beam->keys, beam->count * sizeof *beam_keys);
+    qsort(beam_keys, beam->count, sizeof *beam_keys, by_key);
+    cr_assert(memcmp(beam_keys, met, beam->count * sizeof *met) == 0, "width %u of %u met", width,
               count);
+    expect_few(x, &w, seen, visible);
     vs_scratch_fini(x, &s);
     return w.aside;
 }
