@@ -25,7 +25,7 @@
  * and one that does not read its answers is cut off. Who closes its half of the connection gets
  * the answers that are under way, and then the end. */
 #include "host.h"
-#include "../server/tcp_watch.h"
+#include "../tcp_watch.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

@@ -8,7 +8,7 @@
  * What is sent to a peer that is away, or too slow to take it, is dropped. A connection on which
  * nothing is acknowledged for SILENCE_S ends, and is made anew: the machine may have vanished. */
 #include "host.h"
-#include "../server/tcp_watch.h"
+#include "../tcp_watch.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

@@ -48,7 +48,7 @@
  * of vshard/node.h: 0 any, 3 linearizable; STATUS that of vshard/base.h. Numbers in bodies are
  * little-endian. Who speaks this may do all that there is: it is not for strangers. */
 #include "server.h"
-#include "tcp_watch.h"
+#include "../tcp_watch.h"
 
 #include <dirent.h>
 #include <fcntl.h>

@@ -9,7 +9,7 @@
  * nothing is acknowledged for SILENCE_S ends, and is made anew: that is many times what makes the
  * node elect another leader (150 ms), and little of what makes it give replicas up (60 s). */
 #include "server.h"
-#include "tcp_watch.h"
+#include "../tcp_watch.h"
 
 #include <inttypes.h>
 #include <stdio.h>
