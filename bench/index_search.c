@@ -275,6 +275,22 @@ static size_t parse_list(const char *text, double *efs)
     return count;
 }
 
+/* False: it is none of those that follow the beams. */
+static bool take_word(struct bench *b, const char *word, bool *halves)
+{
+    char *end;
+
+    if (strcmp(word, "f16") == 0)
+        *halves = true;
+    else if (strcmp(word, "lean") == 0)
+        b->profile = VSHARD_PROFILE_LEAN;
+    else if (word[0] == 'm')
+        b->m = (uint32_t)strtoul(word + 1, &end, 10);
+    else
+        return false;
+    return word[0] != 'm' || (*end == '\0' && b->m != 0);
+}
+
 int main(int argc, char **argv)
 {
     struct bench b = { .set = argc > 1 ? argv[1] : "glove30k" };
@@ -284,9 +300,8 @@ int main(int argc, char **argv)
 
     bench_usage(argc, argv, 99, "[set [ef,ef,... [f16] [lean] [m16]]]");
     for (int i = 3; i < argc; i++) {
-        halves |= strcmp(argv[i], "f16") == 0;
-        b.profile |= strcmp(argv[i], "lean") == 0 ? VSHARD_PROFILE_LEAN : 0;
-        b.m = argv[i][0] == 'm' ? (uint32_t)strtoul(argv[i] + 1, NULL, 10) : b.m;
+        if (!take_word(&b, argv[i], &halves))
+            bench_die(argv[i], "not f16, lean, or m and a number");
     }
     bench_read(&b.base, b.set, "base.npy", 0, halves);
     bench_read(&b.query, b.set, "query.npy", 0, halves);
