@@ -382,7 +382,7 @@ static double scan_cost(const struct vshard_index *x, bool trained)
 {
     return vs_elements_are_codes(x) || !trained || x->by_vectors
                ? 15 + (double)x->elements.stride / 40
-               : 3 + (double)x->codes.stride / 40;
+               : 5 + (double)x->codes.stride / 60;
 }
 
 /* Of one row in the beam: a third are followed, and each of their neighbours is looked at.
