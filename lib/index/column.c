@@ -30,6 +30,8 @@ void vs_column_free(struct vs_column *c, const struct vshard_allocator *a)
     c->table = NULL;
     c->extents = 0;
     c->heap_bytes = 0;
+    for (struct vs_block *b = blocks; b != NULL; b = b->next)
+        b->wiped_first = b->bytes;
     vs_blocks_free(blocks, a);
 }
 

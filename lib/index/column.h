@@ -62,7 +62,8 @@ static inline uint32_t vs_extents_for(uint64_t rows)
 void vs_column_init(struct vs_column *c, size_t stride);
 void vs_column_fini(struct vs_column *c, const struct vshard_allocator *a);
 
-/* Takes all memory from it, and leaves an empty column; readers may look at its size meanwhile. */
+/* Takes all memory from it, wiped, and leaves an empty column; readers may look at its size
+ * meanwhile. */
 void vs_column_free(struct vs_column *c, const struct vshard_allocator *a);
 
 /* Makes room for slots [0, rows), not zeroed. On failure the column is as it was. */

@@ -15,7 +15,7 @@
 #include "support/fault_storage.h"
 #include "support/index_data.h"
 
-enum { FIRST = 600, BULK = 8300, ROWS = FIRST + BULK + 1, K = 5, DIM_MAX = 300 };
+enum { BEFORE = 100, FIRST = 600, BULK = 8300, ROWS = FIRST + BULK + 1, K = 5, DIM_MAX = 300 };
 
 static const struct kind {
     const char *name;
@@ -36,10 +36,11 @@ static const struct kind {
     { "flat, bytes", 1, VSHARD_ELEMENT_U8, VSHARD_METRIC_COSINE, 0, 32 },
 };
 
-/* How the row comes: the last of a call is what buffers have longest. */
-enum way { WITH_THE_FIRST, WITH_MANY, ALONE, WAYS };
+/* How the row comes: the last of a call is what buffers have longest. A call before those that a
+ * graph begins with is of rows that lean indexes have vectors of until then. */
+enum way { EARLY, WITH_THE_FIRST, WITH_MANY, ALONE, WAYS };
 
-static const char *const ways[WAYS] = { "with the first", "with many", "alone" };
+static const char *const ways[WAYS] = { "early", "with the first", "with many", "alone" };
 
 struct stage {
     const struct kind *kind;
@@ -61,7 +62,7 @@ static const unsigned char *vector_of(const struct stage *s, uint64_t id)
 
 static void begin(struct stage *s, const struct kind *k, enum way way)
 {
-    static const uint64_t secrets[WAYS] = { 300, FIRST + 4000, FIRST + BULK };
+    static const uint64_t secrets[WAYS] = { BEFORE - 1, 300, FIRST + 4000, FIRST + BULK };
     struct vshard_index_options o = small_options(k->dim, k->metric, k->element);
     uint64_t seed = 3;
 
@@ -79,7 +80,8 @@ static void begin(struct stage *s, const struct kind *k, enum way way)
     o.storage = fault_storage_hook(s->fs);
     s->x = make_index(&o);
     fault_alloc_watch(&s->memory, vector_of(s, s->secret), s->bytes);
-    add_rows(s->x, s->ids, s->vectors, FIRST);
+    add_rows(s->x, s->ids, s->vectors, BEFORE);
+    add_rows(s->x, s->ids + BEFORE, vector_of(s, BEFORE), FIRST - BEFORE);
     if (way == WITH_MANY)
         add_rows(s->x, s->ids + FIRST, vector_of(s, FIRST), BULK);
     if (way == ALONE)
