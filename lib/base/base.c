@@ -113,6 +113,18 @@ int vs_refuse(const struct vshard_logger *log, int status, const char *event, co
     return status;
 }
 
+int vs_refuse_real(const struct vshard_logger *log, int status, const char *event,
+                   const char *argument, double value, double limit)
+{
+    const struct vs_field fields[] = { { .name = "argument", .text = argument },
+                                       { .name = "value", .real = &value },
+                                       { .name = "limit", .real = &limit },
+                                       { .name = "status", .text = vshard_strerror(status) } };
+
+    vs_log(log, VSHARD_LOG_WARN, event, fields, VS_COUNT(fields));
+    return status;
+}
+
 uint64_t vs_checksum(const void *p, size_t n, uint64_t seed)
 {
     return XXH3_64bits_withSeed(p, n, seed);

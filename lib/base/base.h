@@ -70,6 +70,8 @@ void vs_log(const struct vshard_logger *log, uint32_t level, const char *name,
  * returns `status`, so that a check is one line. */
 int vs_refuse(const struct vshard_logger *log, int status, const char *event, const char *argument,
               int64_t value, int64_t limit);
+int vs_refuse_real(const struct vshard_logger *log, int status, const char *event,
+                   const char *argument, double value, double limit);
 
 /* ---- byte order ----
  * Little-endian loads and stores at any address: every format on disk and wire. */

@@ -110,8 +110,9 @@ int vshard_index_explain(struct vshard_index *index, const void *query, uint64_t
 {
     const uint32_t min_size = VS_SIZE_THROUGH(struct vshard_explanation, limits);
     struct inquiry q = { .x = index, .id = id, .slot = VS_SLOT_NONE, .e.distance = INFINITY };
+    struct vshard_search_options o = { .size = sizeof o };
     struct vs_request want;
-    int rc;
+    int rc = VSHARD_OK;
 
     if (index == NULL)
         return VSHARD_EINVAL;
@@ -121,11 +122,14 @@ int vshard_index_explain(struct vshard_index *index, const void *query, uint64_t
     if (vs_report_write(explanation, &q.e, sizeof q.e, min_size) < 0)
         return vs_refuse(index->logger, VSHARD_EINVAL, "search.refused", "explanation.size",
                          explanation->size, sizeof q.e);
-    rc = vs_request_begin(index, options, k, NULL, &want, &q.reader);
+    if (options != NULL)
+        rc = vs_request_options(index, options, &o);
+    o.info = NULL;
+    if (rc == VSHARD_OK)
+        rc = vs_request_begin(index, &o, k, NULL, &want, &q.reader);
     if (rc < 0)
         return rc;
     q.want = &want;
-    want.info = NULL;
     want.flags &= VSHARD_SEARCH_WITHIN;
     rc = inquire(&q, query);
     if (rc == VSHARD_OK)

@@ -6,7 +6,7 @@
  *          (filter_scan.c).
  *   more   the walk is that of any search, and does not ask the filter. Its beam is wider
  *          the fewer rows are allowed, so that it should hold k that are (vs_filter_ef);
- *          but only the nearest eighth of what is added is followed, since nearly all rows
+ *          but only the nearest tenth of what is added is followed, since nearly all rows
  *          of the beam are neighbours of those: half of the time at 5 %, at equal recall.
  *          The filter is asked about the rows in the beam, nearest first, and of those that
  *          it allows the nearest are ranked.
@@ -82,7 +82,8 @@ int vs_filter_check(const struct vshard_index *x, const struct vshard_filter *gi
     if (g->kind == VSHARD_FILTER_CALL && g->allow == NULL)
         return refuse(x, VSHARD_EINVAL, "filter.allow: NULL", 0, 0);
     if (!(g->share >= 0.0f && g->share <= 1.0f))
-        return refuse(x, VSHARD_EINVAL, "filter.share", (int64_t)g->share, 1);
+        return vs_refuse_real(x->logger, VSHARD_EINVAL, "search.refused", "filter.share",
+                              (double)g->share, 1);
     if (g->reserved != 0)
         return refuse(x, VSHARD_EINVAL, "filter.reserved", g->reserved, 0);
     if (g->kind == VSHARD_FILTER_WHERE || g->where != NULL || g->where_bytes > 0)
@@ -146,6 +147,12 @@ static void mark(struct vs_filter *f, struct vs_scratch *s, uint32_t slot)
     if (f->allowed < s->listed_cap)
         s->listed[f->allowed] = slot;
     f->allowed++;
+}
+
+/* After a look at some rows: is the call to end? */
+static bool is_over(struct vs_filter *f, uint64_t rows)
+{
+    return f->limits != NULL && vs_limits_cut(f->limits, 0, rows);
 }
 
 static int list_begin(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
@@ -224,7 +231,7 @@ static int list_ids(struct vshard_index *x, struct vs_filter *f, struct vs_scrat
     const struct vshard_filter *g = &f->given;
     int rc = list_begin(x, f, s, g->count);
 
-    for (uint64_t i = 0; rc == VSHARD_OK && i < g->count; i += BATCH)
+    for (uint64_t i = 0; rc == VSHARD_OK && i < g->count && !is_over(f, BATCH); i += BATCH)
         mark_ids(x, f, s, g->ids + i, g->count - i < BATCH ? (uint32_t)(g->count - i) : BATCH);
     if (rc == VSHARD_OK)
         list_end(f, s);
@@ -268,6 +275,8 @@ static int list_bits(struct vshard_index *x, struct vs_filter *f, struct vs_scra
         if (count > BATCH - 64 - FEW) {
             mark_ids(x, f, s, ids, count);
             count = 0;
+            if (is_over(f, BATCH))
+                break;
         }
         count = take_ids(word, i * 64, ids, count);
     }
@@ -278,25 +287,34 @@ static int list_bits(struct vshard_index *x, struct vs_filter *f, struct vs_scra
     return rc;
 }
 
+/* Those of a word of rows, from `first` on. */
+static void mark_rows(const struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
+                      uint32_t first, uint64_t word)
+{
+    for (; word != 0; word &= word - 1) {
+        uint32_t slot = first + (uint32_t)__builtin_ctzll(word);
+
+        if (vs_row_visible(x, slot, s->position) && vs_filter_asks(x, f, slot))
+            mark(f, s, slot);
+    }
+}
+
 /* Asks about every row. */
 static int list_rows(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s)
 {
     uint32_t slots = atomic_load_explicit(&x->slot_count, memory_order_acquire);
     int rc = list_begin(x, f, s, LISTED_MAX < slots ? LISTED_MAX : slots);
+    bool over = false;
 
     if (rc == VSHARD_OK && slots > s->marks_words * 64)
         slots = (uint32_t)s->marks_words * 64; /* newer rows are not seen */
-    for (uint32_t e = 0; rc == VSHARD_OK && e < vs_extents_for(slots); e++) {
+    for (uint32_t e = 0; rc == VSHARD_OK && !over && e < vs_extents_for(slots); e++) {
         uint64_t words[WHERE_WORDS];
 
         vs_filter_rows(x, f, slots, e, words);
-        for (uint32_t i = 0; i < WHERE_WORDS; i++) {
-            for (uint64_t word = words[i]; word != 0; word &= word - 1) {
-                uint32_t slot = e * VS_EXTENT_ROWS + 64 * i + (uint32_t)__builtin_ctzll(word);
-
-                if (vs_row_visible(x, slot, s->position) && vs_filter_asks(x, f, slot))
-                    mark(f, s, slot);
-            }
+        for (uint32_t i = 0; i < WHERE_WORDS && !over; i++) {
+            mark_rows(x, f, s, e * VS_EXTENT_ROWS + 64 * i, words[i]);
+            over = is_over(f, (uint64_t)__builtin_popcountll(words[i]));
         }
     }
     if (rc == VSHARD_OK)
@@ -304,7 +322,8 @@ static int list_rows(struct vshard_index *x, struct vs_filter *f, struct vs_scra
     return rc;
 }
 
-/* Finds all rows that are allowed, if they were not found yet; they stay in this scratch. */
+/* Finds all rows that are allowed, if they were not found yet and no limit ends the call; they stay
+ * in this scratch. */
 int vs_filter_list(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s)
 {
     if (f->marks != NULL)

@@ -149,14 +149,18 @@ static int scan_listed(struct scan *c)
 static bool scan_word(struct scan *c, uint32_t first, uint64_t word, uint32_t *gathered)
 {
     struct vs_filter *f = c->walk->filter;
-    struct vs_scratch *s = c->walk->scratch;
+    struct vs_walk *w = c->walk;
+    struct vs_scratch *s = w->scratch;
+    uint32_t passed_over = 0;
 
     for (; word != 0; word &= word - 1) {
         uint32_t slot = first + (uint32_t)__builtin_ctzll(word);
 
         if (!vs_row_visible(c->x, slot, s->position) ||
-            (f != NULL && f->marks == NULL && !vs_filter_asks(c->x, f, slot)))
+            (f != NULL && f->marks == NULL && !vs_filter_asks(c->x, f, slot))) {
+            passed_over++;
             continue;
+        }
         s->slots[(*gathered)++] = slot;
         if (*gathered < GROUP)
             continue;
@@ -165,7 +169,9 @@ static bool scan_word(struct scan *c, uint32_t first, uint64_t word, uint32_t *g
         if (!take(c, GROUP))
             return false;
     }
-    return true;
+    if (passed_over > 0 && w->limits) /* to ask takes time, too */
+        w->cut = vs_limits_cut(w->limits, s->distance_count - w->counted, passed_over);
+    return !w->cut;
 }
 
 static int scan_rows(struct scan *c)

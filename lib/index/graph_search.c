@@ -30,10 +30,12 @@
  *   - several walks take turns, so that what one has requested arrives while the
  *     others compute. Each walk does what it would do alone.
  *
- * Under a filter only the nearest eighth of a beam is followed, and only that is kept sorted: to
+ * Under a filter only the nearest tenth of a beam is followed, and only that is kept sorted: to
  * keep a wide beam sorted takes a third of a walk. The others are kept aside in the order they
  * came, and narrowed to as many as the beam holds when there is no more room, and at the end. So it
- * is the beam that there would be if all of it were sorted, row for row.
+ * is the beam that there would be if all of it were sorted, row for row. Where rows lie in clusters
+ * that tenth may be of one, and those beyond, which answers may be, were met by chance. So when it
+ * was followed a few of these are, too; and if they lead to many more that are as near, all are.
  *
  * It starts at the nearest of the entry rows, which are scanned. */
 #include "index/state.h"
@@ -41,16 +43,21 @@
 #include <math.h>
 
 enum {
-    STEP_MAX = 4,   /* rows whose edges are followed in one step */
-    STEP_IN = 8,    /* one more for so many in the beam */
-    IDLE_IN = 3,    /* of the beam, what is followed in vain before a bound ends a walk, */
-    IDLE_MIN = 4,   /* and at least so many */
-    STARTS = 4,     /* entry rows the walk begins with */
-    ASIDE_MIN = 64, /* rows of a beam that are not followed: fewer are kept sorted, too */
-    LINE = 64,      /* bytes of a cache line */
-    GROUP = 8,      /* rows whose exact distances are computed at once, after the first k */
-    CODE_LINES = 8  /* of a row: the rest follows in order, and the machine sees that */
+    STEP_MAX = 4,    /* rows whose edges are followed in one step */
+    STEP_IN = 8,     /* one more for so many in the beam */
+    IDLE_IN = 3,     /* of the beam, what is followed in vain before a bound ends a walk, */
+    IDLE_MIN = 4,    /* and at least so many */
+    STARTS = 4,      /* entry rows the walk begins with */
+    PROBES = 4,      /* rows beyond those that are followed under a filter, */
+    NEW_ONE_IN = 32, /* which lead to so many of those among which answers are, or to too few */
+    ASIDE_MIN = 64,  /* rows of a beam that are not followed: fewer are kept sorted, too */
+    LINE = 64,       /* bytes of a cache line */
+    GROUP = 8,       /* rows whose exact distances are computed at once, after the first k */
+    CODE_LINES = 8   /* of a row: the rest follows in order, and the machine sees that */
 };
+
+/* Of a walk that follows some of its beam. */
+enum { PROBE_NONE, PROBE_UNDER_WAY, PROBE_FOUND, PROBE_DONE };
 
 /* Into the second level of cache: that has room for more requests at once than the first,
  * and all that four walks want in a step would stall on the first (minilm384, m 16, ef
@@ -222,10 +229,10 @@ uint32_t vs_walk_room(const struct vshard_index *x, uint32_t width, uint32_t fol
     return follow != 0 && follow + ASIDE_MIN <= width ? 2 * width + STEP_MAX * x->degree : width;
 }
 
-/* A number that is exceeded by all keys kept aside but for as many as the beam holds; or, where
- * equal ones do not let it be, the least that is exceeded by fewer. There are more keys than
- * that. It is sought from the farthest row on that may be followed. */
-static int32_t nth_key(const struct vshard_index *x, const struct vs_walk *w)
+/* A number that is exceeded by all keys kept aside but for n; or, where equal ones do not let it
+ * be, the least that is exceeded by fewer. There are more keys than that. It is sought from the
+ * farthest row on that may be followed. */
+static int32_t nth_key(const struct vshard_index *x, const struct vs_walk *w, uint32_t n)
 {
     const struct vs_pool *aside = &w->scratch->ranked, *pool = &w->scratch->pool;
     int64_t low = (int64_t)INT32_MIN - 1, high = (int64_t)w->most + 1;
@@ -235,13 +242,13 @@ static int32_t nth_key(const struct vshard_index *x, const struct vs_walk *w)
     while (high - low > 1) {
         size_t count = x->kernel.count_keys((int32_t)at, aside->keys, aside->count);
 
-        if (count == w->width)
+        if (count == n)
             return (int32_t)at;
-        if (count > w->width)
+        if (count > n)
             high = at;
         else
             low = at;
-        at = count < w->width && reach < high - low ? low + reach : low + (high - low) / 2;
+        at = count < n && reach < high - low ? low + reach : low + (high - low) / 2;
         reach *= 2;
     }
     return (int32_t)high;
@@ -255,7 +262,7 @@ void vs_walk_narrow(const struct vshard_index *x, struct vs_walk *w)
 
     if (aside->count <= w->width)
         return;
-    most = nth_key(x, w);
+    most = nth_key(x, w, w->width);
     aside->count = (uint32_t)x->kernel.keep_keys(most, aside->keys, aside->slots, aside->count,
                                                  aside->keys, aside->slots);
     for (uint32_t i = aside->count; aside->count > w->width;) {
@@ -281,6 +288,112 @@ static void offer(const struct vshard_index *x, struct vs_walk *w, const int32_t
         vs_walk_narrow(x, w);
     aside->count += (uint32_t)x->kernel.keep_keys(
         w->most, keys, slots, count, aside->keys + aside->count, aside->slots + aside->count);
+}
+
+static bool is_in_pool(const struct vs_pool *pool, int32_t key, uint32_t slot)
+{
+    for (uint32_t i = pool->count; i-- > 0 && pool->keys[i] >= key;) {
+        if ((pool->slots[i] & ~VS_POOL_EXPANDED) == slot)
+            return true;
+    }
+    return false;
+}
+
+/* Rows kept aside that are no farther than this join the pool, whose cap is raised. */
+static void join(const struct vshard_index *x, struct vs_walk *w, int32_t bound)
+{
+    struct vs_scratch *s = w->scratch;
+    const struct vs_pool *aside = &s->ranked;
+    int32_t last = s->pool.keys[s->pool.count - 1];
+    uint32_t count = 0;
+
+    s->pool.cap = w->follow;
+    for (uint32_t i = 0; i < aside->count; i++) {
+        int32_t key = aside->keys[i];
+
+        if (key < last || key > bound ||
+            (key == last && is_in_pool(&s->pool, key, aside->slots[i])))
+            continue;
+        s->keys[count] = key;
+        s->slots[count++] = aside->slots[i];
+        if (count == s->list_cap) {
+            x->kernel.pool_push(&s->pool, s->keys, s->slots, count);
+            count = 0;
+        }
+    }
+    x->kernel.pool_push(&s->pool, s->keys, s->slots, count);
+}
+
+/* ---- whether as much was followed as is needed ---- */
+
+/* The greatest key of the rows among which the answers are expected to be, as far as they were met;
+ * the greatest there can be where too few were. */
+static int32_t reach_key(const struct vshard_index *x, const struct vs_walk *w)
+{
+    const struct vs_pool *met = w->aside ? &w->scratch->ranked : &w->scratch->pool;
+
+    if (met->count <= w->reach)
+        return INT32_MAX;
+    return w->aside ? nth_key(x, w, w->reach) : met->keys[w->reach - 1];
+}
+
+/* Follows a few rows that were not to be, of those that came last and are about as far as answers
+ * may be: what they lead to tells whether all that near must be followed. Returns how many. */
+static uint32_t probe(const struct vshard_index *x, struct vs_walk *w)
+{
+    struct vs_scratch *s = w->scratch;
+    const struct vs_pool *met = w->aside ? &s->ranked : &s->pool;
+    int64_t last = s->pool.keys[w->follow - 1];
+    uint32_t hops = 0;
+
+    w->reach_key = reach_key(x, w);
+    w->probe = w->reach_key == INT32_MAX ? PROBE_FOUND : PROBE_DONE;
+    last += (w->reach_key - last) / 2;
+    for (uint32_t i = met->count; i-- > 0 && hops < PROBES;) {
+        if (met->keys[i] <= last || met->keys[i] > w->reach_key)
+            continue;
+        w->gathered = gather(x, s, met->slots[i] & ~VS_POOL_EXPANDED, w->gathered);
+        hops++;
+    }
+    if (hops > 0)
+        w->probe = PROBE_UNDER_WAY;
+    return hops;
+}
+
+/* Whether the rows that a probe led to are many, as near as answers may be. */
+static bool found_many(const struct vs_walk *w)
+{
+    const struct vs_scratch *s = w->scratch;
+    uint32_t near = 0;
+
+    for (uint32_t i = 0; i < w->gathered; i++)
+        near += s->keys[i] <= w->reach_key;
+    return near * NEW_ONE_IN > w->reach;
+}
+
+/* Lets the walk follow all rows among which answers may be. False if it does. */
+static bool follow_on(const struct vshard_index *x, struct vs_walk *w)
+{
+    const struct vs_pool *met = w->aside ? &w->scratch->ranked : &w->scratch->pool;
+    int32_t last = reach_key(x, w);
+    uint32_t near = (uint32_t)x->kernel.count_keys(last, met->keys, met->count);
+
+    if (near <= w->follow)
+        return false;
+    w->follow = near < w->width ? near : w->width;
+    if (w->aside)
+        join(x, w, last);
+    return true;
+}
+
+/* All that was to be followed was. Whether there is more to follow; or a probe, of so many rows. */
+static bool look_beyond(const struct vshard_index *x, struct vs_walk *w, uint32_t *probed)
+{
+    if (w->follow == 0 || w->follow >= w->width || w->scratch->pool.count < w->follow)
+        return false;
+    if (w->probe == PROBE_NONE)
+        *probed = probe(x, w);
+    return w->probe == PROBE_FOUND && follow_on(x, w);
 }
 
 /* Offers each walk the nearest of the entry rows, which are looked up once for all. */
@@ -367,6 +480,7 @@ static void begin(const struct vshard_index *x, struct vs_walk *w, uint32_t ef)
     w->farthest_key = w->bounded ? farthest_key(x, w) : INFINITY;
     w->nearest = INT32_MAX;
     w->idle = 0;
+    w->probe = PROBE_NONE;
     w->gathered = 0;
     w->status = VSHARD_OK;
     w->ended = false;
@@ -379,10 +493,10 @@ static void advance(const struct vshard_index *x, struct vs_walk *w)
     uint32_t slot, hops = 0, step = step_of(w);
 
     w->gathered = 0;
-    while (hops < step && next_nearest(&s->pool, w->follow, &slot)) {
-        w->gathered = gather(x, s, slot, w->gathered);
-        hops++;
-    }
+    do {
+        for (; hops < step && next_nearest(&s->pool, w->follow, &slot); hops++)
+            w->gathered = gather(x, s, slot, w->gathered);
+    } while (hops == 0 && look_beyond(x, w, &hops));
     w->followed = hops;
     s->hop_count += hops;
     s->row_count += w->gathered;
@@ -398,6 +512,8 @@ static void score(const struct vshard_index *x, struct vs_walk *w)
     struct vs_scratch *s = w->scratch;
 
     walk_keys(x, w, s->rows, w->gathered);
+    if (w->probe == PROBE_UNDER_WAY)
+        w->probe = found_many(w) ? PROBE_FOUND : PROBE_DONE;
     offer(x, w, s->keys, s->slots, w->gathered);
     look_ahead(x, w);
     w->cut = w->limits && vs_limits_cut(w->limits, s->distance_count - w->counted, w->gathered);

@@ -144,8 +144,9 @@ static int search_range(struct vshard_index *x, struct vs_reader *r, const void 
     int rc = vs_request_run(x, r, query, 1, want, NULL);       /* a filter widens the beam */
     bool walks = rc == VSHARD_OK && vs_request_walks(x, want); /* a graph may begin, not end */
 
-    if (rc == VSHARD_OK)
-        rc = vs_scratch_reserve(x, w.scratch, want->width, top->cap);
+    if (rc < 0 || vs_limits_over(&want->limits))
+        return rc;
+    rc = vs_scratch_reserve(x, w.scratch, want->width, top->cap);
     if (rc == VSHARD_OK)
         rc = vs_query_check(x, query, walks, w.scratch, &w.query);
     if (rc < 0)

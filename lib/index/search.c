@@ -3,13 +3,16 @@
 
 #include <math.h>
 
-/* Of the rows by which a filter widens the beam, this part is followed. Less finds less at
- * shares of 5 % and below, and more costs more (glove100, minilm384). */
-#define FOLLOWED 0.12
+/* Of the rows by which a filter widens the beam, this part is followed, and more where that was too
+ * little (graph_search.c). Less finds less at shares of 5 % and below, and more costs more
+ * (glove100, minilm384). */
+#define FOLLOWED 0.1
 
 /* So many times k rows of a widened beam are ranked by codes, if the filter leaves more. As near as
  * the k nearest are all of these by sketch: 0.99 of 10 are among the first 16. */
 #define RANKED 3
+
+enum { FEW_ROWS = 1024 };
 
 /* Answers there must be, unless a filter turns out to allow fewer. */
 static uint64_t wanted(const struct vshard_index *x, const struct vs_top *top)
@@ -36,6 +39,15 @@ static bool scans(const struct vshard_index *x, uint32_t flags)
     return !atomic_load_explicit(&x->trained, memory_order_acquire) ||
            atomic_load_explicit(&x->relinking, memory_order_acquire) ||
            (flags & VSHARD_SEARCH_EXACT);
+}
+
+/* Whether there are no more rows than the beam would hold. Where most were removed, those that are
+ * left may lie in more islands than a walk sets out from. */
+static bool has_few(const struct vshard_index *x, const struct vs_request *want)
+{
+    uint64_t live = atomic_load_explicit(&x->live, memory_order_relaxed);
+
+    return live <= want->ef && live <= FEW_ROWS;
 }
 
 /* All rows that a filter allows, one after the other, and not by way of edges: measured, if
@@ -124,7 +136,8 @@ static void write_hits(const struct vs_top *top, size_t k, struct vshard_hit *hi
 
 bool vs_request_walks(const struct vshard_index *x, const struct vs_request *want)
 {
-    return !scans(x, want->flags) && !(want->filter && vs_filter_scans(x, want->filter, want->ef));
+    return want->walks && !scans(x, want->flags) &&
+           !(want->filter && vs_filter_scans(x, want->filter, want->ef));
 }
 
 /* Up to WALKS queries, whose walks take turns. */
@@ -143,6 +156,7 @@ static int search_group(struct vshard_index *x, struct vs_reader *r, const unsig
         walks[i].limits = want->limits.on ? &want->limits : NULL;
         walks[i].counted = r->scratch[i].distance_count;
         walks[i].follow = want->follow;
+        walks[i].reach = want->reach;
         walks[i].rank = want->rank;
         walks[i].by_codes = by_codes;
         walks[i].bounded = (want->flags & VSHARD_SEARCH_WITHIN) != 0;
@@ -233,17 +247,11 @@ static int refuse(const struct vshard_index *x, const char *argument, uint64_t v
 static int check_target(const struct vshard_index *x, const struct vshard_search_options *o,
                         const struct vs_calibration *c)
 {
-    double target = (double)o->target_recall, limit = 1;
-    const struct vs_field fields[] = { { .name = "argument", .text = "target_recall" },
-                                       { .name = "value", .real = &target },
-                                       { .name = "limit", .real = &limit },
-                                       { .name = "status",
-                                         .text = vshard_strerror(VSHARD_EINVAL) } };
+    double target = (double)o->target_recall;
 
-    if (!(target >= 0) || target >= limit) {
-        vs_log(x->logger, VSHARD_LOG_WARN, "search.refused", fields, VS_COUNT(fields));
-        return VSHARD_EINVAL;
-    }
+    if (!(target >= 0 && target < 1))
+        return vs_refuse_real(x->logger, VSHARD_EINVAL, "search.refused", "target_recall", target,
+                              1);
     if (target > 0 && o->ef_search != 0)
         return refuse(x, "target_recall: and ef_search", o->ef_search, 0);
     if (target > 0 && !scans(x, o->flags) && c->rows == 0)
@@ -293,7 +301,7 @@ static void choose_beam(const struct vshard_index *x, const struct vshard_search
     ef = ef < (double)want->k ? (double)want->k : ef;
     want->ef = (uint32_t)ceil(ef);
     want->width = vs_walk_width(x, ef);
-    want->walks = !scans(x, o->flags);
+    want->walks = !scans(x, o->flags) && !has_few(x, want);
     want->recall = 1.0f;
     if (want->walks && o->info != NULL)
         want->recall = vs_calibrated_recall(c, want->k, ef);
@@ -326,6 +334,18 @@ static int report(const struct vs_reader *r, const struct vs_request *want,
                            VS_SIZE_THROUGH(struct vshard_search_info, exact_scans));
 }
 
+/* Reads what the caller of this version, or of an older one, has given. */
+int vs_request_options(const struct vshard_index *x, const struct vshard_search_options *given,
+                       struct vshard_search_options *o)
+{
+    int rc =
+        vs_options_read(o, sizeof *o, given, VS_SIZE_THROUGH(struct vshard_search_options, info));
+
+    return rc < 0
+               ? vs_refuse(x->logger, rc, "search.refused", "options.size", given->size, sizeof *o)
+               : rc;
+}
+
 /* Verifies the options of a call, and makes ready what does not depend on the query. */
 static int read_request(struct vshard_index *x, const struct vshard_search_options *options,
                         size_t k, const float *radius, struct vs_request *want)
@@ -336,10 +356,9 @@ static int read_request(struct vshard_index *x, const struct vshard_search_optio
 
     memset(want, 0, offsetof(struct vs_request, the_where));
     if (options != NULL)
-        rc = vs_options_read(&o, sizeof o, options,
-                             VS_SIZE_THROUGH(struct vshard_search_options, info));
+        rc = vs_request_options(x, options, &o);
     if (rc < 0)
-        return vs_refuse(x->logger, rc, "search.refused", "options.size", options->size, sizeof o);
+        return rc;
     rc = check_search(x, k, &o, c);
     if (rc == VSHARD_OK && o.filter != NULL) {
         want->filter = &want->the_filter;
@@ -387,6 +406,7 @@ static void widen(const struct vshard_index *x, struct vs_request *want)
     want->ef = vs_filter_ef(want->filter, want->ef, want->k);
     want->width = vs_walk_width(x, want->ef);
     want->follow = vs_walk_width(x, asked + ((double)want->ef - asked) * FOLLOWED);
+    want->reach = (uint32_t)fmin(ceil((double)want->k / want->filter->share), want->width);
     want->rank =
         vs_walk_width(x, asked < RANKED * (double)want->k ? RANKED * (double)want->k : asked);
 }
@@ -395,6 +415,7 @@ static int measure_filter(struct vshard_index *x, struct vs_reader *r, struct vs
 {
     int rc = vs_scratch_reserve(x, &r->scratch[0], want->ef, 0);
 
+    want->filter->limits = want->limits.on ? &want->limits : NULL;
     if (rc == VSHARD_OK)
         rc = vs_filter_measure(x, want->filter, &r->scratch[0], want->ef, want->k);
     if (rc == VSHARD_OK)

@@ -164,6 +164,7 @@ struct vs_filter {
     bool by_id;       /* they are found by their ids faster than by asking about all rows */
     bool ids_differ;  /* from the slots of their rows, mostly */
     uint64_t checks;
+    struct vs_limits *limits; /* of the call, which to list rows may take too long; NULL: none */
 };
 
 /* ---- what a call may cost (limits.c) ---- */
@@ -374,6 +375,9 @@ struct vs_walk {
     struct vs_limits *limits;   /* NULL: none */
     uint64_t counted;           /* distances of the scratch when this walk began */
     uint32_t follow;            /* edges of only so many, the nearest, are followed; 0: of all */
+    uint32_t reach;             /* so many rows are nearer than the last answer, about; */
+    int32_t reach_key;          /* no farther than this, when a probe began */
+    uint32_t probe;             /* whether there was one, and what came of it */
     uint32_t rank;              /* of the rows that a filter leaves, so many are ranked */
     uint32_t width;             /* of the beam */
     bool aside;                 /* what is not followed is not in the pool, but kept aside */
@@ -720,6 +724,7 @@ int vs_flat_search_many(struct vshard_index *x, struct vs_scratch *s, const void
 struct vs_request {
     uint32_t ef, width; /* the beam as it is called, and as it is */
     uint32_t follow;    /* rows of it whose edges are followed; 0: all */
+    uint32_t reach;     /* rows of it among which k are to be expected that a filter allows */
     uint32_t rank;      /* those that a filter leaves of it, and that are ranked, at most */
     float recall;       /* expected */
     bool walks;         /* and does not scan */
@@ -734,6 +739,8 @@ struct vs_request {
     uint64_t exact_scans;
     struct vs_where the_where; /* the last: it is large, and set only where there is one */
 };
+int vs_request_options(const struct vshard_index *x, const struct vshard_search_options *given,
+                       struct vshard_search_options *o);
 int vs_request_begin(struct vshard_index *x, const struct vshard_search_options *options, size_t k,
                      const float *radius, struct vs_request *want, struct vs_reader **out);
 bool vs_request_walks(const struct vshard_index *x, const struct vs_request *want);

@@ -14,7 +14,7 @@
 #include "support/fault_storage.h"
 #include "support/index_data.h"
 
-enum { N = 4000, D = 16, K = 10, QUERIES = 6, REMOVED_FROM = 3900 };
+enum { N = 4000, D = 16, K = 10, QUERIES = 6, REMOVED_FROM = 3900, CLUSTERS = 100, EACH = 200 };
 
 struct stage {
     struct vshard_index *x;
@@ -407,7 +407,7 @@ static bool expect_nearest(struct vshard_index *x, const void *query, uint32_t w
 {
     static int32_t met[N], seen[N], beam_keys[N];
     struct vs_scratch s = { .position = atomic_load(&x->position) };
-    struct vs_walk w = { .scratch = &s, .follow = follow, .rank = width / 4 };
+    struct vs_walk w = { .scratch = &s, .follow = follow, .reach = width / 2, .rank = width / 4 };
     const struct vs_pool *beam;
     uint32_t count = 0, visible = 0;
 
@@ -471,6 +471,62 @@ Test(index_filter, a_beam_holds_the_nearest_of_all_rows_that_were_met)
         cr_expect_eq(aside, 4 * QUERIES);
         end(&t);
     }
+}
+
+/* Rows in clusters of EACH; answers to a query at one lie in those around it, too, since too few of
+ * it are allowed: what is followed first is all of one cluster. */
+static uint32_t count_right_in_clusters(struct vshard_index *x, const float *query, double share)
+{
+    enum { MANY = 100 };
+    static uint64_t bits[(CLUSTERS * EACH) / 64 + 1];
+    struct vshard_filter f = { .size = sizeof f,
+                               .kind = VSHARD_FILTER_BITS,
+                               .count = (uint64_t)CLUSTERS * EACH,
+                               .bits = bits };
+    struct vshard_search_info info = { .size = sizeof info };
+    struct vshard_search_options o = { .size = sizeof o, .filter = &f, .info = &info };
+    struct vshard_hit hits[MANY], truth[MANY];
+    uint32_t right = 0;
+    uint64_t seed = 5;
+
+    memset(bits, 0, sizeof bits);
+    for (uint64_t id = 0; id < (uint64_t)CLUSTERS * EACH; id++)
+        bits[id / 64] |= (uint64_t)(random_unit(&seed) < share) << id % 64;
+    cr_assert_eq(vshard_index_search(x, query, 1, MANY, hits, &o), 0);
+    cr_assert_eq(info.exact_scans, 0, "it does not walk");
+    o.flags = VSHARD_SEARCH_EXACT;
+    cr_assert_eq(vshard_index_search(x, query, 1, MANY, truth, &o), 0);
+    for (uint32_t i = 0; i < MANY; i++)
+        right += hits[i].distance <= truth[MANY - 1].distance;
+    return right * 100 / MANY;
+}
+
+Test(index_filter, clusters_beside_that_of_the_query_are_found)
+{
+    enum { CD = 64 };
+    static float centre[CLUSTERS][CD], rows[CLUSTERS * EACH][CD];
+    struct vshard_index_options o = { .size = sizeof o, .dim = CD, .metric = VSHARD_METRIC_COSINE };
+    struct vshard_index *x = make_index(&o);
+    uint64_t *ids = number_ids(0, CLUSTERS * EACH), seed = 12;
+
+    for (uint32_t i = 0; i < CLUSTERS * CD; i++)
+        centre[i / CD][i % CD] = 3 * (float)random_normal(&seed);
+    for (uint32_t i = 0; i < CLUSTERS * EACH; i++) {
+        const float *c = centre[random_below(&seed, CLUSTERS)];
+
+        for (uint32_t j = 0; j < CD; j++)
+            rows[i][j] = c[j] + (float)random_normal(&seed);
+    }
+    add_rows(x, ids, rows, CLUSTERS * EACH);
+    for (double share = 0.4; share > 0.22; share -= 0.1) {
+        uint32_t percent = 0;
+
+        for (uint32_t q = 0; q < 40; q++)
+            percent += count_right_in_clusters(x, rows[q], share);
+        cr_expect_geq(percent, (uint32_t)(95 * 40), "share %g: %u", share, percent / 40);
+    }
+    vshard_index_destroy(x);
+    free(ids);
 }
 
 Test(index_filter, nothing_is_allocated_after_the_first_search)

@@ -184,14 +184,61 @@ Test(index_limits, a_flag_raised_in_the_midst_ends_the_call)
     cr_expect_gt(cuts, 20);
 }
 
+/* Few rows are allowed, so that all are asked about first; or ids are many. */
+Test(index_limits, a_call_that_was_cancelled_does_not_ask_about_all_rows)
+{
+    static struct stage t;
+    static uint64_t ids[100 * N];
+    struct vshard_filter filter = { .size = sizeof filter, .share = 0.001f, .ctx = &t };
+    struct vshard_hit hits[K];
+    struct vshard_search_info info = { .size = sizeof info };
+    struct vshard_search_options o = {
+        .size = sizeof o, .info = &info, .filter = &filter, .cancel = &t.cancelled
+    };
+
+    for (uint32_t way = 0; way < 4; way++) {
+        begin(&t, way / 2);
+        o.flags = flags_of[way % 2];
+        filter.kind = VSHARD_FILTER_CALL;
+        filter.allow = allow_and_cancel;
+        for (uint32_t i = 0; i < 2; i++) { /* at once, and after some rows */
+            t.readings = 0;
+            t.strikes_at = 1 + 1000 * i;
+            t.cancelled = i == 0;
+            cr_assert_eq(vshard_index_search(t.x, t.vectors, 1, K, hits, &o), 0);
+            cr_expect_eq(info.limits, VSHARD_LIMIT_CANCEL);
+            cr_expect_leq(t.readings, t.strikes_at + 64, "way %u: %u rows", way,
+                          (uint32_t)t.readings);
+        }
+        filter.kind = VSHARD_FILTER_IDS;
+        filter.ids = ids;
+        filter.count = VS_COUNT(ids);
+        cr_assert_eq(vshard_index_search(t.x, t.vectors, 1, K, hits, &o), 0);
+        cr_expect_eq(info.limits, VSHARD_LIMIT_CANCEL);
+        cr_expect_eq(hits[0].id, VSHARD_ID_NONE);
+        end(&t);
+    }
+}
+
 /* ---- explain ---- */
 
 static struct vshard_explanation explain(struct stage *t, uint64_t id, uint32_t k,
                                          const struct vshard_search_options *o)
 {
     struct vshard_explanation e = { .size = sizeof e };
+    struct vshard_search_info info, before;
+    struct vshard_search_options with;
 
-    cr_assert_eq(vshard_index_explain(t->x, t->vectors, id, k, o, &e), 0);
+    if (o == NULL) {
+        cr_assert_eq(vshard_index_explain(t->x, t->vectors, id, k, NULL, &e), 0);
+        return e;
+    }
+    with = *o;
+    memset(&info, 7, sizeof info);
+    before = info;
+    with.info = &info;
+    cr_assert_eq(vshard_index_explain(t->x, t->vectors, id, k, &with, &e), 0);
+    cr_assert_eq(memcmp(&info, &before, sizeof info), 0, "what a search has reported is lost");
     return e;
 }
 

@@ -135,6 +135,31 @@ Test(index_reach, of_a_thousand_groups_of_equal_rows)
     expect_all_reached(&(struct set){ "groups of 50", 50000, 5000, groups });
 }
 
+/* So few that they lie in more islands than a walk sets out from. */
+Test(index_reach, of_few_rows_that_are_left_of_many)
+{
+    enum { MANY = 8000, LEFT = 30, KEPT = 10 };
+    static float v[MANY * D];
+    struct vshard_index_options o = small_options(D, VSHARD_METRIC_L2SQ, VSHARD_ELEMENT_F32);
+    struct vshard_index *x = make_index(&o);
+    uint64_t *ids = number_ids(0, MANY), seed = 4;
+    struct vshard_hit hits[KEPT], truth[KEPT];
+
+    for (size_t i = 0; i < MANY * D; i++)
+        v[i] = i < MANY / 2 * D ? 1.0f : (float)random_normal(&seed);
+    add_rows(x, ids, v, MANY);
+    remove_rows(x, ids, MANY - LEFT);
+    cr_assert_eq(vshard_index_maintain(x, 0, NULL), 0);
+    for (uint32_t q = 0; q < 100; q++) {
+        search_rows(x, v + (size_t)(MANY - 1 - q) * D, 1, KEPT, 0, VSHARD_SEARCH_EXACT, truth);
+        search_rows(x, v + (size_t)(MANY - 1 - q) * D, 1, KEPT, 0, 0, hits);
+        for (uint32_t i = 0; i < KEPT; i++)
+            cr_assert_eq(hits[i].id, truth[i].id, "%u of query %u", i, q);
+    }
+    vshard_index_destroy(x);
+    free(ids);
+}
+
 Test(index_reach, of_rows_in_order)
 {
     expect_all_reached(&(struct set){ "sorted", 9000, 64, sorted });

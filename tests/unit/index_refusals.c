@@ -667,6 +667,8 @@ Test(index_refusals, filters_are_checked)
     struct vshard_filter *f = &large.f;
     const struct vshard_search_options o = { .size = sizeof o, .filter = f };
     static const float shares[] = { -0.1f, 1.1f, NAN, INFINITY };
+    const float q[D] = { 1 };
+    struct vshard_hit hit;
     struct bench b;
 
     begin(&b, 0, 0);
@@ -680,6 +682,10 @@ Test(index_refusals, filters_are_checked)
         f->share = shares[i];
         expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.share");
     }
+    f->share = 1.1f;
+    vshard_index_search(b.x, q, 1, 1, &hit, &o);
+    cr_expect_not_null(strstr(b.seen.fields, "value=1.1 "), "%s", b.seen.fields);
+    b.seen.count = 0;
     f->share = 0;
     f->reserved = 1;
     expect_all_refused(&b, &o, VSHARD_EINVAL, "filter.reserved");
