@@ -409,7 +409,8 @@ struct vshard_search_options {
  * rows are allowed they are scanned: the vectors of those that their codes, at four
  * standard deviations of their error, do not rule out. Else the beam is wide enough to
  * hold k rows that are allowed. Where it does not, or the rows near the query are not those
- * allowed, the allowed rows are scanned after all.
+ * allowed, the allowed rows are scanned after all. If a limit ends the call while all rows are
+ * asked about, or the ids of a list looked up, nothing is found.
  *
  * Returns   0, EINVAL (ef_search and target_recall at once, and an expression that is none
  *           or is not about the attributes of this index, too), ENOMEM, EVERSION, ECORRUPT
