@@ -369,6 +369,7 @@ static void measure(struct bench *b, int kind, double share)
     struct beams beams = { ladder[0], ladder[0], ladder[0] };
     double n = (double)b->queries, recall = 0, equal, after, better;
     struct sums s;
+    bool held;
 
     for (int i = 0; i < LADDER && recall < LEAST; i++) { /* the least beam that finds enough */
         beams.filtered = ladder[i];
@@ -380,9 +381,9 @@ static void measure(struct bench *b, int kind, double share)
         s.after_right[i] /= s.wanted > 0 ? s.wanted : 1;
     beams.after = equal_ef(s.after_right, equal);
     beams.plain = equal_ef(b->ladder_recall, equal);
-    after = s.after_right[LADDER - 1] >= equal ? 1 : INFINITY;
+    held = s.after_right[LADDER - 1] >= equal;
     ask_all(b, kind, share, &beams, &s);
-    after *= s.after;
+    after = held ? s.after : INFINITY;
     better = s.exact < after ? s.exact : after;
     printf("%-8s %8g %8llu %4u %7.4f %9.1f %9.1f %9.1f %9.1f %6.2f %6.2f %5.2f %7.0f %7.1f %7.0f "
            "%7.1f\n",

@@ -149,12 +149,6 @@ static void mark(struct vs_filter *f, struct vs_scratch *s, uint32_t slot)
     f->allowed++;
 }
 
-/* After a look at some rows: is the call to end? */
-static bool is_over(struct vs_filter *f, uint64_t rows)
-{
-    return f->limits != NULL && vs_limits_cut(f->limits, 0, rows);
-}
-
 static int list_begin(struct vshard_index *x, struct vs_filter *f, struct vs_scratch *s,
                       uint64_t cap)
 {
@@ -231,7 +225,8 @@ static int list_ids(struct vshard_index *x, struct vs_filter *f, struct vs_scrat
     const struct vshard_filter *g = &f->given;
     int rc = list_begin(x, f, s, g->count);
 
-    for (uint64_t i = 0; rc == VSHARD_OK && i < g->count && !is_over(f, BATCH); i += BATCH)
+    for (uint64_t i = 0; rc == VSHARD_OK && i < g->count && !vs_limits_ended(f->limits, BATCH);
+         i += BATCH)
         mark_ids(x, f, s, g->ids + i, g->count - i < BATCH ? (uint32_t)(g->count - i) : BATCH);
     if (rc == VSHARD_OK)
         list_end(f, s);
@@ -275,7 +270,7 @@ static int list_bits(struct vshard_index *x, struct vs_filter *f, struct vs_scra
         if (count > BATCH - 64 - FEW) {
             mark_ids(x, f, s, ids, count);
             count = 0;
-            if (is_over(f, BATCH))
+            if (vs_limits_ended(f->limits, BATCH))
                 break;
         }
         count = take_ids(word, i * 64, ids, count);
@@ -314,7 +309,7 @@ static int list_rows(struct vshard_index *x, struct vs_filter *f, struct vs_scra
         vs_filter_rows(x, f, slots, e, words);
         for (uint32_t i = 0; i < WHERE_WORDS && !over; i++) {
             mark_rows(x, f, s, e * VS_EXTENT_ROWS + 64 * i, words[i]);
-            over = is_over(f, (uint64_t)__builtin_popcountll(words[i]));
+            over = vs_limits_ended(f->limits, (uint64_t)__builtin_popcountll(words[i]));
         }
     }
     if (rc == VSHARD_OK)
@@ -404,7 +399,7 @@ static double scan_cost(const struct vshard_index *x, bool trained)
                : 5 + (double)x->codes.stride / 60;
 }
 
-/* Of one row in the beam: a third are followed, and each of their neighbours is looked at.
+/* Of one row in the beam: a tenth or more are followed, and each of their neighbours is looked at.
  * By what, is settled when there is a graph. */
 static double walk_cost(const struct vshard_index *x, bool trained)
 {

@@ -587,7 +587,7 @@ void vs_graph_rank(const struct vshard_index *x, struct vs_walk *w)
         vs_keys(x, &w->query, s->rows, count, s->keys);
         x->kernel.pool_push(&s->ranked, s->keys, s->slots, count);
         s->distance_count += count;
-        if (w->limits != NULL && vs_limits_cut(w->limits, 0, count)) { /* a wide pool takes a ms */
+        if (vs_limits_ended(w->limits, count)) { /* a wide pool takes a ms */
             w->cut = true;
             break;
         }

@@ -43,6 +43,12 @@ bool vs_limits_cut(struct vs_limits *l, uint64_t spent, uint64_t more)
     return cut != 0 || vs_limits_over(l);
 }
 
+/* After a look at so many rows, which no budget is for: is the whole call to end? */
+bool vs_limits_ended(struct vs_limits *l, uint64_t rows)
+{
+    return l != NULL && vs_limits_cut(l, 0, rows);
+}
+
 /* What a cut is to those who asked for a failure. */
 int vs_limits_status(const struct vs_limits *l)
 {

@@ -12,7 +12,7 @@
  * the k nearest are all of these by sketch: 0.99 of 10 are among the first 16. */
 #define RANKED 3
 
-enum { FEW_ROWS = 1024 };
+enum { FEW_ROWS = 1024 }; /* that are all measured, at most */
 
 /* Answers there must be, unless a filter turns out to allow fewer. */
 static uint64_t wanted(const struct vshard_index *x, const struct vs_top *top)
@@ -407,8 +407,7 @@ static void widen(const struct vshard_index *x, struct vs_request *want)
     want->width = vs_walk_width(x, want->ef);
     want->follow = vs_walk_width(x, asked + ((double)want->ef - asked) * FOLLOWED);
     want->reach = (uint32_t)fmin(ceil((double)want->k / want->filter->share), want->width);
-    want->rank =
-        vs_walk_width(x, asked < RANKED * (double)want->k ? RANKED * (double)want->k : asked);
+    want->rank = vs_walk_width(x, fmax(asked, RANKED * (double)want->k));
 }
 
 static int measure_filter(struct vshard_index *x, struct vs_reader *r, struct vs_request *want)

@@ -776,6 +776,7 @@ int vs_reaches(const struct vshard_index *x, const struct vs_scratch *s, uint32_
 /* limits.c */
 void vs_limits_read(struct vs_limits *l, const struct vshard_search_options *o);
 bool vs_limits_cut(struct vs_limits *l, uint64_t spent, uint64_t more);
+bool vs_limits_ended(struct vs_limits *l, uint64_t rows);
 bool vs_limits_over(const struct vs_limits *l);
 int vs_limits_status(const struct vs_limits *l);
 
